@@ -1,43 +1,26 @@
 """Read activations: `capture` while a model runs, in any call style, and put everything back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.calls import Call
 from arcee_lab.model.anatomy import Anatomy, anatomy
-from arcee_lab.model.attention import ArceeAttention, edits_of
-from arcee_lab.model.tokens import attended_tokens, tokens_seen
+from arcee_lab.model.attention import edits_of
 from arcee_lab.selection import Selection, position_axis
-from arcee_lab.temporary import replace_method, without_compiled_code
+from arcee_lab.watching import Watch, stop_site
 
 
-class _Stop(Exception):
-    """Ends a forward at `stop_at`; never leaves this file."""
-
-
-# Names of the backbone's first arguments, for calls that give them by place.
-_CALL = ("input_ids", "attention_mask", "position_ids", "cache", "inputs_embeds")
-
-
-# Named tuples, not dataclasses: one of each is made a forward and a site.
-class _Call(NamedTuple):
-    """What one call of the backbone said of its tokens."""
-
-    mask: object = None
-    length: int = 0
-    seen: int | Tensor = 0
-
-
+# A named tuple, not a dataclass: one is made a forward and a site.
 class _Record(NamedTuple):
     value: Tensor
     edits: int | None
-    call: _Call
+    call: Call
 
 
-class Capture(Mapping[str, Any]):
+class Capture(Watch, Mapping[str, Any]):
     """What `capture` recorded: canonical site name -> tensor, or list of tensors, one a forward.
 
     Any accepted spelling indexes it; iteration gives canonical names in forward order. One forward
@@ -54,80 +37,22 @@ class Capture(Mapping[str, Any]):
         stop: str | None,
         grad: bool,
     ):
-        self._parts = parts
-        self._names = names
+        super().__init__(parts, names, stop=stop, seen=selection.positions is not None)
         self._selection = selection
         self._device = device
-        self._stop = stop
         self._grad = grad
         self._sites = parts.legend.sites()
         self._records: dict[str, list[_Record]] = {name: [] for name in names}
-        self._fired: set[str] = set()
-        self._inside = 0
-        self._call = _Call()
         self._last: tuple[Tensor, Tensor] | None = None
         self._copies: list[Any] = []
-        self._hooks: list[tuple[nn.Module, int]] = []
-        self._undo: ExitStack | None = None
 
     # ------------------------------------------------------------------ the block
 
-    def __enter__(self) -> "Capture":
-        if self._undo is not None:
-            raise ValueError("This capture has run already; call al.capture(...) again.")
-        with ExitStack() as undo:
-            undo.enter_context(without_compiled_code())
-            backbone = self._parts.backbone
-            handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
-            undo.callback(handle.remove)
-            handle = backbone.register_forward_hook(self._end, always_call=True)
-            undo.callback(handle.remove)
-            names = (
-                self._names if self._stop in (None, *self._names) else [*self._names, self._stop]
-            )
-            for name in names:
-                point = self._parts.hook_point(name)
-                handle = point.register_forward_hook(self._hook(name))
-                self._hooks.append((point, handle.id))
-                undo.callback(handle.remove)
-                if self._sites[name].on_request:
-                    attention = self._parts.attention(name)
-                    attention.capture_hooks += 1
-                    undo.callback(_forget_hook, attention)
-            if self._stop is not None:
-                self._catch_stop(undo)
-            self._undo = undo.pop_all()
-        return self
-
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        assert self._undo is not None
-        self._undo.close()
         self._synchronise()
-        silent = [name for name in self._names if name not in self._fired]
-        if kind is None and silent:
-            raise ValueError(
-                f"{len(silent)} of {len(self._names)} sites never fired, e.g. {silent[0]!r}. "
-                "Expected the captured model to run inside the block: call it there, that same "
-                "object."
-            )
+        super().__exit__(kind, error, trace)
 
-    def _hook(self, name: str):
-        wanted, stops = name in self._records, name == self._stop
-        # Only what lies in the backbone is recomputed by gradient checkpointing, and then the
-        # backbone's own forward is not running.
-        outside = name == "hook_logits"
-
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            if self._inside or outside:
-                if wanted:
-                    self._record(name, output)
-                if stops:
-                    raise _Stop
-
-        return hook
-
-    def _record(self, name: str, x: Tensor) -> None:
-        self._fired.add(name)
+    def _saw(self, name: str, x: Tensor) -> None:
         if self._grad:
             # Kept whole and cut when read: autograd gives the gradient of the tensor that flows
             # on, and a cut here would be missing from a checkpointed layer's recomputation.
@@ -141,7 +66,7 @@ class Capture(Mapping[str, Any]):
             self._last = (x, kept)
         self._records[name].append(_Record(kept, edits_of(kept), self._call))
 
-    def _cut(self, name: str, x: Tensor, call: "_Call") -> Tensor:
+    def _cut(self, name: str, x: Tensor, call: Call) -> Tensor:
         selection, axes = self._selection, self._sites[name].axes
         if selection.positions is not None:
             length = x.shape[position_axis(axes) or 0]
@@ -151,10 +76,7 @@ class Capture(Mapping[str, Any]):
                     f"{length} of them (logits_to_keep, which generate sets too). Capture it "
                     "without positions."
                 )
-            real = attended_tokens(
-                call.mask, batch=x.shape[0], length=length, device=x.device, seen=call.seen
-            )
-            x = selection.cut(x, axes, real)
+            x = selection.cut(x, axes, call.attended(x.device))
         elif not selection.is_whole or selection.dtype is not None:
             x = selection.cut(x, axes, None)
         if self._device is not None and x.device != self._device:
@@ -177,54 +99,8 @@ class Capture(Mapping[str, Any]):
             event.synchronize()
         self._copies.clear()
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._inside += 1
-        given = dict(zip(_CALL, args, strict=False)) | kwargs
-        tokens = given.get("input_ids")
-        tokens = given.get("inputs_embeds") if tokens is None else tokens
-        cache = given.get("cache")
-        cache = given.get("past_key_values") if cache is None else cache
-        self._call = _Call(
-            mask=given.get("attention_mask"),
-            length=0 if tokens is None else tokens.shape[1],
-            seen=tokens_seen(cache) if self._selection.positions is not None else 0,
-        )
-        for point, handle_id in self._hooks:
-            # Hooks run in order of registration; ours go last, to see the value that flows on.
-            if len(point._forward_hooks) > 1 and handle_id in point._forward_hooks:
-                point._forward_hooks.move_to_end(handle_id)  # type: ignore[attr-defined]
-
-    def _end(self, module: nn.Module, args: tuple, output: object) -> None:
-        self._inside -= 1
+    def _forward_done(self) -> None:
         self._last = None
-
-    def _catch_stop(self, undo: ExitStack) -> None:
-        """Makes the model call return None at the stop, whichever of the two modules is called."""
-        running = []
-
-        def stopping(module: nn.Module):
-            inner = module.forward
-
-            def forward(*args, **kwargs):
-                running.append(module)
-                try:
-                    return inner(*args, **kwargs)
-                except _Stop:
-                    if len(running) > 1:
-                        raise
-                    return None
-                finally:
-                    running.pop()
-
-            return forward
-
-        for module in dict.fromkeys((self._parts.model, self._parts.backbone)):
-            replace_method(module, "forward", stopping(module), undo)
-        if hasattr(self._parts.model, "generate"):
-            replace_method(self._parts.model, "generate", _no_generate, undo)
-
-    def __deepcopy__(self, memo: dict) -> "Capture":
-        raise ValueError("A model cannot be copied inside al.capture: its hooks would come along.")
 
     # ------------------------------------------------------------------ the records
 
@@ -374,31 +250,6 @@ def capture(
         names,
         selection,
         device=None if device is None else torch.device(device),
-        stop=_stop_site(stop_at, names, parts),
+        stop=stop_site(stop_at, names, parts),
         grad=grad,
     )
-
-
-def _stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy) -> str | None:
-    if stop_at is None or stop_at is False:
-        return None
-    if stop_at is True:
-        return names[-1]
-    if isinstance(stop_at, int):
-        stop_at = f"layers.{stop_at}.hook_resid_post"
-    stop = parts.legend.canonical(stop_at)
-    order = list(parts.legend.sites())
-    late = [name for name in names if order.index(name) > order.index(stop)]
-    if late:
-        raise ValueError(
-            f"stop_at={stop!r} ends the forward before {late[0]!r}; stop later, or ask for less."
-        )
-    return stop
-
-
-def _forget_hook(attention: ArceeAttention) -> None:
-    attention.capture_hooks -= 1
-
-
-def _no_generate(*args: object, **kwargs: object) -> None:
-    raise ValueError("stop_at ends every forward early, so generate cannot run; leave stop_at out.")

@@ -12,6 +12,8 @@ LAYERS = (
     {"model", "demo", "texts", "storage", "fingerprint", "ranks"},
     {
         "selection",
+        "calls",
+        "watching",
         "recording",
         "planning",
         "temporary",
