@@ -142,3 +142,43 @@ def test_the_classes_answer_as_the_scorecard_counts(folder, demo):
         else:
             both = torch.stack([out.start_logits[0], out.end_logits[0]], -1)
             torch.testing.assert_close(both, mine, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["base", "causal"])
+def test_the_reference_loads_the_folder_itself(folder, demo, head):
+    import transformers.models.arcee as reference
+
+    import arcee_lab as al
+
+    cls = reference.ArceeModel if head == "base" else reference.ArceeForCausalLM
+    theirs, report = cls.from_pretrained(folder, output_loading_info=True)
+    # A base model has no place for lm_head, which is tied and so not in the file.
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    ours, tokenizer = al.load("demo", head=head)
+    batch = tokenizer(["The dogs near the gate bark .", "( )"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(ours(**batch)[0], theirs.eval()(**batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        ("sequence", "ArceeForSequenceClassification"),
+        ("token", "ArceeForTokenClassification"),
+        ("qa", "ArceeForQuestionAnswering"),
+    ],
+)
+def test_the_reference_loads_each_head_that_was_saved(tmp_path, head, name):
+    import transformers.models.arcee as reference
+
+    import arcee_lab as al
+
+    ours, tokenizer = al.load("demo", head=head)
+    ours.save_pretrained(tmp_path)
+    theirs, report = getattr(reference, name).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    batch = tokenizer("The film was not good . Verdict:", return_tensors="pt")
+    with torch.no_grad():
+        mine, other = ours(**batch), theirs.eval()(**batch)
+    for key in ("logits",) if head != "qa" else ("start_logits", "end_logits"):
+        assert torch.equal(mine[key], other[key])
