@@ -153,7 +153,8 @@ def test_the_reference_loads_the_folder_itself(folder, demo, head):
     cls = reference.ArceeModel if head == "base" else reference.ArceeForCausalLM
     theirs, report = cls.from_pretrained(folder, output_loading_info=True)
     # A base model has no place for lm_head, which is tied and so not in the file.
-    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
     ours, tokenizer = al.load("demo", head=head)
     batch = tokenizer(["The dogs near the gate bark .", "( )"], padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -176,7 +177,8 @@ def test_the_reference_loads_each_head_that_was_saved(tmp_path, head, name):
     ours, tokenizer = al.load("demo", head=head)
     ours.save_pretrained(tmp_path)
     theirs, report = getattr(reference, name).from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
     batch = tokenizer("The film was not good . Verdict:", return_tensors="pt")
     with torch.no_grad():
         mine, other = ours(**batch), theirs.eval()(**batch)
