@@ -9,7 +9,7 @@ usage: python3 run.py [TASK] [ARGUMENTS...]      further arguments go to the tas
   lab        JupyterLab in notebooks/
   check      ruff check, ruff format --check and pyright
   notebooks  execute notebooks/NN_name.py into notebooks/NN_name.ipynb
-  bench      benchmarks/idle.py, in an environment of its own (.venv-bench)
+  bench      benchmarks/NAME.py or all, in an environment of its own (.venv-bench)
   lock       constraints.txt from pyproject.toml; --upgrade takes newer versions
 """
 
@@ -29,7 +29,7 @@ TASKS = {
     "lab": [["-P", "-m", "arcee_lab", "lab", "--folder", str(ROOT / "notebooks")]],
     "check": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "pyright"]],
     "notebooks": [[str(ROOT / "notebooks" / "build.py")]],
-    "bench": [[str(ROOT / "benchmarks" / "idle.py")]],
+    "bench": [[str(ROOT / "benchmarks")]],
     "lock": [["-m", "uv", "pip", "compile", "pyproject.toml", "-o", "constraints.txt", "--quiet"]],
 }
 

@@ -1,6 +1,6 @@
 """What hook points cost: our Arcee, idle and under capture, beside transformers' own.
 
-    python3 run.py bench [--rounds N] [--no-peers] [--out FILE]
+    python3 run.py bench idle [--rounds N] [--no-peers] [--out FILE]
 
 The reference is `transformers.ArceeForCausalLM` under SDPA; all models hold the same weights in the
 same memory. TransformerLens and nnsight run in the same process at the same two tasks: a forward
@@ -9,14 +9,11 @@ with nothing asked, and a forward that keeps the MLP neurons of every layer.
 
 import argparse
 import copy
-import ctypes
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from paired import Paired, measure
+from results import RESULTS, keep_pages, ratio_table, write_section
 from transformers import ArceeConfig as ReferenceConfig
 from transformers import ArceeForCausalLM as ReferenceForCausalLM
 
@@ -189,76 +187,12 @@ def run(setting: Setting, *, rounds: int, peers: bool) -> dict[str, Paired]:
         return measure(forward, contestants, rounds=rounds, calls=setting.calls)
 
 
-def keep_pages() -> bool:
-    """Tells glibc to keep freed memory, as torch's CUDA allocator does.
-
-    By default it hands the large activations back to the system after each forward and faults them
-    in again in the next. That took up to a third of the time and differed from run to run.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    trim_threshold, mmap_threshold = -1, -3
-    libc = ctypes.CDLL(None)
-    return all(libc.mallopt(name, 2**30) for name in (trim_threshold, mmap_threshold))
-
-
-def cpu_name() -> str:
-    """The processor's name and its cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
-    return f"{name}, {platform.machine()}, {os.cpu_count()} cores"
-
-
-def table(setting: Setting, results: dict[str, Paired]) -> str:
-    """One setting's results in Markdown."""
-    lines = [
-        f"## {setting.title}",
-        "",
-        "| what | CPU ms a forward | ratio, median | quartiles | target | |",
-        "|---|---:|---:|---|---:|---|",
-    ]
-    for name, result in results.items():
-        low, high = result.quartiles
-        target = setting.targets.get(name)
-        verdict = "" if target is None else "pass" if result.median <= target else "MISS"
-        lines.append(
-            f"| {name} | {result.milliseconds:.2f} | {result.median:.3f} | {low:.3f} to {high:.3f} "
-            f"| {'' if target is None else f'<= {target:.2f}'} | {verdict} |"
-        )
-    return "\n".join(lines)
-
-
-def report(tables: list[str], *, rounds: int, peers: bool, kept: bool) -> str:
-    """The whole of RESULTS.md."""
-    packages = PACKAGES if peers else PACKAGES[:2]
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    parts = [
-        "# What hook points cost",
-        "",
-        "Written by `python3 run.py bench`; do not edit.",
-        "",
-        f"- Machine: {cpu_name()}; one thread.",
-        f"- Versions: Python {platform.python_version()}, {versions}.",
-        f"- Method: CPU time of the process; median of {rounds} ratios, each of two runs side by "
-        "side in random order. The reference is transformers' Arcee under SDPA with the same "
-        "weights; the A/A row is the reference against itself: the noise. "
-        f"The allocator {'keeps' if kept else 'may return'} freed pages.",
-        "- capture, run_with_cache and trace keep the MLP neurons (`hook_post`) of every layer.",
-    ]
-    return "\n".join([*parts, *(f"\n{each}" for each in tables)]) + "\n"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes the report and fails where a target is missed."""
     parser = argparse.ArgumentParser(prog="run.py bench", description="What hook points cost.")
     parser.add_argument("--rounds", type=int, default=61, metavar="N", help="default: 61")
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_name("RESULTS.md"), metavar="FILE"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     kept = keep_pages()
@@ -266,11 +200,20 @@ def main(argv: list[str] | None = None) -> int:
     tables, missed = [], False
     for setting in SETTINGS:
         results = run(setting, rounds=args.rounds, peers=peers)
-        tables.append(table(setting, results))
+        tables.append(ratio_table(setting.title, results, setting.targets))
         print(tables[-1], end="\n\n", flush=True)
         missed |= any(results[name].median > limit for name, limit in setting.targets.items())
-    args.out.write_text(
-        report(tables, rounds=args.rounds, peers=peers, kept=kept), encoding="utf-8"
+    write_section(
+        "What hook points cost",
+        tables,
+        command="python3 run.py bench idle",
+        method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "
+        "side in random order. The reference is transformers' Arcee under SDPA with the same "
+        "weights; the A/A row is the reference against itself: the noise. The allocator "
+        f"{'keeps' if kept else 'may return'} freed pages. capture, run_with_cache and trace keep "
+        "the MLP neurons (`hook_post`) of every layer.",
+        packages=PACKAGES if peers else PACKAGES[:2],
+        path=args.out,
     )
     print(args.out)
     return int(missed)

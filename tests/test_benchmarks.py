@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield
-    for name in ("paired", "idle"):
+    for name in ("paired", "results", "idle"):
         sys.modules.pop(name, None)
 
 
@@ -50,8 +50,24 @@ def test_runs_without_the_peers(run_clean, tmp_path):
     assert "transformers again (A/A)" in said
 
 
+def test_a_section_replaces_its_last_one_and_no_other(benchmarks, tmp_path):
+    import results
+
+    path = tmp_path / "RESULTS.md"
+    for title, body in (("One", "first"), ("Two", "kept"), ("One", "### second")):
+        results.write_section(title, [body], command=f"make {title}", method="by hand", path=path)
+    text = path.read_text()
+    assert text.startswith("# Benchmarks")
+    assert "first" not in text
+    assert re.findall(r"^## (.*)$", text, re.M) == ["One", "Two"]
+    assert text.index("### second") < text.index("## Two") < text.index("kept")
+    assert "- Command: `make Two`" in text
+
+
 def test_committed_results_are_whole_and_pass():
-    text = (BENCHMARKS / "RESULTS.md").read_text()
+    sections = re.split(r"^## ", (BENCHMARKS / "RESULTS.md").read_text(), flags=re.M)[1:]
+    assert all("- Command: `python3 run.py bench " in section for section in sections)
+    text = next(section for section in sections if section.startswith("What hook points cost"))
     assert int(re.search(r"median of (\d+) ratios", text)[1]) >= 31
     for name in ("transformers again (A/A)", "TransformerLens, idle", "nnsight, trace"):
         assert text.count(f"| {name} |") == 2

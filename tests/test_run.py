@@ -94,13 +94,13 @@ def test_arguments_pass_through(run, calls):
     run.main(["test", "tests/test_run.py", "-k", "help"])
     run.main(["test", "--all", "-x"])
     run.main(["notebooks", "01_first_look"])
-    run.main(["bench", "--rounds", "3"])
+    run.main(["bench", "idle", "--rounds", "3"])
     run.main([])
     words = [command for command, _ in calls.seen]
     assert words[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/test_run.py", "-k", "help"]
     assert words[1][1:] == ["-m", "pytest", "-x"]
     assert words[2][1:] == [str(ROOT / "notebooks/build.py"), "01_first_look"]
-    assert words[3] == [".venv-bench[dev,bench]", str(ROOT / "benchmarks/idle.py"), "--rounds", "3"]
+    assert words[3] == [".venv-bench[dev,bench]", str(ROOT / "benchmarks"), "idle", "--rounds", "3"]
     assert words[4][1:] == ["-P", "-m", "arcee_lab", "tour", "--out", str(ROOT / "out")]
     assert words[4][0] == ".venv[dev]"
 
