@@ -1,0 +1,30 @@
+"""Runs a script as `torchrun` does, in processes without the shape checks of conftest.py."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent
+PRELUDE = f"""
+import sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "recording")!r}]
+import torch
+torch.set_num_threads(1)
+"""
+
+
+def torchrun(code: str, folder: Path, *, processes: int = 2) -> str:
+    """Runs `code` once a rank and returns what they printed; a failing rank fails the test."""
+    script = folder / "ranks_of_a_test.py"
+    script.write_text(PRELUDE + textwrap.dedent(code))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    child = subprocess.run(
+        [*command, "--nproc-per-node", str(processes), str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert child.returncode == 0, f"{child.stdout}\n{child.stderr}"
+    return child.stdout
