@@ -37,7 +37,10 @@ class Capture(Watch, Mapping[str, Any]):
         stop: str | None,
         grad: bool,
     ):
-        super().__init__(parts, names, stop=stop, seen=selection.positions is not None)
+        # Autograd gives the gradient of this rank's part; the parts come together when read.
+        super().__init__(
+            parts, names, stop=stop, seen=selection.positions is not None, whole=not grad
+        )
         self._selection = selection
         self._device = device
         self._grad = grad
@@ -68,6 +71,8 @@ class Capture(Watch, Mapping[str, Any]):
 
     def _cut(self, name: str, x: Tensor, call: Call) -> Tensor:
         selection, axes = self._selection, self._sites[name].axes
+        if self._grad and self._shards is not None:
+            x = self._shards.whole(name, x.detach())
         if selection.positions is not None:
             length = x.shape[position_axis(axes) or 0]
             if length != call.length:

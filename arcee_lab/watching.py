@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from arcee_lab.calls import Call, read_call
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention import ArceeAttention
+from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
 
 # Not typing.Self: beartype refuses it on single methods.
@@ -24,23 +25,33 @@ class Watch(ABC):
 
     It sees the value that flows on, after every other hook. A layer that gradient checkpointing
     computes again is not heard of again. Compiled code runs eagerly inside, because a compiled
-    graph does not look at hooks. Subclasses say what happens in `_saw`.
+    graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
+    heard of whole, on every rank. Subclasses say what happens in `_saw`.
 
     Args:
         parts: Of the model.
         names: Canonical names of the sites.
         stop: Site after which every forward ends.
         seen: Whether `self._call` tells how many tokens the cache held.
+        whole: Whether `_saw` gets parts of ranks put together; else it gets this rank's part.
     """
 
     def __init__(
-        self, parts: Anatomy, names: list[str], *, stop: str | None = None, seen: bool = False
+        self,
+        parts: Anatomy,
+        names: list[str],
+        *,
+        stop: str | None = None,
+        seen: bool = False,
+        whole: bool = True,
     ):
         self._parts = parts
         self._names = names
         self._stop = stop
         self._seen = seen
         self._call = Call()
+        self._shards = shards_of(parts)
+        self._whole = whole
         self._fired: set[str] = set()
         self._inside = 0
         self._hooks: list[tuple[nn.Module, int]] = []
@@ -108,6 +119,8 @@ class Watch(ABC):
             if self._inside or outside:
                 if wanted:
                     self._fired.add(name)
+                    if self._shards is not None and self._whole:
+                        output = self._shards.whole(name, output)
                     self._saw(name, output)
                 if stops:
                     raise _Stop

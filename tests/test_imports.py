@@ -14,6 +14,7 @@ LAYERS = (
         "selection",
         "calls",
         "watching",
+        "sharding",
         "recording",
         "planning",
         "temporary",

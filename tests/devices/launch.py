@@ -26,5 +26,6 @@ def torchrun(code: str, folder: Path, *, processes: int = 2) -> str:
         timeout=300,
         check=False,
     )
-    assert child.returncode == 0, f"{child.stdout}\n{child.stderr}"
+    said = [line for line in child.stderr.splitlines() if line.startswith("[rank")]
+    assert child.returncode == 0, "\n".join([child.stdout, *said[-40:]]) or child.stderr
     return child.stdout
