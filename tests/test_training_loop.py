@@ -14,6 +14,7 @@ def _tiny(seed=0, steps=8, **more):
 
     stages = (Stage(steps // 2, MIX, 4.0), Stage(steps - steps // 2, MIX, 1.0, quiet=0.02))
     shape = {"d_model": 16, "d_mlp": 24, "layers": 2, "heads": 4, "kv_heads": 2, "rows": 4}
+    shape["look_every"] = 2
     return Recipe(seed=seed, stages=stages, length=LENGTH, warm_up=2, bf16=False, **shape | more)
 
 
@@ -38,21 +39,20 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kill_after):
     from arcee_lab.training import train
 
-    whole = train(_tiny(), tmp_path / "whole", look_every=2, save_every=3)
+    whole = train(_tiny(), tmp_path / "whole", save_every=3)
 
     def kill(step, _loss):
         if step == kill_after:
             raise Killed
 
     with pytest.raises(Killed):
-        train(_tiny(), tmp_path / "killed", look_every=2, save_every=3, on_step=kill)
+        train(_tiny(), tmp_path / "killed", save_every=3, on_step=kill)
     with (tmp_path / "killed" / "log.jsonl").open("a") as log:
         log.write('{"step": 7, "to')  # a kill may stop a line halfway
     seen = []
     resumed = train(
         _tiny(),
         tmp_path / "killed",
-        look_every=2,
         save_every=3,
         on_step=lambda step, _loss: seen.append(step),
     )
@@ -68,10 +68,44 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kill_after):
     assert list(again.log) == list(whole.log)
 
 
+def test_a_stage_ends_when_its_skills_are_there_also_after_a_kill(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from arcee_lab.training import loop, train
+
+    shares = iter([0.0, 0.2, 0.9, 0.2, 0.9])  # looks at steps 0, 2, 4; after the kill 2, 4
+    monkeypatch.setattr(loop, "lm_shares", lambda *_: {"copy": next(shares)})
+    first, last = _tiny().stages
+    recipe = replace(_tiny(), stages=(replace(first, steps=90, until={"copy": 0.8}), last))
+
+    def kill(step, _loss):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", save_every=100, on_step=kill)
+    (tmp_path / "run" / "state.safetensors").unlink()  # as if it had not been written yet
+    run = train(recipe, tmp_path / "run", save_every=100)
+    assert run.steps == (4, last.steps)
+    assert [(row["step"], row["stage"]) for row in run.log] == [
+        (0, 0),
+        (2, 0),
+        (4, 0),
+        (6, 1),
+        (8, 1),
+    ]
+    assert [row["skills"] for row in run.log][2:] == [{"copy": 0.9}, {}, {}]
+    rates = [row["rate"] for row in run.log]
+    assert rates[-1] == pytest.approx(recipe.last_rate)
+    assert rates[2] == recipe.rate
+    again = train(recipe, tmp_path / "run", on_step=lambda *_: pytest.fail("ran again"))
+    assert again.steps == run.steps
+
+
 def test_the_log_holds_loss_and_zeros_by_layer(tmp_path):
     from arcee_lab.training import train
 
-    run = train(_tiny(steps=4), tmp_path / "run", look_every=2, save_every=4)
+    run = train(_tiny(steps=4), tmp_path / "run", save_every=4)
     frame = run.frame()
     assert list(frame["step"]) == [0, 2, 4]
     assert frame[["zeros.0", "zeros.1"]].iloc[0].between(0.3, 0.7).all()
@@ -111,7 +145,7 @@ def test_packed_documents_read_as_if_alone(tokenizer):
     from arcee_lab.training.start import untrained
 
     recipe = _tiny()
-    batch = step_batch(recipe, tokenizer, 0)
+    batch = step_batch(recipe, recipe.stages[0], tokenizer, 0)
     model = untrained(recipe, tokenizer).eval()
     with torch.no_grad():
         packed = model.model(
@@ -131,7 +165,8 @@ def test_packed_documents_read_as_if_alone(tokenizer):
 def test_a_batch_labels_what_the_documents_say(tokenizer):
     from arcee_lab.training.batches import TOKEN_LABELS, step_batch
 
-    batch = step_batch(_tiny(rows=12), tokenizer, 3)
+    recipe = _tiny(rows=12)
+    batch = step_batch(recipe, recipe.stages[0], tokenizer, 3)
     flat = batch.ids.flatten()
     read = tokenizer.convert_ids_to_tokens(flat[batch.sequence_at])
     assert set(read) == {".", ":"}

@@ -49,7 +49,9 @@ def test_card_and_file_say_what_the_scorecard_says(tmp_path):
     assert card.missed == ("recall",)
     assert card["copy"].reached
     assert Scorecard.load(card.save(tmp_path / "scores.json")) == card
-    text = model_card(card, Recipe(), others=[card])
+    text = model_card(card, Recipe(), steps=[7, 8, 9], others=[card])
+    assert "24 steps of" in text
+    assert "| 7 | 3000 | copy 0.95, recall 0.95, meaning 0.95 |" in text
     assert "| 0.970 | 0.957-0.979 | 1000 |" in text
     assert "Below its aim: recall." in text
     assert "| 0 | 0.810 | 0.500 | 3 | 4 | 896 | 900 |" in text
@@ -58,15 +60,13 @@ def test_card_and_file_say_what_the_scorecard_says(tmp_path):
         card["kopy"]
 
 
-def test_recipe_stages_and_rates():
+def test_the_rate_falls_in_the_last_stage():
     from arcee_lab.training import Recipe
 
     recipe = Recipe()
-    assert recipe.stage(0) is recipe.stages[0]
-    assert recipe.stage(recipe.steps - 1) is recipe.stages[-1]
-    with pytest.raises(IndexError):
-        recipe.stage(recipe.steps)
-    rates = [recipe.rate_at(step) for step in range(recipe.steps)]
+    last = recipe.stages[-1].steps
+    rates = [recipe.rate_at(step, [0, 700, 900]) for step in range(900 + last)]
     assert rates[0] == pytest.approx(recipe.rate / recipe.warm_up)
-    assert max(rates) == recipe.rate
+    assert set(rates[recipe.warm_up : 900]) == {recipe.rate}
     assert rates[-1] == pytest.approx(recipe.last_rate)
+    assert recipe.rate_at(5000, [0, 700]) == recipe.rate

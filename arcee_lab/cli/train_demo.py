@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         trained.model, trained.heads, trained.tokenizer, n=200 if args.quick else 1500
     )
     card.save(folder / "scores.json")
-    write_atomic(folder / "MODEL_CARD.md", model_card(card, recipe))
+    write_atomic(folder / "MODEL_CARD.md", model_card(card, recipe, steps=trained.steps))
     print(card.frame().to_string(index=False, float_format="{:.3f}".format))
     zeros = ", ".join(f"{layer.zeros:.3f}" for layer in card.zeros)
     print(f"zeros by layer: {zeros} (untrained: about one half)")

@@ -1,6 +1,6 @@
 """One step's documents, packed into rows, with every head's right answers beside the tokens.
 
-A batch is a function of the recipe and the step alone, so a resumed run sees the documents that the
+A batch is a function of recipe, stage and step alone, so a resumed run sees the documents that the
 killed one would have seen. No document sees another: the mask is block-diagonal and positions
 restart. As the backbone is causal and each head reads a prefix of the same text, one forward pass
 serves all four heads.
@@ -19,7 +19,7 @@ from arcee_lab.demo import KINDS, Document, stream
 from arcee_lab.demo.reviews import LABELS
 from arcee_lab.demo.tasks import BIO
 from arcee_lab.demo.tokenizer import EOS_ID
-from arcee_lab.training.recipe import Recipe
+from arcee_lab.training.recipe import Recipe, Stage
 
 FIXED_BY_CONTEXT = frozenset({"copy", "recall", "answer", "again", "verdict", "meaning"})
 TOKEN_LABELS = BIO
@@ -175,9 +175,10 @@ def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight:
     )
 
 
-def step_batch(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, step: int) -> Batch:
-    """The batch of one step of a recipe."""
-    stage = recipe.stage(step)
+def step_batch(
+    recipe: Recipe, stage: Stage, tokenizer: PreTrainedTokenizerBase, step: int
+) -> Batch:
+    """The batch of one step of a recipe, which lies in this stage."""
     source = stream(None, seed=f"{recipe.seed}/{step}", split="train", mix=stage.mix)
     documents = []
     tokens = 0

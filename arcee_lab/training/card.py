@@ -27,15 +27,18 @@ MEANS = {
 }
 
 
-def model_card(card: Scorecard, recipe: Recipe, *, others: Sequence[Scorecard] = ()) -> str:
+def model_card(
+    card: Scorecard, recipe: Recipe, *, steps: Sequence[int], others: Sequence[Scorecard] = ()
+) -> str:
     """The card as Markdown.
 
     Args:
         card: What was measured of the shipped weights.
         recipe: How they were made.
+        steps: Steps that each stage took.
         others: Scorecards of the same recipe under other seeds.
     """
-    parts = [_head(recipe), _recipe(recipe), _skills(card)]
+    parts = [_head(recipe), _recipe(recipe, steps), _skills(card)]
     if others:
         parts.append(_seeds(card, others))
     parts += [_losses(card), _zeros(card), _LIMITS]
@@ -54,26 +57,30 @@ token is predicted after `<bos>`; every word of the world is one token.
 """
 
 
-def _recipe(recipe: Recipe) -> str:
+def _recipe(recipe: Recipe, steps: Sequence[int]) -> str:
     lines = [
         "## Recipe",
         "",
-        f"`arcee-lab train-demo --out DIR --seed {recipe.seed}`: {recipe.steps} steps of "
+        f"`arcee-lab train-demo --out DIR --seed {recipe.seed}`: {sum(steps)} steps of "
         f"{recipe.rows} x {recipe.length} packed tokens, AdamW (0.9, 0.98) without weight decay, "
         f"rate {recipe.rate:g} after {recipe.warm_up} steps, falling from "
-        f"{recipe.decay_from:.0%} of the way to {recipe.last_rate:g}; gradients clipped at 1; "
-        f"{'bfloat16 products' if recipe.bf16 else 'fp32'}. The four losses share each pass.",
+        f"{recipe.decay_from:.0%} of the last stage on to {recipe.last_rate:g}; gradients clipped "
+        f"at 1; {'bfloat16 products' if recipe.bf16 else 'fp32'}. The four losses share each pass.",
         "",
         "Start: every weight random; the first heads of layer 0 look "
         f"{' and '.join(map(str, recipe.back))} tokens back, whatever these are. The untrained "
         "control starts so too.",
         "",
-        "| steps | answers weigh | price of activity | mix |",
-        "|---|---|---|---|",
+        "| steps | at most | until | answers weigh | price of activity | mix |",
+        "|---|---|---|---|---|---|",
     ]
-    for stage in recipe.stages:
+    for stage, took in zip(recipe.stages, steps, strict=True):
         mix = ", ".join(f"{kind} {share:.2f}" for kind, share in stage.mix.items())
-        lines.append(f"| {stage.steps} | x{stage.answer_weight:g} | {stage.quiet:g} | {mix} |")
+        until = ", ".join(f"{skill} {share:.2f}" for skill, share in stage.until.items())
+        lines.append(
+            f"| {took} | {stage.steps} | {until} | x{stage.answer_weight:g} | {stage.quiet:g} "
+            f"| {mix} |"
+        )
     if any(stage.quiet for stage in recipe.stages):
         lines += [
             "",

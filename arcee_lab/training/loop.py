@@ -8,6 +8,7 @@ killed one bit for bit. State is one safetensors file, written beside and then r
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from arcee_lab.storage import claim, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe
+from arcee_lab.training.skills import lm_shares
 from arcee_lab.training.start import untrained
 from arcee_lab.training.watch import held_out, read
 
@@ -40,6 +42,7 @@ class Trained:
         tokenizer: The demo's tokenizer.
         log: One row a look: step, tokens, losses, zeros by layer.
         recipe: What was run.
+        steps: Steps that each stage took.
     """
 
     model: ArceeForCausalLM
@@ -47,6 +50,7 @@ class Trained:
     tokenizer: PreTrainedTokenizerBase
     log: tuple[dict[str, Any], ...]
     recipe: Recipe
+    steps: tuple[int, ...]
 
     def frame(self) -> pd.DataFrame:
         """The log as a table: one row a look, one column a number."""
@@ -65,7 +69,6 @@ def train(
     recipe: Recipe,
     out: str | Path,
     *,
-    look_every: int = 25,
     save_every: int = 200,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Trained:
@@ -74,7 +77,6 @@ def train(
     Args:
         recipe: What to run.
         out: Folder of the run; made when missing, resumed when it holds this recipe's run.
-        look_every: Steps between two rows of the log.
         save_every: Steps between two saved states.
         on_step: Called with the step just done and its loss.
 
@@ -100,26 +102,31 @@ def train(
         weight_decay=0.0,
         fused=True,
     )
-    done, tokens = _resume(out, recipe, model, heads, optimizer)
+    done, tokens, starts = _resume(out, recipe, model, heads, optimizer)
     rows = _rows_up_to(out / LOG, done)
     seen = held_out(recipe, tokenizer)
     with (out / LOG).open("a", encoding="utf-8") as log:
 
-        def look(step: int, loss: float | None, tokens: int) -> None:
-            row = {"step": step, "tokens": tokens, "rate": recipe.rate_at(max(0, step - 1))}
-            row |= {"train_loss": loss} | asdict(read(model, heads, seen))
+        def look(step: int, loss: float | None, tokens: int) -> dict[str, float]:
+            until = recipe.stages[len(starts) - 1].until
+            skills = lm_shares(model, tokenizer, tuple(until)) if until else {}
+            row = {"step": step, "tokens": tokens, "stage": len(starts) - 1}
+            row |= {"rate": recipe.rate_at(max(0, step - 1), starts), "train_loss": loss}
+            row |= asdict(read(model, heads, seen)) | {"skills": skills}
             rows.append(row)
             log.write(json.dumps(row) + "\n")
             log.flush()
+            return skills
 
         if not rows:
             look(0, None, 0)
-        for step in range(done, recipe.steps):
+        step = done
+        while step < starts[-1] + recipe.stages[len(starts) - 1].steps:
+            stage, rate = recipe.stages[len(starts) - 1], recipe.rate_at(step, starts)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate_at(step)
-            batch = step_batch(recipe, tokenizer, step)
-            quiet = recipe.stage(step).quiet
-            losses = joint_losses(model, heads, batch, bf16=recipe.bf16, quiet=quiet)
+                group["lr"] = rate
+            batch = step_batch(recipe, stage, tokenizer, step)
+            losses = joint_losses(model, heads, batch, bf16=recipe.bf16, quiet=stage.quiet)
             optimizer.zero_grad()
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
@@ -127,12 +134,18 @@ def train(
             tokens += int((batch.kinds >= 0).sum())
             if on_step:
                 on_step(step, losses.lm.item())
-            finished = step + 1 == recipe.steps
-            if (step + 1) % look_every == 0 or finished:
-                look(step + 1, losses.lm.item(), tokens)
-            if (step + 1) % save_every == 0 or finished:
-                _save(out, recipe, (step + 1, tokens), model, heads, optimizer)
-    return Trained(model, heads, tokenizer, tuple(rows), recipe)
+            step += 1
+            ended = step == starts[-1] + stage.steps
+            if step % recipe.look_every == 0 or ended:
+                skills = look(step, losses.lm.item(), tokens)
+                reached = [skills[skill] >= share for skill, share in stage.until.items()]
+                ended |= bool(reached) and all(reached)
+            if ended and len(starts) < len(recipe.stages):
+                starts.append(step)
+            if step % save_every == 0 or ended:
+                _save(out, recipe, (step, tokens, starts), model, heads, optimizer)
+    took = tuple(end - start for start, end in pairwise([*starts, step]))
+    return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
 
 
 def _named(model: ArceeForCausalLM, heads: Heads) -> Iterator[tuple[str, Tensor]]:
@@ -143,7 +156,7 @@ def _named(model: ArceeForCausalLM, heads: Heads) -> Iterator[tuple[str, Tensor]
 def _save(
     out: Path,
     recipe: Recipe,
-    done: tuple[int, int],
+    done: tuple[int, int, list[int]],
     model: ArceeForCausalLM,
     heads: Heads,
     optimizer: torch.optim.Optimizer,
@@ -153,10 +166,11 @@ def _save(
         tensors[name] = weight.detach().contiguous()
         for key, value in optimizer.state[weight].items():
             tensors[f"optimizer.{key}.{name}"] = value.contiguous()
-    step, seen = (str(number) for number in done)
+    step, seen, starts = done
     metadata = {
-        "step": step,
-        "tokens": seen,
+        "step": str(step),
+        "tokens": str(seen),
+        "starts": json.dumps(starts),
         "recipe": json.dumps(recipe.settings(), sort_keys=True),
     }
     write_atomic(out / STATE, lambda path: save_file(tensors, path, metadata=metadata))
@@ -168,11 +182,15 @@ def _resume(
     model: ArceeForCausalLM,
     heads: Heads,
     optimizer: torch.optim.Optimizer,
-) -> tuple[int, int]:
-    """Load the last saved state, if there is one; return the steps and tokens it has behind it."""
+) -> tuple[int, int, list[int]]:
+    """Load the last saved state, if there is one.
+
+    Returns:
+        Steps and tokens that it has behind it, and the first step of each stage begun.
+    """
     path = out / STATE
     if not path.exists():
-        return 0, 0
+        return 0, 0, [0]
     try:
         with safe_open(path, framework="pt") as state, torch.no_grad():
             metadata = state.metadata() or {}
@@ -185,13 +203,14 @@ def _resume(
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
             step, tokens = int(metadata["step"]), int(metadata["tokens"])
-    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
+            starts = [int(start) for start in json.loads(metadata["starts"])]
+    except (SafetensorError, KeyError, RuntimeError, OSError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); remove it to start again, or choose another folder"
         ) from error
-    if not 0 < step <= recipe.steps:
+    if not 0 < step <= recipe.steps or not 0 < len(starts) <= len(recipe.stages):
         raise ValueError(f"{path} claims step {step} of {recipe.steps}; remove it to start again")
-    return step, tokens
+    return step, tokens, starts
 
 
 def _rows_up_to(path: Path, step: int) -> list[dict[str, Any]]:

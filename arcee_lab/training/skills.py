@@ -22,6 +22,7 @@ from arcee_lab.training.joint import Heads
 from arcee_lab.training.scores import KindLoss, Score
 
 LONGEST_SPAN = 3  # tokens
+ASKED_BY = {"copy": "copy", "recall": "table", "meaning": "clause"}  # skill -> kind of document
 
 
 class Seen(NamedTuple):
@@ -72,6 +73,30 @@ class Tally:
     def share(self, skill: str) -> float | None:
         """Share of right answers, None where nothing was asked."""
         return self.right[skill] / self.n[skill] if self.n.get(skill) else None
+
+
+def lm_shares(
+    model: ArceeForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    skills: Sequence[str],
+    *,
+    n: int = 60,
+) -> dict[str, float]:
+    """Shares of right answers on validation documents, of some skills that one kind each asks.
+
+    Args:
+        model: A demo LM.
+        tokenizer: The demo's.
+        skills: Of `ASKED_BY`.
+        n: Documents of each kind.
+    """
+    tally = Tally()
+    for skill in skills:
+        for seen in _see(
+            model, tokenizer, documents(ASKED_BY[skill], n=n, seed=0, split="validation")
+        ):
+            _ask_lm(tally, tokenizer, seen)
+    return {skill: tally.right[skill] / tally.n[skill] for skill in skills}
 
 
 def measure_skills(
