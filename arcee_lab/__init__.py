@@ -13,14 +13,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab import sparsity
+    from arcee_lab import interventions, sparsity
     from arcee_lab.answering import answer
+    from arcee_lab.interventions import (
+        Ablate,
+        Add,
+        Cett,
+        Clamp,
+        Patch,
+        ProjectOut,
+        Replace,
+        Scale,
+        Threshold,
+        TopK,
+        intervene,
+    )
     from arcee_lab.model.loading import load
     from arcee_lab.model.register import register
     from arcee_lab.planning import plan
     from arcee_lab.recording import capture
 
-__all__ = ["answer", "capture", "load", "plan", "register", "sparsity"]
+__all__ = [
+    "Ablate",
+    "Add",
+    "Cett",
+    "Clamp",
+    "Patch",
+    "ProjectOut",
+    "Replace",
+    "Scale",
+    "Threshold",
+    "TopK",
+    "answer",
+    "capture",
+    "intervene",
+    "interventions",
+    "load",
+    "plan",
+    "register",
+    "sparsity",
+]
 
 # Public name -> module it lives in; torch and transformers load at the first use of one of them,
 # so that `arcee-lab --help` answers at once.
@@ -31,6 +63,22 @@ _HOMES = {
     "plan": "arcee_lab.planning",
     "register": "arcee_lab.model.register",
 }
+_HOMES |= dict.fromkeys(
+    (
+        "Ablate",
+        "Add",
+        "Cett",
+        "Clamp",
+        "Patch",
+        "ProjectOut",
+        "Replace",
+        "Scale",
+        "Threshold",
+        "TopK",
+        "intervene",
+    ),
+    "arcee_lab.interventions",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -45,9 +45,9 @@ class Selection:
             ValueError: If an index argument is empty or holds something that is no whole number.
         """
         return cls(
-            positions=_indices(positions, what="positions"),
-            heads=_indices(heads, what="heads"),
-            units=_indices(units, what="units"),
+            positions=indices(positions, what="positions"),
+            heads=indices(heads, what="heads"),
+            units=indices(units, what="units"),
             dtype=dtype,
         )
 
@@ -123,7 +123,8 @@ def position_axis(axes: Axes) -> int | None:
     return next((i for i, axis in enumerate(axes) if axis in ("pos", "q_pos")), None)
 
 
-def _indices(value: Choice, *, what: str) -> Indices | None:
+def indices(value: Choice, *, what: str) -> Indices | None:
+    """Reads an argument that is one whole number or several; `what` is its name in the error."""
     if value is None:
         return None
     if isinstance(value, Tensor):

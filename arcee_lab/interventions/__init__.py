@@ -1,0 +1,28 @@
+"""Change activations: interventions are values, and `intervene` is the block in which they act.
+
+Each value names sites, what becomes of them, and which units, heads and tokens are meant. It can be
+printed, compared, hashed and, through `to_json` and `from_json`, kept in a file.
+"""
+
+from arcee_lab.interventions.arithmetic import Add, Clamp, ProjectOut, Scale
+from arcee_lab.interventions.block import Intervening, intervene
+from arcee_lab.interventions.neurons import Cett, Threshold, TopK
+from arcee_lab.interventions.overwriting import Ablate, Patch
+from arcee_lab.interventions.replacing import Replace
+from arcee_lab.interventions.value import Intervention
+
+__all__ = [
+    "Ablate",
+    "Add",
+    "Cett",
+    "Clamp",
+    "Intervening",
+    "Intervention",
+    "Patch",
+    "ProjectOut",
+    "Replace",
+    "Scale",
+    "Threshold",
+    "TopK",
+    "intervene",
+]

@@ -1,0 +1,171 @@
+"""Change activations by arithmetic: scale, bound, steer, and take a direction out."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arcee_lab.interventions.constants import Constant, as_value
+from arcee_lab.interventions.forward import Forward
+from arcee_lab.interventions.value import Change, Intervention, Place
+
+
+@dataclass(frozen=True, repr=False)
+class Scale(Intervention):
+    """Multiplies activations.
+
+    The shared arguments are those of `Intervention`.
+
+    Attributes:
+        factor: A number, or a tensor over the site's feature axes, e.g. one factor a unit.
+    """
+
+    factor: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(factor=as_value(self.factor, what="factor"))
+
+    def bind(self, place: Place) -> Change:
+        """`factor * x`."""
+        factor = place.number(self.factor, what="factor")
+        return lambda x, now: x * factor(x)
+
+
+@dataclass(frozen=True, repr=False)
+class Clamp(Intervention):
+    """Bounds activations from below, from above, or both.
+
+    The shared arguments are those of `Intervention`.
+
+    Attributes:
+        low: Smallest value allowed, a number or a tensor over the feature axes; None: no bound.
+        high: Largest value allowed, likewise.
+    """
+
+    low: Any = None
+    high: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low is None and self.high is None:
+            raise ValueError("Clamp needs low, high or both.")
+        for what in ("low", "high"):
+            bound = getattr(self, what)
+            self._set(**{what: bound if bound is None else as_value(bound, what=what)})
+        low, high = self.low, self.high
+        if isinstance(low, float) and isinstance(high, float) and low > high:
+            raise ValueError(f"Clamp needs low <= high; got low={low}, high={high}.")
+
+    def bind(self, place: Place) -> Change:
+        """`min(max(x, low), high)`."""
+        low = None if self.low is None else place.number(self.low, what="low")
+        high = None if self.high is None else place.number(self.high, what="high")
+
+        def change(x: Tensor, now: Forward) -> Tensor:
+            if low is not None:
+                bound = low(x)
+                x = torch.maximum(x, bound) if isinstance(bound, Tensor) else x.clamp(min=bound)
+            if high is not None:
+                bound = high(x)
+                x = torch.minimum(x, bound) if isinstance(bound, Tensor) else x.clamp(max=bound)
+            return x
+
+        return change
+
+
+@dataclass(frozen=True, repr=False)
+class Add(Intervention):
+    """Steers: adds `alpha * direction`.
+
+    Source of the method: Turner et al., "Steering Language Models With Activation Engineering",
+    arXiv:2308.10248.
+
+    The shared arguments are those of `Intervention`.
+
+    Attributes:
+        direction: A tensor over the site's feature axes, e.g. `[d_model]`; or a number. The
+            product is taken in the direction's dtype, then cast to that of the site.
+        alpha: Its strength.
+    """
+
+    direction: Any
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(direction=as_value(self.direction, what="direction"))
+        alpha = as_value(self.alpha, what="alpha")
+        if not isinstance(alpha, float):
+            raise ValueError(f"alpha must be a number; got {alpha!r}.")
+        self._set(alpha=alpha)
+
+    def bind(self, place: Place) -> Change:
+        """`x + alpha * direction`."""
+        step = place.number(self.direction, what="direction", times=self.alpha)
+        return lambda x, now: x + step(x)
+
+
+@dataclass(frozen=True, repr=False)
+class ProjectOut(Intervention):
+    """Takes the part along one direction, or in the span of several, out of activations.
+
+    Source of the method: Ravfogel et al., "Null It Out", arXiv:2004.07667. At head sites each head
+    is projected by itself. The arithmetic is done in fp32 at least, also under autocast.
+
+    The shared arguments are those of `Intervention`.
+
+    Attributes:
+        directions: `[d]` or `[k, d]`, d the last axis of the site, linearly independent; their
+            lengths do not matter.
+    """
+
+    directions: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(directions=as_value(self.directions, what="directions"))
+        if self.units is not None:
+            raise ValueError("ProjectOut takes whole directions; leave units out.")
+
+    def bind(self, place: Place) -> Change:
+        """`x - x Qᵀ Q`, Q an orthonormal basis of the span."""
+        basis = _basis(self.directions, place)
+
+        def change(x: Tensor, now: Forward) -> Tensor:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            rows = place.placed.tensor(basis, x.device, dtype)  # [k, d]
+            with _without_autocast(x.device):
+                wide = x.to(dtype)
+                return (wide - (wide @ rows.T) @ rows).to(x.dtype)
+
+        return change
+
+
+def _basis(directions: Any, place: Place) -> Tensor:
+    axis, what = place.site.axes[-1], "directions"
+    if axis in ("k_pos", "1"):
+        raise ValueError(f"ProjectOut needs a feature axis, and {place.name} has none.")
+    given = place.given(directions, what=what)
+    shape = list(given.tensor.shape) if isinstance(given, Constant) else "a number"
+    size = place.anatomy.size(axis)
+    if not isinstance(given, Constant) or len(shape) not in (1, 2) or shape[-1] != size:
+        raise ValueError(
+            f"directions must be [{size}] or [k, {size}] at {place.name}; got {shape}."
+        )
+    rows = given.require(what=what).tensor.reshape(-1, size).double().cpu()
+    q, r = torch.linalg.qr(rows.T)
+    lengths = rows.norm(dim=1)
+    if len(rows) > size or bool((r.diagonal().abs() <= 1e-6 * lengths).any()):
+        raise ValueError(
+            f"directions at {place.name} are zero or linearly dependent; give independent ones."
+        )
+    return q.T.contiguous()
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

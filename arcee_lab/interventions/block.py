@@ -1,0 +1,245 @@
+"""The block in which interventions act: `intervene`, and everything put back afterwards."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from arcee_lab.calls import Call, read_call
+from arcee_lab.interventions.forward import Forward
+from arcee_lab.interventions.part import write
+from arcee_lab.interventions.placing import Placed
+from arcee_lab.interventions.value import Change, Intervention, Place
+from arcee_lab.interventions.where import Where
+from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.selection import position_axis
+from arcee_lab.temporary import replace_method, without_compiled_code
+
+
+class _Bound(NamedTuple):
+    """An intervention at one site."""
+
+    change: Change
+    place: Place
+    where: Where | None
+
+    def __call__(self, x: Tensor, now: Forward) -> Tensor:
+        part, hit = self.place.part, None
+        if self.where is not None:
+            now.check_length(x, position_axis(part.axes), part.axes, self.place.name)
+            hit = now.hits(self.where, x.device)
+        return write(
+            x, lambda chosen: self.change(chosen, now), part=part, hit=hit, placed=now.placed
+        )
+
+
+class Intervening:
+    """The block that `intervene` gives.
+
+    Attributes:
+        interventions: Its values, in the order in which they act.
+    """
+
+    def __init__(self, parts: Anatomy, interventions: tuple[Intervention, ...]):
+        self.interventions = interventions
+        self._parts = parts
+        self._placed = Placed()
+        self._bound: dict[str, list[_Bound]] = {}
+        for one in interventions:
+            where = None if one.where.everywhere else one.where
+            for place in one.places(parts, self._placed):
+                bound = _Bound(one.bind(place), place, where)
+                self._bound.setdefault(place.name, []).append(bound)
+        wheres = [one.where for one in interventions if not one.where.everywhere]
+        self._wheres = list(dict.fromkeys(wheres))
+        self._tags: Tensor | None = None
+        self._matched: dict[Where, Tensor] = {}
+        self._fired: set[str] = set()
+        self._inside = self._calls = self._generating = 0
+        self._now = self._forward(Call())
+        # A recomputation has to know its forward, and this is what the two have in common.
+        self._forwards = WeakTensorKeyDictionary()
+        self._undo: ExitStack | None = None
+        self._open = False
+
+    def set_tags(self, tags: Int[Tensor, "batch columns"]) -> None:
+        """Gives the tags of the next forwards, for interventions with `tags=`.
+
+        Args:
+            tags: One whole number a token, `[batch or 1, columns]`, over the whole sequence,
+                padding and cache included. Tokens past its end have no tag.
+
+        Raises:
+            ValueError: If they are not whole numbers.
+        """
+        if tags.is_floating_point() or tags.dtype == torch.bool or not tags.numel():
+            raise ValueError(f"tags must be whole numbers [batch, columns]; got {tags.dtype}.")
+        self._tags = tags
+
+    def __enter__(self) -> "Intervening":
+        if self._undo is not None:
+            raise ValueError("These interventions have run already; call al.intervene(...) again.")
+        with ExitStack() as undo:
+            undo.enter_context(without_compiled_code())
+            backbone = self._parts.backbone
+            handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
+            undo.callback(handle.remove)
+            handle = backbone.register_forward_hook(self._end, always_call=True)
+            undo.callback(handle.remove)
+            layers = {int(n.split(".")[1]) for n in self._bound if n.startswith("layers.")}
+            for layer in sorted(layers):
+                module = backbone.layers[layer]
+                handle = module.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
+                undo.callback(handle.remove)
+            for name, bound in self._bound.items():
+                point = self._parts.hook_point(name)
+                undo.callback(point.register_forward_hook(self._hook(name, bound)).remove)
+            if hasattr(self._parts.model, "generate"):
+                model: Any = self._parts.model
+                replace_method(model, "generate", self._generate(model.generate), undo)
+            self._undo = undo.pop_all()
+            self._open = True
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        assert self._undo is not None
+        self._undo.close()
+        self._open = False
+        if kind is None:
+            self._check_effect()
+        self._forwards.clear()
+
+    def __deepcopy__(self, memo: dict) -> "Intervening":
+        raise ValueError(
+            "A model cannot be copied inside al.intervene: its hooks would come along."
+        )
+
+    def __repr__(self) -> str:
+        return f"Intervening({list(self.interventions)})"
+
+    # ------------------------------------------------------------------ while the model runs
+
+    def _forward(self, call: Call) -> Forward:
+        return Forward(
+            call, self._calls, self._generating > 0, self._placed, self._tags, self._matched
+        )
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        call = read_call(args, kwargs, seen=True)
+        for where in self._wheres:
+            where.check(call, self._tags)
+        self._inside += 1
+        self._now = self._forward(call)
+        self._calls += 1
+
+    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        # It is called after an error too, also one of `_begin`.
+        self._inside = max(self._inside - 1, 0)
+        if output is not None and self._recomputes and torch.is_grad_enabled():
+            last = output[0]
+            if last.requires_grad:
+                last.register_hook(self._check_open)
+
+    @property
+    def _recomputes(self) -> bool:
+        backbone = self._parts.backbone
+        return backbone.training and backbone.gradient_checkpointing
+
+    def _enter_layer(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        cos = kwargs["position_embeddings"][0]
+        if self._inside:
+            if self._recomputes:
+                self._forwards[cos] = self._now
+        elif cos in self._forwards:
+            self._now = self._forwards[cos]
+
+    def _check_open(self, gradient: Tensor) -> None:
+        if not self._open:
+            raise ValueError(
+                "Backward after al.intervene has ended: gradient checkpointing would compute the "
+                "layers again without the interventions. Call backward() inside the block."
+            )
+
+    def _hook(self, name: str, bound: list[_Bound]) -> Callable:
+        def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+            self._fired.add(name)
+            for one in bound:
+                output = one(output, self._now)
+            return output
+
+        return hook
+
+    def _generate(self, inner: Callable) -> Callable:
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self._generating += 1
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self._generating -= 1
+
+        return generate
+
+    # ------------------------------------------------------------------ when it has run
+
+    def _check_effect(self) -> None:
+        silent = [name for name in self._bound if name not in self._fired]
+        if silent:
+            raise ValueError(
+                f"{len(silent)} of {len(self._bound)} sites never fired, e.g. {silent[0]!r}. "
+                "Expected the model to run inside the block: call it there, that same object."
+            )
+        for one in self.interventions:
+            matched = self._matched.get(one.where)
+            # The only read from the device; on the meta device there is nothing to read.
+            if matched is not None and not matched.is_meta and not bool(matched):
+                raise ValueError(
+                    f"No token met the conditions of {one!r} in {self._calls} forwards; padding "
+                    "never does. Check positions, tokens, tags and mask against the batch."
+                )
+
+
+def intervene(
+    model: nn.Module, interventions: Intervention | Iterable[Intervention]
+) -> Intervening:
+    """Changes activations while the model runs inside the block.
+
+    Works with any call of the model: every head, `generate` with and without a cache, autocast,
+    gradients (which flow through what is changed) and gradient checkpointing (call `backward()`
+    inside the block). `al.capture` sees the values that flow on, and blocks nest: the outer acts
+    first. At one site interventions act in the order of the list. Asking for `hook_scores` or
+    `hook_pattern` makes that layer run the eager kernel, whose data flows through them. Inside the
+    block code compiled by torch runs eagerly. Afterwards, also after an exception, hooks are as
+    before and the model is unchanged bit for bit.
+
+    Args:
+        model: One of arcee_lab's models.
+        interventions: `al.Ablate`, `al.Scale`, `al.Clamp`, `al.Add`, `al.ProjectOut`, `al.TopK`,
+            `al.Threshold`, `al.Cett`, `al.Patch` or `al.Replace`; none changes nothing.
+
+    Returns:
+        A context manager; its `set_tags` serves interventions with `tags=`.
+
+    Raises:
+        ValueError: For what does not fit the model, before any forward; for what does not fit a
+            call, in it; and, when the block ends, for a site that never fired or a condition that
+            no token met.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
+        >>> half = al.Scale("layers.0.self_attn.hook_z", 0.5, heads=[0], positions=-1)
+        >>> with al.intervene(model, [half, al.Ablate("layers.1.mlp.hook_post", units=[17])]):
+        ...     logits = model(**batch).logits
+    """
+    given = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
+    strange = [one for one in given if not isinstance(one, Intervention)]
+    if strange:
+        raise ValueError(
+            f"Expected interventions such as al.Ablate(...); got {type(strange[0]).__name__}."
+        )
+    return Intervening(anatomy(model), given)

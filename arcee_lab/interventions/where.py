@@ -1,0 +1,120 @@
+"""Which tokens of a call an intervention means."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from arcee_lab.calls import Call
+from arcee_lab.interventions.constants import Constant
+from arcee_lab.interventions.placing import Placed
+from arcee_lab.selection import Indices
+
+
+@dataclass(frozen=True)
+class Where:
+    """Conditions on tokens; a token is meant if all that are given hold. Never a padding token.
+
+    Attributes:
+        positions: From 0: attended tokens of the sequence, those in the cache included. Negative:
+            from the end of the call, so that -1 is each new token of a cached decode.
+        tokens: Ids.
+        tags: Numbers in the tensor that the block's `set_tags` was given.
+        mask: `[batch or 1, columns]`, True where meant. Columns are those of the whole sequence,
+            padding and cache included; columns past its end are not meant.
+    """
+
+    positions: Indices | None = None
+    tokens: Indices | None = None
+    tags: Indices | None = None
+    mask: Constant | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether there is no condition; then padding is changed too."""
+        return self == Where()
+
+    def check(self, call: Call, tags: Tensor | None) -> None:
+        """Checks what a call has to bring, from shapes alone.
+
+        Raises:
+            ValueError: If it lacks ids or tags, or its batch is not that of the mask or tags.
+        """
+        if self.tokens is not None and call.tokens is None:
+            raise ValueError(
+                "tokens= needs token ids, and the model was given inputs_embeds. Use positions= or "
+                "mask=."
+            )
+        if self.tags is not None and tags is None:
+            raise ValueError(
+                "tags= needs tags: call block.set_tags(tensor) inside the block, before the model."
+            )
+        given = {"mask": self.mask and self.mask.tensor, "set_tags": self.tags and tags}
+        for what, tensor in given.items():
+            if isinstance(tensor, Tensor) and tensor.shape[0] not in (1, call.batch):
+                raise ValueError(
+                    f"{what} has {tensor.shape[0]} rows and the call {call.batch} sequences; give "
+                    "one row a sequence (with beams, one a beam), or a single row for all."
+                )
+
+    def hits(
+        self, call: Call, device: torch.device, placed: Placed, tags: Tensor | None
+    ) -> Bool[Tensor, "batch pos"]:
+        """Which tokens of the call are meant; never reads from the device."""
+        real = hit = call.attended(device)
+        if self.positions is not None:
+            hit = hit & _at_positions(self.positions, call, real, placed)
+        if self.tokens is not None:
+            assert call.tokens is not None
+            ids = placed.index(self.tokens, device)
+            hit = hit & (call.tokens.to(device)[..., None] == ids).any(dim=-1)
+        if self.tags is not None:
+            assert tags is not None
+            given, inside = _own_columns(tags.to(device), call)
+            hit = hit & inside & (given[..., None] == placed.index(self.tags, device)).any(dim=-1)
+        if self.mask is not None:
+            given, inside = _own_columns(placed.tensor(self.mask.tensor, device), call)
+            hit = hit & inside & given
+        return hit
+
+
+def _at_positions(
+    positions: Indices, call: Call, real: Bool[Tensor, "batch pos"], placed: Placed
+) -> Bool[Tensor, "batch pos"]:
+    device = real.device
+    rank = real.cumsum(dim=1) - 1
+    hit = torch.zeros_like(real)
+    ahead = tuple(p for p in positions if p >= 0)
+    behind = tuple(p for p in positions if p < 0)
+    if ahead:
+        whole = rank + _attended_before(call, real)
+        hit = hit | (whole[..., None] == placed.index(ahead, device)).any(dim=-1)
+    if behind:
+        from_end = rank - real.sum(dim=1, keepdim=True)
+        hit = hit | (from_end[..., None] == placed.index(behind, device)).any(dim=-1)
+    return hit
+
+
+def _attended_before(call: Call, real: Bool[Tensor, "batch pos"]) -> int | Int[Tensor, "batch 1"]:
+    """Attended tokens of each sequence that lie in the cache."""
+    seen = call.seen
+    if (isinstance(seen, int) and seen == 0) or not isinstance(call.mask, Tensor):
+        return seen
+    mask = call.mask.to(real.device)
+    if mask.ndim == 2:
+        if mask.shape[1] == call.length:
+            return seen
+        earlier = torch.arange(mask.shape[1], device=mask.device) < seen
+        return ((mask != 0) & earlier).sum(dim=1, keepdim=True)
+    row = mask[:, 0, 0]  # what the call's first token may read, itself included
+    if row.dtype != torch.bool:
+        row = row > torch.finfo(row.dtype).min / 2 if row.is_floating_point() else row != 0
+    return (row.sum(dim=-1, keepdim=True) - real[:, :1].long()).clamp(min=0)
+
+
+def _own_columns(given: Tensor, call: Call) -> tuple[Tensor, Bool[Tensor, " pos"]]:
+    """The columns of a tensor over the whole sequence that are this call's, and which exist."""
+    columns = torch.arange(call.length, device=given.device) + call.seen
+    last = given.shape[1] - 1
+    return given.index_select(1, columns.clamp(max=last)), columns <= last
