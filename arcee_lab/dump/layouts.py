@@ -1,0 +1,127 @@
+"""From the activations of one site to the tensors of its shard, and back, exactly.
+
+`neuron`  the nonzeros unit by unit: "when does this neuron fire" reads one neuron's bytes
+`both`    the same, and again token by token: "what fires at this token" is as quick, at twice
+          the bytes
+`dense`   a value a cell, token by token
+`int8`    a byte a cell and a float32 scale a token: each value is off by at most half a scale,
+          which is its token's largest magnitude / 254
+
+The nonzeros lie in whichever of three encodings is the smallest at a shard's density, see
+`arcee_lab.dump.sparse.encoding_of`. The sign of a zero is kept by `dense` alone.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arcee_lab.dump import sparse
+from arcee_lab.dump.block import TOKEN, UNIT, Block
+from arcee_lab.dump.int8 import quantise
+from arcee_lab.dump.sparse import Rows
+
+LAYOUTS = ("neuron", "both", "dense", "int8")
+SPARSE_LAYOUTS = ("neuron", "both")
+MOST_TOKENS = sparse.LONGEST  # of a shard: a token's number within it takes 16 bits
+
+
+class Builder:
+    """Gathers the activations of one site batch by batch, compressed, until a shard is full.
+
+    Example:
+        >>> import torch
+        >>> from arcee_lab.dump.layouts import Builder
+        >>> builder = Builder("neuron", width=2, dtype=torch.float32)
+        >>> builder.add(torch.tensor([[0.0, 1.5], [0.0, 0.0], [0.5, 0.0]]))
+        >>> block = builder.finish()
+        >>> block.nonzeros, block.dense().tolist()
+        (2, [[0.0, 1.5], [0.0, 0.0], [0.5, 0.0]])
+    """
+
+    def __init__(self, layout: str, *, width: int, dtype: torch.dtype):
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+        self._layout = layout
+        self._width = width
+        self._dtype = dtype
+        self.tokens = 0
+        self._by_unit: list[Rows] = []
+        self._by_token: list[Rows] = []
+        self._dense: list[Tensor] = []
+
+    def add(self, x: Float[Tensor, "token width"]) -> None:
+        """Takes the next tokens; the tensor is free to be changed afterwards.
+
+        Args:
+            x: Activations on the CPU, of the site's dtype. Half of the work is a transposition,
+                which is saved where `x.t()` is contiguous already.
+
+        Raises:
+            ValueError: Another width or dtype, or more than 65,536 tokens in all.
+        """
+        if x.shape[1] != self._width or x.dtype != self._dtype:
+            raise ValueError(
+                f"got {list(x.shape)} {x.dtype}; expected width {self._width} and {self._dtype}"
+            )
+        if self.tokens + len(x) > MOST_TOKENS:
+            raise ValueError(
+                f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}"
+            )
+        self.tokens += len(x)
+        if self._layout not in SPARSE_LAYOUTS:
+            self._dense.append(x.clone())
+            return
+        # torch transposes block by block, numpy cell by cell.
+        self._by_unit.append(sparse.compress(sparse.to_bits(x.t().contiguous())))
+        if self._layout == "both":
+            self._by_token.append(sparse.compress(sparse.to_bits(x.contiguous())))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held in memory."""
+        sparse_rows = [*self._by_unit, *self._by_token]
+        held = sum(r.offsets.nbytes + r.index.nbytes + r.values.nbytes for r in sparse_rows)
+        return held + sum(x.nbytes for x in self._dense)
+
+    def finish(self) -> Block:
+        """Hands over the block and forgets it, so that the next one can begin."""
+        if not self.tokens:
+            self.add(torch.zeros(0, self._width, dtype=self._dtype))
+        tensors: dict[str, Tensor] = {}
+        nonzeros = None
+        if self._layout in SPARSE_LAYOUTS:
+            by_unit = sparse.beside(self._by_unit)
+            nonzeros = len(by_unit.values)
+            tensors |= _named(UNIT, by_unit, self._dtype)
+            if self._layout == "both":
+                tensors |= _named(TOKEN, sparse.below(self._by_token), self._dtype)
+        else:
+            x = torch.cat(self._dense)
+            if self._layout == "int8":
+                tensors[TOKEN + "values"], tensors[TOKEN + "scales"] = quantise(x)
+            else:
+                tensors[TOKEN + "values"] = x
+        block = Block(tensors, self.tokens, self._width, self._dtype, nonzeros)
+        self.tokens, self._by_unit, self._by_token, self._dense = 0, [], [], []
+        return block
+
+
+def encode(x: Float[Tensor, "token width"], layout: str = "neuron") -> Block:
+    """The block of one tensor; `Builder` does the same batch by batch.
+
+    Args:
+        x: Activations on the CPU; at most 65,536 tokens.
+        layout: One of `LAYOUTS`.
+    """
+    builder = Builder(layout, width=x.shape[1], dtype=x.dtype)
+    builder.add(x)
+    return builder.finish()
+
+
+def _named(prefix: str, rows: Rows, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        prefix + name: sparse.from_bits(array, dtype)
+        if name == "values"
+        else torch.from_numpy(array)
+        for name, array in sparse.pack(rows).items()
+    }

@@ -1,0 +1,382 @@
+"""The manifest of an activation store: what it holds, of which model, and where, as JSON.
+
+A manifest may come from a stranger. `Manifest.parse` believes nothing: every field is checked for
+its type and range, every path for leaving the folder, and the shards for covering each token once.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+
+from arcee_lab import storage
+from arcee_lab.dump.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS
+
+MANIFEST = "manifest.json"
+FORMAT = "arcee_lab.dump"
+VERSION = 1
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
+_LARGEST = 2**28  # bytes of a manifest; a million shard files take less
+_PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
+
+
+def stored_as(site: str) -> str:
+    """The site whose values a store keeps for `site`: relu(u) for relu(u)², else itself.
+
+    The square is computed again when it is asked for, by the same rounding as the model's; relu(u)
+    has the wider range (in float16 the square overflows from 256 on).
+    """
+    return site.removesuffix(_POST) + _RELU if site.endswith(_POST) else site
+
+
+def shard_path(what: str, number: int) -> str:
+    """Where a shard lies in the folder: of a site by its name, or of `tokens`."""
+    return f"{what}/{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a store.
+
+    Attributes:
+        path: From the store's folder, with forward slashes.
+        bytes: Its size.
+        sha256: Its checksum.
+        nonzeros: Values that are not zero; None for tokens and where the layout counts none.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    nonzeros: int | None = None
+
+    def within(self, folder: str | Path) -> Path:
+        """The file's place on disk.
+
+        Raises:
+            ValueError: It leads out of the folder, by a link.
+        """
+        folder = Path(folder)
+        path = folder / self.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} leads out of the store; expected a file inside {folder}")
+        return path
+
+
+@dataclass(frozen=True)
+class StoredSite:
+    """What is stored of one hook point.
+
+    Attributes:
+        name: Canonical name; neurons are stored as `hook_relu`, see `stored_as`.
+        shape: Sizes of its axes after batch and pos.
+        dtype: `bfloat16`, `float16` or `float32`.
+        layout: See `arcee_lab.dump.layouts`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+
+    @property
+    def width(self) -> int:
+        """Values a token."""
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        return DTYPES[self.dtype]
+
+    @property
+    def counts_nonzeros(self) -> bool:
+        """Whether its files state how many values are not zero."""
+        return self.layout in SPARSE_LAYOUTS
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A range of tokens.
+
+    Attributes:
+        start: Its first token.
+        stop: The token behind its last one.
+        tokens: The file of ids, positions and so on.
+        sites: Site name -> file.
+    """
+
+    start: int
+    stop: int
+    tokens: StoredFile
+    sites: Mapping[str, StoredFile]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store holds.
+
+    Attributes:
+        model: `name`, `fingerprint`, `dtype` and `config` of the model.
+        tokenizer: `name` and `fingerprint`.
+        data: Where the texts came from; has a `fingerprint`.
+        settings: What makes the batches what they are; has a `seed`.
+        versions: Package -> version.
+        sites: What is stored, in forward order.
+        shards: In the order of their tokens.
+        tags: Name of a further number a token -> what its values mean, or None.
+    """
+
+    model: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sites: tuple[StoredSite, ...]
+    shards: tuple[StoredShard, ...]
+    tags: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the store."""
+        return self.shards[-1].stop if self.shards else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shard files."""
+        return sum(
+            file.bytes for shard in self.shards for file in (shard.tokens, *shard.sites.values())
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values; `parse` is the inverse."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(self.model),
+            "tokenizer": dict(self.tokenizer),
+            "data": dict(self.data),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "tags": {name: labels and list(labels) for name, labels in self.tags.items()},
+            "n_tokens": self.n_tokens,
+            "sites": [
+                {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "layout": s.layout}
+                for s in self.sites
+            ],
+            "shards": [
+                {
+                    "start": shard.start,
+                    "stop": shard.stop,
+                    "tokens": _file_json(shard.tokens),
+                    "sites": {name: _file_json(file) for name, file in shard.sites.items()},
+                }
+                for shard in self.shards
+            ],
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `manifest.json`, atomically; the last thing that a finished store gets."""
+        value = self.to_json()
+        Manifest.parse(value)  # what is written can be read
+        return storage.write_json(Path(folder) / MANIFEST, value)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest":
+        """Reads and checks the manifest of a folder.
+
+        Raises:
+            ValueError: No store, an unfinished or a damaged one, or one of a later format.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            kind = "holds no manifest.json" if Path(folder).is_dir() else "is no folder"
+            raise ValueError(
+                f"activation store {folder} {kind}; expected a folder that a dump finished. "
+                "Where a dump was interrupted, repeat its command first"
+            )
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path} is {path.stat().st_size} bytes; expected at most {_LARGEST}")
+        try:
+            value = json.loads(path.read_bytes(), parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error}; get the store again") from error
+        try:
+            return cls.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, value: Any) -> "Manifest":
+        """Checks JSON values and makes a manifest of them.
+
+        Raises:
+            ValueError: A missing, superfluous or impossible field, named.
+        """
+        top = _Fields(value, "the manifest")
+        if top.text("format") != FORMAT:
+            raise ValueError(f"format is {value['format']!r}; expected {FORMAT!r}")
+        if (version := top.number("version")) != VERSION:
+            raise ValueError(
+                f"format version is {version}; this arcee_lab reads version {VERSION}. Read it "
+                "with the arcee_lab that wrote it, or with a newer one"
+            )
+        model = top.table("model", "name", "fingerprint", "dtype")
+        if not isinstance(model.get("config"), dict):
+            raise ValueError("model.config is missing; expected the model's config")
+        sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
+        if len({site.name for site in sites}) < len(sites):
+            raise ValueError("two sites have one name; expected each once")
+        shards = tuple(
+            _shard(item, f"shard {at}", sites) for at, item in enumerate(top.list("shards"))
+        )
+        _check_cover(shards, top.number("n_tokens"))
+        manifest = cls(
+            model=model,
+            tokenizer=top.table("tokenizer", "name", "fingerprint"),
+            data=top.table("data", "fingerprint"),
+            settings=top.table("settings"),
+            versions=top.table("versions"),
+            sites=sites,
+            shards=shards,
+            tags={name: _labels(name, labels) for name, labels in top.table("tags").items()},
+        )
+        top.done()
+        return manifest
+
+
+class _Fields:
+    """An object of the manifest, read field by field; what nobody asked for is an error."""
+
+    def __init__(self, value: Any, where: str):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {type(value).__name__}; expected an object")
+        self.value, self.where, self.read = value, where, set()
+
+    def get(self, name: str, kind: type) -> Any:
+        self.read.add(name)
+        got = self.value.get(name)
+        if not isinstance(got, kind) or isinstance(got, bool):
+            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}")
+        return got
+
+    def text(self, name: str) -> str:
+        return self.get(name, str)
+
+    def list(self, name: str) -> list[Any]:
+        return self.get(name, list)
+
+    def number(self, name: str, most: int = 2**62) -> int:
+        got = self.get(name, int)
+        if not 0 <= got <= most:
+            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}")
+        return got
+
+    def table(self, name: str, *texts: str) -> dict[str, Any]:
+        got = self.get(name, dict)
+        for text in texts:
+            _Fields(got, f"{self.where}: {name}").text(text)
+        return got
+
+    def done(self) -> None:
+        if more := sorted(set(self.value) - self.read):
+            raise ValueError(f"{self.where} has unknown fields {_short(more)}")
+
+
+def _site(value: Any, at: int) -> StoredSite:
+    fields = _Fields(value, f"site {at}")
+    name, shape = fields.text("name"), fields.list("shape")
+    if not _PATH.fullmatch(name) or "/" in name:
+        raise ValueError(f"site {at}: {_short(name)} is no hook point's name")
+    if not shape or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+        raise ValueError(f"{name}: shape is {_short(shape)}; expected positive sizes")
+    if math.prod(shape) >= 2**31:
+        raise ValueError(f"{name}: shape {_short(shape)} has too many values a token")
+    dtype, layout = fields.text("dtype"), fields.text("layout")
+    for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
+        if got not in known:
+            raise ValueError(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}")
+    fields.done()
+    return StoredSite(name, tuple(shape), dtype, layout)
+
+
+def _shard(value: Any, where: str, sites: tuple[StoredSite, ...]) -> StoredShard:
+    fields = _Fields(value, where)
+    start, stop = fields.number("start"), fields.number("stop")
+    if not start < stop <= start + MOST_TOKENS:
+        raise ValueError(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS} tokens")
+    files = fields.table("sites")
+    if set(files) != {site.name for site in sites}:
+        raise ValueError(f"{where} has files of {_short(sorted(files))}; expected one a site")
+    tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
+    of_sites = {
+        site.name: _file(
+            files[site.name],
+            f"{where}: {site.name}",
+            most=(stop - start) * site.width if site.counts_nonzeros else None,
+        )
+        for site in sites
+    }
+    fields.done()
+    return StoredShard(start, stop, tokens, of_sites)
+
+
+def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
+    fields = _Fields(value, where)
+    path, sha256 = fields.text("path"), fields.text("sha256")
+    if not _PATH.fullmatch(path) or PurePosixPath(path).suffix != ".safetensors":
+        raise ValueError(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")
+    nonzeros = None if most is None else fields.number("nonzeros", most)
+    size = fields.number("bytes")
+    fields.done()
+    return StoredFile(path, size, sha256, nonzeros)
+
+
+def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
+    at = 0
+    for number, shard in enumerate(shards):
+        if shard.start != at:
+            what = "twice" if shard.start < at else "not at all"
+            raise ValueError(
+                f"shard {number} starts at token {shard.start}; expected {at}, or the tokens "
+                f"between are stored {what}"
+            )
+        at = shard.stop
+    if at != n_tokens:
+        raise ValueError(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
+    paths = [file.path.lower() for s in shards for file in (s.tokens, *s.sites.values())]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two shards name one file; expected each its own")
+
+
+def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"tag {_short(name)}: expected a list of words, or null")
+    return tuple(labels)
+
+
+def _file_json(file: StoredFile) -> dict[str, Any]:
+    value = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+    return value if file.nonzeros is None else value | {"nonzeros": file.nonzeros}
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

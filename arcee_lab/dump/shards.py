@@ -1,0 +1,137 @@
+"""Shard files: written whole or not at all, and believed only after a look.
+
+A shard is one safetensors file without metadata, so the same content gives the same bytes. Reading
+maps the file: what is not asked for is not read.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arcee_lab import storage
+from arcee_lab.dump.block import TOKEN, UNIT, Block
+from arcee_lab.dump.manifest import StoredFile, StoredSite
+from arcee_lab.dump.sparse import encoding_of, index_dtype
+from arcee_lab.dump.tokens import Tokens
+
+_HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
+
+
+def write(folder: str | Path, path: str, content: Block | Tokens) -> StoredFile:
+    """Writes one shard file, atomically; its folder is made where it does not exist.
+
+    Args:
+        folder: The store.
+        path: Where in it, see `arcee_lab.dump.manifest.shard_path`.
+        content: A site's block, or the tokens.
+
+    Returns:
+        What the manifest says of the file.
+    """
+    tensors = content.tensors() if isinstance(content, Tokens) else dict(content.tensors)
+    nonzeros = None if isinstance(content, Tokens) else content.nonzeros
+    target = Path(folder) / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_atomic(target, lambda part: save_file(tensors, part))
+    return StoredFile(path, target.stat().st_size, storage.sha256(target), nonzeros)
+
+
+def read_tokens(
+    folder: str | Path, file: StoredFile, *, length: int, tags: Iterable[str]
+) -> Tokens:
+    """Opens a shard of tokens.
+
+    Raises:
+        ValueError: The file is missing, damaged, or not what the manifest says.
+    """
+    path = file.within(folder)
+    tensors = _open(path, file)
+    try:
+        return Tokens.of(tensors, length=length, tags=tags)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_block(folder: str | Path, file: StoredFile, site: StoredSite, *, length: int) -> Block:
+    """Opens a shard of a site, and checks all that reading it relies on but the values' bytes.
+
+    Raises:
+        ValueError: The file is missing, damaged, or not what the manifest says.
+    """
+    path = file.within(folder)
+    tensors = _open(path, file)
+    try:
+        _check(tensors, site, length, file.nonzeros)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """The error for a shard that is not what it should be."""
+    return ValueError(
+        f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
+        "store, and with --repair computes it again"
+    )
+
+
+def _open(path: Path, file: StoredFile) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise damaged(path, "it is missing")
+    if (size := path.stat().st_size) != file.bytes:
+        raise damaged(path, f"it has {size} bytes; expected {file.bytes}")
+    try:
+        with safe_open(path, framework="pt") as opened:  # bounds and lengths are checked here
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def _check(
+    tensors: Mapping[str, Tensor], site: StoredSite, length: int, nonzeros: int | None
+) -> None:
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for prefix in _HALVES[site.layout]:
+        rows, width = (site.width, length) if prefix == UNIT else (length, site.width)
+        if nonzeros is None:
+            encoding = site.layout
+        else:
+            encoding = encoding_of(
+                rows=rows, width=width, nonzeros=nonzeros, itemsize=site.torch_dtype.itemsize
+            )
+        index = torch.uint16 if index_dtype(width).itemsize == 2 else torch.uint32
+        entries = (nonzeros or 0,)
+        shapes = {
+            "dense": {"values": ((rows, width), site.torch_dtype)},
+            "int8": {"values": ((rows, width), torch.int8), "scales": ((rows,), torch.float32)},
+            "index": {
+                "offsets": ((rows + 1,), torch.int64),
+                "index": (entries, index),
+                "values": (entries, site.torch_dtype),
+            },
+            "bitmap": {
+                "offsets": ((rows + 1,), torch.int64),
+                "bits": ((rows, -(-width // 8)), torch.uint8),
+                "values": (entries, site.torch_dtype),
+            },
+        }[encoding]
+        expected |= {prefix + name: shape for name, shape in shapes.items()}
+    got = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    if got != expected:
+        wrong = sorted(n for n in got.keys() | expected.keys() if got.get(n) != expected.get(n))
+        raise ValueError(
+            f"its {wrong[0]} is {got.get(wrong[0])}; expected {expected.get(wrong[0])}"
+        )
+    for prefix in _HALVES[site.layout]:
+        if prefix + "offsets" in tensors:
+            _check_offsets(tensors[prefix + "offsets"].numpy(), nonzeros or 0)
+
+
+def _check_offsets(offsets: np.ndarray, nonzeros: int) -> None:
+    if offsets[0] != 0 or offsets[-1] != nonzeros or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"its offsets do not rise from 0 to its {nonzeros} nonzeros")

@@ -1,0 +1,300 @@
+"""The nonzeros of a matrix, row by row, exact to the bit, and the smallest way to keep them.
+
+Values travel as bit patterns, since numpy has no bfloat16. All of it is vectorised and free of
+Python loops over rows; indices take 16 bits wherever a row has at most 65,536 columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LONGEST = 65_536  # columns that a 16-bit index reaches
+_BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32}
+_SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
+_AT_ONCE = 1 << 26  # cells that one piece of a conversion may hold as booleans
+
+
+def to_bits(x: Tensor) -> np.ndarray:
+    """The bit patterns of a floating tensor on the CPU, in its own memory.
+
+    Raises:
+        ValueError: A dtype other than bfloat16, float16 and float32.
+    """
+    if x.dtype not in _BITS:
+        raise ValueError(f"got {x.dtype}; expected bfloat16, float16 or float32")
+    bits = np.dtype(_BITS[x.dtype])
+    signed = torch.int16 if bits.itemsize == 2 else torch.int32
+    return x.view(signed).numpy().view(bits)
+
+
+def from_bits(bits: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """The inverse of `to_bits`."""
+    return torch.from_numpy(bits.view(_SIGNED[bits.dtype])).view(dtype)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The nonzeros of a matrix.
+
+    Attributes:
+        offsets: int64, rows + 1 of them: row m has the entries from offsets[m] to offsets[m + 1].
+        index: The column of each entry, rising within a row; uint16, or uint32 beyond 65,536.
+        values: Its bit pattern.
+        width: Columns of the matrix.
+    """
+
+    offsets: np.ndarray
+    index: np.ndarray
+    values: np.ndarray
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Entries a row."""
+        return np.diff(self.offsets)
+
+    @property
+    def row(self) -> np.ndarray:
+        """The row of each entry."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def dense(self) -> np.ndarray:
+        """The whole matrix, as bit patterns."""
+        cells = np.zeros(len(self) * self.width, dtype=self.values.dtype)
+        cells[self.row * self.width + self.index] = self.values
+        return cells.reshape(len(self), self.width)
+
+    def transposed(self) -> "Rows":
+        """The same matrix, columns for rows."""
+        order = np.argsort(self.index, kind="stable")  # a radix sort for 16 bits
+        counts = np.bincount(self.index, minlength=self.width)
+        return Rows(
+            offsets=_offsets(counts),
+            index=self.row.astype(index_dtype(len(self)))[order],
+            values=self.values[order],
+            width=len(self),
+        )
+
+
+def index_dtype(width: int) -> np.dtype:
+    """uint16 for rows of at most 65,536 columns, else uint32."""
+    return np.dtype(np.uint16 if width <= LONGEST else np.uint32)
+
+
+def compress(bits: np.ndarray) -> Rows:
+    """Finds the nonzeros of a matrix of bit patterns; zeros of either sign are left out."""
+    n_rows, width = bits.shape
+    bits = np.ascontiguousarray(bits).reshape(-1)
+    flat = np.flatnonzero(bits != 0)
+    values = bits[flat]
+    minus_zero = values == 1 << (8 * bits.itemsize - 1)
+    if minus_zero.any():
+        flat, values = flat[~minus_zero], values[~minus_zero]
+    starts = np.arange(n_rows + 1) * width
+    offsets = np.searchsorted(flat, starts)
+    # Both sides wrap around alike, so that their difference is right in 16 bits too.
+    index = flat.astype(index_dtype(width))
+    index -= np.repeat(starts[:-1].astype(index.dtype), np.diff(offsets))
+    return Rows(offsets.astype(np.int64), index, values, width)
+
+
+def below(pieces: Sequence[Rows]) -> Rows:
+    """Puts matrices of one width below one another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Rows(
+        offsets=_offsets(np.concatenate([piece.counts for piece in pieces])),
+        index=np.concatenate([piece.index for piece in pieces]),
+        values=np.concatenate([piece.values for piece in pieces]),
+        width=pieces[0].width,
+    )
+
+
+def beside(pieces: Sequence[Rows]) -> Rows:
+    """Puts matrices of as many rows beside one another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    counts = np.stack([piece.counts for piece in pieces])
+    offsets = _offsets(counts.sum(axis=0))
+    width = sum(piece.width for piece in pieces)
+    index = np.empty(offsets[-1], dtype=index_dtype(width))
+    values = np.empty(offsets[-1], dtype=pieces[0].values.dtype)
+    at, columns = offsets[:-1].copy(), 0
+    for piece, count in zip(pieces, counts, strict=True):
+        target = np.arange(len(piece.index))
+        target += np.repeat(at - piece.offsets[:-1], count)
+        index[target] = piece.index.astype(index.dtype) + index.dtype.type(columns)
+        values[target] = piece.values
+        at += count
+        columns += piece.width
+    return Rows(offsets, index, values, width)
+
+
+def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:
+    """The encoding that takes the fewest bytes: `index`, `bitmap` or `dense`, at a tie the first.
+
+    `index` takes a column number and a value a nonzero, `bitmap` one bit a cell and a value a
+    nonzero, `dense` a value a cell. With 16-bit numbers that makes `index` the smallest up to one
+    nonzero in 16 cells and, for 16-bit values, `dense` beyond 15 in 16.
+    """
+    sizes = {
+        "index": nonzeros * (index_dtype(width).itemsize + itemsize),
+        "bitmap": rows * -(-width // 8) + nonzeros * itemsize,
+        "dense": rows * width * itemsize,
+    }
+    return min(sizes, key=lambda name: sizes[name])
+
+
+def pack(rows: Rows) -> dict[str, np.ndarray]:
+    """The arrays of the smallest encoding.
+
+    Returns:
+        `offsets`, `index` and `values`; or `offsets`, `bits` (a byte for eight columns, the first
+        in the lowest bit, each row from a new byte) and `values`; or `values` alone, in two axes.
+    """
+    encoding = encoding_of(
+        rows=len(rows),
+        width=rows.width,
+        nonzeros=len(rows.values),
+        itemsize=rows.values.itemsize,
+    )
+    if encoding == "dense":
+        return {"values": rows.dense()}
+    if encoding == "index":
+        return {"offsets": rows.offsets, "index": rows.index, "values": rows.values}
+    bits = np.empty((len(rows), -(-rows.width // 8)), dtype=np.uint8)
+    step = max(1, _AT_ONCE // max(1, rows.width))
+    for start in range(0, len(rows), step):
+        stop = min(start + step, len(rows))
+        entries = slice(rows.offsets[start], rows.offsets[stop])
+        cells = np.zeros((stop - start) * rows.width, dtype=bool)
+        counts = np.diff(rows.offsets[start : stop + 1])
+        cells[np.repeat(np.arange(stop - start) * rows.width, counts) + rows.index[entries]] = True
+        bits[start:stop] = np.packbits(
+            cells.reshape(stop - start, rows.width), axis=1, bitorder="little"
+        )
+    return {"offsets": rows.offsets, "bits": bits, "values": rows.values}
+
+
+def unpack(arrays: Mapping[str, np.ndarray], which: Sequence[int] | slice, *, width: int) -> Rows:
+    """Reads some rows, and only their bytes.
+
+    Args:
+        arrays: What `pack` returned, with offsets that have been checked.
+        which: The rows, in any order, or a slice of them.
+        width: Columns of the matrix.
+
+    Raises:
+        ValueError: Columns out of range or out of order, or bits that do not fit the offsets.
+    """
+    values = arrays["values"]
+    if "offsets" not in arrays:
+        return compress(values[which])
+    offsets = arrays["offsets"]
+    chosen = np.arange(len(offsets) - 1)[which]
+    counts = offsets[chosen + 1] - offsets[chosen]
+    new = _offsets(counts)
+    if "bits" in arrays:
+        index = _set_bits(arrays["bits"], chosen, counts, width)
+    else:
+        index = _gather(arrays["index"], offsets, chosen)
+        _check_rising(index, new, width)
+    return Rows(new, index, _gather(values, offsets, chosen), width)
+
+
+def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, width: int) -> Rows:
+    """Reads a range of columns of all rows, without decoding the others.
+
+    Raises:
+        ValueError: As `unpack`.
+    """
+    values = arrays["values"]
+    if "offsets" not in arrays:
+        return compress(values[:, start:stop])
+    offsets = arrays["offsets"]
+    if "bits" in arrays:
+        bits = arrays["bits"]
+        first = start // 8
+        low = offsets[:-1] + np.bitwise_count(bits[:, :first]).sum(axis=1, dtype=np.int64)
+        cells = np.unpackbits(bits[:, first : -(-stop // 8)], axis=1, bitorder="little")
+        low += np.count_nonzero(cells[:, : start - 8 * first], axis=1)
+        cells = cells[:, start - 8 * first : stop - 8 * first]
+        high = low + np.count_nonzero(cells, axis=1)
+        if (high > offsets[1:]).any():
+            raise ValueError("its bitmap and its offsets disagree on the number of nonzeros")
+        index = (np.flatnonzero(cells) % max(1, stop - start)).astype(index_dtype(stop - start))
+        return Rows(_offsets(high - low), index, values[_runs(low, high)], stop - start)
+    low = _first_at_least(arrays["index"], offsets, start)
+    high = _first_at_least(arrays["index"], offsets, stop)
+    entries = _runs(low, np.maximum(low, high))
+    index, new = arrays["index"][entries], _offsets(np.maximum(high - low, 0))
+    if len(index) and (index.min() < start or index.max() >= stop):
+        raise ValueError("its indices do not rise within a row")
+    index = (index - index.dtype.type(start)).astype(index_dtype(stop - start))
+    _check_rising(index, new, stop - start)
+    return Rows(new, index, values[entries], stop - start)
+
+
+def _first_at_least(index: np.ndarray, offsets: np.ndarray, column: int) -> np.ndarray:
+    """For each row the first entry whose column is not below `column`: a binary search of all."""
+    low, high = offsets[:-1].copy(), offsets[1:].copy()
+    while (searching := np.flatnonzero(low < high)).size:
+        middle = (low[searching] + high[searching]) // 2
+        below = index[middle] < column
+        low[searching[below]] = middle[below] + 1
+        high[searching[~below]] = middle[~below]
+    return low
+
+
+def _runs(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The numbers from low[i] up to high[i], one run behind the other."""
+    counts = high - low
+    return np.arange(counts.sum()) + np.repeat(low - _offsets(counts)[:-1], counts)
+
+
+def _gather(entries: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+        return entries[offsets[chosen[0]] : offsets[chosen[-1] + 1]]
+    parts = [entries[offsets[row] : offsets[row + 1]] for row in chosen]
+    return np.concatenate(parts) if parts else entries[:0]
+
+
+def _set_bits(bits: np.ndarray, chosen: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
+    parts = []
+    step = max(1, _AT_ONCE // max(1, width))
+    for start in range(0, len(chosen), step):
+        rows = chosen[start : start + step]
+        cells = np.unpackbits(bits[rows], axis=1, bitorder="little")
+        if cells[:, width:].any():
+            raise ValueError("its bitmap has bits beyond the last column")
+        cells = cells[:, :width].view(bool)
+        expected = counts[start : start + step]
+        if not np.array_equal(np.count_nonzero(cells, axis=1), expected):
+            raise ValueError("its bitmap and its offsets disagree on the number of nonzeros")
+        flat = np.flatnonzero(cells)
+        index = flat.astype(index_dtype(width))
+        index -= np.repeat((np.arange(len(rows)) * width).astype(index.dtype), expected)
+        parts.append(index)
+    return np.concatenate(parts) if parts else np.empty(0, dtype=index_dtype(width))
+
+
+def _check_rising(index: np.ndarray, offsets: np.ndarray, width: int) -> None:
+    if not len(index):
+        return
+    if int(index.max()) >= width:
+        raise ValueError(f"it has an index of {int(index.max())} where there are {width} columns")
+    falls = np.flatnonzero(index[1:] <= index[:-1]) + 1
+    if not np.isin(falls, offsets).all():
+        raise ValueError("its indices do not rise within a row")
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets

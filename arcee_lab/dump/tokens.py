@@ -1,0 +1,101 @@
+"""What is known of each stored token beside its activations; stored once, for all sites."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+TAG = "tag."
+_DTYPES = {
+    "ids": torch.int32,
+    "positions": torch.int32,
+    "documents": torch.int32,
+    "windows": torch.int32,
+    "attended": torch.bool,
+    "first": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A run of tokens, in the order in which a store holds them.
+
+    The tokens of a window follow one another, and so do the windows of a document.
+
+    Attributes:
+        ids: Token ids.
+        positions: Place of each token in its window, as the model counted it.
+        documents: Number of the document it comes from.
+        windows: Number of the window that the model read it in.
+        attended: False for padding.
+        first: True at a window's first token and at BOS: statistics keep these apart.
+        tags: Further whole numbers a token, by name.
+    """
+
+    ids: Int[Tensor, " token"]
+    positions: Int[Tensor, " token"]
+    documents: Int[Tensor, " token"]
+    windows: Int[Tensor, " token"]
+    attended: Bool[Tensor, " token"]
+    first: Bool[Tensor, " token"]
+    tags: Mapping[str, Int[Tensor, " token"]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as a shard file holds them.
+
+        Raises:
+            ValueError: A number that does not fit 32 bits, or a tag of another length.
+        """
+        named = {name: getattr(self, name) for name in _DTYPES}
+        named |= {TAG + name: values for name, values in self.tags.items()}
+        stored = {}
+        for name, values in named.items():
+            dtype = _DTYPES.get(name, torch.int32)
+            stored[name] = values.to(dtype).contiguous()
+            if len(values) != len(self) or not torch.equal(stored[name].to(values.dtype), values):
+                raise ValueError(
+                    f"tokens: {name} has {len(values)} values of {values.dtype} for {len(self)} "
+                    f"tokens; expected one a token that fits {dtype}"
+                )
+        return stored
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *, length: int, tags: Iterable[str]) -> "Tokens":
+        """The inverse of `tensors`, for a file that has not been checked yet.
+
+        Raises:
+            ValueError: Tensors are missing, superfluous, or of another dtype or length.
+        """
+        dtypes = _DTYPES | {TAG + name: torch.int32 for name in tags}
+        if set(tensors) != set(dtypes):
+            raise ValueError(f"it holds {sorted(tensors)}; expected {sorted(dtypes)}")
+        for name, dtype in dtypes.items():
+            if tensors[name].dtype != dtype or tensors[name].shape != (length,):
+                got = f"{list(tensors[name].shape)} {tensors[name].dtype}"
+                raise ValueError(f"its {name} are {got}; expected [{length}] {dtype}")
+        return cls(
+            **{name: tensors[name] for name in _DTYPES},
+            tags={name: tensors[TAG + name] for name in tags},
+        )
+
+    def __getitem__(self, which: slice | Tensor) -> "Tokens":
+        columns: dict[str, Any] = {name: getattr(self, name)[which] for name in _DTYPES}
+        columns["tags"] = {name: tag[which] for name, tag in self.tags.items()}
+        return Tokens(**columns)
+
+    @classmethod
+    def join(cls, parts: Sequence["Tokens"]) -> "Tokens":
+        """The runs one behind the other, which agree on their tags."""
+        columns: dict[str, Any] = {
+            name: torch.cat([torch.zeros(0, dtype=dtype), *(getattr(p, name) for p in parts)])
+            for name, dtype in _DTYPES.items()
+        }
+        names = parts[0].tags if parts else ()
+        columns["tags"] = {name: torch.cat([part.tags[name] for part in parts]) for name in names}
+        return cls(**columns)

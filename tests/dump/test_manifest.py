@@ -1,0 +1,137 @@
+"""The manifest: what is written is read, and nothing else is believed."""
+
+import copy
+import json
+
+import pytest
+from stores import make_store
+
+from arcee_lab.dump.manifest import MANIFEST, Manifest, stored_as
+
+BAD = {
+    "another format": (lambda m: m.update(format="zarr"), "format is 'zarr'"),
+    "a later version": (lambda m: m.update(version=2), "version is 2; this arcee_lab reads"),
+    "a version that is a word": (lambda m: m.update(version="1"), "version is '1'; expected int"),
+    "no model": (lambda m: m.pop("model"), "model is None; expected dict"),
+    "no fingerprint": (lambda m: m["model"].pop("fingerprint"), "model: fingerprint is None"),
+    "no config": (lambda m: m["model"].pop("config"), "model.config is missing"),
+    "an unknown field": (lambda m: m.update(extra=1), r"unknown fields \['extra'\]"),
+    "an unknown field of a file": (
+        lambda m: m["shards"][0]["tokens"].update(url="x"),
+        "shard 0: tokens has unknown fields",
+    ),
+    "an unknown dtype": (lambda m: m["sites"][0].update(dtype="float64"), "dtype is 'float64'"),
+    "an unknown layout": (lambda m: m["sites"][0].update(layout="csr"), "layout is 'csr'"),
+    "a negative width": (lambda m: m["sites"][0].update(shape=[-3]), r"shape is \[-3\]"),
+    "a width that overflows": (lambda m: m["sites"][0].update(shape=[2**20, 2**20]), "too many"),
+    "a true width": (lambda m: m["sites"][0].update(shape=[True]), r"shape is \[True\]"),
+    "a site twice": (lambda m: m["sites"].append(m["sites"][0]), "two sites have one name"),
+    "a site that is a path": (lambda m: m["sites"][0].update(name="../x"), "no hook point's name"),
+    "a site without files": (
+        lambda m: m["shards"][1]["sites"].pop("layers.0.mlp.hook_relu"),
+        "shard 1 has files of",
+    ),
+    "a gap": (lambda m: m["shards"][1].update(start=21), "stored not at all"),
+    "an overlap": (lambda m: m["shards"][1].update(start=19), "stored twice"),
+    "a shard that runs backwards": (lambda m: m["shards"][1].update(stop=20), "tokens 20 to 20"),
+    "a shard too long": (lambda m: m["shards"][2].update(stop=10**6), "expected 1 to 65536"),
+    "a lost shard": (lambda m: m["shards"].pop(), "end at token 41; expected n_tokens, 47"),
+    "one file twice": (
+        lambda m: m["shards"][1].update(tokens=m["shards"][0]["tokens"]),
+        "two shards name one file",
+    ),
+    "a checksum that is none": (
+        lambda m: m["shards"][0]["tokens"].update(sha256="no"),
+        "sha256 is 'no'",
+    ),
+    "a negative size": (lambda m: m["shards"][0]["tokens"].update(bytes=-1), "bytes is -1"),
+    "more nonzeros than cells": (
+        lambda m: m["shards"][0]["sites"]["layers.0.mlp.hook_relu"].update(nonzeros=20 * 23 + 1),
+        "nonzeros is 461; expected 0 to 460",
+    ),
+    "a list for an object": (lambda m: m.update(shards=[3]), "shard 0 is int; expected an object"),
+    "tags without words": (lambda m: m.update(tags={"a": [1]}), "expected a list of words"),
+}
+BAD |= {
+    f"the path {path}": (
+        lambda m, path=path: m["shards"][0]["tokens"].update(path=path),
+        "is not a .safetensors file of the folder",
+    )
+    for path in (
+        "../tokens.safetensors",
+        "a/../../t.safetensors",
+        "/etc/t.safetensors",
+        "C:\\t.safetensors",
+        "a\\t.safetensors",
+        "./t.safetensors",
+        "a//t.safetensors",
+        "t.pkl",
+        "~/t.safetensors",
+        "t.safetensors\n",
+        "",
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def test_what_is_written_is_read(written):
+    assert Manifest.load(written.folder) == written.manifest
+    assert written.manifest.n_tokens == 47
+    files = [path for path in written.folder.rglob("*.safetensors")]
+    assert written.manifest.bytes == sum(path.stat().st_size for path in files)
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_strangers_manifest_is_checked(written, what):
+    change, message = BAD[what]
+    value = copy.deepcopy(written.manifest.to_json())
+    change(value)
+    with pytest.raises(ValueError, match=message):
+        Manifest.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ('{"format": NaN}', "NaN is no number of JSON"),
+        ("[" * 100_000, "is damaged"),
+        ("\xff", "is damaged"),
+        ("[]", "the manifest is list"),
+    ],
+)
+def test_a_damaged_manifest(tmp_path, text, message):
+    (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no manifest.json.* repeat its command"):
+        Manifest.load(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        Manifest.load(tmp_path / "nothing")
+
+
+def test_what_cannot_be_read_is_not_written(written, tmp_path):
+    import dataclasses
+
+    bad = dataclasses.replace(written.manifest, model={})
+    with pytest.raises(ValueError, match="name is None"):
+        bad.save(tmp_path)
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_json_has_no_surprises(written):
+    text = (written.folder / MANIFEST).read_text(encoding="utf-8")
+    assert json.loads(text) == written.manifest.to_json()
+
+
+def test_squares_are_stored_as_their_roots():
+    assert stored_as("layers.3.mlp.hook_post") == "layers.3.mlp.hook_relu"
+    assert stored_as("layers.3.mlp.hook_pre") == "layers.3.mlp.hook_pre"
+    assert stored_as("layers.3.hook_resid_post") == "layers.3.hook_resid_post"
