@@ -10,6 +10,7 @@ from arcee_lab.interventions.neurons import Cett, Threshold, TopK
 from arcee_lab.interventions.overwriting import Ablate, Patch
 from arcee_lab.interventions.replacing import Replace
 from arcee_lab.interventions.value import Intervention
+from arcee_lab.interventions.writing import from_json, to_json
 
 __all__ = [
     "Ablate",
@@ -24,5 +25,7 @@ __all__ = [
     "Scale",
     "Threshold",
     "TopK",
+    "from_json",
     "intervene",
+    "to_json",
 ]

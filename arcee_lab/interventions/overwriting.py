@@ -51,6 +51,8 @@ class Ablate(Intervention):
         super().__post_init__()
         if self.to not in _TO:
             raise ValueError(f"to={self.to!r}; expected one of {', '.join(_TO)}.")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number; got {self.seed!r}.")
         if self.to == "mean" and self.value is None:
             raise ValueError("to='mean' needs the mean: Ablate(sites, 'mean', value).")
         if self.to == "zero" and self.value is not None:
