@@ -7,4 +7,12 @@ layouts    from activations to a block, batch by batch
 tokens     what is known of each token
 manifest   what a store holds, as JSON that is checked
 shards     the files
+store      `open`: by neuron, by token, as frames
+firings    the answers about neurons
+stats      the counts of `al.sparsity.measure`
+dataset    batches for training
 """
+
+from arcee_lab.dump.store import Store, open
+
+__all__ = ["Store", "open"]

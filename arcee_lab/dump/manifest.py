@@ -6,6 +6,7 @@ its type and range, every path for leaving the folder, and the shards for coveri
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,11 @@ class StoredSite:
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch has it."""
         return DTYPES[self.dtype]
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """The dtype of what is read: float32 for int8, else the site's own."""
+        return torch.float32 if self.layout == "int8" else self.torch_dtype
 
     @property
     def counts_nonzeros(self) -> bool:
@@ -191,7 +197,7 @@ class Manifest:
         return storage.write_json(Path(folder) / MANIFEST, value)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Manifest":
+    def load(cls, folder: str | os.PathLike[str]) -> "Manifest":
         """Reads and checks the manifest of a folder.
 
         Raises:

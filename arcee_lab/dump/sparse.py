@@ -70,6 +70,12 @@ class Rows:
         cells[self.row * self.width + self.index] = self.values
         return cells.reshape(len(self), self.width)
 
+    def take(self, which: np.ndarray) -> "Rows":
+        """Some rows of the matrix, in the order of their numbers in `which`."""
+        low, high = self.offsets[which], self.offsets[which + 1]
+        entries = _runs(low, high)
+        return Rows(_offsets(high - low), self.index[entries], self.values[entries], self.width)
+
     def transposed(self) -> "Rows":
         """The same matrix, columns for rows."""
         order = np.argsort(self.index, kind="stable")  # a radix sort for 16 bits

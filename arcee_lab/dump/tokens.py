@@ -90,12 +90,14 @@ class Tokens:
         return Tokens(**columns)
 
     @classmethod
-    def join(cls, parts: Sequence["Tokens"]) -> "Tokens":
-        """The runs one behind the other, which agree on their tags."""
+    def join(cls, parts: Sequence["Tokens"], *, tags: Iterable[str]) -> "Tokens":
+        """The runs one behind the other; all of them have these tags."""
         columns: dict[str, Any] = {
             name: torch.cat([torch.zeros(0, dtype=dtype), *(getattr(p, name) for p in parts)])
             for name, dtype in _DTYPES.items()
         }
-        names = parts[0].tags if parts else ()
-        columns["tags"] = {name: torch.cat([part.tags[name] for part in parts]) for name in names}
+        nothing = torch.zeros(0, dtype=torch.int32)
+        columns["tags"] = {
+            name: torch.cat([nothing, *(part.tags[name] for part in parts)]) for name in tags
+        }
         return cls(**columns)
