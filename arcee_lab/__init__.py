@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arcee_lab import interventions, sparsity
     from arcee_lab.answering import answer
+    from arcee_lab.compiled import capture_compiled
     from arcee_lab.interventions import (
         Ablate,
         Add,
@@ -46,6 +47,7 @@ __all__ = [
     "TopK",
     "answer",
     "capture",
+    "capture_compiled",
     "intervene",
     "interventions",
     "load",
@@ -59,6 +61,7 @@ __all__ = [
 _HOMES = {
     "answer": "arcee_lab.answering",
     "capture": "arcee_lab.recording",
+    "capture_compiled": "arcee_lab.compiled",
     "load": "arcee_lab.model.loading",
     "plan": "arcee_lab.planning",
     "register": "arcee_lab.model.register",

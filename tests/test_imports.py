@@ -15,6 +15,7 @@ LAYERS = (
         "calls",
         "watching",
         "sharding",
+        "compiled",
         "recording",
         "planning",
         "temporary",

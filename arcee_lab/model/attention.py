@@ -38,8 +38,11 @@ def _is_bool(mask: object) -> bool:
 
 
 def edits_of(x: Tensor) -> int | None:
-    """How often a tensor was changed in place; `None` in inference mode, which does not count."""
-    return None if x.is_inference() else x._version
+    """How often a tensor was changed in place; `None` where nothing counts.
+
+    That is in inference mode, and while `torch.compile` traces.
+    """
+    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def repeat_kv(
