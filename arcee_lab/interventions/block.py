@@ -17,6 +17,7 @@ from arcee_lab.interventions.value import Change, Intervention, Place
 from arcee_lab.interventions.where import Where
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.selection import position_axis
+from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
 
 
@@ -48,6 +49,7 @@ class Intervening:
         self.interventions = interventions
         self._parts = parts
         self._placed = Placed()
+        self._shards = shards_of(parts)
         self._bound: dict[str, list[_Bound]] = {}
         for one in interventions:
             where = None if one.where.everywhere else one.where
@@ -165,11 +167,16 @@ class Intervening:
             )
 
     def _hook(self, name: str, bound: list[_Bound]) -> Callable:
+        def change(x: Tensor) -> Tensor:
+            for one in bound:
+                x = one(x, self._now)
+            return x
+
         def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
             self._fired.add(name)
-            for one in bound:
-                output = one(output, self._now)
-            return output
+            if self._shards is not None:
+                return self._shards.change(name, output, change)
+            return change(output)
 
         return hook
 

@@ -91,3 +91,61 @@ with ranks.joined() as here:
 """,
         tmp_path,
     )
+
+
+def test_interventions_reach_the_rank_that_owns_the_unit(tmp_path):
+    """Units, heads and directions mean those of the whole site, also where tokens are chosen."""
+    torchrun(
+        SHARED
+        + """
+def loss_of(model, interventions, batch):
+    with al.intervene(model, interventions), al.capture(model, "*.hook_post", grad=True) as acts:
+        loss = model(**batch, labels=batch["input_ids"]).loss
+        loss.backward()
+    return loss, acts
+
+with ranks.joined() as here:
+    whole, shared = pair()
+    batch = batch_of(padding="left")
+    post, z = "layers.0.mlp.hook_post", "layers.1.self_attn.hook_z"
+    with torch.no_grad(), al.capture(whole, [post, z]) as source:
+        whole(input_ids=batch["input_ids"].flip(0))
+    direction = torch.randn(73)
+    cases = [
+        al.Ablate(post, units=[0, 36, 37, 72]),
+        al.Scale("*hook_z", 0.5, heads=[3, 0], positions=-1),
+        al.TopK("*hook_post", 7),
+        al.Cett("*hook_relu", 0.05),
+        al.ProjectOut(post, direction),
+        al.Add(post, direction, units=None, positions=[0, 2]),
+        al.Patch(post, source, units=[72, 3]),
+        al.Patch(z, source, heads=[1, 2]),
+        al.Scale("layers.0.self_attn.hook_pattern", 2.0, heads=[1, 2]),
+        al.Ablate("layers.0.hook_resid_mid", positions=1),
+    ]
+    plain = whole(**batch).logits
+    for case in cases:
+        with torch.no_grad():
+            with al.intervene(whole, case), al.capture(whole, EVERYTHING) as wanted:
+                expected = whole(**batch).logits
+            with al.intervene(shared, case), al.capture(shared, EVERYTHING) as acts:
+                near(shared(**batch).logits, expected, case)
+        assert (expected - plain).abs().max() > 1e-3, case
+        for site in wanted:
+            near(acts[site], wanted[site], f"{site} under {case}")
+
+    for case in (cases[0], cases[4], cases[8]):
+        loss, wanted = loss_of(whole, case, batch)
+        got, acts = loss_of(shared, case, batch)
+        near(got, loss, case)
+        for site in wanted:
+            near(acts.grad(site), wanted.grad(site), f"gradient at {site} under {case}")
+    step = dict(max_new_tokens=4, do_sample=False, eos_token_id=None)
+    with al.intervene(whole, cases[:2]):
+        expected = whole.generate(**batch, **step)
+    with al.intervene(shared, cases[:2]):
+        assert torch.equal(shared.generate(**batch, **step), expected)
+    here.barrier()
+""",
+        tmp_path,
+    )
