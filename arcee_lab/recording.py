@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from arcee_lab.calls import Call
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention import edits_of
-from arcee_lab.selection import Selection, position_axis
+from arcee_lab.model.pattern import Pairs
+from arcee_lab.selection import PairsSelection, Selection, position_axis
 from arcee_lab.watching import Watch, stop_site
 
 
@@ -47,6 +48,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._sites = parts.legend.sites()
         self._records: dict[str, list[_Record]] = {name: [] for name in names}
         self._last: tuple[Tensor, Tensor] | None = None
+        self._pairs: tuple[Call, torch.device, PairsSelection] | None = None
         self._copies: list[Any] = []
 
     # ------------------------------------------------------------------ the block
@@ -68,6 +70,22 @@ class Capture(Watch, Mapping[str, Any]):
             kept = self._cut(name, x.detach(), self._call)
             self._last = (x, kept)
         self._records[name].append(_Record(kept, edits_of(kept), self._call))
+
+    def _in_part(self, name: str) -> bool:
+        # The heads of a rank are numbered among its own: there the whole comes together first.
+        cut = self._selection.positions is not None or self._selection.heads is not None
+        return cut and not self._grad and self._shards is None
+
+    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
+        call, device = self._call, pairs.device
+        if self._pairs is None or self._pairs[0] is not call or self._pairs[1] != device:
+            real = call.attended(device) if self._selection.positions is not None else None
+            self._pairs = call, device, PairsSelection.of(self._selection, real, device)
+        with torch.no_grad():
+            x = self._pairs[2].take(pairs, name)
+            x = x if self._selection.dtype is None else x.to(self._selection.dtype)
+            x = x if self._device is None or x.device == self._device else self._to_device(x)
+        self._records[name].append(_Record(x, edits_of(x), call))
 
     def _cut(self, name: str, x: Tensor, call: Call) -> Tensor:
         selection, axes = self._selection, self._sites[name].axes
@@ -105,7 +123,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._copies.clear()
 
     def _forward_done(self) -> None:
-        self._last = None
+        self._last = self._pairs = None
 
     # ------------------------------------------------------------------ the records
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.model.pattern import Pairs, Part
 from arcee_lab.sites import Axes
 
 Indices = tuple[int, ...]
@@ -113,6 +115,37 @@ class Selection:
         return x if self.dtype is None else x.to(self.dtype)
 
 
+@dataclass(frozen=True)
+class PairsSelection:
+    """The heads and queries that a selection leaves of scores and pattern in one call.
+
+    Attributes:
+        part: What has to be computed.
+        hit: `[batch, chosen]`, whether the sequence has that query; None where all are kept.
+    """
+
+    part: Part
+    hit: Tensor | None
+
+    @classmethod
+    def of(
+        cls, selection: Selection, real: Tensor | None, device: torch.device
+    ) -> "PairsSelection":
+        """Finds the part before anything is multiplied; `real` as for `Selection.cut`."""
+        heads = None if selection.heads is None else torch.tensor(selection.heads, device=device)
+        if selection.positions is None:
+            return cls(Part(heads), None)
+        assert real is not None
+        where, hit = find_positions(selection.positions, real)
+        return cls(Part(heads, where), hit)
+
+    def take(self, pairs: Pairs, site: str) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """Scores or pattern of the part; NaN for queries that a sequence lacks."""
+        read = pairs.scores if site.endswith("hook_scores") else pairs.pattern
+        x = read(self.part)
+        return x if self.hit is None else torch.where(self.hit[:, None, :, None], x, torch.nan)
+
+
 def head_axis(axes: Axes) -> int | None:
     """Index of the head or kv_head axis."""
     return next((i for i, axis in enumerate(axes) if axis in ("head", "kv_head")), None)
@@ -149,15 +182,21 @@ def _index(chosen: Indices, x: Tensor) -> Tensor:
     return torch.tensor(chosen, device=x.device)
 
 
-def _take_positions(x: Tensor, axis: int, positions: Indices, real: Tensor) -> Tensor:
+def find_positions(
+    positions: Indices, real: Bool[Tensor, "batch pos"]
+) -> tuple[Int[Tensor, "batch chosen"], Bool[Tensor, "batch chosen"]]:
+    """Places of attended tokens in each row of a call, and whether the row has such a token."""
     rank = real.cumsum(dim=1) - 1
     count = real.sum(dim=1, keepdim=True)
-    wanted = _index(positions, x)[None, :]
+    wanted = _index(positions, real)[None, :]
     wanted = torch.where(wanted < 0, count + wanted, wanted)  # [batch, chosen]
     hit = (rank[:, None, :] == wanted[:, :, None]) & real[:, None, :]
-    where = hit.int().argmax(dim=-1)
+    return hit.int().argmax(dim=-1), hit.any(dim=-1)
+
+
+def _take_positions(x: Tensor, axis: int, positions: Indices, real: Tensor) -> Tensor:
+    where, hit = find_positions(positions, real)
     shape = [x.shape[0]] + [1] * (x.ndim - 1)
     shape[axis] = len(positions)
     index = where.view(shape).expand(*x.shape[:axis], len(positions), *x.shape[axis + 1 :])
-    taken = x.gather(axis, index)
-    return torch.where(hit.any(dim=-1).view(shape), taken, torch.nan)
+    return torch.where(hit.view(shape), x.gather(axis, index), torch.nan)

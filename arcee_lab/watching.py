@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from arcee_lab.calls import Call, read_call
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention import ArceeAttention
+from arcee_lab.model.pattern import Pairs
 from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
 
@@ -61,6 +62,14 @@ class Watch(ABC):
     def _saw(self, name: str, x: Tensor) -> None:
         """Called with every activation of every site in `names`, while `self._call` runs."""
 
+    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
+        """Called in place of `_saw` for the sites of which `_in_part` is true."""
+        raise NotImplementedError
+
+    def _in_part(self, name: str) -> bool:
+        """Whether scores or pattern are computed by `_saw_pairs`, as far as it asks, or whole."""
+        return False
+
     def _forward_done(self) -> None:
         """Called when a forward of the backbone ends, however it ends."""
         return
@@ -82,12 +91,17 @@ class Watch(ABC):
             )
             sites = self._parts.legend.sites()
             for name in names:
+                attention = self._parts.attention(name) if sites[name].on_request else None
+                if attention is not None and self._in_part(name):
+                    read = self._reader(name)
+                    attention.readers.append(read)
+                    undo.callback(attention.readers.remove, read)
+                    continue
                 point = self._parts.hook_point(name)
                 handle = point.register_forward_hook(self._hook(name))
                 self._hooks.append((point, handle.id))
                 undo.callback(handle.remove)
-                if sites[name].on_request:
-                    attention = self._parts.attention(name)
+                if attention is not None:
                     attention.capture_hooks += 1
                     undo.callback(_forget_hook, attention)
             if self._stop is not None:
@@ -126,6 +140,19 @@ class Watch(ABC):
                     raise _Stop
 
         return hook
+
+    def _reader(self, name: str):
+        wanted, stops = name in self._names, name == self._stop
+
+        def read(pairs: Pairs) -> None:
+            if self._inside:
+                if wanted:
+                    self._fired.add(name)
+                    self._saw_pairs(name, pairs)
+                if stops:
+                    raise _Stop
+
+        return read
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._inside += 1

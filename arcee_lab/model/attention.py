@@ -11,9 +11,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import Hooked, HookPoint
-from arcee_lab.model.pattern import Keys, allowed_keys, scaled_scores, softmax_over
+from arcee_lab.model.pattern import Pairs, PairsBeside, PairsInPath
+from arcee_lab.model.reach import Reach, reach_of
 
 PatternMode = Literal["off", "read", "write"]
+Reader = Callable[[Pairs], None]
 
 
 def rotate_half(x: Float[Tensor, "*any d_head"]) -> Float[Tensor, "*any d_head"]:
@@ -77,11 +79,14 @@ def eager_attention_forward(
     scores = torch.matmul(query, key_states.transpose(2, 3)) * scaling
     if write:
         scores = module.hook_scores(scores)
+    shown = scores if write and module.readers else None
     if attention_mask is not None:
         scores = scores + attention_mask
     pattern = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if write:
         pattern = module.hook_pattern(pattern)
+    if shown is not None:
+        module.show(PairsInPath(shown, pattern, module.reach(query, key, attention_mask, kwargs)))
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
     output = torch.matmul(weights, value_states).transpose(1, 2).contiguous()
     return output, weights
@@ -93,12 +98,14 @@ class ArceeAttention(Hooked):
     What happens to `hook_scores` and `hook_pattern`, see `current_mode`:
 
     * off: neither is computed.
-    * read: data flows through the chosen kernel; both are computed beside it.
+    * read: data flows through the chosen kernel; what is asked for is computed beside it.
     * write: this layer runs the eager kernel and the data flows through both.
 
     Attributes:
         pattern_mode: The mode where no hook lies on either.
         capture_hooks: How many of the hooks on them only read (those of `al.capture`).
+        readers: Called in every forward with its scores and pattern, of which each reads the part
+            that it wants; none makes the layer compute the rest.
     """
 
     def __init__(self, config: ArceeConfig, layer_idx: int):
@@ -115,6 +122,7 @@ class ArceeAttention(Hooked):
         self.is_causal = True
         self.pattern_mode: PatternMode = "off"
         self.capture_hooks = 0
+        self.readers: list[Reader] = []
 
         bias = config.attention_bias
         self.q_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=bias)
@@ -161,7 +169,8 @@ class ArceeAttention(Hooked):
         eager = self.config._attn_implementation == "eager"
         if mode == "write" or (eager and _is_bool(mask)):
             # The reference's eager kernel would add True and False as 1 and 0.
-            mask = self._keys(query, key, attention_mask, kwargs).additive(query.dtype)
+            reach = self.reach(query, key, attention_mask, kwargs)
+            mask = reach.keys().additive(query.dtype)
         if mode != "write":
             kernel = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation,  # type: ignore[arg-type]
@@ -177,9 +186,14 @@ class ArceeAttention(Hooked):
             scaling=self.scaling,
             **kwargs,
         )
-        if mode == "read" or (weights is None and kwargs.get("output_attentions")):
-            pattern = self._read(query, key, attention_mask, kwargs)
-            weights = pattern if weights is None else weights
+        asked = weights is None and kwargs.get("output_attentions")
+        if mode == "read" or asked:
+            reach = self.reach(query, key, attention_mask, kwargs)
+            pairs = PairsBeside(query, key, reach, scaling=self.scaling)
+            if asked or self.pattern_mode == "read" or self.capture_hooks:
+                pattern = self._read(pairs)
+                weights = pattern if weights is None else weights
+            self.show(pairs)
 
         output = self.hook_z(output).reshape(*input_shape, -1).contiguous()
         return self.o_proj(output), weights
@@ -187,16 +201,27 @@ class ArceeAttention(Hooked):
     def current_mode(self) -> PatternMode:
         """The mode of the next forward, from the hooks that lie on scores and pattern.
 
-        None: `pattern_mode`. Only captures: "read". Any other: "write", since it may edit.
+        None: `pattern_mode`, or "read" if that is "off" and there are readers. Only captures:
+        "read". Any other: "write", since it may edit.
         """
         hooks = len(self.hook_pattern._forward_hooks) + len(self.hook_scores._forward_hooks)
         if hooks == 0:
-            return self.pattern_mode
+            return "read" if self.readers and self.pattern_mode == "off" else self.pattern_mode
         if hooks == self.capture_hooks and self.pattern_mode != "write":
             return "read"
         return "write"
 
-    def _keys(self, query: Tensor, key: Tensor, mask: object, kwargs: dict) -> Keys:
+    def show(self, pairs: Pairs) -> None:
+        """Lets every reader take what it wants."""
+        for read in self.readers:
+            read(pairs)
+
+    def reach(self, query: Tensor, key: Tensor, mask: object, kwargs: dict) -> Reach:
+        """Which keys the queries of this call may read.
+
+        Raises:
+            ValueError: If the kernel is told so by other means than a mask.
+        """
         causal = kwargs.get("is_causal")
         if kwargs.get("cu_seq_lens_q") is not None:
             raise ValueError(
@@ -204,8 +229,9 @@ class ArceeAttention(Hooked):
                 "restart at each sequence instead."
             )
         name = self.config._attn_implementation or "eager"
-        return allowed_keys(
+        return reach_of(
             mask,
+            batch=query.shape[0],
             q_len=query.shape[2],
             k_len=key.shape[2],
             is_causal=self.is_causal if causal is None else causal,
@@ -214,15 +240,19 @@ class ArceeAttention(Hooked):
             position_ids=kwargs.get("position_ids"),
         )
 
-    def _read(self, query: Tensor, key: Tensor, mask: object, kwargs: dict) -> Tensor:
-        scores = scaled_scores(query, key, scaling=self.scaling)
-        pattern = softmax_over(scores, self._keys(query, key, mask, kwargs), query.dtype)
-        for point, value in ((self.hook_scores, scores), (self.hook_pattern, pattern)):
-            before = edits_of(value)
-            if point(value) is not value or edits_of(value) != before:
-                raise ValueError(
-                    f"Scores or pattern of layer {self.layer_idx} were changed while they were "
-                    "only read: the change would be lost. Set the layer's pattern_mode = 'write' "
-                    "to let the data flow through them."
-                )
+    def _read(self, pairs: PairsBeside) -> Tensor:
+        # Scores that nobody sees become the pattern in place.
+        if self.pattern_mode == "read" or self.hook_scores._forward_hooks:
+            self._show_unedited(self.hook_scores, pairs.scores())
+        pattern = pairs.pattern()
+        self._show_unedited(self.hook_pattern, pattern)
         return pattern
+
+    def _show_unedited(self, point: HookPoint, value: Tensor) -> None:
+        before = edits_of(value)
+        if point(value) is not value or edits_of(value) != before:
+            raise ValueError(
+                f"Scores or pattern of layer {self.layer_idx} were changed while they were "
+                "only read: the change would be lost. Set the layer's pattern_mode = 'write' "
+                "to let the data flow through them."
+            )

@@ -1,125 +1,164 @@
-"""Attention scores and pattern, computed beside a kernel that returns neither."""
+"""Attention scores and pattern of one call, for the heads and queries that are asked for.
 
-from dataclasses import dataclass
+Beside a kernel that returns neither they are computed from its queries and keys, and nothing is
+multiplied that was not asked for. Where the data flows through them they are cut.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from arcee_lab.model.reach import ALL, Keys, Queries, Reach, take_queries
 
-@dataclass(frozen=True)
-class Keys:
-    """Which keys each query may read: a boolean mask, or additive logits where one was given.
+
+class Part(NamedTuple):
+    """Some heads, queries and keys of a call.
 
     Attributes:
-        allowed: True where the query may read the key.
-        bias: Additive term of a float mask, or `None`.
+        heads: `[chosen]` indices, or None for all.
+        queries: A span, or `[batch, chosen]` places.
+        end: The first key that is left out, None for none; no query of the part may read it.
     """
 
-    allowed: Bool[Tensor, "#batch #head q_pos k_pos"]
-    bias: Float[Tensor, "#batch #head q_pos k_pos"] | None = None
-
-    def additive(self, dtype: torch.dtype) -> Float[Tensor, "#batch #head q_pos k_pos"]:
-        """The same as an additive mask, as the eager kernel wants it: 0 or the least number."""
-        if self.bias is not None:
-            return self.bias
-        zero = torch.zeros((), dtype=dtype, device=self.allowed.device)
-        return torch.where(self.allowed, zero, torch.finfo(dtype).min)
+    heads: Tensor | None = None
+    queries: Queries = ALL
+    end: int | None = None
 
 
-def allowed_keys(
-    attention_mask: object,
-    *,
-    q_len: int,
-    k_len: int,
-    is_causal: bool,
-    device: torch.device,
-    flash: bool = False,
-    position_ids: Tensor | None = None,
-) -> Keys:
-    """Reads any mask that an attention kernel accepts as one question: who may read whom.
+WHOLE = Part()
+
+
+class Pairs(ABC):
+    """Scores and pattern of one layer in one call; a part costs no more than itself.
+
+    Attributes:
+        reach: Which keys each query may read.
+        shape: Batch, heads, queries and keys.
+        device: Where they are computed.
+    """
+
+    def __init__(self, reach: Reach, shape: tuple[int, int, int, int], device: torch.device):
+        self.reach, self.shape, self.device = reach, shape, device
+
+    @abstractmethod
+    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """Scaled scores before the mask."""
+
+    @abstractmethod
+    def pattern(
+        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """The pattern, by default in the dtype that flows; rows without any key are 0."""
+
+    def keys(self, part: Part = WHOLE) -> Keys:
+        """Which keys the part's queries may read."""
+        allowed, bias = self.reach.keys(part.queries).of_heads(part.heads)
+        return Keys(allowed[..., : part.end], None if bias is None else bias[..., : part.end])
+
+
+class PairsBeside(Pairs):
+    """Computed beside the kernel, from the queries and keys that it reads.
+
+    A product over fewer queries may sum in another order: in fp32 a part agrees with the same part
+    of the whole within 2e-6.
 
     Args:
-        attention_mask: `None`, a 4-D boolean or additive mask, the 2-D padding mask of the flash
-            kernels, or flex attention's BlockMask.
-        q_len: Queries of this call.
-        k_len: Keys, those of the cache included.
-        is_causal: Whether a missing mask means causal attention.
-        device: Where a mask that has to be built is put.
-        flash: Whether the kernel is one that reads no mask matrix: it aligns the causal triangle
-            with the last key, and tells packed sequences apart by restarts of the positions.
-        position_ids: Positions of the queries, `[1 or batch, q_pos]`.
-
-    Raises:
-        ValueError: If the mask is of a kind that no kernel of transformers takes.
+        query: `[batch, head, q_pos, d_head]`, rotated.
+        key: `[batch, kv_head, k_pos, d_head]`, rotated, the cache's included.
+        reach: Which keys each query may read.
+        scaling: Of the products.
     """
-    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
-        mask = attention_mask[..., :k_len]
-        if mask.dtype == torch.bool:
-            return Keys(mask)
-        return Keys(mask > torch.finfo(mask.dtype).min / 2, mask)
-    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-        real = attention_mask[:, None, None, -k_len:].bool()
-        return Keys(_triangle(q_len, k_len, k_len - q_len, device) & real)
-    if attention_mask is None:
-        if not is_causal or (q_len == 1 and not flash):
-            return Keys(torch.ones(1, 1, q_len, k_len, dtype=torch.bool, device=device))
-        if flash:
-            allowed = _triangle(q_len, k_len, k_len - q_len, device)
-            if position_ids is not None and q_len == k_len > 1:
-                allowed = allowed & _same_sequence(position_ids)
-            return Keys(allowed)
-        # SDPA without a mask aligns the triangle with the first key; that is also the case of an
-        # empty static cache, whose later keys are not written yet.
-        return Keys(_triangle(q_len, k_len, 0, device))
-    if hasattr(attention_mask, "mask_mod"):
-        from torch.nn.attention.flex_attention import create_mask
 
-        batch, heads = attention_mask.shape[0], attention_mask.shape[1]  # type: ignore[attr-defined]
-        dense = create_mask(attention_mask.mask_mod, batch, heads, q_len, k_len, device=str(device))  # type: ignore[attr-defined]
-        return Keys(dense)
-    raise ValueError(
-        f"hook_pattern cannot read a mask of type {type(attention_mask).__name__}; expected None, "
-        "a 2-D or 4-D tensor, or a BlockMask. Use attn='sdpa' or 'eager'."
-    )
+    def __init__(self, query: Tensor, key: Tensor, reach: Reach, *, scaling: float):
+        batch, heads, q_len, _ = query.shape
+        super().__init__(reach, (batch, heads, q_len, key.shape[2]), query.device)
+        self._query, self._key, self._scaling = query, key, scaling
+        self._flat: Tensor | None = None
+        self._kept: tuple[Part, Tensor] | None = None
 
+    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `Pairs.scores`; kept, so that the pattern of the same part need not compute them."""
+        scores = self._scores(part)
+        self._kept = part, scores
+        return scores
 
-def _triangle(q_len: int, k_len: int, offset: int, device: torch.device) -> Bool[Tensor, "1 1 q k"]:
-    ones = torch.ones(q_len, k_len, dtype=torch.bool, device=device)
-    return ones.tril(offset)[None, None]
+    def pattern(
+        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `Pairs.pattern`."""
+        dtype = dtype or self._query.dtype
+        keys = self.keys(part)
+        if self._kept is not None and self._kept[0] is part:
+            return softmax_over(self._kept[1], keys, dtype)
+        return softmax_over(self._scores(part), keys, dtype, in_place=True)
 
-
-def _same_sequence(position_ids: Tensor) -> Bool[Tensor, "batch 1 q k"]:
-    """Which tokens of a packed row belong together: a sequence begins where positions restart."""
-    begins = position_ids.diff(dim=1, prepend=position_ids[:, :1] - 1) != 1
-    sequence = begins.cumsum(dim=1)
-    return (sequence[:, :, None] == sequence[:, None, :])[:, None]
+    def _scores(self, part: Part) -> Tensor:
+        query, key = take_queries(self._query, part.queries), self._key
+        if part.heads is not None:
+            key = key.index_select(1, part.heads // (query.shape[1] // key.shape[1]))
+            query, key = query.index_select(1, part.heads), key.flatten(0, 1)
+        else:
+            if self._flat is None:
+                self._flat = key.flatten(0, 1)  # a copy if there are several sequences
+            key = self._flat
+        batch, heads, chosen, d_head = query.shape
+        # The query heads of one kv head share its keys: one product for all of them, and no copy.
+        query = query.reshape(key.shape[0], -1, d_head)
+        # Scaled after the product, as the eager kernel does: in half precision that rounds twice.
+        scores = torch.bmm(query, key[:, : part.end].transpose(1, 2)).mul_(self._scaling)
+        return scores.view(batch, heads, chosen, -1)
 
 
-def scaled_scores(
-    query: Float[Tensor, "batch head q_pos d_head"],
-    key: Float[Tensor, "batch kv_head k_pos d_head"],
-    *,
-    scaling: float,
-) -> Float[Tensor, "batch head q_pos k_pos"]:
-    """Returns `scaling * q·k` for every query head against the kv head that serves it."""
-    groups = query.shape[1] // key.shape[1]
-    key = key.repeat_interleave(groups, dim=1) if groups > 1 else key
-    return torch.matmul(query, key.transpose(2, 3)) * scaling
+class PairsInPath(Pairs):
+    """As they flow through the eager kernel, after every edit."""
+
+    def __init__(self, scores: Tensor, pattern: Tensor, reach: Reach):
+        super().__init__(reach, tuple(scores.shape), scores.device)  # type: ignore[arg-type]
+        self._scores, self._pattern = scores, pattern
+
+    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `Pairs.scores`."""
+        return _cut(self._scores, part)
+
+    def pattern(
+        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `Pairs.pattern`; without an edit a row without any key is uniform here."""
+        pattern = _cut(self._pattern, part)
+        return pattern if dtype is None else pattern.to(dtype)
+
+
+def _cut(x: Tensor, part: Part) -> Tensor:
+    x = x if part.heads is None else x.index_select(1, part.heads)
+    return take_queries(x, part.queries)[..., : part.end]
 
 
 def softmax_over(
-    scores: Float[Tensor, "batch head q_pos k_pos"], keys: Keys, dtype: torch.dtype
+    scores: Float[Tensor, "batch head q_pos k_pos"],
+    keys: Keys,
+    dtype: torch.dtype,
+    *,
+    in_place: bool = False,
 ) -> Float[Tensor, "batch head q_pos k_pos"]:
     """Softmax in fp32 over the allowed keys, given in `dtype`.
 
     A query that may read no key (left padding) gets a row of zeros, not the uniform row that the
     eager kernel leaves there.
+
+    Args:
+        scores: Scaled, before the mask.
+        keys: Which keys may be read.
+        dtype: Of the result.
+        in_place: Whether the scores may be overwritten.
     """
+    readable = keys.allowed.any(dim=-1, keepdim=True)
     if keys.bias is not None:
-        masked = scores + keys.bias
-    else:
-        masked = scores.masked_fill(~keys.allowed, torch.finfo(scores.dtype).min)
-    pattern = torch.softmax(masked, dim=-1, dtype=torch.float32).to(dtype)
-    # Not a product: a mask of -inf makes such a row NaN.
-    return torch.where(keys.allowed.any(dim=-1, keepdim=True), pattern, 0.0)
+        pattern = torch.softmax(scores + keys.bias, dim=-1, dtype=torch.float32)
+        # Not a product: a mask of -inf makes such a row NaN.
+        return torch.where(readable, pattern, 0.0).to(dtype)
+    masked, bias = scores.float(), keys.additive(torch.float32)
+    masked = masked + bias if masked is scores and not in_place else masked.add_(bias)
+    return (torch.softmax(masked, dim=-1) * readable).to(dtype)
