@@ -5,9 +5,8 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from arcee_lab.calls import Call, read_call
 from arcee_lab.interventions.forward import Forward
@@ -19,6 +18,8 @@ from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.selection import position_axis
 from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
+
+CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps how a layer is checkpointed
 
 
 class _Bound(NamedTuple):
@@ -61,14 +62,12 @@ class Intervening:
         self._tags: Tensor | None = None
         self._matched: dict[Where, Tensor] = {}
         self._fired: set[str] = set()
-        self._inside = self._calls = self._generating = 0
+        self._calls = self._generating = 0
         self._now = self._forward(Call())
-        # A recomputation has to know its forward, and this is what the two have in common.
-        self._forwards = WeakTensorKeyDictionary()
         self._undo: ExitStack | None = None
-        self._open = False
+        self._open = self._checkpointing = False
 
-    def set_tags(self, tags: Int[Tensor, "batch columns"]) -> None:
+    def set_tags(self, tags: Shaped[Tensor, "batch columns"]) -> None:
         """Gives the tags of the next forwards, for interventions with `tags=`.
 
         Args:
@@ -90,13 +89,10 @@ class Intervening:
             backbone = self._parts.backbone
             handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
             undo.callback(handle.remove)
-            handle = backbone.register_forward_hook(self._end, always_call=True)
-            undo.callback(handle.remove)
-            layers = {int(n.split(".")[1]) for n in self._bound if n.startswith("layers.")}
-            for layer in sorted(layers):
-                module = backbone.layers[layer]
-                handle = module.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
-                undo.callback(handle.remove)
+            self._checkpointing = backbone.gradient_checkpointing
+            for layer in backbone.layers if self._checkpointing else ():
+                checkpoint: Any = layer._gradient_checkpointing_func
+                replace_method(layer, CHECKPOINT, self._remembering(checkpoint), undo)
             for name, bound in self._bound.items():
                 point = self._parts.hook_point(name)
                 undo.callback(point.register_forward_hook(self._hook(name, bound)).remove)
@@ -113,7 +109,6 @@ class Intervening:
         self._open = False
         if kind is None:
             self._check_effect()
-        self._forwards.clear()
 
     def __deepcopy__(self, memo: dict) -> "Intervening":
         raise ValueError(
@@ -134,37 +129,32 @@ class Intervening:
         call = read_call(args, kwargs, seen=True)
         for where in self._wheres:
             where.check(call, self._tags)
-        self._inside += 1
+        if self._parts.backbone.gradient_checkpointing and not self._checkpointing:
+            raise ValueError(
+                "Gradient checkpointing was enabled inside al.intervene; enable it before."
+            )
         self._now = self._forward(call)
         self._calls += 1
 
-    def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        # It is called after an error too, also one of `_begin`.
-        self._inside = max(self._inside - 1, 0)
-        if output is not None and self._recomputes and torch.is_grad_enabled():
-            last = output[0]
-            if last.requires_grad:
-                last.register_hook(self._check_open)
+    def _remembering(self, checkpoint: Callable) -> Callable:
+        """Has a layer that is computed again for its gradient meet its own forward again."""
 
-    @property
-    def _recomputes(self) -> bool:
-        backbone = self._parts.backbone
-        return backbone.training and backbone.gradient_checkpointing
+        def checkpointed(run: Callable, *args: Any, **kwargs: Any) -> Any:
+            now = self._now
 
-    def _enter_layer(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        cos = kwargs["position_embeddings"][0]
-        if self._inside:
-            if self._recomputes:
-                self._forwards[cos] = self._now
-        elif cos in self._forwards:
-            self._now = self._forwards[cos]
+            def run_as_then(*inputs: Any, **named: Any) -> Any:
+                if not self._open:
+                    raise ValueError(
+                        "Backward after al.intervene has ended: gradient checkpointing would "
+                        "compute the layers again without the interventions. Call backward() "
+                        "inside the block."
+                    )
+                self._now = now
+                return run(*inputs, **named)
 
-    def _check_open(self, gradient: Tensor) -> None:
-        if not self._open:
-            raise ValueError(
-                "Backward after al.intervene has ended: gradient checkpointing would compute the "
-                "layers again without the interventions. Call backward() inside the block."
-            )
+            return checkpoint(run_as_then, *args, **kwargs)
+
+        return checkpointed
 
     def _hook(self, name: str, bound: list[_Bound]) -> Callable:
         def change(x: Tensor) -> Tensor:
