@@ -358,7 +358,8 @@ def test_inference_mode_then_gradients_in_one_block(tiny):
         model(**batch, labels=batch["input_ids"]).loss.backward()
 
 
-def test_compiled_models_run_their_interventions(run_clean):
+def test_compiled_and_traced_models_run_their_interventions(run_clean):
+    """nnsight reads and edits first, then interventions act, and captures see what flows on."""
     run_clean(
         """
         import torch
@@ -376,6 +377,21 @@ def test_compiled_models_run_their_interventions(run_clean):
             assert torch.equal(got, expected)
             assert not torch.equal(got, clean)
             assert torch.equal(compiled(**batch, use_cache=False).logits, clean)
+
+        import nnsight
+        post = "layers.1.mlp.hook_post"
+        wrapped = nnsight.NNsight(model)
+        with torch.no_grad(), al.capture(model, post) as acts, al.intervene(model, edits):
+            with wrapped.trace(**batch):
+                read = wrapped.model.layers[1].mlp.hook_post.output.save()
+                logits = wrapped.output.logits.save()
+        assert torch.equal(logits, expected)
+        assert read[..., :200].abs().max() > 0 == acts[post][..., :200].abs().max()
+        twice = al.Scale(post, 2)
+        with torch.no_grad(), al.capture(model, post) as acts, al.intervene(model, twice):
+            with wrapped.trace(**batch):
+                wrapped.model.layers[1].mlp.hook_post.output[..., 5:] = 1.5
+        assert (acts[post][..., 5:] == 3).all()
         """
     )
 

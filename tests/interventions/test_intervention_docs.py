@@ -1,0 +1,23 @@
+"""What docs/interventions.md says runs, and names every kind there is."""
+
+import re
+from pathlib import Path
+
+import arcee_lab as al
+
+PAGE = (Path(__file__).parents[2] / "docs" / "interventions.md").read_text(encoding="utf-8")
+
+
+def test_python_blocks_run_in_order():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert len(blocks) == 4
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/interventions.md", "exec"), names)
+    assert not names["patched"].isnan().any()
+
+
+def test_every_kind_has_a_row():
+    kinds = {name for name in al.interventions.__all__ if name[0].isupper()}
+    kinds -= {"Intervening", "Intervention"}
+    assert kinds == set(re.findall(r"^\| `(\w+)\(", PAGE, flags=re.MULTILINE))
