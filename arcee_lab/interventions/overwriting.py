@@ -10,6 +10,7 @@ from torch import Tensor
 from arcee_lab.interventions.constants import as_value
 from arcee_lab.interventions.forward import Forward
 from arcee_lab.interventions.part import over_tokens
+from arcee_lab.interventions.placing import sent
 from arcee_lab.interventions.value import Change, Intervention, Place
 from arcee_lab.selection import position_axis
 
@@ -84,7 +85,7 @@ class Ablate(Intervention):
         def change(x: Tensor, now: Forward) -> Tensor:
             tokens = x.shape[: 1 if position_axis(axes) is None else 2]
             source = torch.Generator().manual_seed(now.random(self.seed).getrandbits(63))
-            rows = torch.randint(count, tokens, generator=source).to(x.device)
+            rows = sent(torch.randint(count, tokens, generator=source), x.device)
             rows_there = place.placed.tensor(given, x.device, x.dtype)
             taken = rows_there.index_select(0, rows.flatten())
             return taken.view(*tokens, *taken.shape[1:]).expand(x.shape)
@@ -192,7 +193,7 @@ def _of_other_sequences(x: Tensor, now: Forward, place: Place, seed: int) -> Ten
             f"Resampling {place.name} within a batch needs two sequences or more; got {batch}. "
             "Give a larger batch, or rows to draw from: Ablate(sites, 'resample', value)."
         )
-    order = torch.tensor(_one_cycle(batch, now, seed), device=x.device)
+    order = sent(torch.tensor(_one_cycle(batch, now, seed)), x.device)
     other = x.index_select(0, order)
     axis = position_axis(place.site.axes)
     if axis is None or not isinstance(now.call.mask, Tensor):

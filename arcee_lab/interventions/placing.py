@@ -18,7 +18,7 @@ class Placed:
         key = (numbers, device)
         if key not in self._indices:
             with torch.inference_mode(False):  # a later forward may have a backward
-                self._indices[key] = torch.tensor(numbers, device=device)
+                self._indices[key] = sent(torch.tensor(numbers), device)
         return self._indices[key]
 
     def tensor(
@@ -29,5 +29,11 @@ class Placed:
         if key not in self._tensors:
             with torch.inference_mode(False):
                 # The original is kept with it, or another tensor could come to bear its id.
-                self._tensors[key] = (tensor, tensor.to(device, key[2]))
+                self._tensors[key] = (tensor, sent(tensor, device, key[2]))
         return self._tensors[key][1]
+
+
+def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on a device, sent without waiting for what the device is doing."""
+    # To the host it has to wait, or numbers could be read before they have arrived.
+    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")
