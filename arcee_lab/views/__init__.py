@@ -11,4 +11,5 @@ a cell shows its number or its token, never colour alone.
     layers     bars and ridges, one a layer
     raster     units against tokens
     patterns   attention, one square a head
+    heads      a number a head, layer by head
 """

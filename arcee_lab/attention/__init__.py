@@ -1,0 +1,33 @@
+"""What heads do, in numbers a head and a token, without ever holding a whole pattern.
+
+statistics   what to ask of a row of the pattern: Entropy, FirstMass, Offset, TopKeys, Distance
+rows         a few rows of a pattern, and what they may read
+block        the pass: `with al.attention.heads(model, ...) as stats`
+result       HeadStatistic: means by head, values by token, frame, figure
+"""
+
+from arcee_lab.attention.block import HeadStatistics, heads
+from arcee_lab.attention.result import HeadStatistic
+from arcee_lab.attention.rows import Reading, Rows
+from arcee_lab.attention.statistics import (
+    Distance,
+    Entropy,
+    FirstMass,
+    Offset,
+    Statistic,
+    TopKeys,
+)
+
+__all__ = [
+    "Distance",
+    "Entropy",
+    "FirstMass",
+    "HeadStatistic",
+    "HeadStatistics",
+    "Offset",
+    "Reading",
+    "Rows",
+    "Statistic",
+    "TopKeys",
+    "heads",
+]

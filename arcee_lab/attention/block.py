@@ -1,0 +1,231 @@
+"""The pass over heads: statistics of the pattern while a model runs, a few queries at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from arcee_lab.attention.result import HeadStatistic
+from arcee_lab.attention.rows import Reading, Rows
+from arcee_lab.attention.statistics import Statistic
+from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.pattern import Pairs, Part
+from arcee_lab.watching import Watch
+
+SITE = "self_attn.hook_pattern"
+# Weights held at a time: 16 MiB in fp32, and a few temporaries of that size beside it.
+MOST_WEIGHTS = 2**22
+
+
+class _Sums(NamedTuple):
+    """What one layer's forwards add up to, by head."""
+
+    total: Tensor
+    n: Tensor
+
+
+# Values are HeadStatistic; named so here, a type checker at run time would ask for one too early.
+class HeadStatistics(Watch, Mapping[str, Any]):
+    """What `heads` found: indexed by a statistic, or its name; iteration gives names."""
+
+    def __init__(
+        self, parts: Anatomy, names: list[str], statistics: Sequence[Statistic], *, tokens: bool
+    ):
+        super().__init__(parts, names, seen=True)
+        self._statistics = {statistic.name: statistic for statistic in statistics}
+        self._layers = {name: int(name.split(".")[1]) for name in names}
+        self._tokens = tokens
+        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._readings: dict[tuple[str, str], list[Reading]] = {}
+
+    # ------------------------------------------------------------------ the block
+
+    def _in_part(self, name: str) -> bool:
+        return True
+
+    def _saw(self, name: str, x: Tensor) -> None:
+        raise NotImplementedError("only parts of patterns are read")
+
+    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
+        with torch.no_grad():
+            chunks: dict[str, list[Reading]] = {one: [] for one in self._statistics}
+            for rows in rows_of(pairs, self._call.seen):
+                for one, statistic in self._statistics.items():
+                    chunks[one].append(_counted(statistic.read(rows), rows))
+                del rows  # or two of them live at a time
+            real = self._call.attended(pairs.device)[:, None, :]
+            for one, readings in chunks.items():
+                self._add(name, one, self._whole_heads(name, _join(readings)), real)
+
+    def _whole_heads(self, name: str, reading: Reading) -> Reading:
+        if self._shards is None:
+            return reading
+        found = {what: x for what, x in vars(reading).items() if x is not None}
+        return Reading(**{what: self._shards.whole(name, x) for what, x in found.items()})
+
+    def _add(self, name: str, one: str, reading: Reading, real: Tensor) -> None:
+        assert reading.counts is not None
+        value, counts = reading.value, reading.counts & real
+        wide = torch.float32 if value.device.type == "mps" else torch.float64  # it has no other
+        total = torch.where(counts, value, 0).sum(dim=(0, 2), dtype=wide)
+        sums = _Sums(total, counts.sum(dim=(0, 2)))
+        before = self._sums.get((name, one))
+        if before is not None:
+            sums = _Sums(before.total + sums.total, before.n + sums.n)
+        self._sums[name, one] = sums
+        if self._tokens:
+            pad = ~real
+            self._readings.setdefault((name, one), []).append(
+                Reading(
+                    value.masked_fill(pad, torch.nan),
+                    counts,
+                    None if reading.weights is None else reading.weights * real[..., None],
+                    None if reading.keys is None else reading.keys.masked_fill(pad[..., None], -1),
+                )
+            )
+
+    # ------------------------------------------------------------------ the results
+
+    def __getitem__(self, what: str | Statistic) -> HeadStatistic:
+        name = what if isinstance(what, str) else what.name
+        if name not in self._statistics:
+            raise KeyError(f"{what} was not asked for; asked were {', '.join(self)}.")
+        if not all((site, name) in self._sums for site in self._names):
+            raise ValueError("No forward has been seen yet: call the model inside the block first.")
+        sums = [self._sums[site, name] for site in self._names]
+        total = torch.stack([one.total.cpu().double() for one in sums])
+        n = torch.stack([one.n.cpu() for one in sums])
+        return HeadStatistic(
+            statistic=self._statistics[name],
+            layers=tuple(self._layers.values()),
+            mean=total / n,
+            n=n,
+            readings={
+                layer: list(self._readings.get((site, name), ()))
+                for site, layer in self._layers.items()
+            },
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statistics)
+
+    def __len__(self) -> int:
+        return len(self._statistics)
+
+    def __contains__(self, what: object) -> bool:
+        return (what.name if isinstance(what, Statistic) else what) in self._statistics
+
+    def frame(self) -> pd.DataFrame:
+        """One row a head: layer, head, N, and the mean of each statistic under its name.
+
+        A statistic that says nothing of some tokens has an N of its own, `<name>_n`.
+        """
+        frames = [self[name].frame() for name in self]
+        n = pd.concat([frame["n"] for frame in frames], axis=1).max(axis=1)
+        table = frames[0][["layer", "head"]].assign(n=n)
+        for name, frame in zip(self, frames, strict=True):
+            table[name] = frame[name]
+            if not frame["n"].equals(n):
+                table[f"{name}_n"] = frame["n"]
+        return table
+
+    def __repr__(self) -> str:
+        return f"HeadStatistics of {len(self._names)} layers: {', '.join(self)}"
+
+    def _repr_html_(self) -> str:
+        return self.frame().to_html(index=False, max_rows=40, float_format="{:.3f}".format)
+
+
+def rows_of(pairs: Pairs, seen: int | Tensor) -> Iterator[Rows]:
+    """All rows of a pattern, in fp32, as many queries at a time as `MOST_WEIGHTS` allows.
+
+    Args:
+        pairs: Of one layer in one call.
+        seen: Tokens in the cache before the call.
+    """
+    batch, heads, q_len, k_len = pairs.shape
+    step = max(1, MOST_WEIGHTS // (batch * heads * k_len))
+    for start in range(0, q_len, step):
+        stop = min(start + step, q_len)
+        part = Part(queries=slice(start, stop), end=pairs.reach.end(stop))
+        yield Rows(
+            pattern=pairs.pattern(part, dtype=torch.float32),
+            allowed=pairs.keys(part).allowed,
+            place=torch.arange(start, stop, device=pairs.device) + seen,
+        )
+
+
+def _counted(reading: Reading, rows: Rows) -> Reading:
+    counts = rows.choice if reading.counts is None else reading.counts
+    counts = counts.expand(reading.value.shape)
+    return Reading(reading.value, counts, reading.weights, reading.keys)
+
+
+def _join(readings: list[Reading]) -> Reading:
+    parts = {}
+    for what, first in vars(readings[0]).items():
+        parts[what] = None if first is None else torch.cat([vars(r)[what] for r in readings], 2)
+    return Reading(**parts)
+
+
+def heads(
+    model: nn.Module,
+    statistics: Statistic | Sequence[Statistic],
+    *,
+    layers: str | int | Sequence[str | int] = "layers.*",
+    tokens: bool = True,
+) -> HeadStatistics:
+    """Reads statistics of attention heads while the model runs inside the block.
+
+    The pattern is computed beside the fast kernel, a few queries at a time, so that no tensor of
+    `[head, q_pos, k_pos]` exists and logits do not change by a bit. Scores have the model's dtype,
+    softmax and statistics are fp32, sums over tokens fp64 and counts int64. Works in every call
+    that `al.capture` takes: padding, packed rows, 4-D masks, cached decode and `generate`, and
+    under `al.intervene`, where the pattern that flows on is read. Nothing is read back from the
+    device before a result is asked for.
+
+    Args:
+        model: One of arcee_lab's models.
+        statistics: Such as `[al.attention.Entropy(), al.attention.Offset(1)]`.
+        layers: Numbers, or filters such as "layers.4:8".
+        tokens: Whether to keep the values of each token; without them a pass over many texts holds
+            two numbers a head.
+
+    Returns:
+        A context manager that yields `HeadStatistics`.
+
+    Raises:
+        ValueError: For a layer that the model lacks, no statistic, or one named twice.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
+        >>> with al.attention.heads(model, [al.attention.Offset(1)]) as stats:
+        ...     output = model(**batch)
+        >>> list(stats["offset_1"].mean.shape) == [
+        ...     model.config.num_hidden_layers, model.config.num_attention_heads
+        ... ]
+        True
+    """
+    parts = anatomy(model)
+    chosen = [statistics] if isinstance(statistics, Statistic) else list(statistics)
+    wrong = [one for one in chosen if not isinstance(one, Statistic)]
+    if wrong or not chosen:
+        raise ValueError(
+            f"statistics are values such as Entropy() or Offset(1); got {(wrong or chosen)!r}."
+        )
+    names = [one.name for one in chosen]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]!r} is asked for twice; name each statistic once.")
+    filters = [layers] if isinstance(layers, str | int) else list(layers)
+    sites = [_site(one) for one in filters]
+    return HeadStatistics(parts, parts.resolve(sites), chosen, tokens=tokens)
+
+
+def _site(layer: str | int) -> str:
+    path = f"layers.{layer}" if isinstance(layer, int) else layer
+    return path if path.endswith("hook_pattern") else f"{path}.{SITE}"

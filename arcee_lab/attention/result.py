@@ -1,0 +1,107 @@
+"""What a pass over heads found of one statistic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arcee_lab.attention.rows import Reading
+from arcee_lab.attention.statistics import Statistic
+
+if TYPE_CHECKING:
+    from arcee_lab.views.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class HeadStatistic:
+    """One statistic of the heads of some layers.
+
+    Means are over attended tokens that have a choice of two keys or more: padding never counts, nor
+    does a first token, which can only read itself.
+
+    Attributes:
+        statistic: What was asked.
+        layers: The layers, in order.
+        mean: By head; NaN where no token counts.
+        n: How many tokens counted.
+        readings: By layer one reading a forward, as long as values by token were kept.
+    """
+
+    statistic: Statistic
+    layers: tuple[int, ...]
+    mean: Float[Tensor, "layer head"]
+    n: Int[Tensor, "layer head"]
+    readings: Mapping[int, list[Reading]]
+
+    def values(self, layer: int) -> Tensor | list[Tensor]:
+        """The number at each token, `[batch, head, q_pos]`; a list if there were several forwards.
+
+        NaN at padding, and where the statistic says nothing of the token.
+        """
+        return self._all(layer, "value")
+
+    def weights(self, layer: int) -> Tensor | list[Tensor]:
+        """Weights of the strongest keys, `[batch, head, q_pos, chosen]`; 0 at padding."""
+        return self._all(layer, "weights")
+
+    def keys(self, layer: int) -> Tensor | list[Tensor]:
+        """Their columns, the cache's included; -1 where there is none, and at padding."""
+        return self._all(layer, "keys")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a head: layer, head, the statistic's mean under its name, and N."""
+        layers, heads = self.mean.shape
+        return pd.DataFrame(
+            {
+                "layer": [layer for layer in self.layers for _ in range(heads)],
+                "head": list(range(heads)) * layers,
+                self.statistic.name: self.mean.flatten().numpy(),
+                "n": self.n.flatten().numpy(),
+            }
+        )
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """A map of the means, layer by head."""
+        from arcee_lab.views.heads import head_map
+
+        label = self.statistic.label
+        return head_map(
+            self.mean.numpy(),
+            [str(layer) for layer in self.layers],
+            what=label,
+            title=f"{label[0].upper()}{label[1:]}, by head ({self._n})",
+            dark=dark,
+        )
+
+    def __repr__(self) -> str:
+        layers, heads = self.mean.shape
+        return f"{self.statistic!r} of {layers} x {heads} heads ({self._n})"
+
+    def _repr_html_(self) -> str:
+        from arcee_lab.views.html import heat_table
+
+        table = heat_table(
+            self.mean.numpy(),
+            [str(layer) for layer in self.layers],
+            [str(head) for head in range(self.mean.shape[1])],
+            corner="layer / head",
+        )
+        return f"<p>{self.statistic.label}, mean by head ({self._n})</p>{table}"
+
+    @property
+    def _n(self) -> str:
+        low, high = int(self.n.min()), int(self.n.max())
+        return f"N = {low:,} tokens" if low == high else f"N = {low:,} to {high:,} tokens"
+
+    def _all(self, layer: int, what: str) -> Tensor | list[Tensor]:
+        if layer not in self.readings:
+            raise ValueError(f"layer {layer} was not asked for; asked were {list(self.layers)}.")
+        if not self.readings[layer]:
+            raise ValueError("No values by token were kept: pass tokens=True.")
+        found = [getattr(reading, what) for reading in self.readings[layer]]
+        if found[0] is None:
+            raise ValueError(f"{self.statistic!r} names no keys; ask for TopKeys.")
+        return found[0] if len(found) == 1 else found
