@@ -1,0 +1,58 @@
+"""Metrics as sums over documents: what lm-eval aggregates, and what a bootstrap can resample."""
+
+from arcee_lab.evals.metrics.answers import (
+    answer_items,
+    em,
+    em_answer,
+    em_none,
+    f1,
+    f1_answer,
+    normalize,
+)
+from arcee_lab.evals.metrics.entities import (
+    entities,
+    entity_f1,
+    entity_items,
+    entity_precision,
+    entity_recall,
+    token_acc,
+)
+from arcee_lab.evals.metrics.labels import acc, brier, ece, label_items, macro_f1, mcc, nll
+from arcee_lab.evals.metrics.likelihoods import (
+    excess,
+    likelihood_items,
+    nats_per_token,
+    perplexity,
+)
+from arcee_lab.evals.metrics.metric import Metric, exp_ratio, mean, ratio
+
+__all__ = [
+    "Metric",
+    "acc",
+    "answer_items",
+    "brier",
+    "ece",
+    "em",
+    "em_answer",
+    "em_none",
+    "entities",
+    "entity_f1",
+    "entity_items",
+    "entity_precision",
+    "entity_recall",
+    "excess",
+    "exp_ratio",
+    "f1",
+    "f1_answer",
+    "label_items",
+    "likelihood_items",
+    "macro_f1",
+    "mcc",
+    "mean",
+    "nats_per_token",
+    "nll",
+    "normalize",
+    "perplexity",
+    "ratio",
+    "token_acc",
+]
