@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab import interventions, sparsity
+    from arcee_lab import attention, dump, interventions, sparsity, trace
     from arcee_lab.answering import answer
     from arcee_lab.compiled import capture_compiled
     from arcee_lab.interventions import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from arcee_lab.model.register import register
     from arcee_lab.planning import plan
     from arcee_lab.recording import capture
+    from arcee_lab.trace import to_nnsight
 
 __all__ = [
     "Ablate",
@@ -46,14 +47,18 @@ __all__ = [
     "Threshold",
     "TopK",
     "answer",
+    "attention",
     "capture",
     "capture_compiled",
+    "dump",
     "intervene",
     "interventions",
     "load",
     "plan",
     "register",
     "sparsity",
+    "to_nnsight",
+    "trace",
 ]
 
 # Public name -> module it lives in; torch and transformers load at the first use of one of them,
@@ -65,6 +70,7 @@ _HOMES = {
     "load": "arcee_lab.model.loading",
     "plan": "arcee_lab.planning",
     "register": "arcee_lab.model.register",
+    "to_nnsight": "arcee_lab.trace",
 }
 _HOMES |= dict.fromkeys(
     (
