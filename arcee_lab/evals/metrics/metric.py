@@ -1,8 +1,8 @@
 """A metric is a sum over documents and what is made of the sum.
 
 Every score of this package has that form: each document gives a vector (a count, a moment, a cell
-of a confusion matrix), the vectors are added, and a function of the sum is the score. So a bootstrap
-over documents is one matrix product, and a resample's score costs no more than the score itself.
+of a confusion matrix), the vectors are added, and a function of the sum is the score. A bootstrap
+over documents is one matrix product then, and a resample costs no more than the score itself.
 """
 
 from collections.abc import Callable, Sequence
