@@ -1,4 +1,4 @@
-"""Metrics as sums over documents: what lm-eval aggregates, and what a bootstrap can resample."""
+"""The metrics of the task files; each is an `Aggregation`, so a bootstrap can redraw it."""
 
 from arcee_lab.evals.metrics.answers import (
     answer_items,
@@ -17,6 +17,7 @@ from arcee_lab.evals.metrics.entities import (
     entity_recall,
     token_acc,
 )
+from arcee_lab.evals.metrics.kinds import exp_ratio, mean, ratio
 from arcee_lab.evals.metrics.labels import acc, brier, ece, label_items, macro_f1, mcc, nll
 from arcee_lab.evals.metrics.likelihoods import (
     excess,
@@ -24,10 +25,8 @@ from arcee_lab.evals.metrics.likelihoods import (
     nats_per_token,
     perplexity,
 )
-from arcee_lab.evals.metrics.metric import Metric, exp_ratio, mean, ratio
 
 __all__ = [
-    "Metric",
     "acc",
     "answer_items",
     "brier",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from arcee_lab.evals.metrics.metric import mean, ratio
+from arcee_lab.evals.metrics.kinds import mean, ratio
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.evals.metrics.metric import Metric, divided, ratio
+from arcee_lab.evals.aggregation import Aggregation
+from arcee_lab.evals.metrics.kinds import divided, ratio
 
 SIDES = frozenset("BIES")
 
@@ -77,13 +78,13 @@ def _counts(items: Sequence[tuple[int, int, int]]) -> np.ndarray:
     return np.asarray(items, dtype=float).reshape(len(items), 3)
 
 
-entity_precision = Metric(
+entity_precision = Aggregation(
     "entity_precision", _counts, lambda sums: divided(sums[..., 0], sums[..., 1], empty=0.0)
 )
-entity_recall = Metric(
+entity_recall = Aggregation(
     "entity_recall", _counts, lambda sums: divided(sums[..., 0], sums[..., 2], empty=0.0)
 )
-entity_f1 = Metric(
+entity_f1 = Aggregation(
     "entity_f1",
     _counts,
     lambda sums: divided(2 * sums[..., 0], sums[..., 1] + sums[..., 2], empty=0.0),

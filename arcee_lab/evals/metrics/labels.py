@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.evals.metrics.metric import Metric, divided, mean
+from arcee_lab.evals.aggregation import Aggregation
+from arcee_lab.evals.metrics.kinds import divided, mean
 
 BINS = 15  # of confidence, equally wide, each with its upper edge
 
 acc = mean("acc")
-nll = mean("nll", higher_is_better=False)
-brier = mean("brier", higher_is_better=False)
+nll = mean("nll")
+brier = mean("brier")
 
 
 def label_items(gold: int, log_probs: Sequence[float]) -> dict[str, Any]:
@@ -93,6 +94,6 @@ def _ece(sums: np.ndarray) -> np.ndarray:
     return divided(np.abs(sums[..., :BINS]).sum(-1), sums[..., BINS:].sum(-1))
 
 
-macro_f1 = Metric("macro_f1", _confusions, _macro_f1)
-mcc = Metric("mcc", _confusions, _mcc)
-ece = Metric("ece", _binned, _ece, higher_is_better=False)
+macro_f1 = Aggregation("macro_f1", _confusions, _macro_f1)
+mcc = Aggregation("mcc", _confusions, _mcc)
+ece = Aggregation("ece", _binned, _ece)

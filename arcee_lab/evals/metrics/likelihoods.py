@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from arcee_lab.evals.metrics.metric import exp_ratio, ratio
+from arcee_lab.evals.metrics.kinds import exp_ratio, ratio
 
 
 def likelihood_items(log_likelihood: float, tokens: int, nats: float) -> dict[str, Any]:
@@ -25,6 +25,6 @@ def likelihood_items(log_likelihood: float, tokens: int, nats: float) -> dict[st
     }
 
 
-nats_per_token = ratio("nats_per_token", higher_is_better=False)
+nats_per_token = ratio("nats_per_token")
 perplexity = exp_ratio("perplexity")
-excess = ratio("excess", higher_is_better=False)
+excess = ratio("excess")
