@@ -1,7 +1,7 @@
 """Read activations: `capture` while a model runs, in any call style, and put everything back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from arcee_lab.calls import Call
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention import edits_of
 from arcee_lab.model.pattern import Pairs
+from arcee_lab.reducers.asking import asked_of
+from arcee_lab.reducers.block import Reducing
 from arcee_lab.selection import PairsSelection, Selection, position_axis
 from arcee_lab.watching import Watch, stop_site
 
@@ -211,6 +213,16 @@ class Capture(Watch, Mapping[str, Any]):
         return canonical
 
 
+@overload
+def capture(
+    model: nn.Module,
+    sites: Mapping[str, Any],
+    *,
+    stop_at: bool | int | str | None = None,
+) -> Reducing: ...
+
+
+@overload
 def capture(
     model: nn.Module,
     sites: str | Sequence[str],
@@ -222,8 +234,22 @@ def capture(
     units: int | Sequence[int] | None = None,
     stop_at: bool | int | str | None = None,
     grad: bool = False,
-) -> Capture:
-    """Records activations while the model runs inside the block.
+) -> Capture: ...
+
+
+def capture(
+    model: nn.Module,
+    sites: str | Sequence[str] | Mapping[str, Any],
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    positions: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    units: int | Sequence[int] | None = None,
+    stop_at: bool | int | str | None = None,
+    grad: bool = False,
+) -> Capture | Reducing:
+    """Records activations, or statistics of them, while the model runs inside the block.
 
     Works with any call of the model: forward in any style, several forwards, `generate` (one entry
     a step; beams and an assistant's candidates are recorded as they run), autocast, gradient
@@ -235,7 +261,9 @@ def capture(
     Args:
         model: One of arcee_lab's models.
         sites: Names, globs or layer ranges, e.g. `["layers.4:8.mlp.hook_post"]`; see
-            `arcee_lab.sites.Legend.resolve`.
+            `arcee_lab.sites.Legend.resolve`. Or a mapping of these to reducers, or lists of
+            reducers, of `al.reducers`: then statistics are kept and no activation is, padding does
+            not count, and none of the arguments below applies but `stop_at`.
         device: Where tensors are put; the model's device by default. From a GPU to "cpu" the copy
             is asynchronous into pinned memory and complete when it is read.
         dtype: Floating dtype to store; as computed by default.
@@ -248,7 +276,7 @@ def capture(
         grad: Keeps the graph, and gives `acts.grad(site)` after a backward.
 
     Returns:
-        A context manager that yields a `Capture`.
+        A context manager that yields a `Capture`; for a mapping `al.reducers.Statistics`.
 
     Raises:
         ValueError: For a filter that matches nothing or an index out of range, before any forward;
@@ -264,6 +292,17 @@ def capture(
         True
     """
     parts = anatomy(model)
+    if isinstance(sites, Mapping):
+        cuts = {"device": device, "dtype": dtype, "positions": positions, "heads": heads}
+        cuts |= {"units": units, "grad": grad or None}
+        given = [name for name, value in cuts.items() if value is not None]
+        if given:
+            raise ValueError(
+                f"Reducers read whole activations where the model computes them; leave {given[0]}= "
+                "out, or capture without reducers."
+            )
+        asked = asked_of(parts, sites)
+        return Reducing(parts, asked, stop=stop_site(stop_at, list(asked), parts))
     names = parts.resolve(sites)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     if not selection.is_whole or dtype is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from arcee_lab.calls import Call
@@ -71,10 +71,10 @@ class Where:
             hit = hit & (call.tokens.to(device)[..., None] == ids).any(dim=-1)
         if self.tags is not None:
             assert tags is not None
-            given, inside = _own_columns(tags.to(device), call)
+            given, inside = call.own_columns(tags.to(device))
             hit = hit & inside & (given[..., None] == placed.index(self.tags, device)).any(dim=-1)
         if self.mask is not None:
-            given, inside = _own_columns(placed.tensor(self.mask.tensor, device), call)
+            given, inside = call.own_columns(placed.tensor(self.mask.tensor, device))
             hit = hit & inside & given
         return hit
 
@@ -88,33 +88,9 @@ def _at_positions(
     ahead = tuple(p for p in positions if p >= 0)
     behind = tuple(p for p in positions if p < 0)
     if ahead:
-        whole = rank + _attended_before(call, real)
+        whole = rank + call.attended_before(real)
         hit = hit | (whole[..., None] == placed.index(ahead, device)).any(dim=-1)
     if behind:
         from_end = rank - real.sum(dim=1, keepdim=True)
         hit = hit | (from_end[..., None] == placed.index(behind, device)).any(dim=-1)
     return hit
-
-
-def _attended_before(call: Call, real: Bool[Tensor, "batch pos"]) -> int | Int[Tensor, "batch 1"]:
-    """Attended tokens of each sequence that lie in the cache."""
-    seen = call.seen
-    if (isinstance(seen, int) and seen == 0) or not isinstance(call.mask, Tensor):
-        return seen
-    mask = call.mask.to(real.device)
-    if mask.ndim == 2:
-        if mask.shape[1] == call.length:
-            return seen
-        earlier = torch.arange(mask.shape[1], device=mask.device) < seen
-        return ((mask != 0) & earlier).sum(dim=1, keepdim=True)
-    row = mask[:, 0, 0]  # what the call's first token may read, itself included
-    if row.dtype != torch.bool:
-        row = row > torch.finfo(row.dtype).min / 2 if row.is_floating_point() else row != 0
-    return (row.sum(dim=-1, keepdim=True) - real[:, :1].long()).clamp(min=0)
-
-
-def _own_columns(given: Tensor, call: Call) -> tuple[Tensor, Bool[Tensor, " pos"]]:
-    """The columns of a tensor over the whole sequence that are this call's, and which exist."""
-    columns = torch.arange(call.length, device=given.device) + call.seen
-    last = given.shape[1] - 1
-    return given.index_select(1, columns.clamp(max=last)), columns <= last

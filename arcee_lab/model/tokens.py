@@ -1,7 +1,7 @@
 """Which tokens of a call are real: the mask that every statistic and every position uses."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 from transformers import Cache
 
@@ -36,11 +36,17 @@ def attended_tokens(
             columns = torch.arange(length, device=device) + seen
             mask = mask.index_select(1, columns)
         return (mask != 0).expand(batch, length)
-    if mask.dtype != torch.bool:
-        mask = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask != 0
-    mask = mask[:, 0]
+    mask = readable(mask)
     own = mask.diagonal(dim1=-2, dim2=-1) if mask.shape[-1] == length else mask.any(dim=-1)
     return own.expand(batch, length)
+
+
+def readable(mask: Shaped[Tensor, "_ _ q_pos k_pos"]) -> Bool[Tensor, "_ q_pos k_pos"]:
+    """Which keys each token may read by a 4-D mask, boolean, of whole numbers or additive."""
+    mask = mask[:, 0]
+    if mask.dtype == torch.bool:
+        return mask
+    return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask != 0
 
 
 def tokens_seen(cache: Cache | None) -> int | Tensor:

@@ -1,0 +1,88 @@
+"""What a mapping of filters to reducers asks for, checked before any forward."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.reducers.reducer import Reducer
+from arcee_lab.reducers.statistics import Asked
+
+_ASKS = ("labels", "positions", "seen")
+
+
+def asked_of(parts: Anatomy, asked: Mapping[str, Any]) -> dict[str, Asked]:
+    """The reducers of each site, by canonical name, in forward order.
+
+    Args:
+        parts: Of the model.
+        asked: Filter, or tuple of filters -> reducer, or sequence of reducers. A site that several
+            filters name gets the reducers of all of them.
+
+    Raises:
+        ValueError: A filter that matches nothing, a value that is no reducer, a site whose shape a
+            call changes, or settings that do not fit a site.
+    """
+    if not asked:
+        raise ValueError("No site asked for: expected a mapping of at least one site to a reducer.")
+    found: dict[str, list[Asked]] = {}
+    for filters, given in asked.items():
+        one_or_more = _read(filters, given)
+        for name in parts.resolve(filters):
+            found.setdefault(name, []).append(one_or_more)
+    return {
+        name: _check(parts, name, _one(found[name]))
+        for name in parts.legend.sites()
+        if name in found
+    }
+
+
+def features(parts: Anatomy, name: str) -> tuple[int, ...]:
+    """Shape of one token's activation.
+
+    Raises:
+        ValueError: The site has no axis of tokens, or one of keys.
+    """
+    axes = parts.legend.sites()[name].axes
+    if axes[:2] != ("batch", "pos"):
+        where = "read attention with al.attention" if "k_pos" in axes else "capture it instead"
+        raise ValueError(
+            f"Reducers take one vector a token, and {name} is {' '.join(axes)}; {where}."
+        )
+    return tuple(parts.size(axis) for axis in axes[2:])
+
+
+def _read(filters: object, given: object) -> Asked:
+    if isinstance(given, Reducer):
+        return given
+    several = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if not several or not all(isinstance(one, Reducer) for one in several):
+        raise ValueError(
+            f"{filters!r} is mapped to {given!r}; expected a reducer such as "
+            "al.reducers.FiringRate(), or a list of them."
+        )
+    return several
+
+
+def _one(found: list[Asked]) -> Asked:
+    if len(found) == 1:
+        return found[0]
+    return tuple(r for one in found for r in ((one,) if isinstance(one, Reducer) else one))
+
+
+def _check(parts: Anatomy, name: str, asked: Asked) -> Asked:
+    shape = features(parts, name)
+    for reducer in (asked,) if isinstance(asked, Reducer) else asked:
+        unknown = set(reducer.asks) - set(_ASKS)
+        if unknown:
+            raise ValueError(
+                f"{reducer!r} asks for {sorted(unknown)[0]!r}; expected some of {', '.join(_ASKS)}."
+            )
+        try:
+            state = reducer.init(shape, torch.device("meta"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+            raise ValueError(f"init of {reducer!r} gives {state!r}; expected a dict of tensors.")
+    return asked

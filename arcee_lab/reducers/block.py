@@ -1,0 +1,169 @@
+"""The block in which reducers hear of activations: masks, groups and caches of each call."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from arcee_lab.calls import Call
+from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.reducers.reducer import First, Reducer, State
+from arcee_lab.reducers.statistics import Asked, Statistics
+from arcee_lab.watching import Watch
+
+
+class Tokens:
+    """Which tokens of one call count, made once for all sites; never reads from the device."""
+
+    def __init__(self, call: Call, labels: Tensor | None = None):
+        self._call = call
+        self._labels = labels
+        self._made: dict[tuple[str, torch.device], Any] = {}
+
+    def mask(self, first: First, device: torch.device) -> Bool[Tensor, "batch pos"]:
+        """Tokens that count."""
+        real = self._once("attended", device, self._call.attended)
+        if first == "include":
+            return real
+        firsts = self._once("firsts", device, lambda _: self._call.firsts(real))
+        return firsts if first == "only" else real & ~firsts
+
+    def asked(self, reducer: Reducer, device: torch.device) -> dict[str, Any]:
+        """What a reducer asks for besides."""
+        makers = {"labels": self._own_labels, "seen": self._seen, "positions": self._positions}
+        return {what: self._once(what, device, makers[what]) for what in reducer.asks}
+
+    def _once(self, what: str, device: torch.device, make: Any) -> Any:
+        if (what, device) not in self._made:
+            self._made[what, device] = make(device)
+        return self._made[what, device]
+
+    def _seen(self, device: torch.device) -> int | Tensor:
+        seen = self._call.seen
+        return seen.to(device) if isinstance(seen, Tensor) else seen
+
+    def _positions(self, device: torch.device) -> Tensor:
+        real = self.mask("include", device)
+        return real.cumsum(dim=1) - 1 + self._call.attended_before(real)
+
+    def _own_labels(self, device: torch.device) -> Tensor:
+        if self._labels is None:
+            raise ValueError(
+                "Grouped needs labels: call stats.set_labels(tensor) inside the block, before the "
+                "model."
+            )
+        rows = self._labels.shape[0]
+        if rows not in (1, self._call.batch):
+            raise ValueError(
+                f"set_labels got {rows} rows and the call has {self._call.batch} sequences; give "
+                "one row a sequence (with beams, one a beam), or a single row for all."
+            )
+        labels, inside = self._call.own_columns(self._labels.to(device))
+        return torch.where(inside, labels, -1).expand(self._call.batch, -1)
+
+
+class Reducing(Watch, Statistics):
+    """The block that `capture` gives for a mapping site -> reducer; afterwards its statistics."""
+
+    def __init__(self, parts: Anatomy, asked: Mapping[str, Asked], *, stop: str | None = None):
+        Watch.__init__(self, parts, list(asked), stop=stop, seen=True)
+        Statistics.__init__(self, parts.legend, asked, {})
+        self._reducers = {site: self.reducers(site) for site in self.asked}
+        self._labels: Tensor | None = None
+        self._tokens = Tokens(Call())
+        self._heard = 0  # sites in the running forward
+        self._torn = False
+
+    def set_labels(self, labels: Shaped[Tensor, "batch columns"]) -> None:
+        """Gives the labels of the tokens of the next forwards, for `Grouped`.
+
+        Args:
+            labels: One whole number a token, `[batch or 1, columns]`, over the whole sequence,
+                padding and cache included. Tokens past its end, and tokens whose label is none of
+                0 to groups - 1, are in no group.
+
+        Raises:
+            ValueError: If they are not whole numbers.
+        """
+        if labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
+            raise ValueError(f"labels must be whole numbers [batch, columns]; got {labels.dtype}.")
+        self._labels = labels
+
+    def __enter__(self) -> "Reducing":
+        super().__enter__()
+        assert self._undo is not None
+        if self._parts.model is not self._parts.backbone and self._stop is None:
+            ended = self._parts.model.register_forward_hook(self._model_ended, always_call=True)
+            self._undo.callback(ended.remove)
+        return self
+
+    def __getitem__(self, name: str) -> Any:
+        self._check_whole()
+        return super().__getitem__(name)
+
+    def merge(self, other: Statistics) -> Statistics:
+        self._check_whole()
+        return super().merge(other)
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise ValueError(
+                "A forward failed after some sites had counted its tokens, so that a second try "
+                "would count them twice. Run the texts again in a new block."
+            )
+
+    def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
+        super()._begin(module, args, kwargs)
+        self._tokens = Tokens(self._call, self._labels)
+        self._heard = 0
+
+    def _forward_done(self) -> None:
+        inside = len(self._names) - ("hook_logits" in self._names)
+        self._torn |= 0 < self._heard < inside
+
+    def _model_ended(self, module: Any, args: tuple, output: object) -> None:
+        # What fails after the backbone, such as memory for the logits, is tried again by callers.
+        self._torn |= output is None and self._heard > 0
+
+    def _saw(self, name: str, x: Tensor) -> None:
+        call = self._call
+        if x.shape[:2] != (call.batch, call.length):
+            raise ValueError(
+                f"Reducers count the {call.batch} x {call.length} tokens of a call, but {name} "
+                f"holds {tuple(x.shape[:2])} of them (logits_to_keep, which generate sets too). "
+                "Reduce norm.hook_normalized, or call without it."
+            )
+        reducers = self._reducers[name]
+        if name not in self.states:
+            self.states[name] = tuple(_init(reducer, x) for reducer in reducers)
+        self._heard += 1
+        for reducer, state in zip(reducers, self.states[name], strict=True):
+            accumulate(reducer, state, x, self._tokens)
+
+
+def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: Tokens) -> None:
+    """Adds one call's activations to a state, in place, whatever mode the model runs in."""
+    device = x.device
+    mask, asked = tokens.mask(reducer.first, device), tokens.asked(reducer, device)
+    after = dict(state)
+    with torch.no_grad(), _full_precision(device):
+        reducer.update(after, x.detach(), mask, **asked)
+        for name, tensor in state.items():
+            if after[name] is not tensor:  # an update that put a new tensor in
+                tensor.copy_(after[name])
+
+
+def _init(reducer: Reducer, x: Tensor) -> State:
+    # A tensor made in inference mode could not be changed outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        return reducer.init(tuple(x.shape[2:]), x.device)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """Sums and products as written: autocast would take products of masks in half precision."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,34 @@
+"""Tokens in pieces that fit a cache, so that what an update makes on the way stays small."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# Elements of a piece. On a CPU one that stays in its second-level cache is read there again; on a
+# GPU a piece has only to be small beside the activation, and few launches are better.
+_CPU, _OTHER = 2**18, 2**26
+MOST_TOKENS = 2**24  # fp32 counts ones exactly up to here
+
+
+def piece_length(x: Float[Tensor, "token width"]) -> int:
+    """Tokens of a piece."""
+    elements = _CPU if x.device.type == "cpu" else _OTHER
+    return min(MOST_TOKENS, max(1, elements // max(1, x.shape[1])))
+
+
+def pieces(
+    x: Float[Tensor, "batch pos *features"], token_masks: Bool[Tensor, "*group batch pos"]
+) -> Iterator[tuple[Float[Tensor, "token width"], Bool[Tensor, "*group token"]]]:
+    """Cuts activations and their masks along the tokens; features become one axis."""
+    flat = x.flatten(0, 1).flatten(1)
+    length = piece_length(flat)
+    masks = token_masks.flatten(-2)
+    yield from zip(flat.split(length), masks.split(length, dim=-1), strict=True)
+
+
+def fires(x: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
+    """1.0 where a unit is above 0, else 0.0, in fp32; NaN gives 0."""
+    # Straight into floats: to compare into booleans and convert takes four times as long.
+    return torch.gt(x, 0, out=torch.empty(x.shape, dtype=torch.float32, device=x.device))
