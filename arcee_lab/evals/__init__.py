@@ -17,7 +17,7 @@ with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
     running.py       `run`: tasks, one bar, interrupts; result.py: what it returns
     sweep.py         quality against the measured active fraction
     heads/           what each head says of texts: sequence.py, token.py, qa.py
-    metrics/         the metrics of the task files, as `Aggregation` values
+    metrics/         scores as sums over documents, as the task files name them
 
 Where they meet:
 
@@ -29,5 +29,6 @@ Where they meet:
   a list of labels a document; `heads.qa.find_spans(model, tokenizer, questions, contexts, ...)` a
   text a document. An unknown label or a wrong head is a ValueError; routing.py adds the task.
 * What lm-eval gets back from the token head is the JSON list of labels, from the QA head the text.
-* Ceilings lie in a task file as `metadata: {ceilings: {metric: number}}`.
+* Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`, where a value is a number or
+  a function without arguments that computes it (`!function arcee_lab.evals.ceilings.sentiment`).
 """
