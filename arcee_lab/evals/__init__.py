@@ -29,6 +29,8 @@ Where they meet:
   a list of labels a document; `heads.qa.find_spans(model, tokenizer, questions, contexts, ...)` a
   text a document. An unknown label or a wrong head is a ValueError; routing.py adds the task.
 * What lm-eval gets back from the token head is the JSON list of labels, from the QA head the text.
-* Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`, where a value is a number or
-  a function without arguments that computes it (`!function arcee_lab.evals.ceilings.sentiment`).
+* Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`; a value is a number, or a
+  function without arguments that computes it (`!function arcee_lab.evals.ceilings.sentiment`).
+* Optional columns: `text` (token: the running text in which the words stand; they are joined by
+  spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """
