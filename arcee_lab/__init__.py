@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab import attention, dump, interventions, sparsity, trace
+    from arcee_lab import attention, dump, interventions, reducers, sparsity, trace
     from arcee_lab.answering import answer
     from arcee_lab.compiled import capture_compiled
+    from arcee_lab.decode import sparse_decode
     from arcee_lab.interventions import (
         Ablate,
         Add,
@@ -55,7 +56,9 @@ __all__ = [
     "interventions",
     "load",
     "plan",
+    "reducers",
     "register",
+    "sparse_decode",
     "sparsity",
     "to_nnsight",
     "trace",
@@ -70,6 +73,7 @@ _HOMES = {
     "load": "arcee_lab.model.loading",
     "plan": "arcee_lab.planning",
     "register": "arcee_lab.model.register",
+    "sparse_decode": "arcee_lab.decode",
     "to_nnsight": "arcee_lab.trace",
 }
 _HOMES |= dict.fromkeys(
