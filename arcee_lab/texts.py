@@ -1,6 +1,7 @@
 """Text in, token windows out: files, data sets and plain strings, cut to a model's context.
 
-A document becomes one or more windows, each at most `context` tokens long, that do not overlap.
+A document becomes one or more windows, each at most `context` tokens long, that do not overlap
+unless `overlap` asks for it.
 Where the tokenizer starts a document with BOS, every window starts with it, so a long document's
 later windows look to the model as its first does. The order of batches depends on the tokens and
 the settings alone: the same texts give the same batches on every machine.
@@ -199,6 +200,8 @@ class Windows:
         documents: The document that each window comes from.
         bos_id: The tokenizer's BOS id, or None.
         pad_id: What fills a row's end; any valid id does, since padding is masked.
+        repeated: How many tokens, behind its BOS, each window has in common with the one before it;
+            None where windows do not overlap.
     """
 
     ids: np.ndarray
@@ -206,6 +209,7 @@ class Windows:
     documents: np.ndarray
     bos_id: int | None
     pad_id: int
+    repeated: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -217,6 +221,15 @@ class Windows:
     def n_tokens(self) -> int:
         """All tokens, with the BOS tokens."""
         return len(self.ids)
+
+    def new(self, window: int) -> Bool[np.ndarray, " pos"]:
+        """Which tokens of a window no window before it holds: all but those that are repeated."""
+        ids = self[window]
+        new = np.ones(len(ids), dtype=bool)
+        if self.repeated is not None:
+            behind = int(len(ids) > 0 and ids[0] == self.bos_id)
+            new[behind : behind + int(self.repeated[window])] = False
+        return new
 
     @property
     def n_documents(self) -> int:
@@ -257,7 +270,12 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
 
 
 def cut(
-    tokenizer: Any, texts: Iterable[str], *, context: int, max_tokens: int | None = None
+    tokenizer: Any,
+    texts: Iterable[str],
+    *,
+    context: int,
+    max_tokens: int | None = None,
+    overlap: int = 0,
 ) -> Windows:
     """Tokenises documents and cuts them into windows.
 
@@ -266,8 +284,10 @@ def cut(
     Args:
         tokenizer: A Hugging Face tokenizer.
         texts: The documents.
-        context: Longest window, in tokens, BOS included. Windows do not overlap.
-        max_tokens: Most tokens to take, BOS included; None takes all.
+        context: Longest window, in tokens, BOS included.
+        max_tokens: Most tokens to take, BOS included; None takes all. Repeated ones do not count.
+        overlap: Tokens of a long document that the next window reads again, behind its BOS, so that
+            what is new in it has so many before it.
 
     Raises:
         ValueError: A bad limit, a single string in place of a list, or texts without any token.
@@ -285,20 +305,30 @@ def cut(
         raise ValueError(f"context is {context} tokens; expected at least 2")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+    if not 0 <= overlap <= context - 2:
+        raise ValueError(
+            f"overlap is {overlap} tokens; expected 0 to {context - 2}, so that each window of "
+            f"{context} holds something new"
+        )
     bos_id = tokenizer.bos_token_id
     windows: list[np.ndarray] = []
     documents: list[int] = []
+    repeated: list[int] = []
     left = float("inf") if max_tokens is None else max_tokens
     for number, ids in enumerate(_tokenize(tokenizer, texts)):
         starts_with_bos = bool(ids) and ids[0] == bos_id
         prefix, body = (ids[:1], ids[1:]) if starts_with_bos else ([], ids)
-        step = context - len(prefix)
-        # A document of BOS alone still is a window; an empty one is none.
-        for at in range(0, max(len(body), len(prefix)), step):
-            window = np.asarray(prefix + body[at : at + step], dtype=np.int32)
-            windows.append(window[: int(min(left, len(window)))])
+        room = context - len(prefix)
+        # A document of BOS alone still is a window; an empty one is none. The last window is the
+        # first that reaches the end: another would only repeat.
+        ends = max(len(body) - overlap, len(prefix), min(1, len(body)))
+        for at in range(0, ends, room - overlap):
+            again = overlap if at else 0
+            window = np.asarray(prefix + body[at : at + room], dtype=np.int32)
+            windows.append(window[: int(min(left + again, len(window)))])
             documents.append(number)
-            left -= len(windows[-1])
+            repeated.append(again)
+            left -= len(windows[-1]) - again
             if left == 0:
                 break
         if left == 0:
@@ -312,6 +342,7 @@ def cut(
         documents=np.asarray(documents),
         bos_id=bos_id,
         pad_id=0 if pad_id is None else pad_id,
+        repeated=np.asarray(repeated) if overlap else None,
     )
 
 

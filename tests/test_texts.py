@@ -177,11 +177,50 @@ def test_max_tokens_is_exact_and_stops_reading():
         ("abc", {}, r"pass \[text\]"),
         (["a"], {"context": 1}, "expected at least 2"),
         (["a"], {"max_tokens": 0}, "expected at least 1"),
+        (["a"], {"context": 5, "overlap": 4}, "overlap is 4 tokens; expected 0 to 3"),
+        (["a"], {"overlap": -1}, "overlap is -1"),
     ],
 )
 def test_bad_limits(texts, limits, match):
     with pytest.raises(ValueError, match=match):
         cut(texts, **limits)
+
+
+def test_windows_that_overlap_say_what_they_repeat():
+    windows = cut(["abcdefgh", "k"], context=5, overlap=2)
+    assert words(windows) == [
+        [1, 3, 4, 5, 6],
+        [1, 5, 6, 7, 8],
+        [1, 7, 8, 9, 10],
+        [1, 13],
+    ]
+    assert windows.repeated.tolist() == [0, 2, 2, 0]
+    assert windows.new(1).tolist() == [True, False, False, True, True]
+    assert windows.new(3).tolist() == [True, True]
+    few = cut(["abcdefgh"], context=5, overlap=2, max_tokens=7)
+    assert words(few) == [[1, 3, 4, 5, 6], [1, 5, 6, 7]]
+
+
+@given(
+    texts=st.lists(st.text("abcdef", min_size=1, max_size=30), min_size=1, max_size=6),
+    bos=st.booleans(),
+    context=st.integers(2, 12),
+    overlap=st.integers(0, 10),
+    max_tokens=st.none() | st.integers(1, 60),
+)
+def test_overlapping_windows_hold_every_token_once_as_new(texts, bos, context, overlap, max_tokens):
+    overlap = min(overlap, context - 2)
+    windows = cut(texts, bos=bos, context=context, overlap=overlap, max_tokens=max_tokens)
+    new = [windows[w][windows.new(w)].tolist() for w in range(len(windows))]
+    assert all(any(token != 1 for token in window) for window in new[:-1])
+    body = [token for window in new for token in window if token != 1]
+    whole = [ord(letter) - ord("a") + 3 for text in texts for letter in text]
+    assert body == whole[: len(body)]
+    if max_tokens is None:
+        assert body == whole
+    else:
+        assert sum(map(len, new)) <= max_tokens
+    assert all(len(windows[w]) <= context for w in range(len(windows)))
 
 
 @given(
