@@ -1,6 +1,9 @@
 """The loop: what a batch holds, that packing changes nothing, that a killed run repeats itself."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -66,6 +69,46 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kill_after):
     # a finished run is read back, not run again
     again = train(_tiny(), tmp_path / "whole", on_step=lambda *_: pytest.fail("ran again"))
     assert list(again.log) == list(whole.log)
+
+
+@pytest.mark.slow
+def test_the_shipped_shape_in_bfloat16_goes_on_bit_for_bit_after_sigkill(tmp_path):
+    """The default recipe with short stages, in processes of its own, one of them killed."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        """
+import os, signal, sys
+from dataclasses import replace
+import torch
+from arcee_lab.training import Recipe, train
+
+torch.set_num_threads(1)
+recipe = Recipe()
+short = tuple(replace(stage, steps=16, until={}) for stage in recipe.stages)
+kill_at = int(sys.argv[2])
+
+def kill(step, _loss):
+    if step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(replace(recipe, stages=short, look_every=8), sys.argv[1], save_every=5, on_step=kill)
+""",
+        encoding="utf-8",
+    )
+
+    def run(folder, kill_at):
+        command = [sys.executable, str(script), str(tmp_path / folder), str(kill_at)]
+        return subprocess.run(command, check=False).returncode
+
+    assert run("whole", -1) == 0
+    assert run("killed", 13) == -signal.SIGKILL
+    assert run("killed", 38) == -signal.SIGKILL
+    assert run("killed", -1) == 0
+    one, other = _state(tmp_path / "whole"), _state(tmp_path / "killed")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    logs = [(tmp_path / folder / "log.jsonl").read_bytes() for folder in ("whole", "killed")]
+    assert logs[0] == logs[1]
 
 
 def test_a_stage_ends_when_its_skills_are_there_also_after_a_kill(tmp_path, monkeypatch):
