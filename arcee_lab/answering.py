@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,58 @@ def answer(
     parts = anatomy(model)
     if parts.legend.head != "qa":
         raise ValueError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
-    if not question.strip() or not context.strip():
-        raise ValueError("Question and context must hold text; got an empty one.")
     if top_k < 1 or max_answer_tokens < 1:
         raise ValueError(
             f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
         )
+    found: dict[tuple[int, int], Answer] = {}
+    device = next(model.parameters()).device
+    for window in cut_windows(
+        parts, tokenizer, question, context, max_length=max_length, stride=stride
+    ):
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([window.ids], device=device))
+        for span in spans_of(
+            window,
+            output.start_logits[0].float(),
+            output.end_logits[0].float(),
+            context,
+            max_answer_tokens=max_answer_tokens,
+            top_k=top_k,
+        ):
+            known = found.get((span.start, span.end))
+            if known is None or known.score < span.score:
+                found[span.start, span.end] = span
+    return sorted(found.values(), key=lambda a: (-a.score, a.start, a.end))[:top_k]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question and as much of its context as fits.
+
+    Attributes:
+        ids: Token ids.
+        inside: Whether a token is of the context.
+        offsets: First and last-plus-one character of each token, in question or context.
+    """
+
+    ids: list[int]
+    inside: list[bool]
+    offsets: list[tuple[int, int]]
+
+
+def cut_windows(
+    parts: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    context: str,
+    *,
+    max_length: int | None = None,
+    stride: int | None = None,
+) -> list[Window]:
+    """The windows in which a context is read; see `answer` for the arguments and errors."""
+    if not question.strip() or not context.strip():
+        raise ValueError("Question and context must hold text; got an empty one.")
     room = parts.model.config.max_position_embeddings if max_length is None else max_length
     left = room - len(tokenizer(question).input_ids)
     if left < 8:
@@ -88,32 +135,47 @@ def answer(
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    found: dict[tuple[int, int], Answer] = {}
-    for index, ids in enumerate(windows["input_ids"]):
-        inside = [part == 1 for part in windows.sequence_ids(index)]
-        offsets = windows["offset_mapping"][index]
-        for start, end, score in _spans(model, ids, inside, max_answer_tokens, top_k):
-            first, last = offsets[start][0], offsets[end][1]
-            # A byte-level token carries the blank before its word.
-            first += len(context[first:last]) - len(context[first:last].lstrip())
-            known = found.get((first, last))
-            if first < last and (known is None or known.score < score):
-                found[first, last] = Answer(context[first:last], first, last, score)
-    return sorted(found.values(), key=lambda a: (-a.score, a.start, a.end))[:top_k]
+    return [
+        Window(ids, [part == 1 for part in windows.sequence_ids(n)], windows["offset_mapping"][n])
+        for n, ids in enumerate(windows["input_ids"])
+    ]
 
 
-def _spans(
-    model: nn.Module, ids: list[int], inside: list[bool], longest: int, top_k: int
-) -> list[tuple[int, int, float]]:
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        output = model(input_ids=torch.tensor([ids], device=device))
-    here = torch.tensor(inside, device=device)
-    start = output.start_logits[0].float().masked_fill(~here, -torch.inf)
-    end = output.end_logits[0].float().masked_fill(~here, -torch.inf)
+def spans_of(
+    window: Window,
+    start: Float[Tensor, " pos"],
+    end: Float[Tensor, " pos"],
+    context: str,
+    *,
+    max_answer_tokens: int,
+    top_k: int,
+) -> list[Answer]:
+    """The likeliest spans of one window, at most `4 * top_k`, best first.
+
+    Args:
+        window: The window.
+        start: What the head says of each token as the first of the answer.
+        end: The same as the last.
+        context: The text that was cut.
+        max_answer_tokens: Longest span in tokens.
+        top_k: How many different spans are wanted.
+    """
+    here = torch.tensor(window.inside, device=start.device)
+    start = start.masked_fill(~here, -torch.inf)
+    end = end.masked_fill(~here, -torch.inf)
     # scores[i, n]: the span from token i to token i + n; a band, not a square.
+    longest = max_answer_tokens
     ends = torch.nn.functional.pad(end, (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)
-    scores = (start[:, None] + ends).flatten()
-    best = scores.topk(min(4 * top_k, len(scores)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(i // longest, i // longest + i % longest, s) for i, s in pairs if s > -torch.inf]
+    best = (start[:, None] + ends).flatten()
+    best = best.topk(min(4 * top_k, len(best)))
+    found = []
+    for at, score in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        i, n = divmod(at, longest)
+        if score == -torch.inf:
+            break
+        first, last = window.offsets[i][0], window.offsets[i + n][1]
+        # A byte-level token carries the blank before its word.
+        first += len(context[first:last]) - len(context[first:last].lstrip())
+        if first < last:
+            found.append(Answer(context[first:last], first, last, score))
+    return found

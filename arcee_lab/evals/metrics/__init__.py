@@ -15,6 +15,7 @@ from arcee_lab.evals.metrics.entities import (
     entity_items,
     entity_precision,
     entity_recall,
+    name_acc,
     token_acc,
 )
 from arcee_lab.evals.metrics.kinds import exp_ratio, mean, ratio
@@ -22,8 +23,8 @@ from arcee_lab.evals.metrics.labels import acc, brier, ece, label_items, macro_f
 from arcee_lab.evals.metrics.likelihoods import (
     excess,
     likelihood_items,
-    nats_per_token,
-    perplexity,
+    nats_per_word,
+    word_perplexity,
 )
 
 __all__ = [
@@ -48,10 +49,11 @@ __all__ = [
     "macro_f1",
     "mcc",
     "mean",
-    "nats_per_token",
+    "name_acc",
+    "nats_per_word",
     "nll",
     "normalize",
-    "perplexity",
     "ratio",
     "token_acc",
+    "word_perplexity",
 ]

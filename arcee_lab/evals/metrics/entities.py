@@ -59,7 +59,7 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         `entity_f1`, `entity_precision` and `entity_recall` as (entities right, given, there), and
-        `token_acc` as (words right, words).
+        `token_acc` as (words right, words), and `name_acc` the same of words that open an entity.
 
     Raises:
         ValueError: Not as many labels as words.
@@ -68,9 +68,11 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"Got {len(given)} labels for {len(gold)} words; expected one a word.")
     there, found = entities(gold), entities(given)
     counts = (len(there & found), len(found), len(there))
-    words = sum(a == b for a, b in zip(gold, given, strict=True))
+    right = [a == b for a, b in zip(gold, given, strict=True)]
+    opens = [right[start] for _, start, _ in there]
     return dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), counts) | {
-        "token_acc": (words, len(gold))
+        "token_acc": (sum(right), len(right)),
+        "name_acc": (sum(opens), len(opens)),
     }
 
 
@@ -90,3 +92,4 @@ entity_f1 = Aggregation(
     lambda sums: divided(2 * sums[..., 0], sums[..., 1] + sums[..., 2], empty=0.0),
 )
 token_acc = ratio("token_acc")
+name_acc = ratio("name_acc")
