@@ -70,6 +70,16 @@ with ranks.joined() as here:
     same(whole, shared, "*.mlp.hook_*", call, units=[72, 0, 36, 37], positions=[0, -1])
     same(whole, shared, "*hook_z", call, heads=[3, 0], dtype=torch.float64, stop_at=True)
 
+    asked = [al.attention.Entropy(), al.attention.Offset(1), al.attention.TopKeys(2)]
+    with torch.no_grad(), al.attention.heads(whole, asked) as wanted:
+        call(whole)
+    with torch.no_grad(), al.attention.heads(shared, asked) as stats:
+        call(shared)
+    for name in stats:
+        near(stats[name].mean, wanted[name].mean, name)
+        assert torch.equal(stats[name].n, wanted[name].n)
+        near(stats[name].values(1).nan_to_num(9), wanted[name].values(1).nan_to_num(9), name)
+
     step = dict(max_new_tokens=4, do_sample=False, eos_token_id=None)
     ids = []
     same(whole, shared, EVERYTHING, lambda model: ids.append(model.generate(**batch, **step)))
