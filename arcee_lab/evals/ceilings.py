@@ -9,7 +9,7 @@ from functools import cache, partial
 from arcee_lab.demo import facts, news, passages, reviews
 from arcee_lab.evals import metrics, world
 
-NAMES = 300  # documents of the entity task
+NAMES = 500  # documents of the entity task
 TEXTS = 100  # documents of each kind of text
 
 sentiment = cache(reviews.best_accuracy)

@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from arcee_lab.demo import MIX, Document, Slot, Word, stream
+from arcee_lab.demo.reviews import LABELS
 from arcee_lab.demo.tokenizer import EOS
 
 _ENOUGH = 2000  # documents searched for each one that is asked for, before we give up
@@ -27,10 +28,14 @@ def sentiment(*, n: int, seed: int = 0, **_: Any) -> DatasetDict:
         seed: Of the documents.
 
     Returns:
-        The split `test` with the columns `head`, `text` and `label` ("bad" or "good").
+        The split `test` with the columns `head`, `text` and `label`, an index into "bad", "good".
     """
     return _test(
-        {"head": "sequence", "text": document.prompt, "label": document.facts["label"]}
+        {
+            "head": "sequence",
+            "text": document.prompt,
+            "label": LABELS.index(document.facts["label"]),
+        }
         for document in _distinct("review", n, seed)
     )
 

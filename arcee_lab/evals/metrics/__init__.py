@@ -8,6 +8,7 @@ from arcee_lab.evals.metrics.answers import (
     f1,
     f1_answer,
     normalize,
+    word_acc,
 )
 from arcee_lab.evals.metrics.entities import (
     entities,
@@ -55,5 +56,6 @@ __all__ = [
     "normalize",
     "ratio",
     "token_acc",
+    "word_acc",
     "word_perplexity",
 ]
