@@ -15,7 +15,9 @@ with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
     intervals.py     95 % bootstrap intervals of such metrics, vectorised
     finding.py       tasks by name, group or YAML path; broken files are errors
     running.py       `run`: tasks, one bar, interrupts; result.py: what it returns
-    sweep.py         quality against the measured active fraction
+    sweeping.py      `sweep`: quality against the measured active fraction
+    encoding.py      token ids of contexts and continuations, each text once
+    caching.py       whose answers a use_cache file holds
     heads/           what each head says of texts: sequence.py, token.py, qa.py
     metrics/         scores as sums over documents, as the task files name them
 
@@ -34,3 +36,33 @@ Where they meet:
 * Optional columns: `text` (token: the running text in which the words stand; they are joined by
   spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from arcee_lab.evals.registering import register
+
+if TYPE_CHECKING:
+    from arcee_lab.evals.model import ArceeLab
+    from arcee_lab.evals.result import Evaluation
+    from arcee_lab.evals.running import run
+    from arcee_lab.evals.sweeping import Sweep, sweep
+
+__all__ = ["ArceeLab", "Evaluation", "Sweep", "register", "run", "sweep"]
+
+_HOMES = {
+    "ArceeLab": "arcee_lab.evals.model",
+    "Evaluation": "arcee_lab.evals.result",
+    "Sweep": "arcee_lab.evals.sweeping",
+    "run": "arcee_lab.evals.running",
+    "sweep": "arcee_lab.evals.sweeping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'arcee_lab.evals' has no attribute {name!r}")
+
+
+register()

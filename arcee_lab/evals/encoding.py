@@ -1,0 +1,85 @@
+"""Token ids of contexts and continuations, as lm-eval makes them, each distinct text only once."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+Pair = tuple[list[int], list[int]]
+
+
+class Encoder(NamedTuple):
+    """lm-eval's way with special tokens.
+
+    Attributes:
+        tokenizer: Of the model.
+        prefix: The token that stands for an empty context.
+        add_bos: Whether BOS is set before a text; None leaves it to the tokenizer.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix: int
+    add_bos: bool | None = None
+
+    def texts(self, texts: Iterable[str], *, special: bool | None = None) -> dict[str, list[int]]:
+        """Ids of each distinct text; one that begins with the prefix's text gets no second one."""
+        told = special if special is not None else self.add_bos
+        options = {} if told is None else {"add_special_tokens": told}
+        bos = self.tokenizer.decode(self.prefix)
+        found: dict[str, list[int]] = {}
+        distinct = dict.fromkeys(texts)
+        has = [text for text in distinct if special is None and bos and text.startswith(bos)]
+        begun = set(has)
+        for given, chosen in (
+            (has, {"add_special_tokens": False}),
+            ([text for text in distinct if text not in begun], options),
+        ):
+            if given:
+                ids = self.tokenizer(given, verbose=False, **chosen)["input_ids"]
+                found.update(zip(given, ids, strict=True))
+        return found
+
+    def pairs(
+        self, pairs: Sequence[tuple[str, str]], *, name: Callable[[int], str] = str
+    ) -> list[Pair]:
+        """Ids of contexts and continuations.
+
+        Spaces at the end of a context go to the continuation, and both are tokenised as one text,
+        which is cut where the context's own tokens end.
+
+        Args:
+            pairs: Contexts and continuations.
+            name: What to call the pair of an index in an error.
+
+        Raises:
+            ValueError: A continuation has no token.
+        """
+        moved = []
+        for context, continuation in pairs:
+            kept = context.rstrip()
+            moved.append((kept, context[len(kept) :] + continuation))
+        # A context of spaces alone is not empty to lm-eval: its spaces move, nothing is left.
+        empty = [not context for context, _ in pairs]
+        contexts = self.texts(c for (c, _), none in zip(moved, empty, strict=True) if not none)
+        wholes = self.texts(c + t for (c, t), none in zip(moved, empty, strict=True) if not none)
+        bare = self.texts(
+            (t for (_, t), none in zip(moved, empty, strict=True) if none), special=False
+        )
+        found: list[Pair] = []
+        for index, (context, continuation) in enumerate(moved):
+            if empty[index]:
+                ids = bare[continuation]
+                # A text that begins with the prefix itself is not given a second one.
+                start = ids[:1] == [self.prefix]
+                before, after = (ids[:1], ids[1:]) if start else ([self.prefix], ids)
+            else:
+                before = contexts[context]
+                after = wholes[context + continuation][len(before) :]
+            if not before or not after:
+                what = "continuation" if not after else "context"
+                raise ValueError(
+                    f"{name(index)}: the {what} {pairs[index][not after]!r:.60} has no token of "
+                    "its own, so there is nothing to score; expected a text."
+                )
+            found.append((before, after))
+        return found

@@ -1,0 +1,406 @@
+"""`arcee-lab`, the model that lm-eval calls: the LM head packed, the classification heads routed."""
+
+import copy
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.evals.caching import require_own_cache
+from arcee_lab.evals.changing import changes_of
+from arcee_lab.evals.encoding import Encoder
+from arcee_lab.evals.packed import Cost, Scorer
+from arcee_lab.evals.rolling import windows_of
+from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_in
+from arcee_lab.evals.trie import Wanted
+from arcee_lab.fingerprint import model_fingerprint, tokenizer_fingerprint
+from arcee_lab.interventions import Intervention, from_json, to_json
+from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.loading import load
+
+_log = logging.getLogger("arcee_lab")
+BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
+BUDGET_ELSEWHERE = 16384
+
+Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
+Advance = Callable[[int], Any]
+
+
+class ArceeLab(HFLM):
+    """An Arcee model for lm-eval: numbers of its `hf` in fp32, for a fraction of the tokens.
+
+    Choices of a document are scored as branches of one row, a few-shot prefix that documents share
+    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.packed`. Documents with a
+    `head` column go to that classification head; see `arcee_lab.evals.routing`.
+
+    Args:
+        pretrained: "demo", a folder, a Hub id, or a model in memory.
+        tokenizer: For a model in memory; else the checkpoint's own.
+        head: "auto" reads the checkpoint's architecture; or "causal", "sequence", "token", "qa".
+        seqcls: Where the sequence head is, if not in the checkpoint: like `pretrained`.
+        tokcls: The same for the token head.
+        qa: The same for the QA head.
+        intervention: A file that `al.interventions.to_json` wrote, or values. They act on the LM
+            and on every head.
+        exact: Keep lm-eval's own arithmetic and batches for the LM's log-likelihoods.
+        batch_tokens: Tokens a batch, padding included; by default what suits the device.
+        batch_size: Sequences a batch where that is lm-eval's affair: generation, heads, `exact`.
+        dtype: Of the weights; by default the checkpoint's own.
+        device: By default CUDA where it is, else the CPU.
+        attn: Attention kernel.
+        revision: Of a Hub id.
+        max_length: Longest input in tokens; by default what the model can read.
+        add_bos_token: Whether a text gets BOS; by default what the tokenizer does.
+        max_batch_size: As lm-eval gives it; for batch_size="auto".
+
+    Raises:
+        ValueError: For a checkpoint, a head or an intervention that does not fit.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | os.PathLike | nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        head: str = "auto",
+        seqcls: Source | None = None,
+        tokcls: Source | None = None,
+        qa: Source | None = None,
+        intervention: Values = None,
+        exact: bool = False,
+        batch_tokens: int | None = None,
+        batch_size: int | str = 1,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        attn: str | None = None,
+        revision: str | None = None,
+        max_length: int | None = None,
+        add_bos_token: bool | None = None,
+        max_batch_size: int | None = None,
+        **unknown: Any,
+    ):
+        if unknown:
+            raise ValueError(
+                f"arcee-lab has no model argument {', '.join(unknown)}; expected some of "
+                "pretrained, head, seqcls, tokcls, qa, intervention, exact, batch_tokens, "
+                "batch_size, dtype, device, attn, revision, max_length, add_bos_token."
+            )
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+        def loaded(source: Any, head: str) -> Any:
+            return load(source, head=head, dtype=dtype, device=where, attn=attn, revision=revision)
+
+        given = {"sequence": seqcls, "token": tokcls, "qa": qa}
+        sources: dict[str, Source] = {k: v for k, v in given.items() if v is not None}
+        if isinstance(pretrained, nn.Module):
+            model: Any = anatomy(pretrained).model
+            if tokenizer is None:
+                raise ValueError("A model in memory needs its tokenizer; give tokenizer= too.")
+            tokenizer = copy.deepcopy(tokenizer)  # lm-eval may give it a pad token
+            main = anatomy(model).legend.head
+            if head not in ("auto", main):
+                raise ValueError(f"head={head!r}, but the model in memory has the {main} head.")
+        else:
+            inside = heads_in(pretrained, revision)
+            main = inside[0] if head == "auto" else head
+            if main not in inside:
+                raise ValueError(
+                    f"head={head!r}, but {os.fspath(pretrained)!r} has only {', '.join(inside)}."
+                )
+            sources = {one: pretrained for one in inside if one in ARGUMENTS} | sources
+            model, own = loaded(pretrained, main)
+            tokenizer = own if tokenizer is None else tokenizer
+        if main in ARGUMENTS:
+            sources[main] = given[main] or model
+        with _quiet():
+            super().__init__(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                max_batch_size=max_batch_size,
+                max_length=max_length,
+                add_bos_token=add_bos_token,
+            )
+        self.main = main
+        self.exact = exact in (True, "True", "true", 1)
+        self.name = model.name_or_path or type(model).__name__
+        self.bar: Advance | None = None
+        self._asked = getattr(model, "name_or_path", "")
+        self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
+        texts = batch_size if isinstance(batch_size, int) else 8
+        self._heads = Heads(sources, loaded, self.tokenizer, batch_size=max(texts, 8))
+        self._fingerprints: dict[str, str] = {}
+        self.intervene(intervention)
+
+    # ------------------------------------------------------------------ what acts and what is told
+
+    def intervene(self, intervention: Values) -> None:
+        """Sets the interventions of all that follows; the model and its heads stay loaded.
+
+        Raises:
+            ValueError: If they do not fit the model, or cannot act in an evaluation.
+        """
+        values = _values(intervention)
+        if values and self.exact:
+            raise ValueError(
+                "exact=True keeps lm-eval's padding, which interventions would take for tokens; "
+                "leave one of the two out."
+            )
+        cost = Cost()
+        if self.main == "causal":
+            self._scorer = Scorer(self.model, changes_of(values, self.model), self._budget, cost)
+        self.interventions = values
+        self._heads.interventions = values
+        self._heads.ready = {
+            head: one._replace(changes=changes_of(values, one.model))
+            for head, one in self._heads.ready.items()
+        }
+
+    @property
+    def cost(self) -> Cost:
+        """What the LM's log-likelihoods took since interventions were set."""
+        return self._scorer.cost if self.main == "causal" else Cost()
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers, as JSON values: fingerprints, interventions, settings."""
+        parts = {"model": self.model, "tokenizer": self.tokenizer}
+        for name, part in parts.items():
+            if name not in self._fingerprints:
+                taken = model_fingerprint if name == "model" else tokenizer_fingerprint
+                self._fingerprints[name] = taken(part)
+        return {
+            "model_fingerprint": self._fingerprints["model"],
+            "tokenizer_fingerprint": self._fingerprints["tokenizer"],
+            "model_dtype": str(self.model.dtype),
+            "heads": {
+                head: source if isinstance(source, str) else type(source).__name__
+                for head, source in self._heads.sources.items()
+            },
+            "interventions": changes_of(self.interventions, self.model).spec()
+            if self.interventions
+            else [],
+            "exact": self.exact,
+            "max_length": self.max_length,
+            "add_bos_token": self.add_bos_token,
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes into its results; asks no network."""
+        cost = self.cost
+        return self.identity() | {
+            "model_num_parameters": self.model.num_parameters(),
+            "model_revision": self.revision,
+            "heads_used": {
+                head: model_fingerprint(one.model) for head, one in self._heads.ready.items()
+            },
+            "packed": self.main == "causal" and not self.exact and self._scorer.branch,
+            "unpacked_because": self.unpacked_because,
+            "requests_truncated": cost.truncated,
+            "requests_by_lm_eval": cost.exact,
+            "tokens_fed": cost.fed,
+        }
+
+    @property
+    def unpacked_because(self) -> str:
+        """Why documents are not packed; "" if they are."""
+        if self.main != "causal" or self._scorer.branch:
+            return ""
+        if self._scorer.changes.alone:
+            return self._scorer.changes.alone
+        return f"the attention kernel {self.model.config._attn_implementation} takes no 4-D mask"
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Takes lm-eval's cache, if it holds this model's answers under these interventions.
+
+        Raises:
+            ValueError: If it holds others.
+        """
+        answers = getattr(cache_hook, "dbdict", None)
+        if answers is not None:
+            require_own_cache(answers, self.identity())
+        super().set_cache_hook(cache_hook)
+
+    # ------------------------------------------------------------------ what lm-eval asks
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihoods of continuations, from the LM or from the sequence head."""
+        with self._advance(len(requests), "log-likelihoods", disable_tqdm) as advance:
+            return self._split(
+                requests,
+                lambda mine: self._choices(mine, advance),
+                lambda theirs: self._heads.loglikelihood(theirs, advance),
+            )
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihoods of whole texts."""
+        self._require_lm(requests)
+        if self.exact:
+            self.cost.exact += len(requests)
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        texts = self._encoder().texts(request.args[0] for request in requests)
+        windows = windows_of(
+            [texts[request.args[0]] for request in requests],
+            prefix=self.prefix_token_id,
+            longest=self.max_length,
+        )
+        count = sum(map(len, windows))
+        share = len(requests) / max(count, 1)  # of a document, that a window is
+        with self._advance(len(requests), "whole texts", disable_tqdm) as advance:
+            found = self._scorer.score(
+                [[window] for mine in windows for window in mine],
+                count=count,
+                advance=lambda done: advance(done * share),
+            )
+        totals = [sum(found[window.number][0] for window in mine) for mine in windows]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Texts that the LM generates, or that the token and QA heads answer."""
+        with self._advance(len(requests), "texts", disable_tqdm) as advance:
+            return self._split(
+                requests,
+                lambda mine: self._generated(mine, advance),
+                lambda theirs: self._heads.generate(theirs, advance),
+            )
+
+    # ------------------------------------------------------------------ how it is answered
+
+    def _split(
+        self,
+        requests: list[Instance],
+        ask_lm: Callable[[list[Instance]], list],
+        ask_heads: Callable[[list[Instance]], list],
+    ) -> list:
+        routed = [head_of(request) is not None for request in requests]
+        if any(routed) and getattr(self.cache_hook, "dbdict", None) is not None:
+            raise ValueError(
+                "use_cache knows requests by their text alone and would mix the answers of heads "
+                "with the LM's; leave it out for tasks of heads."
+            )
+        theirs = [request for request, is_head in zip(requests, routed, strict=True) if is_head]
+        mine = [request for request, is_head in zip(requests, routed, strict=True) if not is_head]
+        from_heads = iter(ask_heads(theirs) if theirs else ())
+        self._require_lm(mine)
+        from_lm = iter(ask_lm(mine) if mine else ())
+        return [next(from_heads if is_head else from_lm) for is_head in routed]
+
+    def _require_lm(self, requests: Sequence[Instance]) -> None:
+        if requests and self.main != "causal":
+            raise ValueError(
+                f"Task {requests[0].task_name!r} needs an LM head, and the model has the "
+                f"{self.main} head; give pretrained= a causal checkpoint."
+            )
+
+    def _choices(self, requests: list[Instance], advance: Advance) -> list[tuple[float, bool]]:
+        if self.exact:
+            self.cost.exact += len(requests)
+            answers = HFLM.loglikelihood(self, requests, disable_tqdm=True)
+            advance(len(requests))
+            return answers
+
+        def name(index: int) -> str:
+            one = requests[index]
+            return f"Task {one.task_name!r}, document {one.doc_id}"
+
+        pairs = self._encoder().pairs([request.args for request in requests], name=name)
+        documents: dict[Any, list[Wanted]] = defaultdict(list)
+        room = self.max_length + 1  # the last token is scored and not read
+        for number, (request, (before, after)) in enumerate(zip(requests, pairs, strict=True)):
+            if len(after) > self.max_length:
+                raise ValueError(
+                    f"{name(number)}: a continuation of {len(after)} tokens does not fit the "
+                    f"context window of {self.max_length}; take a model that reads more, or leave "
+                    "the task out."
+                )
+            tokens = before + after
+            cut = len(tokens) - room
+            self.cost.truncated += cut > 0
+            # A context that was cut begins elsewhere for each choice: no branch of the others.
+            key = (request.task_name, request.doc_id, number if cut > 0 else -1)
+            tokens = tokens[max(cut, 0) :]
+            wanted = Wanted(number, tokens[:-1], len(tokens) - len(after) - 1, after)
+            documents[key].append(wanted)
+        answers = self._scorer.score(documents.values(), count=len(requests), advance=advance)
+        if self.cost.truncated:
+            _log.warning(
+                "%d of %d requests did not fit the %d tokens that the model reads; their contexts "
+                "were cut from the left, as lm-eval does",
+                self.cost.truncated,
+                len(requests),
+                self.max_length,
+            )
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, answer)
+        return answers
+
+    def _generated(self, requests: list[Instance], advance: Advance) -> list[str]:
+        for request in requests:
+            new = normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+            if new >= self.max_length:
+                raise ValueError(
+                    f"Task {request.task_name!r} generates up to {new} tokens, and the context "
+                    f"window has {self.max_length}, prompt included; set max_gen_toks lower, e.g. "
+                    f"--gen_kwargs max_gen_toks={self.max_length // 2}."
+                )
+        with self._scorer.changes.around(self.model):
+            answers = super().generate_until(requests, disable_tqdm=True)
+        advance(len(requests))
+        return answers
+
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, self.prefix_token_id, self.add_bos_token)
+
+    @contextmanager
+    def _advance(self, total: int, what: str, disable: bool) -> Iterator[Advance]:
+        """The run's own progress bar, or one for this call."""
+        if self.bar is not None:
+            yield self.bar
+            return
+        with tqdm(total=total, desc=what, disable=disable or self.rank != 0) as bar:
+            yield bar.update
+
+
+def _values(intervention: Values) -> tuple[Intervention, ...]:
+    if intervention is None:
+        return ()
+    if isinstance(intervention, Intervention):
+        return (intervention,)
+    if isinstance(intervention, (str, os.PathLike)):
+        path = Path(intervention)
+        if not path.is_file():
+            raise ValueError(
+                f"intervention={str(intervention)!r} is no file; expected one that "
+                "al.interventions.to_json wrote."
+            )
+        return tuple(from_json(path.read_text(encoding="utf-8")))
+    return tuple(intervention)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back lm-eval's warnings of a model in memory: here it is always one."""
+    log = logging.getLogger("lm_eval.models.huggingface")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,69 @@
+"""The beginning that many documents share, such as fixed few-shot examples: computed once."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+
+from arcee_lab.evals.trie import Row, common_length
+
+SHORTEST = 16  # tokens; below, handing out the cache costs more than reading them again
+FEWEST = 3  # rows
+
+
+def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
+    """Sorts rows into groups that begin alike.
+
+    In sorted order, a group goes on as long as its shared beginning does not fall to half of what
+    its first two rows share.
+
+    Args:
+        rows: In any order.
+
+    Returns:
+        How many tokens all rows of a group share, and the rows; rows without a group come last,
+        with 0.
+
+    Example:
+        >>> from arcee_lab.evals.trie import Wanted, rows_of
+        >>> shots = list(range(20))
+        >>> asked = [[Wanted(n, [*shots, 90 + n, 7], 21, [1])] for n in range(4)]
+        >>> rows = [row for one in asked for row in rows_of(one, longest=64)]
+        >>> [(length, len(group)) for length, group in by_prefix(rows)]
+        [(20, 4)]
+    """
+    order = sorted(rows, key=lambda row: row.tokens[: row.stem])
+    stems = [row.tokens[: row.stem] for row in order]
+    alike = [common_length(one, other) for one, other in zip(stems, stems[1:], strict=False)]
+    groups: list[tuple[int, list[Row]]] = []
+    alone: list[Row] = []
+    start = 0
+    while start < len(order):
+        end, shared = start + 1, alike[start] if start < len(alike) else 0
+        whole = shared
+        while end <= len(alike) and alike[end - 1] >= max(SHORTEST, whole / 2):
+            shared = min(shared, alike[end - 1])
+            end += 1
+        if end - start >= FEWEST:
+            groups.append((shared, order[start:end]))
+        else:
+            alone += order[start:end]
+        start = end
+    return [*groups, (0, alone)] if alone else groups
+
+
+def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> DynamicCache:
+    """A cache of one sequence as one of several, which a call may extend.
+
+    The keys and values are views until the call adds its own; the cache given stays as it is.
+    """
+    copy = DynamicCache(config=config)
+    for layer, given in zip(copy.layers, cache.layers, strict=True):
+        keys, values = given.keys, given.values
+        assert isinstance(keys, Tensor)
+        assert isinstance(values, Tensor)
+        layer.lazy_initialization(keys, values)
+        # Put in place, not by `update`, which would copy them once more.
+        layer.keys = keys.expand(rows, -1, -1, -1)
+        layer.values = values.expand(rows, -1, -1, -1)
+    return copy

@@ -1,0 +1,141 @@
+"""The choices of a document as branches of one row: what they share is read once.
+
+Nodes lie in the order of a walk down the branches, so a node's descendants follow it without a gap:
+node j is read by node i exactly if `j <= i < ends[j]`. That is the whole attention mask of a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Wanted(NamedTuple):
+    """The log-likelihood of some tokens behind others.
+
+    Attributes:
+        number: Of the request, among all that are scored together.
+        tokens: What the model reads: the context and all but the last token of the continuation.
+        first: Index of the token behind which the first target stands.
+        targets: The continuation; target t stands behind token `first + t`.
+    """
+
+    number: int
+    tokens: Sequence[int]
+    first: int
+    targets: Sequence[int]
+
+
+class Read(NamedTuple):
+    """Where a row answers a request.
+
+    Attributes:
+        number: Of the request.
+        nodes: Behind which the targets stand.
+        targets: Token ids.
+    """
+
+    number: int
+    nodes: Sequence[int]
+    targets: Sequence[int]
+
+
+@dataclass
+class Row:
+    """One row of a batch: a tree of tokens.
+
+    Attributes:
+        tokens: Ids, in the order of a walk.
+        depths: Of each node: its position in its own document.
+        ends: Node behind the last descendant of each node.
+        reads: What is asked of it.
+        stem: Nodes from the root that neither branch nor answer; what may become a shared prefix.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    stem: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def branches(self) -> bool:
+        """Whether it is more than one sequence."""
+        return min(self.ends) < len(self.tokens)
+
+    def nodes_read(self) -> list[int]:
+        """Nodes that answer something, in order."""
+        return sorted({node for read in self.reads for node in read.nodes})
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences share from the start."""
+    end = min(len(one), len(other))
+    if one[:end] == other[:end]:
+        return end
+    # Halving beats a loop over tokens: comparing slices runs in C.
+    low, high = 0, end
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) -> list[Row]:
+    """Lays the requests of one document into rows.
+
+    Requests with the same tokens share a row in any case.
+
+    Args:
+        document: Requests that may share tokens; those of other documents do not come in.
+        branch: Whether different sequences may share a row.
+        longest: Tokens a row of several sequences may have.
+
+    Returns:
+        Rows, each with one sequence or several that share at least a quarter of their tokens.
+
+    Example:
+        >>> asked = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
+        >>> (row,) = rows_of(asked, longest=64)
+        >>> row.tokens, row.depths, row.ends
+        ([1, 5, 6, 8, 9], [0, 1, 2, 2, 3], [5, 5, 3, 5, 5])
+    """
+    rows: list[Row] = []
+    path: list[int] = []
+    before: list[int] = []
+    for one in sorted(document, key=lambda wanted: list(wanted.tokens)):
+        tokens = list(one.tokens)
+        shared = common_length(before, tokens) if rows else 0
+        same = shared == len(tokens) == len(before)
+        fits = rows and len(rows[-1]) + len(tokens) - shared <= longest
+        if not same and not (branch and fits and shared and 4 * shared >= len(tokens)):
+            _close(rows, path, 0)
+            rows.append(Row(stem=len(tokens)))
+            path, shared = [], 0
+        row = rows[-1]
+        if shared < len(path):
+            row.stem = min(row.stem, shared)
+        _close(rows, path, shared)
+        del path[shared:]
+        for depth in range(shared, len(tokens)):
+            path.append(len(row.tokens))
+            row.tokens.append(tokens[depth])
+            row.depths.append(depth)
+            row.ends.append(-1)
+        row.stem = min(row.stem, one.first)
+        nodes = path[one.first : one.first + len(one.targets)]
+        row.reads.append(Read(one.number, nodes, one.targets))
+        before = tokens
+    _close(rows, path, 0)
+    return rows
+
+
+def _close(rows: list[Row], path: list[int], depth: int) -> None:
+    """Ends the nodes of a path from a depth on: what comes is no descendant of theirs."""
+    for node in path[depth:]:
+        rows[-1].ends[node] = len(rows[-1].tokens)
