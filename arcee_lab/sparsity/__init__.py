@@ -1,14 +1,38 @@
 """How sparse the ReLU² MLP is. relu(u)² gives exact zeros, so "sparse" needs no threshold here.
 
-measure    one pass over texts -> SparsityReport
-zeros      the counts, on the model's device
-report     SparsityReport: frames, figures, files
-passage    a few neurons on a few words, one by one
-page       report.html
+One pass over the text shows every layer to every analysis that was asked for (`measure`). The core
+counts at every token; the others look at a stated share of the windows, 1 in 8 unless told
+otherwise. Rows are those of docs/sparsity.md, which has formulas and sources.
+
+mlps          any ungated ReLU or ReLU² MLP as (up, act, down)
+analysis      what an analysis is: state, update a layer, result; how states add up
+registry      the analyses by name
+exact         means with intervals whose sums add up exactly
+
+core          rows 1, 2, 3, 13, 14: zeros, active neurons, firing rates, positions, token ids
+coverage      row 4: how few neurons hold how much of all firing
+unions        rows 5, 6: neurons used by several tokens together
+overlap       row 7: neurons kept from one token to the next
+octaves       rows 1, 11: sizes in powers of two; thresholds and concentration
+spikes        row 12: the largest values, and what one neuron holds of the output
+losses        row 14: active neurons against the loss
+domains       row 15: code against prose
+comparison    row 16: one model against another on the same text
+predictors    row 17: what tells the active neurons beforehand
+neighbours    row 19: layers against each other; virtual weights between neurons
+blocks        row 20: zeros in groups of four and in blocks
+cost          row 21: bytes and operations that the zeros save
+
+stream        the pass: hooks, batches, ranks, resuming
+measure       the call
+report        SparsityReport: frames, figures, files
+passage       a few neurons on a few words, one by one
+page          report.html
 """
 
 from arcee_lab.sparsity.measure import measure
+from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.passage import Passage, read_passage
 from arcee_lab.sparsity.report import SparsityReport
 
-__all__ = ["Passage", "SparsityReport", "measure", "read_passage"]
+__all__ = ["Mlp", "Passage", "SparsityReport", "measure", "mlps", "read_passage"]
