@@ -1,7 +1,7 @@
 """Judge a model with lm-eval: the LM head and the classification heads, also under interventions.
 
-The only part that imports lm_eval. Importing it registers the model `arcee-lab`, so that a task file
-with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
+The only part that imports lm_eval. Importing it registers the model `arcee-lab`, so that a task
+file with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
 
     registering.py   makes `arcee-lab` known to lm-eval, without hiding its own models
     model.py         ArceeLab(HFLM): what lm-eval calls; path, Hub id, "demo" or a model in memory

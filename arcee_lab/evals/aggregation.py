@@ -1,4 +1,4 @@
-"""A metric as a function of sums over documents: what lm-eval aggregates and a bootstrap redraws."""
+"""A metric as a function of sums over documents: lm-eval aggregates them, a bootstrap redraws."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""lm-eval's `--use_cache` knows requests by their text alone; this tells whose answers a file holds."""
+"""Whose answers a `--use_cache` file holds: lm-eval itself knows requests by their text alone."""
 
 import json
 from typing import Any
@@ -31,6 +31,6 @@ def require_own_cache(answers: Any, identity: dict[str, Any]) -> None:
         before = json.loads(theirs)
         other = [key for key in identity if before.get(key) != identity[key]]
         raise ValueError(
-            f"This use_cache file holds the answers of another run: {', '.join(other)} differ. Give "
-            "another file name, one a model and intervention."
+            f"This use_cache file holds the answers of another run: {', '.join(other)} differ. "
+            "Give another file name, one a model and intervention."
         )

@@ -1,7 +1,6 @@
-"""`arcee-lab`, the model that lm-eval calls: the LM head packed, the classification heads routed."""
+"""`arcee-lab`, the model that lm-eval calls: the LM head packed, documents of heads routed."""
 
 import copy
-import json
 import logging
 import os
 from collections import defaultdict
@@ -21,12 +20,13 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals.caching import require_own_cache
 from arcee_lab.evals.changing import changes_of
 from arcee_lab.evals.encoding import Encoder
+from arcee_lab.evals.finding import quiet_lm_eval
 from arcee_lab.evals.packed import Cost, Scorer
 from arcee_lab.evals.rolling import windows_of
 from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_in
 from arcee_lab.evals.trie import Wanted
 from arcee_lab.fingerprint import model_fingerprint, tokenizer_fingerprint
-from arcee_lab.interventions import Intervention, from_json, to_json
+from arcee_lab.interventions import Intervention, from_json
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.loading import load
 
@@ -124,7 +124,7 @@ class ArceeLab(HFLM):
             tokenizer = own if tokenizer is None else tokenizer
         if main in ARGUMENTS:
             sources[main] = given[main] or model
-        with _quiet():
+        with quiet_lm_eval():  # it warns of a model in memory, which it always is here
             super().__init__(
                 pretrained=model,
                 tokenizer=tokenizer,
@@ -136,7 +136,7 @@ class ArceeLab(HFLM):
         self.main = main
         self.exact = exact in (True, "True", "true", 1)
         self.name = model.name_or_path or type(model).__name__
-        self.bar: Advance | None = None
+        self.bar: Callable[[int], Advance] | None = None
         self._asked = getattr(model, "name_or_path", "")
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
         texts = batch_size if isinstance(batch_size, int) else 8
@@ -372,7 +372,7 @@ class ArceeLab(HFLM):
     def _advance(self, total: int, what: str, disable: bool) -> Iterator[Advance]:
         """The run's own progress bar, or one for this call."""
         if self.bar is not None:
-            yield self.bar
+            yield self.bar(total)
             return
         with tqdm(total=total, desc=what, disable=disable or self.rank != 0) as bar:
             yield bar.update
@@ -392,15 +392,3 @@ def _values(intervention: Values) -> tuple[Intervention, ...]:
             )
         return tuple(from_json(path.read_text(encoding="utf-8")))
     return tuple(intervention)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back lm-eval's warnings of a model in memory: here it is always one."""
-    log = logging.getLogger("lm_eval.models.huggingface")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

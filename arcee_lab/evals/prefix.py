@@ -1,6 +1,7 @@
 """The beginning that many documents share, such as fixed few-shot examples: computed once."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -34,7 +35,7 @@ def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
     """
     order = sorted(rows, key=lambda row: row.tokens[: row.stem])
     stems = [row.tokens[: row.stem] for row in order]
-    alike = [common_length(one, other) for one, other in zip(stems, stems[1:], strict=False)]
+    alike = [common_length(one, other) for one, other in pairwise(stems)]
     groups: list[tuple[int, list[Row]]] = []
     alone: list[Row] = []
     start = 0

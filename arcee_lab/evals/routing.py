@@ -82,8 +82,8 @@ class Heads:
         for task, head, numbers in _by_task(requests):
             if head != "sequence":
                 raise ValueError(
-                    f"Task {task!r}: documents for the {head!r} head are answered by generate_until; "
-                    "only those for 'sequence' are multiple choice."
+                    f"Task {task!r}: documents for the {head!r} head are answered by "
+                    "generate_until; only those for 'sequence' are multiple choice."
                 )
             with _named(task):
                 ready = self._ready(head)
@@ -147,7 +147,7 @@ class Heads:
                 if head not in heads_in(source):
                     raise ValueError(
                         f"{argument}={os.fspath(source)!r} has no {head} head, only "
-                        f"{', '.join(heads_in(source))}; its scores would be those of random weights."
+                        f"{', '.join(heads_in(source))}; scores would be those of random weights."
                     )
                 model, tokenizer = self.load(source, head)
             changes = changes_of(self.interventions, model)
@@ -161,6 +161,7 @@ def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int) -> list[str
         ready.tokenizer,
         [doc["words"] for doc in docs],
         texts=[doc.get("text") for doc in docs],
+        expected={label for doc in docs for label in doc.get("labels", ())},
         batch_size=batch,
     )
     return [json.dumps(labels) for labels in labelled]

@@ -1,0 +1,170 @@
+"""Finds tasks by name, group, pattern or YAML path; what lm-eval skips in silence is an error.
+
+A task file's `!function` runs code: that of the file beside it, or of an installed package. Only
+name files that you would run.
+"""
+
+import glob
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+Loaded = dict[str, dict[str, Any]]
+_PACKAGED = Path(__file__).parent / "library"  # where a wheel puts the task files
+_CHECKOUT = Path(__file__).parents[2] / "evals"
+
+
+def task_folder() -> Path:
+    """Where our own task files are: in the wheel, or in the checkout."""
+    return _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+
+
+def find_tasks(
+    names: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    include: Sequence[str | os.PathLike] = (),
+) -> Loaded:
+    """Loads tasks with their data.
+
+    Names of ours and of `include` are looked up first; lm-eval's own thousands are indexed only
+    when a name is not among them, since that takes seconds.
+
+    Args:
+        names: Names of tasks, groups or tags, patterns with `*`, or paths of task files.
+        include: Folders with further task files; a name there goes before ours.
+
+    Returns:
+        As lm-eval has it: "tasks" by name, "groups" by name, "group_map".
+
+    Raises:
+        ValueError: A name is unknown, a file is broken, or a task's data cannot be had.
+    """
+    asked = (
+        [os.fspath(names)] if isinstance(names, (str, os.PathLike)) else [*map(os.fspath, names)]
+    )
+    asked = [part for name in asked for part in name.split(",") if part]
+    if not asked:
+        raise ValueError("No task was named; expected e.g. tasks=['arcee_all'].")
+    folders = [task_folder(), *map(Path, include)]
+    for folder in folders:
+        _require_readable(folder)
+    manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    paths = {name: _files(name) for name in asked}
+    if not all(paths[name] or _complete(name, manager) for name in asked):
+        manager = TaskManager(include_path=[str(folder) for folder in folders])
+    specs: list[str] = []
+    for name in asked:
+        specs += paths[name] or _matching(name, manager)
+    with quiet_lm_eval():
+        built = [_load(spec, manager) for spec in dict.fromkeys(specs)]
+    loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
+    for one in built:
+        for part in loaded:
+            loaded[part] |= one.get(part, {})
+    return loaded
+
+
+@contextmanager
+def quiet_lm_eval() -> Iterator[None]:
+    """Holds back lm-eval's remarks on settings; errors are raised, not logged."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _files(name: str) -> list[str]:
+    """The task files that a path or a pattern of paths names."""
+    if not name.endswith(".yaml"):
+        return []
+    found = sorted(glob.glob(os.path.expanduser(name)))
+    if not found:
+        raise ValueError(
+            f"There is no task file {name!r} (from {Path.cwd()}); expected a path to a .yaml file."
+        )
+    for file in found:
+        _read(Path(file))
+    return [str(Path(file).resolve()) for file in found]
+
+
+def _matching(name: str, manager: TaskManager) -> list[str]:
+    found = manager.match_tasks([name])
+    if not found:
+        near = get_close_matches(name, manager.all_tasks, n=4, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"There is no task, group or tag {name!r}{hint}. `lm-eval ls tasks` lists lm-eval's "
+            "own; a task file of yours is named by its path."
+        )
+    return found
+
+
+def _complete(name: str, manager: TaskManager) -> bool:
+    """Whether a name, and all that its group holds, is known without lm-eval's own tasks."""
+    found = manager.match_tasks([name])
+    return bool(found) and all(_known(one, manager, set()) for one in found)
+
+
+def _known(name: str, manager: TaskManager, seen: set[str]) -> bool:
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return False
+    if name in seen:
+        return True
+    members = entry.cfg.get("task") if entry.cfg and "group" in entry.cfg else None
+    for member in members if isinstance(members, list) else ():
+        child = member if isinstance(member, str) else member.get("task") or member.get("group")
+        inline = isinstance(member, dict) and not isinstance(child, str)
+        if not inline and not _known(str(child), manager, seen | {name}):
+            return False
+    return True
+
+
+def _require_readable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r} with task files.")
+    for file in sorted(folder.glob("**/*.yaml")):
+        _read(file)
+
+
+def _read(file: Path) -> None:
+    """Checks a task file as far as lm-eval's index would have skipped it without a word.
+
+    Raises:
+        ValueError: It is no YAML, names an absent file in `include`, or is neither task nor group.
+    """
+    try:
+        settings = load_yaml(file, resolve_func=False, recursive=True)
+    except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"The task file {file} is broken: {' '.join(str(error).split())}."
+        ) from error
+    shared = file.name.startswith("_")  # what others include
+    if not shared and not {"task", "group", "class"} & set(settings or ()):
+        raise ValueError(
+            f"The task file {file} has neither `task:` nor `group:`; expected one of them (or a "
+            "name that begins with _, for a file that others include)."
+        )
+
+
+def _load(spec: str, manager: TaskManager) -> Loaded:
+    try:
+        return manager.load(spec)  # type: ignore[return-value]
+    # A task file runs code of its own and fetches data, so anything can be raised here.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"Task {spec!r} could not be loaded ({type(error).__name__}): {reason} Check its data "
+            "(a path, the network, HF_HUB_OFFLINE) and its functions."
+        ) from error

@@ -1,0 +1,285 @@
+"""Runs tasks on a model: one after the other, so that an interrupt keeps what is done."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import lm_eval.api.task
+import numpy as np
+from lm_eval.evaluator import evaluate
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.evals.finding import Loaded, find_tasks, quiet_lm_eval
+from arcee_lab.evals.intervals import DRAWS, interval, redrawn
+from arcee_lab.evals.model import ArceeLab, Values
+from arcee_lab.evals.result import Evaluation, Score
+from arcee_lab.evals.routing import Source
+
+FEWSHOT_SEED = 1234  # lm-eval's own
+
+
+def run(
+    model: str | os.PathLike | nn.Module | ArceeLab,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    tasks: str | os.PathLike | Iterable[str | os.PathLike] | Loaded,
+    interventions: Values = None,
+    seqcls: Source | None = None,
+    tokcls: Source | None = None,
+    qa: Source | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    include: Sequence[str | os.PathLike] = (),
+    batch_size: int = 8,
+    exact: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluates a model on lm-eval tasks, its LM head and its classification heads alike.
+
+    Ctrl-C (or the notebook's stop button) ends the run; tasks that are done are returned, and
+    `unfinished` names the others.
+
+    Args:
+        model: "demo", a folder, a Hub id, a model in memory, or an `ArceeLab`.
+        tokenizer: For a model in memory.
+        tasks: Names of tasks or groups, patterns, or paths of task files. Their `!function` runs
+            code. Or what `find_tasks` gave, to load the data once for several runs.
+        interventions: Values such as `al.Ablate(...)`, or a file of them; they act on the LM and
+            on every head.
+        seqcls: The sequence head, if it is not in the model's checkpoint: a checkpoint or a model.
+        tokcls: The same for the token head.
+        qa: The same for the QA head.
+        num_fewshot: Examples before each question; by default what each task says.
+        limit: Documents a task, from its start.
+        include: Folders with further task files.
+        batch_size: Sequences a batch of generation and heads; the LM's log-likelihoods go by a
+            number of tokens instead.
+        exact: Keep lm-eval's own arithmetic for log-likelihoods.
+        device: "cpu", "cuda", ...; by default CUDA where it is.
+        dtype: Of the weights.
+        draws: Of the bootstrap.
+        seed: Of the bootstrap; few-shot examples are drawn with lm-eval's own seed.
+        progress: Show one bar over all documents.
+
+    Returns:
+        Scores with intervals, and the samples.
+
+    Raises:
+        ValueError: For an unknown task, a broken task file, missing data or a missing head, each
+            by its name.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> result = al.evals.run("demo", tasks="arcee_demo_sentiment", limit=8, progress=False)
+        >>> result.score("arcee_demo_sentiment", "acc").n
+        8
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
+    loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include)
+    if isinstance(model, ArceeLab):
+        lm = model
+        lm.intervene(interventions)
+    else:
+        lm = ArceeLab(
+            model,
+            tokenizer,
+            seqcls=seqcls,
+            tokcls=tokcls,
+            qa=qa,
+            intervention=interventions,
+            exact=exact,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+        )
+    for task in loaded["tasks"].values():
+        _set_fewshot(task, num_fewshot)
+    return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
+
+
+def _run(
+    lm: ArceeLab, loaded: Loaded, *, limit: int | None, draws: int, seed: int, progress: bool
+) -> Evaluation:
+    sizes = {name: _documents(task, limit) for name, task in loaded["tasks"].items()}
+    scores: list[Score] = []
+    values: dict[tuple[str, str, str], np.ndarray] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
+    unfinished: list[str] = []
+    start = time.perf_counter()
+    with tqdm(total=sum(sizes.values()), unit="doc", disable=not progress) as bar:
+        for name, task in loaded["tasks"].items():
+            if unfinished:
+                unfinished.append(name)
+                continue
+            bar.set_description(name)
+            try:
+                with quiet_lm_eval(), _one_bar(), _counted(lm, bar, sizes[name]):
+                    found: Any = evaluate(
+                        lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0
+                    )
+            except KeyboardInterrupt:
+                unfinished.append(name)
+                continue
+            finally:
+                task._instances = None  # else a later run of the same task would add to them
+            samples[name] = found["samples"][name]
+            for score, drawn in _scores(
+                name, task, samples[name], found["results"][name], draws, seed
+            ):
+                scores.append(score)
+                values[name, score.metric, score.filter] = drawn
+    seconds = time.perf_counter() - start
+    for group in loaded.get("groups", {}).values():
+        scores += _group_scores(group, scores, values)
+    return Evaluation(
+        model=lm.name,
+        scores=tuple(scores),
+        samples=samples,
+        info=lm.get_model_info(),
+        settings={
+            "num_fewshot": {k: t.get_config("num_fewshot") for k, t in loaded["tasks"].items()},
+            "limit": limit,
+            "fewshot_seed": FEWSHOT_SEED,
+            "bootstrap": {"draws": draws, "seed": seed},
+        },
+        seconds=seconds,
+        unfinished=tuple(unfinished),
+    )
+
+
+def _set_fewshot(task: Any, wanted: int | None) -> None:
+    """As lm-eval does: a task that says 0 keeps it."""
+    own = task.get_config("num_fewshot")
+    if wanted is not None and own != 0:
+        task.set_config(key="num_fewshot", value=wanted)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _documents(task: Any, limit: int | None) -> int:
+    whole = len(task.eval_docs)
+    return whole if limit is None else min(whole, limit)
+
+
+@contextmanager
+def _one_bar() -> Iterator[None]:
+    """Holds back the bar that lm-eval draws for each task while it builds requests."""
+    own = lm_eval.api.task.tqdm
+    lm_eval.api.task.tqdm = partial(own, disable=True)
+    try:
+        yield
+    finally:
+        lm_eval.api.task.tqdm = own
+
+
+@contextmanager
+def _counted(lm: ArceeLab, bar: Any, documents: int) -> Iterator[None]:
+    """Lets the model's requests move the bar, in documents."""
+    before = bar.n
+
+    def begin(total: int) -> Callable[[float], None]:
+        done = 0.0
+
+        def advance(requests: float) -> None:
+            nonlocal done
+            done += requests
+            # Requests of several kinds would count a document more than once.
+            there = before + min(documents, round(documents * done / max(total, 1)))
+            bar.update(there - bar.n)
+
+        return advance
+
+    lm.bar = begin
+    try:
+        yield
+    finally:
+        lm.bar = None
+    bar.update(before + documents - bar.n)
+
+
+def _scores(
+    name: str,
+    task: Any,
+    samples: list[dict[str, Any]],
+    results: dict[str, Any],
+    draws: int,
+    seed: int,
+) -> Iterator[tuple[Score, np.ndarray]]:
+    """Each metric of a task, with what redrawing its documents gives."""
+    ceilings = (task.get_config("metadata") or {}).get("ceilings") or {}
+    better = task.higher_is_better() or {}
+    for filter_name in dict.fromkeys(sample["filter"] for sample in samples):
+        mine = [sample for sample in samples if sample["filter"] == filter_name]
+        for metric in mine[0]["metrics"]:
+            value = results.get(f"{metric},{filter_name}")
+            if not isinstance(value, (int, float, np.number)):
+                continue  # lm-eval has no number for it either
+            items = [sample[metric] for sample in mine]
+            drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
+            ceiling = ceilings.get(metric, float("nan"))
+            low, high = interval(drawn)
+            yield (
+                Score(
+                    task=name,
+                    metric=metric,
+                    filter=filter_name,
+                    value=float(value),
+                    low=low,
+                    high=high,
+                    n=len(items),
+                    ceiling=float(ceiling() if callable(ceiling) else ceiling),
+                    higher_is_better=better.get(metric),
+                ),
+                drawn,
+            )
+
+
+def _group_scores(
+    group: Any, scores: Sequence[Score], values: dict[tuple[str, str, str], np.ndarray]
+) -> list[Score]:
+    """A group's mean over its tasks, as its file asks for it, with documents redrawn in each."""
+    names = {task.task_name for task in group.get_all_tasks()}
+    found = []
+    for wanted in group.aggregate_metric_list or ():
+        if wanted.aggregation != "mean":
+            raise ValueError(
+                f"Group {group.name!r} aggregates by a function of its own; expected 'mean'."
+            )
+        mine = [
+            s for s in scores if s.task in names and s.metric == wanted.metric and not s.members
+        ]
+        for filter_name in wanted.filter_list or dict.fromkeys(score.filter for score in mine):
+            members = [score for score in mine if score.filter == filter_name]
+            if not members:
+                continue
+            weights = np.array([s.n if wanted.weight_by_size else 1 for s in members], dtype=float)
+            weights /= weights.sum()
+            drawn = [values[s.task, s.metric, s.filter] for s in members]
+            together = weights @ np.stack([d[: min(map(len, drawn))] for d in drawn])
+            low, high = interval(together)
+            found.append(
+                Score(
+                    task=group.name,
+                    metric=wanted.metric,
+                    filter=filter_name,
+                    value=float(weights @ [score.value for score in members]),
+                    low=low,
+                    high=high,
+                    n=sum(score.n for score in members),
+                    ceiling=float(weights @ [score.ceiling for score in members]),
+                    higher_is_better=members[0].higher_is_better,
+                    members=tuple(score.task for score in members),
+                )
+            )
+    return found
