@@ -76,7 +76,11 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
 
 
 def add_compute(
-    parser: argparse.ArgumentParser, *, batch_size: int = 8, max_tokens: int | None = None
+    parser: argparse.ArgumentParser,
+    *,
+    batch_size: int = 8,
+    max_tokens: int | None = None,
+    texts: bool = True,
 ) -> None:
     """Adds `--device`, `--dtype`, `--batch-size`, `--max-tokens` and `--seed`.
 
@@ -84,6 +88,7 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
+        texts: Whether the command reads texts; without them there is no `--max-tokens`.
     """
     parser.add_argument(
         "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cpu)"
@@ -98,13 +103,14 @@ def add_compute(
         metavar="N",
         help=f"sequences a forward (default: {batch_size})",
     )
-    parser.add_argument(
-        "--max-tokens",
-        type=positive,
-        default=max_tokens,
-        metavar="N",
-        help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
-    )
+    if texts:
+        parser.add_argument(
+            "--max-tokens",
+            type=positive,
+            default=max_tokens,
+            metavar="N",
+            help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
+        )
     parser.add_argument(
         "--seed", type=natural, default=0, metavar="N", help="seed of what is drawn (default: 0)"
     )

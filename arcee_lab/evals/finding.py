@@ -47,22 +47,8 @@ def find_tasks(
     Raises:
         ValueError: A name is unknown, a file is broken, or a task's data cannot be had.
     """
-    asked = (
-        [os.fspath(names)] if isinstance(names, (str, os.PathLike)) else [*map(os.fspath, names)]
-    )
-    asked = [part for name in asked for part in name.split(",") if part]
-    if not asked:
-        raise ValueError("No task was named; expected e.g. tasks=['arcee_all'].")
-    folders = [task_folder(), *map(Path, include)]
-    for folder in folders:
-        _require_readable(folder)
-    manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
-    paths = {name: _files(name) for name in asked}
-    if not all(paths[name] or _complete(name, manager) for name in asked):
-        manager = TaskManager(include_path=[str(folder) for folder in folders])
-    specs: list[str] = []
-    for name in asked:
-        specs += paths[name] or _matching(name, manager)
+    asked = [names] if isinstance(names, (str, os.PathLike)) else list(names)
+    manager, specs, _ = _look_up([os.fspath(name) for name in asked], include)
     with quiet_lm_eval():
         built = [_load(spec, manager) for spec in dict.fromkeys(specs)]
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -70,6 +56,40 @@ def find_tasks(
         for part in loaded:
             loaded[part] |= one.get(part, {})
     return loaded
+
+
+def check_names(names: Sequence[str], *, include: Sequence[str | os.PathLike] = ()) -> bool:
+    """Checks that tasks are there, without loading them.
+
+    Returns:
+        Whether all are ours or of `include`, so that lm-eval's own need no index.
+
+    Raises:
+        ValueError: As `find_tasks`, for names and files.
+    """
+    return _look_up(names, include)[2]
+
+
+def _look_up(
+    names: Sequence[str], include: Sequence[str | os.PathLike]
+) -> tuple[TaskManager, list[str], bool]:
+    """An index, the names and paths that are meant, and whether lm-eval's own are left out."""
+    asked = [part for name in names for part in name.split(",") if part]
+    if not asked:
+        raise ValueError("No task was named; expected e.g. tasks=['arcee_all'].")
+    folders = [task_folder(), *map(Path, include)]
+    for folder in folders:
+        _require_readable(folder)
+    paths = {name: _files(name) for name in asked}
+    where = [str(folder) for folder in folders]
+    manager = TaskManager(include_path=where, include_defaults=False)
+    ours = all(paths[name] or _complete(name, manager) for name in asked)
+    if not ours:
+        manager = TaskManager(include_path=where)
+    specs: list[str] = []
+    for name in asked:
+        specs += paths[name] or _matching(name, manager)
+    return manager, specs, ours
 
 
 @contextmanager

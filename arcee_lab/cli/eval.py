@@ -1,0 +1,107 @@
+"""`arcee-lab eval`: lm-eval tasks on the LM and the classification heads, with intervals."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from arcee_lab import storage
+from arcee_lab.cli import flags
+
+HELP = "Evaluate the LM and the heads on lm-eval tasks, also under interventions."
+EXAMPLE = "arcee-lab eval demo --tasks arcee_all --out out/eval"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `eval`."""
+    flags.add_model(parser)
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="TASK",
+        help="names of tasks or groups (ours, as arcee_all, or lm-eval's), or paths of task files; "
+        "a task file's !function runs code",
+    )
+    flags.add_out(parser)
+    flags.add_compute(parser, texts=False)
+    parser.add_argument(
+        "--intervention",
+        metavar="FILE",
+        type=Path,
+        help="interventions to act meanwhile, as al.interventions.to_json writes them",
+    )
+    for flag, head in (("--seqcls", "sequence"), ("--tokcls", "token"), ("--qa", "QA")):
+        parser.add_argument(
+            flag,
+            metavar="MODEL",
+            help=f"where the {head} head is, if MODEL itself has none",
+        )
+    parser.add_argument(
+        "--limit", type=flags.positive, metavar="N", help="documents a task, from its start"
+    )
+    parser.add_argument(
+        "--num-fewshot",
+        type=flags.natural,
+        metavar="N",
+        help="examples before each question (default: what each task says)",
+    )
+    parser.add_argument(
+        "--include",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        type=Path,
+        help="folders with further task files",
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="keep lm-eval's own arithmetic (slower)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, saves, and says where the results lie."""
+    settings = _settings(args)
+    storage.check_claim(args.out, settings)
+    from arcee_lab.evals.finding import find_tasks
+    from arcee_lab.evals.model import ArceeLab
+    from arcee_lab.evals.result import table
+    from arcee_lab.evals.running import run as evaluate
+
+    tasks = find_tasks(args.tasks, include=args.include)
+    model = ArceeLab(
+        args.model,
+        seqcls=args.seqcls,
+        tokcls=args.tokcls,
+        qa=args.qa,
+        intervention=args.intervention,
+        exact=args.exact,
+        batch_size=args.batch_size,
+        device=args.device,
+        dtype=args.dtype,
+    )
+    # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
+    storage.claim(args.out, settings)
+    result = evaluate(
+        model,
+        tasks=tasks,
+        interventions=model.interventions,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        seed=args.seed,
+    )
+    files = result.save(args.out)
+    print(f"{result.headline}\n\n{table(result.scores)}\n")
+    print(f"files  {args.out}: {', '.join(sorted(path.name for path in files))}")
+    return 130 if result.unfinished else 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What makes this run this run; an intervention counts by its content."""
+    file = args.intervention
+    names = ("model", "tasks", "seqcls", "tokcls", "qa", "limit", "num_fewshot", "exact")
+    more = ("dtype", "device", "batch_size", "seed")
+    return {
+        "command": "eval",
+        "intervention": storage.sha256(file) if file is not None and file.is_file() else None,
+        "include": [str(folder) for folder in args.include],
+    } | {name: getattr(args, name) for name in names + more}
