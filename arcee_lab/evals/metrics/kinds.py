@@ -7,8 +7,10 @@ import numpy as np
 
 from arcee_lab.evals.aggregation import Aggregation
 
+Numbers = np.ndarray | np.number  # NumPy makes a scalar of an array without axes
 
-def divided(over: np.ndarray, under: np.ndarray, *, empty: float = np.nan) -> np.ndarray:
+
+def divided(over: Numbers, under: Numbers, *, empty: float = np.nan) -> np.ndarray:
     """`over / under`, and `empty` where nothing is counted."""
     over, under = np.broadcast_arrays(np.asarray(over, float), np.asarray(under, float))
     return np.divide(over, under, out=np.full(over.shape, float(empty)), where=under != 0)
