@@ -1,23 +1,22 @@
 """Activations recorded inside a compiled model, into buffers that are there before it runs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from types import FunctionType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from arcee_lab.calls import read_call
+from arcee_lab.calls import Call
+from arcee_lab.compiling import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.planning import Plan, plan
+from arcee_lab.reducers.asking import asked_of
+from arcee_lab.reducers.compiled import CompiledReducing
 from arcee_lab.selection import Selection
-from arcee_lab.sharding import shards_of
 from arcee_lab.sites import Axes
 
 
-class CompiledCapture(Mapping[str, Any]):
+class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
     """A compiled model that records: call it like the model, index it like a capture.
 
     Every call overwrites the buffers that indexing gives; `clone()` what has to outlive the next.
@@ -27,49 +26,22 @@ class CompiledCapture(Mapping[str, Any]):
     """
 
     def __init__(self, parts: Anatomy, plan: Plan, selection: Selection, *, backend: str):
+        super().__init__(parts, batch=plan.batch, length=plan.length, backend=backend)
         self.plan = plan
-        self._parts = parts
-        self._backend = backend
-        self._sites = parts.legend.sites()
-        self._modules = list(parts.model.modules())
+        self._masked = selection.positions is not None
         self._buffers = {
             site.site: torch.empty(site.shape, dtype=site.dtype, device=parts.model.device)
             for site in plan.sites
         }
-        self._real = _Box()
         self._hooks = {
-            name: _writes(buffer, selection, self._sites[name].axes, self._real)
+            name: _writes(buffer, selection, self._sites[name].axes, self._running)
             for name, buffer in self._buffers.items()
         }
-        self._masked = selection.positions is not None
-        self._graphs: dict[tuple, Callable] = {}
-        self._has_run = False
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the compiled model; the first call compiles it.
-
-        A torch hook added to the model or removed since makes it compile anew.
-
-        Raises:
-            ValueError: If the call has another batch or length than the buffers, a cache, or
-                `logits_to_keep`.
-        """
-        self._check(args, kwargs)
-        run = self._graphs.get(state := self._foreign_hooks())
-        if run is None:
-            run = _compile(self._parts.model, self._real, masked=self._masked, to=self._backend)
-            self._graphs[state] = run
-        self._has_run = False
-        with ExitStack() as undo:
-            for name, hook in self._hooks.items():
-                undo.callback(self._parts.hook_point(name).register_forward_hook(hook).remove)
-                if self._sites[name].on_request:
-                    attention = self._parts.attention(name)
-                    attention.capture_hooks += 1
-                    undo.callback(_forget_hook, attention)
-            output = run(*args, **kwargs)
-        self._has_run = True
-        return output
+    def _prepare(self) -> Callable[[Call], Any]:
+        device = self._parts.model.device
+        masked = self._masked
+        return lambda call: call.attended(device) if masked else None
 
     def __getitem__(self, name: str) -> Tensor:
         canonical = self._parts.legend.canonical(name)
@@ -88,72 +60,28 @@ class CompiledCapture(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"CompiledCapture of {self.plan}"
 
-    def _check(self, args: tuple, kwargs: dict) -> None:
-        model = self._parts.model
-        if model.training and self._parts.backbone.gradient_checkpointing:
-            raise ValueError(
-                "Under gradient checkpointing layers run twice and make no single graph. Turn it "
-                "off, call eval(), or use al.capture."
-            )
-        call = read_call(args, kwargs, seen=False)
-        if (call.batch, call.length) != (self.plan.batch, self.plan.length):
-            raise ValueError(
-                f"The buffers are for {self.plan.batch} x {self.plan.length} tokens; got "
-                f"{call.batch} x {call.length}. Pad the batch, with zeros in its attention_mask, "
-                "or make a second recorder."
-            )
-        given = ("cache", "past_key_values", "logits_to_keep")
-        unfit = [name for name in given if kwargs.get(name) is not None] + list(args[3:4])
-        if unfit:
-            raise ValueError(
-                f"A compiled recorder takes whole forwards; got {unfit[0]}. Use al.capture, or "
-                "leave it out."
-            )
 
-    def _foreign_hooks(self) -> tuple:
-        """What a graph was traced with and does not look at again."""
-        return tuple(
-            (place, *module._forward_hooks, None, *module._forward_pre_hooks)
-            for place, module in enumerate(self._modules)
-            if module._forward_hooks or module._forward_pre_hooks
-        )
-
-
-class _Box:
-    """Which tokens of the running call are real."""
-
-    def __init__(self):
-        self.mask: Tensor | None = None  # on the instance: graphs guard on its dictionary
-
-
-def _writes(buffer: Tensor, selection: Selection, axes: Axes, real: _Box) -> Callable:
+def _writes(buffer: Tensor, selection: Selection, axes: Axes, running: Running) -> Hook:
     def hook(module: nn.Module, args: object, output: Tensor) -> None:
-        x = selection.cut(output.detach(), axes, real.mask)
+        x = selection.cut(output.detach(), axes, running.now)
         assert x.shape == buffer.shape  # copy_ would broadcast
         buffer.copy_(x)
 
     return hook
 
 
-def _compile(model: PreTrainedModel, real: _Box, *, masked: bool, to: str) -> Callable:
-    def run(*args, **kwargs):
-        if masked:
-            call = read_call(args, kwargs, seen=False)
-            real.mask = call.attended(model.device)
-        output = model(*args, **kwargs)
-        real.mask = None
-        return output
-
-    # Compiled code is kept with the code object and looked up without regard to hooks: one that
-    # is shared would run the graph of another recorder.
-    own = FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False, backend=to)
+@overload
+def capture_compiled(
+    model: nn.Module,
+    sites: Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    backend: str = "inductor",
+) -> CompiledReducing: ...
 
 
-def _forget_hook(attention: Any) -> None:
-    attention.capture_hooks -= 1
-
-
+@overload
 def capture_compiled(
     model: nn.Module,
     sites: str | Sequence[str],
@@ -165,7 +93,21 @@ def capture_compiled(
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
     backend: str = "inductor",
-) -> CompiledCapture:
+) -> CompiledCapture: ...
+
+
+def capture_compiled(
+    model: nn.Module,
+    sites: str | Sequence[str] | Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    dtype: torch.dtype | None = None,
+    positions: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    units: int | Sequence[int] | None = None,
+    backend: str = "inductor",
+) -> CompiledCapture | CompiledReducing:
     """Compiles a model together with the recording of some of its sites, in one graph.
 
     For long runs over batches of one shape. `al.capture` takes any call and runs eagerly; this
@@ -175,7 +117,7 @@ def capture_compiled(
 
     Args:
         model: One of arcee_lab's models, on one device.
-        sites: As for `al.capture`.
+        sites: As for `al.capture`; a mapping to reducers adds up every call that is made.
         batch: Sequences of every call.
         length: Tokens a sequence of every call.
         dtype: As for `al.capture`.
@@ -204,16 +146,14 @@ def capture_compiled(
         torch.Size([1, 8])
     """
     parts = anatomy(model)
-    if len(set(getattr(parts.model, "hf_device_map", {}).values())) > 1:
-        raise ValueError(
-            "A model spread over several devices makes no single graph. Load it on one device, or "
-            "use al.capture."
-        )
-    if shards_of(parts) is not None:
-        raise ValueError(
-            "A tensor-parallel model cannot be recorded compiled: its ranks exchange parts between "
-            "layers. Use al.capture, which gathers them."
-        )
+    selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
+    if isinstance(sites, Mapping):
+        if selection != Selection():
+            raise ValueError(
+                "Reducers read whole activations; leave dtype=, positions=, heads= and units= out."
+            )
+        asked = asked_of(parts, sites)
+        return CompiledReducing(parts, asked, batch=batch, length=length, backend=backend)
     planned = plan(
         model,
         sites,
@@ -224,5 +164,4 @@ def capture_compiled(
         heads=heads,
         units=units,
     )
-    selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     return CompiledCapture(parts, planned, selection, backend=backend)

@@ -16,6 +16,7 @@ LAYERS = (
         "watching",
         "sharding",
         "compiled",
+        "compiling",
         "recording",
         "planning",
         "temporary",
@@ -25,7 +26,7 @@ LAYERS = (
         "trace",
         "decode",
     },
-    {"sparsity", "neurons", "attention", "lens", "dump", "evals"},
+    {"sparsity", "neurons", "attention", "patching", "lens", "dump", "evals"},
     {"training"},
     {"cli", "__main__"},
 )

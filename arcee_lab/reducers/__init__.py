@@ -3,6 +3,12 @@
 FiringRate      how often each unit fires
 ActiveCount     how many units fire at a token
 Moments         mean, variance and largest value of each unit
+Histogram       sizes in powers of two: the share above any threshold, asked later
+Quantile        quantiles within a stated relative error
+TopK            the largest values of each unit, and where they stand
+CoActivation    how often chosen units fire together
+MeanCovariance  mean and covariance of a site's vector
+Grouped         any of them, apart for each label
 """
 
 from importlib import import_module
@@ -10,33 +16,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arcee_lab.reducers.active import ActiveCount, ActiveCounts
+    from arcee_lab.reducers.coactivation import CoActivation, CoActivations
+    from arcee_lab.reducers.covariance import Covariance, MeanCovariance
+    from arcee_lab.reducers.files import load
     from arcee_lab.reducers.firing import FiringRate, FiringRates
+    from arcee_lab.reducers.grouped import Grouped, Groups
+    from arcee_lab.reducers.histogram import Histogram, LogHistogram, Share
     from arcee_lab.reducers.moments import Moments, MomentsOf
+    from arcee_lab.reducers.quantile import Quantile, Quantiles
     from arcee_lab.reducers.reducer import Reducer, State
     from arcee_lab.reducers.result import Result
     from arcee_lab.reducers.statistics import Statistics
+    from arcee_lab.reducers.topk import Largest, TopK
 
 _HOMES = {
     "active": ("ActiveCount", "ActiveCounts"),
+    "coactivation": ("CoActivation", "CoActivations"),
+    "covariance": ("Covariance", "MeanCovariance"),
+    "files": ("load",),
     "firing": ("FiringRate", "FiringRates"),
+    "grouped": ("Grouped", "Groups"),
+    "histogram": ("Histogram", "LogHistogram", "Share"),
     "moments": ("Moments", "MomentsOf"),
+    "quantile": ("Quantile", "Quantiles"),
     "reducer": ("Reducer", "State"),
     "result": ("Result",),
     "statistics": ("Statistics",),
+    "topk": ("Largest", "TopK"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ActiveCount",
     "ActiveCounts",
+    "CoActivation",
+    "CoActivations",
+    "Covariance",
     "FiringRate",
     "FiringRates",
+    "Grouped",
+    "Groups",
+    "Histogram",
+    "Largest",
+    "LogHistogram",
+    "MeanCovariance",
     "Moments",
     "MomentsOf",
+    "Quantile",
+    "Quantiles",
     "Reducer",
     "Result",
+    "Share",
     "State",
     "Statistics",
+    "TopK",
+    "load",
 ]
 
 

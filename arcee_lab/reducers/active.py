@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.pieces import fires, pieces
-from arcee_lab.reducers.reducer import Reducer, State
+from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result
 
 if TYPE_CHECKING:
@@ -125,6 +125,13 @@ class ActiveCount(Reducer):
     def finalize(self, state: State) -> ActiveCounts:
         tokens = int(state["tokens"])
         return ActiveCounts(tokens, state["counts"], state["kept"][: min(tokens, self.keep)])
+
+    def check(self, state: State) -> None:
+        check_counts(state)
+        if state["counts"].sum() != state["tokens"]:
+            raise ValueError("counts do not add up to tokens")
+        if (state["kept"] >= len(state["counts"])).any():
+            raise ValueError("kept holds more active units than there are")
 
     def _put(self, kept: Tensor, values: Tensor, places: Tensor, mask: Tensor) -> None:
         places = torch.where(mask & (places < self.keep), places, self.keep)

@@ -5,14 +5,24 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 from torch import Tensor
 
 from arcee_lab.calls import Call
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.ranks import Ranks
+from arcee_lab.reducers.asking import features
 from arcee_lab.reducers.reducer import First, Reducer, State
 from arcee_lab.reducers.statistics import Asked, Statistics
 from arcee_lab.watching import Watch
+
+NO_LABELS = (
+    "Grouped needs labels: call stats.set_labels(tensor) inside the block, before the model."
+)
+TORN = (
+    "A forward failed after some sites had counted its tokens, so that a second try would count "
+    "them twice. Run the texts again in a new block."
+)
 
 
 class Tokens:
@@ -51,10 +61,7 @@ class Tokens:
 
     def _own_labels(self, device: torch.device) -> Tensor:
         if self._labels is None:
-            raise ValueError(
-                "Grouped needs labels: call stats.set_labels(tensor) inside the block, before the "
-                "model."
-            )
+            raise ValueError(NO_LABELS)
         rows = self._labels.shape[0]
         if rows not in (1, self._call.batch):
             raise ValueError(
@@ -70,14 +77,15 @@ class Reducing(Watch, Statistics):
 
     def __init__(self, parts: Anatomy, asked: Mapping[str, Asked], *, stop: str | None = None):
         Watch.__init__(self, parts, list(asked), stop=stop, seen=True)
-        Statistics.__init__(self, parts.legend, asked, {})
+        shapes = {name: features(parts, name) for name in asked}
+        Statistics.__init__(self, parts.legend, asked, shapes, {}, model=parts.model)
         self._reducers = {site: self.reducers(site) for site in self.asked}
         self._labels: Tensor | None = None
         self._tokens = Tokens(Call())
         self._heard = 0  # sites in the running forward
         self._torn = False
 
-    def set_labels(self, labels: Shaped[Tensor, "batch columns"]) -> None:
+    def set_labels(self, labels: Tensor) -> None:
         """Gives the labels of the tokens of the next forwards, for `Grouped`.
 
         Args:
@@ -88,8 +96,7 @@ class Reducing(Watch, Statistics):
         Raises:
             ValueError: If they are not whole numbers.
         """
-        if labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
-            raise ValueError(f"labels must be whole numbers [batch, columns]; got {labels.dtype}.")
+        check_labels(labels)
         self._labels = labels
 
     def __enter__(self) -> "Reducing":
@@ -100,20 +107,17 @@ class Reducing(Watch, Statistics):
             self._undo.callback(ended.remove)
         return self
 
-    def __getitem__(self, name: str) -> Any:
-        self._check_whole()
-        return super().__getitem__(name)
-
-    def merge(self, other: Statistics) -> Statistics:
-        self._check_whole()
-        return super().merge(other)
+    def gather(self, ranks: Ranks) -> Statistics:
+        if self._shards is not None:
+            raise ValueError(
+                "The ranks of a tensor-parallel model all have the same statistics, those of the "
+                "whole; to gather them would count every token again. Use those of one rank."
+            )
+        return super().gather(ranks)
 
     def _check_whole(self) -> None:
         if self._torn:
-            raise ValueError(
-                "A forward failed after some sites had counted its tokens, so that a second try "
-                "would count them twice. Run the texts again in a new block."
-            )
+            raise ValueError(TORN)
 
     def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
         super()._begin(module, args, kwargs)
@@ -142,6 +146,16 @@ class Reducing(Watch, Statistics):
         self._heard += 1
         for reducer, state in zip(reducers, self.states[name], strict=True):
             accumulate(reducer, state, x, self._tokens)
+
+
+def check_labels(labels: Tensor) -> None:
+    """Refuses labels that are not whole numbers in two axes."""
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if not whole or labels.ndim != 2 or not labels.numel():
+        raise ValueError(
+            f"labels must be whole numbers [batch, columns]; got {labels.dtype} "
+            f"{list(labels.shape)}."
+        )
 
 
 def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: Tokens) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.pieces import fires, pieces
-from arcee_lab.reducers.reducer import Reducer, State
+from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result, unit_columns
 
 if TYPE_CHECKING:
@@ -109,3 +109,8 @@ class FiringRate(Reducer):
 
     def finalize(self, state: State) -> FiringRates:
         return FiringRates(int(state["tokens"]), state["fired"])
+
+    def check(self, state: State) -> None:
+        check_counts(state)
+        if (state["fired"] > state["tokens"]).any():
+            raise ValueError("fired is more than tokens")

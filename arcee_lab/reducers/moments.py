@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arcee_lab.reducers.pieces import pieces
+from arcee_lab.reducers.pieces import pieces, wide
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.result import Result, unit_columns
 
@@ -75,11 +75,12 @@ class Moments(Reducer):
     """
 
     def init(self, shape: tuple[int, ...], device: torch.device) -> State:
+        dtype = wide(device)
         return {
             "tokens": torch.zeros((), dtype=torch.int64, device=device),
-            "mean": torch.zeros(shape, dtype=torch.float64, device=device),
-            "squares": torch.zeros(shape, dtype=torch.float64, device=device),
-            "max": torch.full(shape, -torch.inf, dtype=torch.float64, device=device),
+            "mean": torch.zeros(shape, dtype=dtype, device=device),
+            "squares": torch.zeros(shape, dtype=dtype, device=device),
+            "max": torch.full(shape, -torch.inf, dtype=dtype, device=device),
         }
 
     def update(
@@ -89,28 +90,28 @@ class Moments(Reducer):
         token_mask: Bool[Tensor, "batch pos"],
         **asked: Any,
     ) -> None:
-        shape = state["mean"].shape
+        shape, dtype = state["mean"].shape, state["mean"].dtype
         for piece, mask in pieces(x, token_mask):
             count = mask.sum()
             # Not a product: what stands at padding may be NaN.
-            values = torch.where(mask[:, None], piece, 0.0).double()
-            weights = mask.double()
+            values = torch.where(mask[:, None], piece, 0.0).to(dtype)
+            weights = mask.to(dtype)
             mean = weights @ values / count.clamp(min=1)
             batch = {
                 "tokens": count,
                 "mean": mean.view(shape),
                 "squares": (weights @ (values - mean).square()).view(shape),
-                "max": torch.where(mask[:, None], piece, -torch.inf).amax(0).double().view(shape),
+                "max": torch.where(mask[:, None], piece, -torch.inf).amax(0).to(dtype).view(shape),
             }
             for name, value in self.merge(state, batch).items():
                 state[name].copy_(value)
 
     def merge(self, a: State, b: State) -> State:
-        mean, squares = merge_around_means(a, b)
+        mean, apart, weight = merge_means(a, b)
         return {
             "tokens": a["tokens"] + b["tokens"],
             "mean": mean,
-            "squares": b["squares"] + (a["squares"] + squares),
+            "squares": b["squares"] + (a["squares"] + apart.square() * weight),
             "max": torch.maximum(a["max"], b["max"]),
         }
 
@@ -119,15 +120,21 @@ class Moments(Reducer):
         none = torch.nan if tokens == 0 else 1.0
         return MomentsOf(
             tokens,
-            mean=state["mean"] * none,
-            variance=state["squares"] / max(1, tokens) * none,
-            max=state["max"],
+            mean=state["mean"].double() * none,
+            variance=state["squares"].double() / max(1, tokens) * none,
+            max=state["max"].double(),
         )
 
+    def check(self, state: State) -> None:
+        if state["tokens"] < 0:
+            raise ValueError("tokens is negative")
+        if (state["squares"] < 0).any():
+            raise ValueError("squares has negative sums of squares")
 
-def merge_around_means(a: State, b: State) -> tuple[Tensor, Tensor]:
-    """The mean of two states, and the squares that their two means add around it."""
+
+def merge_means(a: State, b: State) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of two states, the step between their means, and its weight in sums of squares."""
     total = (a["tokens"] + b["tokens"]).clamp(min=1)
     apart = b["mean"] - a["mean"]
-    mean = a["mean"] + apart * (b["tokens"] / total)
-    return mean, apart.square() * (a["tokens"] * b["tokens"].double() / total)
+    share = b["tokens"].to(apart.dtype) / total
+    return a["mean"] + apart * share, apart, a["tokens"] * share

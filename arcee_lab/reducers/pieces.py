@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Elements of a piece. On a CPU one that stays in its second-level cache is read there again; on a
 # GPU a piece has only to be small beside the activation, and few launches are better.
-_CPU, _OTHER = 2**18, 2**26
+_CPU, _OTHER = 2**18, 2**24
 MOST_TOKENS = 2**24  # fp32 counts ones exactly up to here
 
 
@@ -32,3 +32,19 @@ def fires(x: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
     """1.0 where a unit is above 0, else 0.0, in fp32; NaN gives 0."""
     # Straight into floats: to compare into booleans and convert takes four times as long.
     return torch.gt(x, 0, out=torch.empty(x.shape, dtype=torch.float32, device=x.device))
+
+
+def add_ones(
+    counts: Int[Tensor, "row bin"], index: Int[Tensor, "token width"], mask: Bool[Tensor, " token"]
+) -> None:
+    """Counts each value in its bin, in place: a row of counts a unit, or one row for all units."""
+    rows, bins = counts.shape
+    if rows > 1:
+        index = index + bins * torch.arange(rows, device=index.device)
+    ones = mask.long()[:, None].expand_as(index).flatten()
+    counts.view(-1).scatter_add_(0, index.flatten(), ones)
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The dtype of sums: fp64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -82,6 +82,14 @@ class Reducer(ABC):
         """The result, from a state on the CPU."""
         return state
 
+    def check(self, state: State) -> None:
+        """Refuses a state, read from a file, that no run leaves; its shapes are right already.
+
+        Raises:
+            ValueError: What is wrong, without a full stop.
+        """
+        return
+
     def update_groups(
         self,
         state: State,
@@ -97,6 +105,17 @@ class Reducer(ABC):
             for name, view in views.items():
                 if after[name] is not view:  # an update that put a new tensor in
                     view.copy_(after[name])
+
+
+def check_counts(state: State) -> None:
+    """Refuses counts below 0.
+
+    Raises:
+        ValueError: It names the tensor.
+    """
+    for name, tensor in state.items():
+        if (tensor < 0).any():
+            raise ValueError(f"{name} holds counts below 0")
 
 
 def settings_of(reducer: Reducer) -> dict[str, Any]:

@@ -39,6 +39,6 @@ class Result(ABC):
 
 
 def unit_columns(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Columns that number the units of a site: `unit`, and before it `head` where there are heads."""
+    """Columns that number the units of a site: `unit`, and `head` before it where it has heads."""
     names = ["unit"] if len(shape) == 1 else ["head", "unit"]
     return {name: grid.ravel() for name, grid in zip(names, np.indices(shape), strict=True)}

@@ -2,8 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
+from arcee_lab.fingerprint import model_fingerprint
+from arcee_lab.ranks import Ranks
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.result import Result
 from arcee_lab.sites import Legend
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
 
 # What is reduced at a site: one reducer, or several.
 Asked = Reducer | tuple[Reducer, ...]
+_SAME = "what has to be the same on all ranks"
 
 
 class Statistics(Mapping[str, Any]):
@@ -23,17 +30,41 @@ class Statistics(Mapping[str, Any]):
     Attributes:
         legend: Names and order of the model's hook points.
         asked: Site -> its reducer, or tuple of reducers.
-        states: Site -> the state of each of its reducers.
+        shapes: Site -> shape of one token's activation.
+        states: Site -> the state of each of its reducers; a site without a forward is missing.
+        progress: What `save` was given, of statistics that were loaded.
+
+    Args:
+        model: It, or its fingerprint.
     """
 
     def __init__(
-        self, legend: Legend, asked: Mapping[str, Asked], states: Mapping[str, tuple[State, ...]]
+        self,
+        legend: Legend,
+        asked: Mapping[str, Asked],
+        shapes: Mapping[str, tuple[int, ...]],
+        states: Mapping[str, tuple[State, ...]],
+        *,
+        model: str | nn.Module,
+        progress: Mapping[str, Any] | None = None,
     ):
         self.legend = legend
         self.asked = dict(asked)
+        self.shapes = dict(shapes)
         self.states = dict(states)
+        self.progress = dict(progress or {})
+        self._model = model
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model; every weight is read for it. `merge`, `gather` and `save` ask for it.
+
+        Of a tensor-parallel model every rank has to ask, else they wait for each other.
+        """
+        return self._model if isinstance(self._model, str) else model_fingerprint(self._model)
 
     def __getitem__(self, name: str) -> Any:
+        self._check_whole()
         site = self.legend.canonical(name)
         if site not in self.asked:
             raise KeyError(f"{site} was not reduced; reduced are {list(self)[:4]} ...")
@@ -62,25 +93,130 @@ class Statistics(Mapping[str, Any]):
         asked = self.asked[self.legend.canonical(name)]
         return (asked,) if isinstance(asked, Reducer) else asked
 
-    def merge(self, other: "Statistics") -> "Statistics":
-        """The statistics of all tokens of this, then of the other; neither is changed.
+    # ------------------------------------------------------------------ putting together
+
+    def merge(self, *others: "Statistics") -> "Statistics":
+        """The statistics of all tokens of this one, then of the others; none is changed.
 
         Raises:
-            ValueError: If the other's sites, reducers or model differ.
+            ValueError: If the sites, reducers or model of another differ.
         """
-        self._check_same(other)
-        states = {}
-        for site in self:
-            mine, theirs = self.states.get(site), other.states.get(site)
-            if mine is None or theirs is None:  # no forward yet
-                if mine or theirs:
-                    states[site] = tuple(dict(state) for state in mine or theirs or ())
+        self._check_whole()
+        word = self.fingerprint
+        for other in others:
+            other._check_whole()
+            self._check_same(other, word)
+        states = dict(self.states)
+        for other in others:
+            for site, theirs in other.states.items():
+                mine = states.get(site)
+                states[site] = theirs if mine is None else self._merged(site, mine, theirs)
+        copies = {
+            site: tuple({name: x.clone() for name, x in state.items()} for state in states[site])
+            for site in self
+            if site in states
+        }
+        return Statistics(self.legend, self.asked, self.shapes, copies, model=word)
+
+    def gather(self, ranks: Ranks) -> "Statistics":
+        """The statistics of all ranks of a job, each of which ran texts of its own; on every rank.
+
+        Args:
+            ranks: From `arcee_lab.ranks.joined`.
+
+        Raises:
+            ValueError: If a rank has other sites, reducers or another model.
+        """
+        self._check_whole()
+        names = [
+            (site, number, name)
+            for site, asked in self.asked.items()
+            for number, reducer in enumerate(self.reducers(site))
+            for name in reducer.init(self.shapes[site], torch.device("meta"))
+        ]
+        word = self.fingerprint
+        same = bytearray(f"{word} {self.legend} {self.asked}".encode())
+        mine = {_SAME: torch.frombuffer(same, dtype=torch.uint8)}
+        for site, number, name in names:
+            if site in self.states:
+                mine[f"{site}/{number}/{name}"] = self.states[site][number][name]
+        found = ranks.gather(mine)
+        for number, tensors in enumerate(found):
+            if not torch.equal(tensors[_SAME], mine[_SAME]):
+                raise ValueError(
+                    f"Rank {number} has statistics of another model, or of other sites or "
+                    f"reducers, than rank {ranks.rank}. Run the same on all."
+                )
+        of_ranks = [
+            Statistics(self.legend, self.asked, self.shapes, self._states_in(tensors), model=word)
+            for tensors in found
+        ]
+        return of_ranks[0].merge(*of_ranks[1:])
+
+    def save(self, folder: str | Path, *, progress: Mapping[str, Any] | None = None) -> Path:
+        """Writes the states, so that another process can go on: safetensors, and JSON beside it.
+
+        It may be called again and again, also inside the block: a crash leaves the former state or
+        the new one, with its own `progress`.
+
+        Args:
+            folder: A new or empty folder, or one that holds earlier statistics of the same model,
+                sites and reducers.
+            progress: JSON values to keep with them, e.g. how many texts were read.
+
+        Returns:
+            The JSON file.
+
+        Raises:
+            ValueError: The folder holds something else.
+        """
+        from arcee_lab.reducers.files import save
+
+        self._check_whole()
+        return save(self, folder, progress=progress or {})
+
+    def _check_whole(self) -> None:
+        """Refuses statistics of which some sites counted other tokens than the rest."""
+
+    def _merged(
+        self, site: str, mine: tuple[State, ...], theirs: tuple[State, ...]
+    ) -> tuple[State, ...]:
+        return tuple(
+            reducer.merge(a, {name: tensor.to(a[name]) for name, tensor in b.items()})
+            for reducer, a, b in zip(self.reducers(site), mine, theirs, strict=True)
+        )
+
+    def _states_in(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[State, ...]]:
+        states: dict[str, list[State]] = {}
+        for full, tensor in tensors.items():
+            if full == _SAME:
                 continue
-            states[site] = tuple(
-                reducer.merge(a, {name: tensor.to(a[name].device) for name, tensor in b.items()})
-                for reducer, a, b in zip(self.reducers(site), mine, theirs, strict=True)
+            site, number, name = full.split("/", 2)
+            of_site = states.setdefault(site, [{} for _ in self.reducers(site)])
+            of_site[int(number)][name] = tensor
+        return {site: tuple(states[site]) for site in self if site in states}
+
+    def _check_same(self, other: "Statistics", word: str) -> None:
+        if list(self) != list(other):
+            strange = set(self).symmetric_difference(other)
+            raise ValueError(
+                f"Statistics of other sites: {sorted(strange)[0]!r} is in one and not in the "
+                "other. Merge what was asked for with the same filters."
             )
-        return Statistics(self.legend, self.asked, states)
+        for site in self:
+            if self.asked[site] != other.asked[site]:
+                raise ValueError(
+                    f"{site} was reduced by {other.asked[site]!r}; expected {self.asked[site]!r}, "
+                    "as here."
+                )
+        same = self.legend == other.legend and self.shapes == other.shapes
+        if not same or word != other.fingerprint:
+            raise ValueError(
+                "Statistics of another model: its shape or its weights differ. Merge what one "
+                "model gave, in one dtype."
+            )
+
+    # ------------------------------------------------------------------ reading
 
     def frame(self, which: int = 0) -> "pd.DataFrame":
         """The rows of all sites, with the columns `site` and `layer` before them.
@@ -120,25 +256,3 @@ class Statistics(Mapping[str, Any]):
         return "; ".join(
             result.headline if isinstance(result, Result) else repr(result) for result in results
         )
-
-    def _check_same(self, other: "Statistics") -> None:
-        if self.legend != other.legend:
-            raise ValueError(
-                f"Statistics of another model: {_shape(other)}; expected {_shape(self)}, as here."
-            )
-        if list(self) != list(other):
-            strange = set(self).symmetric_difference(other)
-            raise ValueError(
-                f"Statistics of other sites: {sorted(strange)[0]!r} is in one and not in the "
-                "other. Merge what was asked for with the same filters."
-            )
-        for site in self:
-            if self.asked[site] != other.asked[site]:
-                raise ValueError(
-                    f"{site} was reduced by {other.asked[site]!r}; expected {self.asked[site]!r}, "
-                    "as here."
-                )
-
-
-def _shape(statistics: Statistics) -> str:
-    return f"{statistics.legend.n_layers} layers and the head {statistics.legend.head!r}"

@@ -1,0 +1,252 @@
+"""Statistics in a folder: states in safetensors, what they are in JSON; checked before use."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from arcee_lab.reducers.reducer import Reducer, State, reducer_of, settings_of
+from arcee_lab.reducers.statistics import Asked, Statistics
+from arcee_lab.sites import LOGIT_AXES, Legend
+from arcee_lab.storage import sha256, write_atomic, write_json
+
+FILE = "statistics.json"
+FORMAT, VERSION = "arcee_lab.statistics", 1
+_STATES = re.compile(r"states-[0-9a-f]{16}\.safetensors")
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"}
+_DTYPES |= {torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16"}
+_DTYPES |= {torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+
+
+def save(statistics: Statistics, folder: str | Path, *, progress: Mapping[str, Any]) -> Path:
+    """Writes statistics; see `Statistics.save`."""
+    folder = Path(folder)
+    described = _describe(statistics)
+    _check_free(folder, described)
+    tensors = {
+        f"{site}/{number}/{name}": tensor.detach().to("cpu", dtype).contiguous()
+        for site in statistics.states
+        for number, state in enumerate(statistics.states[site])
+        for (name, tensor), dtype in zip(
+            state.items(), _dtypes(statistics, site, number), strict=True
+        )
+    }
+    content = safetensors.torch.save(tensors)
+    digest = hashlib.sha256(content).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    states = write_atomic(folder / f"states-{digest[:16]}.safetensors", content)
+    # The JSON names its states, so that a crash leaves the former pair or this one.
+    written = {"path": states.name, "bytes": len(content), "sha256": digest}
+    path = write_json(folder / FILE, described | {"progress": dict(progress), "states": written})
+    for other in folder.glob("states-*.safetensors"):
+        if other.name != states.name:
+            other.unlink()
+    return path
+
+
+def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Statistics:
+    """Reads what `Statistics.save` wrote, to read from it, or to go on with it by `merge`.
+
+    Args:
+        folder: Where it lies.
+        reducers: Your own classes of reducers that were used.
+
+    Raises:
+        ValueError: The folder holds no statistics, or they are damaged: every name, shape, dtype
+            and bound is checked before a tensor is read, and every state before it is used.
+
+    Example:
+        >>> import tempfile
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> asked = {"layers.*.mlp.hook_post": al.reducers.FiringRate()}
+        >>> with al.capture(model, asked) as stats:
+        ...     output = model(**tokenizer("The dogs sleep .", return_tensors="pt"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = stats.save(folder)
+        ...     twice = al.reducers.load(folder).merge(stats)
+        >>> twice["layers.0.mlp.hook_post"].tokens == 2 * stats["layers.0.mlp.hook_post"].tokens
+        True
+    """
+    folder = Path(folder)
+    where = folder / FILE
+    if not where.is_file():
+        raise ValueError(f"{folder} holds no statistics: {FILE} is missing. Check the path.")
+    try:
+        return _read(folder, json.loads(where.read_text("utf-8"), parse_constant=_refuse), reducers)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{where} cannot be used: {said}. Make the statistics anew.") from None
+
+
+def known_reducers(own: Iterable[type[Reducer]] = ()) -> dict[str, type[Reducer]]:
+    """The classes that a file may name: ours, and those given."""
+    from arcee_lab import reducers
+
+    ours = {name: getattr(reducers, name) for name in reducers.__all__ if name != "Reducer"}
+    return {
+        cls.__name__: cls
+        for cls in (*ours.values(), *own)
+        if isinstance(cls, type) and issubclass(cls, Reducer)
+    }
+
+
+def _describe(statistics: Statistics) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {
+            "fingerprint": statistics.fingerprint,
+            "layers": statistics.legend.n_layers,
+            "head": statistics.legend.head,
+        },
+        "sites": {
+            site: {
+                "shape": list(statistics.shapes[site]),
+                "reducers": settings_of(asked)
+                if isinstance(asked, Reducer)
+                else [settings_of(reducer) for reducer in asked],
+            }
+            for site, asked in statistics.asked.items()
+        },
+    }
+
+
+def _check_free(folder: Path, described: Mapping[str, Any]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output folder {folder} is a file; choose another name")
+    file = folder / FILE
+    if not file.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"output folder {folder} holds other files; choose a new one")
+        return
+    try:
+        theirs = json.loads(file.read_text("utf-8"))
+        same = all(theirs[key] == described[key] for key in described)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{file} is damaged; remove its folder or choose another") from None
+    if not same:
+        what = "model" if theirs["model"] != described["model"] else "sites or reducers"
+        raise ValueError(
+            f"output folder {folder} holds statistics of another run (its {what} differ); choose a "
+            "new folder, or remove this one"
+        )
+
+
+def _dtypes(statistics: Statistics, site: str, number: int) -> list[torch.dtype]:
+    # As on a CPU: a device without fp64 keeps its sums in fp32.
+    reducer = statistics.reducers(site)[number]
+    template = _template(reducer, statistics.shapes[site])
+    return [template[name].dtype for name in statistics.states[site][number]]
+
+
+def _template(reducer: Reducer, shape: tuple[int, ...]) -> State:
+    return reducer.init(shape, torch.device("meta"))
+
+
+def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> Statistics:
+    keys = {"format", "version", "model", "sites", "progress", "states"}
+    if not isinstance(found, dict) or set(found) != keys:
+        raise ValueError(f"expected the keys {', '.join(sorted(keys))}")
+    if (found["format"], found["version"]) != (FORMAT, VERSION):
+        raise ValueError(
+            f"it is {found['format']!r} version {found['version']!r}; expected {FORMAT!r} version "
+            f"{VERSION}"
+        )
+    model, sites, progress = found["model"], found["sites"], found["progress"]
+    if not isinstance(progress, dict) or not isinstance(sites, dict) or not sites:
+        raise ValueError("sites and progress: expected objects, and at least one site")
+    legend = _legend(model)
+    asked: dict[str, Asked] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    classes = known_reducers(own)
+    for site, described in sites.items():
+        if legend.canonical(site) != site:
+            raise ValueError(f"{site!r} is no canonical name of a site")
+        given = described["reducers"]
+        asked[site] = (
+            tuple(reducer_of(one, classes) for one in given)
+            if isinstance(given, list)
+            else reducer_of(given, classes)
+        )
+        shape = described["shape"]
+        if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"shape of {site} is {shape!r}; expected lengths above 0")
+        shapes[site] = tuple(shape)
+    if list(sites) != [site for site in legend.sites() if site in sites]:
+        raise ValueError("sites: expected forward order")
+    statistics = Statistics(
+        legend, asked, shapes, {}, model=model["fingerprint"], progress=progress
+    )
+    _read_states(folder, found["states"], statistics)
+    return statistics
+
+
+def _legend(model: Any) -> Legend:
+    layers, head, word = (model[key] for key in ("layers", "head", "fingerprint"))
+    if type(layers) is not int or not 0 < layers < 10_000:
+        raise ValueError(f"model has {layers!r} layers; expected a number above 0")
+    if head not in ("base", *LOGIT_AXES):
+        raise ValueError(f"model has the head {head!r}; expected base, {', '.join(LOGIT_AXES)}")
+    if not isinstance(word, str) or not re.fullmatch("[0-9a-f]{64}", word):
+        raise ValueError("the model's fingerprint is not 64 hexadecimal digits")
+    return Legend(layers, head)
+
+
+def _read_states(folder: Path, written: Any, statistics: Statistics) -> None:
+    name = written["path"]
+    if not isinstance(name, str) or not _STATES.fullmatch(name):
+        raise ValueError(f"states lie in {name!r}; expected states-<16 hex digits>.safetensors")
+    path = folder / name
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != written["bytes"]:
+        raise ValueError(f"{name} is missing, or not {written['bytes']} bytes long")
+    if sha256(path) != written["sha256"]:
+        raise ValueError(f"{name} was changed: its SHA-256 is another")
+    with safe_open(path, framework="pt") as file:
+        held = set(file.keys())
+        for site in statistics:
+            states = []
+            for number, reducer in enumerate(statistics.reducers(site)):
+                template = _template(reducer, statistics.shapes[site])
+                names = {f"{site}/{number}/{key}": key for key in template}
+                if not held & set(names):
+                    continue  # saved before the first forward
+                for full, key in names.items():
+                    _check_tensor(file, full, template[key])
+                state = {key: file.get_tensor(full) for full, key in names.items()}
+                held -= set(names)
+                _check_state(reducer, state, site)
+                states.append(state)
+            if states:
+                if len(states) < len(statistics.reducers(site)):
+                    raise ValueError(f"{site} lacks the states of some of its reducers")
+                statistics.states[site] = tuple(states)
+    if held:
+        raise ValueError(f"{name} holds {sorted(held)[0]!r}, which no reducer keeps")
+
+
+def _check_tensor(file: Any, name: str, template: torch.Tensor) -> None:
+    found = file.get_slice(name)
+    shape, dtype = tuple(found.get_shape()), found.get_dtype()
+    if shape != tuple(template.shape) or dtype != _DTYPES.get(template.dtype):
+        raise ValueError(
+            f"{name} is {dtype} {list(shape)}; expected {_DTYPES.get(template.dtype)} "
+            f"{list(template.shape)}"
+        )
+
+
+def _check_state(reducer: Reducer, state: State, site: str) -> None:
+    try:
+        reducer.check(state)
+    except ValueError as error:
+        raise ValueError(f"{site}, {type(reducer).__name__}: {error}") from None
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
