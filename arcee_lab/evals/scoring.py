@@ -47,6 +47,11 @@ def words_labelled(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
 
 
 def span_found(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """A question: the span that was found, "" where it was none."""
-    (span,) = results
-    return answer_items(doc["answers"], span)
+    """A question: the span that was found."""
+    items = answer_items(doc["answers"], results[0])
+    return {name: items[name] for name in ("em", "f1")}
+
+
+def span_or_none_found(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """A question that may have no answer: the span that was found, "" where it was none."""
+    return answer_items(doc["answers"], results[0])
