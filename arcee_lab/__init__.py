@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab import attention, dump, interventions, reducers, sparsity, trace
+    from arcee_lab import attention, dump, interventions, patching, reducers, sparsity, trace
     from arcee_lab.answering import answer
     from arcee_lab.compiled import capture_compiled
     from arcee_lab.decode import sparse_decode
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from arcee_lab.model.loading import load
     from arcee_lab.model.register import register
+    from arcee_lab.patching import patch_attribution, patch_sweep
     from arcee_lab.planning import plan
     from arcee_lab.recording import capture
     from arcee_lab.trace import to_nnsight
@@ -55,6 +56,9 @@ __all__ = [
     "intervene",
     "interventions",
     "load",
+    "patch_attribution",
+    "patch_sweep",
+    "patching",
     "plan",
     "reducers",
     "register",
@@ -71,6 +75,8 @@ _HOMES = {
     "capture": "arcee_lab.recording",
     "capture_compiled": "arcee_lab.compiled",
     "load": "arcee_lab.model.loading",
+    "patch_attribution": "arcee_lab.patching",
+    "patch_sweep": "arcee_lab.patching",
     "plan": "arcee_lab.planning",
     "register": "arcee_lab.model.register",
     "sparse_decode": "arcee_lab.decode",

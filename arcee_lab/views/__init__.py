@@ -9,7 +9,10 @@ a cell shows its number or its token, never colour alone.
     scale      the colours
     figure     the matplotlib style
     layers     bars and ridges, one a layer
+    curves     curves with intervals; a grid of cells
     raster     units against tokens
     patterns   attention, one square a head
     heads      a number a head, layer by head
+    effects    a signed number for all that was patched
+    scatter    two numbers a thing, and where they agree
 """

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL
+from arcee_lab.views.scale import CATEGORIES, DIVERGING, SEQUENTIAL
 
 WIDTH = 6.8  # inches: a full text width; half of it is 3.3
 
@@ -88,3 +88,8 @@ def sequential(*, dark: bool = False) -> LinearSegmentedColormap:
     On dark paper it runs from dark to pale, so that strong always stands out.
     """
     return LinearSegmentedColormap.from_list("arcee", SEQUENTIAL[:: -1 if dark else 1])
+
+
+def diverging() -> LinearSegmentedColormap:
+    """The diverging scale as a colour map; its middle is pale on light and dark paper alike."""
+    return LinearSegmentedColormap.from_list("arcee signed", DIVERGING)

@@ -10,11 +10,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "interventions.md").read_text(encod
 
 def test_python_blocks_run_in_order():
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/interventions.md", "exec"), names)
     assert not names["patched"].isnan().any()
+    assert names["stream"].grid()[0, 2] > 0.5  # the demo keeps a number at its noun in layer 0
+    assert len(names["measured"].spots) == 50
 
 
 def test_every_kind_has_a_row():

@@ -1,0 +1,24 @@
+"""Which activations carry a difference between two runs: patching, and its first-order estimate.
+
+spots        what is patched at once: a site, or one position, head or unit of it
+pairs        two aligned batches, and a metric read from their logits
+metrics      LogitDifference
+sweep        `patch_sweep`: one patch after another, many a forward
+attribution  `patch_attribution`: all patches at once, estimated from one gradient
+effects      PatchEffects: frame, heat map, and one method against the other
+"""
+
+from arcee_lab.patching.attribution import patch_attribution
+from arcee_lab.patching.effects import PatchEffects
+from arcee_lab.patching.metrics import LogitDifference
+from arcee_lab.patching.spots import Spot, Spots
+from arcee_lab.patching.sweep import patch_sweep
+
+__all__ = [
+    "LogitDifference",
+    "PatchEffects",
+    "Spot",
+    "Spots",
+    "patch_attribution",
+    "patch_sweep",
+]

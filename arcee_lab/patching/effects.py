@@ -1,0 +1,231 @@
+"""What patching found: an effect a spot and pair, and the frames and figures drawn from it."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arcee_lab.patching.spots import Spot, Spots
+
+if TYPE_CHECKING:
+    from arcee_lab.views.figure import Figure
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+@dataclass(frozen=True, repr=False)
+class PatchEffects:
+    """How much a metric changes when spots of a run are swapped for those of another.
+
+    Attributes:
+        method: "patching", measured one by one; or "attribution", estimated from one gradient.
+        metric: Name of the metric.
+        spots: What was swapped, e.g. `spots[0]`.
+        effects: Metric of the base run with the patch, minus that without. NaN where a sequence
+            has none of the spot's tokens.
+        base: The metric of the run that was changed.
+        source: The metric of the run that activations came from.
+    """
+
+    method: Literal["patching", "attribution"]
+    metric: str
+    spots: Spots
+    effects: Float[Tensor, "spot pair"]
+    base: Float[Tensor, " pair"]
+    source: Float[Tensor, " pair"]
+
+    @property
+    def mean(self) -> Float[Tensor, " spot"]:
+        """The effect of each spot, over the pairs that have it."""
+        return self.effects.nanmean(dim=1)
+
+    @property
+    def n(self) -> Int[Tensor, " spot"]:
+        """How many pairs have it."""
+        return (~self.effects.isnan()).sum(dim=1)
+
+    @property
+    def recovered(self) -> Float[Tensor, " spot"]:
+        """The mean effect as a share of the mean difference between source and base.
+
+        0: as the base; 1: as the source. NaN or infinite if the metric does not tell them apart.
+        """
+        gap = torch.where(self.effects.isnan(), torch.nan, self.source - self.base)
+        return self.mean / gap.nanmean(dim=1)
+
+    def grid(self, what: Literal["recovered", "effect"] = "recovered") -> Float[Tensor, "..."]:
+        """The numbers as sites by what they were cut over.
+
+        Raises:
+            ValueError: If the spots were a list, or for another word.
+        """
+        if self.spots.shape is None:
+            raise ValueError("These spots are a list and fill no grid; see frame().")
+        return self._values(what).view(self.spots.shape)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a spot: where it is, mean effect, its standard error over pairs, share, N."""
+        spots = self.spots
+        layers = [_layer(name) for name in spots.names]
+        n, mean = self.n, self.mean
+        squares = (self.effects - mean[:, None]).square().nansum(dim=1)
+        error = (squares / (n - 1) / n).sqrt()
+        return pd.DataFrame(
+            {
+                "site": [spots.names[i] for i in spots.site.tolist()],
+                "layer": pd.array([layers[i] for i in spots.site.tolist()], dtype="Int64"),
+                **{what[:-1]: column.numpy() for what, column in spots.columns.items()},
+                "effect": mean.numpy(),
+                "standard_error": torch.where(n > 1, error, torch.nan).numpy(),
+                "recovered": self.recovered.numpy(),
+                "n": n.numpy(),
+            }
+        )
+
+    def top(self, k: int) -> list[Spot]:
+        """The k spots of largest mean effect in size, the largest first."""
+        return [self.spots[i] for i in self._order()[:k]]
+
+    # ------------------------------------------------------------------ pictures
+
+    def figure(
+        self,
+        *,
+        what: Literal["recovered", "effect"] = "recovered",
+        labels: Sequence[str] | None = None,
+        title: str | None = None,
+        dark: bool = False,
+    ) -> "Figure":
+        """A heat map: a row a site (and all it was cut over but the last), a column a last cut.
+
+        Args:
+            what: "recovered", or "effect" in the metric's unit.
+            labels: Of the columns, such as the words that were patched.
+            title: The line above.
+            dark: For a dark page.
+
+        Raises:
+            ValueError: If the spots fill no grid, or labels do not fit it.
+        """
+        from arcee_lab.views.effects import effect_map
+
+        grid, over = self.grid(what), self.spots.over
+        columns = [str(i) for i in self._labels(over[-1])] if over else [""]
+        if labels is not None and len(labels) != len(columns):
+            raise ValueError(f"got {len(labels)} labels for {len(columns)} columns.")
+        rows = self._rows()
+        unit = "share of the difference restored" if what == "recovered" else self.metric
+        return effect_map(
+            grid.reshape(len(rows), len(columns)).numpy(),
+            rows,
+            list(labels) if labels is not None else columns,
+            across=over[-1][:-1] if over else "",
+            down=" . ".join(["layer" if self._one_kind else "site", *(w[:-1] for w in over[:-1])]),
+            what=unit if self.method == "patching" else f"{unit} (estimate)",
+            title=self._title() if title is None else title,
+            dark=dark,
+        )
+
+    def figure_against(self, other: "PatchEffects", *, dark: bool = False) -> "Figure":
+        """Each spot of this result as a dot: the other's effect across, this one's up.
+
+        Args:
+            other: An estimate of the same spots, or of more.
+            dark: For a dark page.
+
+        Raises:
+            ValueError: If the other lacks a spot.
+        """
+        from arcee_lab.views.scatter import scatter
+
+        mine, theirs = self._beside(other)
+        layers = [_layer(name) for name in self.spots.names]
+        groups = [f"layer {layers[i]}" for i in self.spots.site.tolist()]
+        line = f"r = {_correlation(mine, theirs):.3f} over {len(mine):,} spots"
+        return scatter(
+            theirs.numpy(),
+            mine.numpy(),
+            groups,
+            across=f"by {other.method}: change of {other.metric}",
+            up=f"by {self.method}: change of {self.metric}",
+            title=line,
+            dark=dark,
+        )
+
+    def correlation(self, other: "PatchEffects") -> float:
+        """Pearson's correlation of the mean effects, over the spots of this result."""
+        return _correlation(*self._beside(other))
+
+    def __repr__(self) -> str:
+        kinds = "" if not self.spots.over else f" by {', '.join(self.spots.over)}"
+        return (
+            f"PatchEffects({self.method}, {len(self.spots):,} spots{kinds}, {self.metric}: base "
+            f"{self.base.mean():.3g}, source {self.source.mean():.3g}, N={len(self.base)} pairs)"
+        )
+
+    def _repr_html_(self) -> str:
+        frame = self.frame().iloc[self._order()[:10]]
+        return f"<p>{escape(repr(self))}; the largest:</p>{frame.to_html(index=False)}"
+
+    # ------------------------------------------------------------------ inside
+
+    def _values(self, what: str) -> Tensor:
+        if what not in ("recovered", "effect"):
+            raise ValueError(f"what={what!r}; expected 'recovered' or 'effect'.")
+        return self.recovered if what == "recovered" else self.mean
+
+    def _order(self) -> list[int]:
+        return self.mean.abs().nan_to_num(-1).argsort(descending=True, stable=True).tolist()
+
+    @property
+    def _one_kind(self) -> bool:
+        kinds = {_LAYER.sub("", name) for name in self.spots.names}
+        return len(kinds) == 1 and all(map(_LAYER.match, self.spots.names))
+
+    def _labels(self, what: str) -> list[int]:
+        return list(dict.fromkeys(self.spots.columns[what].tolist()))
+
+    def _rows(self) -> list[str]:
+        names = [str(_layer(name)) if self._one_kind else name for name in self.spots.names]
+        for what in self.spots.over[:-1]:
+            names = [f"{name}.{index}" for name in names for index in self._labels(what)]
+        return names
+
+    def _title(self) -> str:
+        kind = _LAYER.sub("", self.spots.names[0]) if self._one_kind else "each site"
+        verb = "Patching" if self.method == "patching" else "Attribution to"
+        return f"{verb} {kind} ({len(self.base)} pairs)"
+
+    def _beside(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
+        if set(self.spots.over) != set(other.spots.over):
+            raise ValueError(f"cut over {self.spots.over} and {other.spots.over}; expected alike.")
+        place = {other.spots[i]: i for i in range(len(other.spots))}
+        mine = [self.spots[i] for i in range(len(self.spots))]
+        lacking = [spot for spot in mine if spot not in place]
+        if lacking:
+            raise ValueError(f"the other result lacks {len(lacking)} spots, e.g. {lacking[0]}.")
+        return self.mean, other.mean[[place[spot] for spot in mine]]
+
+
+def name_of(metric: Callable[..., Any]) -> str:
+    """What a metric is called in results."""
+    named = getattr(metric, "__name__", None) or type(metric).__name__
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", named).replace("_", " ")
+    return "metric" if named == "<lambda>" else words.lower()
+
+
+def _layer(name: str) -> int | None:
+    found = _LAYER.match(name)
+    return None if found is None else int(found[1])
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    both = torch.stack([x, y]).double()
+    both = both[:, both.isfinite().all(dim=0)]
+    return float(torch.corrcoef(both)[0, 1])
