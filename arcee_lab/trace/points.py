@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from nnsight.intervention.envoy import Envoy
-from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 
 from arcee_lab.model.attention import ArceeAttention
@@ -15,7 +14,7 @@ Value = TypeVar("Value")
 _ON_REQUEST = ("hook_scores", "hook_pattern")
 
 
-def _asking(served: eproperty) -> Any:
+def _asking(served: Any) -> Any:
     """The same value, but asked for through `PointEnvoy.ask`."""
 
     def get(self: "PointEnvoy") -> Any:
@@ -34,9 +33,9 @@ class PointEnvoy(Envoy):
     to them in write mode, until the model has reached them.
     """
 
-    output = _asking(Envoy.output)
-    input = _asking(Envoy.input)
-    inputs = _asking(Envoy.inputs)
+    output = _asking(Envoy.output)  # type: ignore[assignment]
+    input = _asking(Envoy.input)  # type: ignore[assignment]
+    inputs = _asking(Envoy.inputs)  # type: ignore[assignment]
 
     @property
     def site(self) -> str:
@@ -52,7 +51,9 @@ class PointEnvoy(Envoy):
         mediator = Mediator.current(location)
         try:
             if self.path.rsplit(".", 1)[-1] in _ON_REQUEST:
-                with _firing(self.parent._module, self._module, reads=reads):
+                assert self.parent is not None
+                attention: Any = self.parent._module
+                with _firing(attention, self._module, reads=reads):
                     return serve()
             return serve()
         except OutOfOrderError:
