@@ -1,5 +1,6 @@
 """How often chosen units fire at the same token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +93,14 @@ class CoActivation(Reducer):
         >>> import arcee_lab as al
         >>> model, tokenizer = al.load("demo")
         >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
-        >>> asked = {"layers.0.mlp.hook_post": al.reducers.CoActivation(units=(3, 17))}
+        >>> asked = {"layers.0.mlp.hook_post": al.reducers.CoActivation(units=[3, 17])}
         >>> with al.capture(model, asked) as stats:
         ...     output = model(**batch)
         >>> stats["layers.0.mlp.hook_post"].both.shape
         torch.Size([2, 2])
     """
 
-    units: tuple[int, ...]
+    units: Sequence[int]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +135,7 @@ class CoActivation(Reducer):
         state["tokens"] += token_mask.sum()
 
     def finalize(self, state: State) -> CoActivations:
-        return CoActivations(int(state["tokens"]), self.units, state["both"])
+        return CoActivations(int(state["tokens"]), tuple(self.units), state["both"])
 
     def check(self, state: State) -> None:
         check_counts(state)

@@ -1,6 +1,6 @@
 """Any statistic, apart for each label of a token."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class Groups(Mapping[int | str, Any], Result):
 
     def __init__(
         self,
-        names: tuple[int, ...] | tuple[str, ...],
+        names: tuple[int | str, ...],
         results: tuple[Any, ...],
         counts: tuple[int, ...],
     ):
@@ -99,7 +99,7 @@ class Grouped(Reducer):
 
     reducer: Reducer
     groups: int
-    names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +152,7 @@ class Grouped(Reducer):
 
     def finalize(self, state: State) -> Groups:
         results = tuple(self.reducer.finalize(one) for one in self._apart(state))
-        names = self.names or tuple(range(self.groups))
+        names: tuple[int | str, ...] = tuple(self.names or range(self.groups))
         return Groups(names, results, tuple(state[TOKENS].tolist()))
 
     def check(self, state: State) -> None:

@@ -46,7 +46,7 @@ class LogHistogram(Result):
     @property
     def positive(self) -> Float[Tensor, "*features"]:
         """The share of tokens on which each unit is above 0; exact."""
-        return self.counts[..., 1:-1].sum(-1) / self.tokens
+        return self.counts[..., 1:-1].sum(-1).double() / self.tokens
 
     def at_least(self, threshold: float) -> Share:
         """The share of tokens on which each unit reaches a threshold.
@@ -86,7 +86,7 @@ class LogHistogram(Result):
                 "from": [-torch.inf, *edges, nan],
                 "below": [0.0, *edges[1:], torch.inf, nan],
                 "count": count.numpy(),
-                "share": (count / max(1, int(count.sum()))).numpy(),
+                "share": (count.double() / max(1, int(count.sum()))).numpy(),
             }
         )
 
