@@ -38,6 +38,21 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
     return path
 
 
+def make_folder(path: str | Path) -> Path:
+    """Makes a folder, and those it lies in, such that they outlive a power cut.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if os.name == "posix":
+        for folder in missing:
+            _flush(folder.parent)
+    return path
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Writes JSON, atomically, for eyes and for diffs: indented, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -101,8 +116,16 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"output folder {folder} holds other files; choose a new one")
         return
-    theirs = _read_run(run_file)
-    ours = json.loads(json.dumps(settings))
+    check_same_run(folder, _read_run(run_file), settings)
+
+
+def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Compares the settings that a folder holds with those of the run that wants it.
+
+    Raises:
+        ValueError: They differ; the first two differences are named.
+    """
+    ours = json.loads(json.dumps(ours))
     if theirs != ours:
         raise ValueError(
             f"output folder {folder} holds another run ({_difference(theirs, ours)}); "

@@ -1,14 +1,17 @@
 """Flags that several commands share, and what they mean.
 
 `add_model`, `add_texts` and `add_compute` put them on a parser; `read_texts` turns the text flags
-into documents.
+into documents. `add_fields` makes the flags of a command's own dataclass.
 """
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
+Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
 WORLD_DOCUMENTS = 512  # read for --world where --max-tokens sets no other end
 
@@ -75,6 +78,54 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     )
 
 
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device` and `--dtype`."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cpu)"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="dtype of the weights (default: the checkpoint's own)"
+    )
+
+
+def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
+    """Adds a flag for each field of a dataclass, with the field's own default, help and choices.
+
+    Args:
+        parser: The command's parser.
+        config: A dataclass whose fields hold `help` in their metadata, and may hold `choices` and
+            `metavar`.
+    """
+    for field in fields(config):
+        flag = "--" + field.name.replace("_", "-")
+        more: dict[str, Any] = {}
+        more |= {
+            key: field.metadata[key] for key in ("choices", "metavar") if key in field.metadata
+        }
+        text = field.metadata["help"]
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true", help=text)
+            continue
+        if isinstance(field.default, tuple):
+            more["nargs"] = "+"
+            text += f" (default: {' '.join(field.default)})"
+        elif "choices" not in more:
+            more |= {"type": natural if field.default == 0 else positive, "metavar": "N"}
+        if field.default is not None and not isinstance(field.default, tuple):
+            text += f" (default: {field.default})"
+        parser.add_argument(flag, default=field.default, help=text, **more)
+
+
+def read_fields(args: argparse.Namespace, config: type[Config]) -> Config:
+    """The dataclass that the flags of `add_fields` describe.
+
+    Raises:
+        ValueError: As the dataclass itself has it.
+    """
+    given = {field.name: getattr(args, field.name) for field in fields(config)}  # type: ignore[arg-type]
+    return config(**given)
+
+
 def add_compute(
     parser: argparse.ArgumentParser,
     *,
@@ -90,12 +141,7 @@ def add_compute(
         max_tokens: The default of `--max-tokens`; None reads all the text.
         texts: Whether the command reads texts; without them there is no `--max-tokens`.
     """
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cpu)"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="dtype of the weights (default: the checkpoint's own)"
-    )
+    add_place(parser)
     parser.add_argument(
         "--batch-size",
         type=positive,

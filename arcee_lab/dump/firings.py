@@ -132,7 +132,7 @@ class TopFirings:
     documents: Int[Tensor, " top"]
     positions: Int[Tensor, " top"]
     around: tuple[tuple[str, ...], ...]
-    around_values: tuple[Float[Tensor, " pos"], ...]
+    around_values: tuple[Tensor, ...]  # of unlike lengths, which one axis word cannot say
     places: tuple[int, ...]
 
     def __len__(self) -> int:

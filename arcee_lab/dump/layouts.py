@@ -11,6 +11,8 @@ The nonzeros lie in whichever of three encodings is the smallest at a shard's de
 `arcee_lab.dump.sparse.encoding_of`. The sign of a zero is kept by `dense` alone.
 """
 
+from typing import TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +24,7 @@ from arcee_lab.dump.sparse import Rows
 
 LAYOUTS = ("neuron", "both", "dense", "int8")
 SPARSE_LAYOUTS = ("neuron", "both")
+Part = TypeVar("Part", Rows, Tensor)
 MOST_TOKENS = sparse.LONGEST  # of a shard: a token's number within it takes 16 bits
 
 
@@ -45,16 +48,20 @@ class Builder:
         self._width = width
         self._dtype = dtype
         self.tokens = 0
-        self._by_unit: list[Rows] = []
-        self._by_token: list[Rows] = []
-        self._dense: list[Tensor] = []
+        self._by_unit: dict[int, Rows] = {}
+        self._by_token: dict[int, Rows] = {}
+        self._dense: dict[int, Tensor] = {}
 
-    def add(self, x: Float[Tensor, "token width"]) -> None:
-        """Takes the next tokens; the tensor is free to be changed afterwards.
+    def add(self, x: Float[Tensor, "token width"], *, at: int | None = None) -> int:
+        """Takes some tokens; the tensor is free to be changed afterwards.
 
         Args:
             x: Activations on the CPU, of the site's dtype. Half of the work is a transposition,
                 which is saved where `x.t()` is contiguous already.
+            at: Place of the first token in the shard; behind what is there by default.
+
+        Returns:
+            How many of the values are NaN. They are taken as any other.
 
         Raises:
             ValueError: Another width or dtype, or more than 65,536 tokens in all.
@@ -67,21 +74,24 @@ class Builder:
             raise ValueError(
                 f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}"
             )
+        at = self.tokens if at is None else at
         self.tokens += len(x)
+        bits = sparse.to_bits(x)
         if self._layout not in SPARSE_LAYOUTS:
-            self._dense.append(x.clone())
-            return
-        # torch transposes block by block, numpy cell by cell.
-        self._by_unit.append(sparse.compress(sparse.to_bits(x.t().contiguous())))
+            bits = bits.copy(order="C")
+            self._dense[at] = sparse.from_bits(bits, self._dtype)
+            return sparse.count_nan(bits, self._dtype)
+        rows = self._by_unit[at] = sparse.compress(bits, columns=True)
         if self._layout == "both":
-            self._by_token.append(sparse.compress(sparse.to_bits(x.contiguous())))
+            self._by_token[at] = sparse.compress(bits)
+        return sparse.count_nan(rows.values, self._dtype)
 
     @property
     def bytes(self) -> int:
         """Bytes held in memory."""
-        sparse_rows = [*self._by_unit, *self._by_token]
+        sparse_rows = [*self._by_unit.values(), *self._by_token.values()]
         held = sum(r.offsets.nbytes + r.index.nbytes + r.values.nbytes for r in sparse_rows)
-        return held + sum(x.nbytes for x in self._dense)
+        return held + sum(x.nbytes for x in self._dense.values())
 
     def finish(self) -> Block:
         """Hands over the block and forgets it, so that the next one can begin."""
@@ -90,20 +100,29 @@ class Builder:
         tensors: dict[str, Tensor] = {}
         nonzeros = None
         if self._layout in SPARSE_LAYOUTS:
-            by_unit = sparse.beside(self._by_unit)
+            by_unit = sparse.beside(self._in_order(self._by_unit))
             nonzeros = len(by_unit.values)
             tensors |= _named(UNIT, by_unit, self._dtype)
             if self._layout == "both":
-                tensors |= _named(TOKEN, sparse.below(self._by_token), self._dtype)
+                tensors |= _named(TOKEN, sparse.below(self._in_order(self._by_token)), self._dtype)
         else:
-            x = torch.cat(self._dense)
+            x = torch.cat(self._in_order(self._dense))
             if self._layout == "int8":
                 tensors[TOKEN + "values"], tensors[TOKEN + "scales"] = quantise(x)
             else:
                 tensors[TOKEN + "values"] = x
         block = Block(tensors, self.tokens, self._width, self._dtype, nonzeros)
-        self.tokens, self._by_unit, self._by_token, self._dense = 0, [], [], []
+        self.tokens, self._by_unit, self._by_token, self._dense = 0, {}, {}, {}
         return block
+
+    def _in_order(self, parts: dict[int, Part]) -> list[Part]:
+        """What came in, by its place; each token of the shard came once."""
+        behind = 0
+        for at in sorted(parts):
+            assert at == behind, f"tokens {behind} to {at} of a shard are missing, or came twice"
+            part = parts[at]
+            behind += part.width if isinstance(part, Rows) and parts is self._by_unit else len(part)
+        return [parts[at] for at in sorted(parts)]
 
 
 def encode(x: Float[Tensor, "token width"], layout: str = "neuron") -> Block:

@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
 
-from arcee_lab import storage
+from arcee_lab.dump.folder import Folder, folder_of
 from arcee_lab.dump.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS
 
 MANIFEST = "manifest.json"
@@ -56,18 +56,6 @@ class StoredFile:
     bytes: int
     sha256: str
     nonzeros: int | None = None
-
-    def within(self, folder: str | Path) -> Path:
-        """The file's place on disk.
-
-        Raises:
-            ValueError: It leads out of the folder, by a link.
-        """
-        folder = Path(folder)
-        path = folder / self.path
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} leads out of the store; expected a file inside {folder}")
-        return path
 
 
 @dataclass(frozen=True)
@@ -126,6 +114,34 @@ class StoredShard:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """All its files."""
+        return (self.tokens, *self.sites.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The shard as JSON values; `parse` is the inverse."""
+        return {
+            "start": self.start,
+            "stop": self.stop,
+            "tokens": _file_json(self.tokens),
+            "sites": {name: _file_json(file) for name, file in self.sites.items()},
+        }
+
+    @classmethod
+    def parse(cls, value: Any, where: str, sites: tuple[StoredSite, ...]) -> "StoredShard":
+        """Checks JSON values and makes a shard of them.
+
+        Args:
+            value: The values.
+            where: What an error calls them.
+            sites: What has to be in it.
+
+        Raises:
+            ValueError: A missing, superfluous or impossible field, named.
+        """
+        return _shard(value, where, sites)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -159,9 +175,7 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Bytes of all shard files."""
-        return sum(
-            file.bytes for shard in self.shards for file in (shard.tokens, *shard.sites.values())
-        )
+        return sum(file.bytes for shard in self.shards for file in shard.files)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values; `parse` is the inverse."""
@@ -179,41 +193,35 @@ class Manifest:
                 {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "layout": s.layout}
                 for s in self.sites
             ],
-            "shards": [
-                {
-                    "start": shard.start,
-                    "stop": shard.stop,
-                    "tokens": _file_json(shard.tokens),
-                    "sites": {name: _file_json(file) for name, file in shard.sites.items()},
-                }
-                for shard in self.shards
-            ],
+            "shards": [shard.to_json() for shard in self.shards],
         }
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | os.PathLike[str] | Folder) -> None:
         """Writes `manifest.json`, atomically; the last thing that a finished store gets."""
         value = self.to_json()
         Manifest.parse(value)  # what is written can be read
-        return storage.write_json(Path(folder) / MANIFEST, value)
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        folder_of(folder).write(MANIFEST, f"{text}\n".encode())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Manifest":
-        """Reads and checks the manifest of a folder.
+    def load(cls, folder: str | os.PathLike[str] | Folder) -> "Manifest":
+        """Reads and checks the manifest of a folder, local or behind a URL.
 
         Raises:
             ValueError: No store, an unfinished or a damaged one, or one of a later format.
         """
-        path = Path(folder) / MANIFEST
-        if not path.is_file():
-            kind = "holds no manifest.json" if Path(folder).is_dir() else "is no folder"
+        folder = folder_of(folder)
+        path = f"{folder}/{MANIFEST}"
+        if (size := folder.size(MANIFEST)) is None:
+            kind = "holds no manifest.json" if folder.exists() else "is no folder"
             raise ValueError(
                 f"activation store {folder} {kind}; expected a folder that a dump finished. "
                 "Where a dump was interrupted, repeat its command first"
             )
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path} is {path.stat().st_size} bytes; expected at most {_LARGEST}")
+        if size > _LARGEST:
+            raise ValueError(f"{path} is {size} bytes; expected at most {_LARGEST}")
         try:
-            value = json.loads(path.read_bytes(), parse_constant=_refuse)
+            value = json.loads(folder.read(MANIFEST), parse_constant=_refuse)
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged: {error}; get the store again") from error
         try:
@@ -361,7 +369,7 @@ def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
         at = shard.stop
     if at != n_tokens:
         raise ValueError(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
-    paths = [file.path.lower() for s in shards for file in (s.tokens, *s.sites.values())]
+    paths = [file.path.lower() for shard in shards for file in shard.files]
     if len(set(paths)) < len(paths):
         raise ValueError("two shards name one file; expected each its own")
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from arcee_lab import storage
 from arcee_lab.dump.block import TOKEN, UNIT, Block
+from arcee_lab.dump.folder import Folder, Written, folder_of
 from arcee_lab.dump.manifest import StoredFile, StoredSite
 from arcee_lab.dump.sparse import encoding_of, index_dtype
 from arcee_lab.dump.tokens import Tokens
@@ -22,11 +22,11 @@ from arcee_lab.dump.tokens import Tokens
 _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
 
 
-def write(folder: str | Path, path: str, content: Block | Tokens) -> StoredFile:
+def write(folder: str | Path | Folder, path: str, content: Block | Tokens) -> StoredFile:
     """Writes one shard file, atomically; its folder is made where it does not exist.
 
     Args:
-        folder: The store.
+        folder: The store; a path, an fsspec URL, or a folder.
         path: Where in it, see `arcee_lab.dump.manifest.shard_path`.
         content: A site's block, or the tokens.
 
@@ -35,36 +35,34 @@ def write(folder: str | Path, path: str, content: Block | Tokens) -> StoredFile:
     """
     tensors = content.tensors() if isinstance(content, Tokens) else dict(content.tensors)
     nonzeros = None if isinstance(content, Tokens) else content.nonzeros
-    target = Path(folder) / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_atomic(target, lambda part: save_file(tensors, part))
-    return StoredFile(path, target.stat().st_size, storage.sha256(target), nonzeros)
+    written = folder_of(folder).write(path, lambda part: save_file(tensors, part))
+    return StoredFile(path, written.bytes, written.sha256, nonzeros)
 
 
 def read_tokens(
-    folder: str | Path, file: StoredFile, *, length: int, tags: Iterable[str]
+    folder: str | Path | Folder, file: StoredFile, *, length: int, tags: Iterable[str]
 ) -> Tokens:
     """Opens a shard of tokens.
 
     Raises:
         ValueError: The file is missing, damaged, or not what the manifest says.
     """
-    path = file.within(folder)
-    tensors = _open(path, file)
+    path, tensors = _open(folder_of(folder), file)
     try:
         return Tokens.of(tensors, length=length, tags=tags)
     except ValueError as error:
         raise damaged(path, str(error)) from error
 
 
-def read_block(folder: str | Path, file: StoredFile, site: StoredSite, *, length: int) -> Block:
+def read_block(
+    folder: str | Path | Folder, file: StoredFile, site: StoredSite, *, length: int
+) -> Block:
     """Opens a shard of a site, and checks all that reading it relies on but the values' bytes.
 
     Raises:
         ValueError: The file is missing, damaged, or not what the manifest says.
     """
-    path = file.within(folder)
-    tensors = _open(path, file)
+    path, tensors = _open(folder_of(folder), file)
     try:
         _check(tensors, site, length, file.nonzeros)
     except ValueError as error:
@@ -72,7 +70,7 @@ def read_block(folder: str | Path, file: StoredFile, site: StoredSite, *, length
     return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
 
 
-def damaged(path: Path, why: str) -> ValueError:
+def damaged(path: object, why: str) -> ValueError:
     """The error for a shard that is not what it should be."""
     return ValueError(
         f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
@@ -80,16 +78,18 @@ def damaged(path: Path, why: str) -> ValueError:
     )
 
 
-def _open(path: Path, file: StoredFile) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise damaged(path, "it is missing")
-    if (size := path.stat().st_size) != file.bytes:
-        raise damaged(path, f"it has {size} bytes; expected {file.bytes}")
+def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
+    name = f"{folder}/{file.path}"
+    if (size := folder.size(file.path)) is None:
+        raise damaged(name, "it is missing")
+    if size != file.bytes:
+        raise damaged(name, f"it has {size} bytes; expected {file.bytes}")
+    path = folder.local(file.path, Written(file.bytes, file.sha256))
     try:
         with safe_open(path, framework="pt") as opened:  # bounds and lengths are checked here
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return name, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(name, str(error)) from error
 
 
 def _check(

@@ -14,6 +14,9 @@ from torch import Tensor
 LONGEST = 65_536  # columns that a 16-bit index reaches
 _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32}
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
+_TILE = 128
+_ENTRIES = 1 << 14  # of a piece that are merged at once
+_CACHED = 1 << 19  # cells of a matrix that are worked on at once
 _AT_ONCE = 1 << 26  # cells that one piece of a conversion may hold as booleans
 
 
@@ -33,6 +36,30 @@ def to_bits(x: Tensor) -> np.ndarray:
 def from_bits(bits: np.ndarray, dtype: torch.dtype) -> Tensor:
     """The inverse of `to_bits`."""
     return torch.from_numpy(bits.view(_SIGNED[bits.dtype])).view(dtype)
+
+
+def turned(bits: np.ndarray) -> np.ndarray:
+    """The transposed matrix, contiguous; tile by tile, so that both sides stay in the cache.
+
+    By numpy, since torch would take threads for it that the model needs.
+    """
+    if bits.T.flags.c_contiguous:
+        return bits.T
+    n_rows, width = bits.shape
+    out = np.empty((width, n_rows), dtype=bits.dtype)
+    for column in range(0, width, _TILE):
+        columns = slice(column, column + _TILE)
+        for row in range(0, n_rows, _TILE):
+            rows = slice(row, row + _TILE)
+            out[columns, rows] = bits[rows, columns].T
+    return out
+
+
+def count_nan(bits: np.ndarray, dtype: torch.dtype) -> int:
+    """How many bit patterns are NaN."""
+    infinity = int(to_bits(torch.tensor([torch.inf], dtype=dtype))[0])
+    sign = 1 << (8 * bits.itemsize - 1)
+    return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) > infinity))
 
 
 @dataclass(frozen=True)
@@ -93,8 +120,25 @@ def index_dtype(width: int) -> np.dtype:
     return np.dtype(np.uint16 if width <= LONGEST else np.uint32)
 
 
-def compress(bits: np.ndarray) -> Rows:
-    """Finds the nonzeros of a matrix of bit patterns; zeros of either sign are left out."""
+def compress(bits: np.ndarray, *, columns: bool = False) -> Rows:
+    """Finds the nonzeros of a matrix of bit patterns; zeros of either sign are left out.
+
+    Some rows at a time, whose intermediate results fit the cache and need no new memory.
+
+    Args:
+        bits: The matrix.
+        columns: Whether its columns become the rows of the result.
+    """
+    width, n_rows = bits.shape if columns else bits.shape[::-1]
+    step = max(_TILE, _CACHED // max(1, width))
+    pieces = []
+    for start in range(0, max(1, n_rows), step):
+        rows = slice(start, start + step)
+        pieces.append(_compress(turned(bits[:, rows]) if columns else bits[rows]))
+    return below(pieces)
+
+
+def _compress(bits: np.ndarray) -> Rows:
     n_rows, width = bits.shape
     bits = np.ascontiguousarray(bits).reshape(-1)
     flat = np.flatnonzero(bits != 0)
@@ -131,14 +175,19 @@ def beside(pieces: Sequence[Rows]) -> Rows:
     width = sum(piece.width for piece in pieces)
     index = np.empty(offsets[-1], dtype=index_dtype(width))
     values = np.empty(offsets[-1], dtype=pieces[0].values.dtype)
-    at, columns = offsets[:-1].copy(), 0
-    for piece, count in zip(pieces, counts, strict=True):
-        target = np.arange(len(piece.index))
-        target += np.repeat(at - piece.offsets[:-1], count)
-        index[target] = piece.index.astype(index.dtype) + index.dtype.type(columns)
-        values[target] = piece.values
-        at += count
-        columns += piece.width
+    # Where the run of each row begins that each piece brings.
+    at = offsets[:-1] + np.cumsum(counts, axis=0) - counts
+    first = np.cumsum([0, *(piece.width for piece in pieces)])
+    n_rows = counts.shape[1]
+    step = max(1, n_rows * len(pieces) * _ENTRIES // max(1, int(offsets[-1])))
+    for start in range(0, n_rows, step):  # some rows at a time, for the cache
+        rows = slice(start, start + step)
+        for number, piece in enumerate(pieces):
+            entries = slice(piece.offsets[start], piece.offsets[min(start + step, n_rows)])
+            target = np.repeat(at[number, rows] - piece.offsets[:-1][rows], counts[number, rows])
+            target += np.arange(entries.start, entries.stop)
+            index[target] = piece.index[entries] + index.dtype.type(first[number])
+            values[target] = piece.values[entries]
     return Rows(offsets, index, values, width)
 
 

@@ -85,7 +85,7 @@ def count(store: "Store") -> FiringStats:
     """
     layers = store.layers
     if not layers:
-        raise ValueError(f"store {store.path} holds no neurons; dump layers.*.mlp.hook_post")
+        raise ValueError(f"store {store.folder} holds no neurons; dump layers.*.mlp.hook_post")
     known = store.token_data()
     first = (known.attended & known.first).numpy()
     counted = (known.attended & ~known.first).numpy()

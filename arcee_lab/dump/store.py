@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from arcee_lab.dump import shards, sparse
 from arcee_lab.dump.block import Block
 from arcee_lab.dump.firings import Firings, TopFirings
+from arcee_lab.dump.folder import Folder, folder_of
 from arcee_lab.dump.manifest import Manifest, StoredSite, stored_as
 from arcee_lab.dump.sparse import Rows
 from arcee_lab.dump.tokens import Tokens
@@ -39,7 +39,8 @@ def open(path: str | os.PathLike[str], *, tokenizer: Any = None) -> "Store":
     Checksums are compared by `arcee-lab verify`.
 
     Args:
-        path: The folder that a dump wrote.
+        path: The folder that a dump wrote, or its fsspec URL such as `s3://bucket/store`; then a
+            shard is copied here when it is first needed, and kept until the store is let go.
         tokenizer: The model's, for `topk` to show text; without one it shows token ids.
 
     Raises:
@@ -50,7 +51,8 @@ def open(path: str | os.PathLike[str], *, tokenizer: Any = None) -> "Store":
         >>> store = al.dump.open(out)  # doctest: +SKIP
         >>> store.neuron(2, 17).frame()  # doctest: +SKIP
     """
-    return Store(Path(path), Manifest.load(path), tokenizer)
+    folder = folder_of(path)
+    return Store(folder, Manifest.load(folder), tokenizer)
 
 
 class Store:
@@ -61,13 +63,13 @@ class Store:
     `mlp.hook_post`. Where relu(u) is stored, `hook_post` is its square by the model's own rounding.
 
     Attributes:
-        path: The folder.
+        folder: Where it lies.
         manifest: What it holds.
         tokenizer: As given to `open`.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, tokenizer: Any = None):
-        self.path = path
+    def __init__(self, folder: Folder, manifest: Manifest, tokenizer: Any = None):
+        self.folder = folder
         self.manifest = manifest
         self.tokenizer = tokenizer
         self._sites = {site.name: site for site in manifest.sites}
@@ -251,7 +253,7 @@ class Store:
     def _read_tokens(self, number: int) -> Tokens:
         shard = self.manifest.shards[number]
         return shards.read_tokens(
-            self.path, shard.tokens, length=len(shard), tags=self.manifest.tags
+            self.folder, shard.tokens, length=len(shard), tags=self.manifest.tags
         )
 
     # ------------------------------------------------------------------ as a whole
@@ -349,7 +351,7 @@ class Store:
         if stored_as(canonical) in self._sites:
             return self._sites[stored_as(canonical)], True
         held = ", ".join(list(self._sites)[:6]) + (" ..." if len(self._sites) > 6 else "")
-        raise ValueError(f"store {self.path} has no {canonical}; it holds {held or 'no site'}")
+        raise ValueError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}")
 
     def block(self, site: str, number: int) -> Block:
         """One shard of a stored site, opened and checked."""
@@ -357,7 +359,7 @@ class Store:
         if key not in self._blocks:
             shard = self.manifest.shards[number]
             block = shards.read_block(
-                self.path, shard.sites[site], self._sites[site], length=len(shard)
+                self.folder, shard.sites[site], self._sites[site], length=len(shard)
             )
             _keep(self._blocks, key, block)
         return self._blocks[key]
@@ -408,7 +410,7 @@ class Store:
         except ValueError as error:
             if "is damaged" in str(error):
                 raise
-            raise shards.damaged(self.path / file.path, str(error)) from error
+            raise shards.damaged(f"{self.folder}/{file.path}", str(error)) from error
 
     def _text(self, ids: list[int]) -> tuple[str, ...]:
         if self.tokenizer is None:

@@ -8,8 +8,9 @@ from stores import known_acts, known_tokens, make_store, rewrite
 
 from arcee_lab import storage
 from arcee_lab.dump import shards
+from arcee_lab.dump.folder import LocalFolder
 from arcee_lab.dump.layouts import LAYOUTS, encode
-from arcee_lab.dump.manifest import StoredFile, StoredSite, shard_path
+from arcee_lab.dump.manifest import StoredSite, shard_path
 
 NEURONS = "layers.0.mlp.hook_relu"
 
@@ -162,4 +163,4 @@ def test_a_link_out_of_the_store_is_refused(tmp_path):
     with pytest.raises(ValueError, match="leads out of the store"):
         open_all(tmp_path / "store")
     with pytest.raises(ValueError, match="leads out of the store"):
-        StoredFile("../outside.safetensors", 0, "0" * 64).within(tmp_path / "store")
+        LocalFolder(tmp_path / "store").local("../outside.safetensors")

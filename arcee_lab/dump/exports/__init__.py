@@ -108,7 +108,7 @@ def export(
             site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in asked
         ]
     if not names:
-        raise ValueError(f"store {store.path} has no site that {kind} can hold")
+        raise ValueError(f"store {store.folder} has no site that {kind} can hold")
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,83 @@
+"""`arcee-lab dump`: the activations of many hook points, in a store that a crash cannot break."""
+
+import argparse
+import sys
+from typing import Any
+
+from arcee_lab.cli import flags
+from arcee_lab.dump.config import DumpConfig
+
+HELP = "Write activations to a small, exact store; killed at any point, the same command goes on."
+EXAMPLE = "arcee-lab dump demo --world all --max-tokens 20000 --out out/acts"
+SPLITS = {"layers": {"device_map": "auto"}, "tensors": {"tp_plan": "auto"}}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `dump`; those of what to dump are the fields of `DumpConfig`."""
+    flags.add_model(parser)
+    flags.add_texts(parser)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder of the store, or an fsspec URL such as s3://bucket/store; one that holds "
+        "another run is refused",
+    )
+    flags.add_place(parser)
+    flags.add_fields(parser, DumpConfig)
+    parser.add_argument(
+        "--split",
+        choices=tuple(SPLITS),
+        help="spread one model: its layers over the GPUs of this process, or its tensors over the "
+        "ranks that torchrun started (default: each rank holds the model)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what it will take, and write nothing"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Estimates, writes, and says where the store lies and how to ask it."""
+    config = flags.read_fields(args, DumpConfig)
+    from arcee_lab import ranks
+    from arcee_lab.dump.estimating import size
+    from arcee_lab.dump.folder import folder_of
+    from arcee_lab.dump.job import Job
+    from arcee_lab.dump.stopping import Interrupted
+    from arcee_lab.model.loading import load
+
+    folder = folder_of(args.out)
+    with ranks.joined(args.device) as here:
+        place = SPLITS[args.split] if args.split else {"device": here.device}
+        model, tokenizer = load(args.model, dtype=args.dtype, **place)
+        job = Job(model, tokenizer, flags.read_texts(args), config, source=source_of(args))
+        said = job.estimate()
+        if here.first:
+            print(said)
+        if args.dry_run:
+            free = folder.free_bytes()
+            if here.first and free is not None:
+                print(f"{size(free)} are free in {folder}; nothing was written")
+            return 0
+        try:
+            store = job.run(folder, progress=here.first)
+        except Interrupted as stopped:
+            print(f"arcee-lab: {stopped}", file=sys.stderr)
+            return 130
+        if here.first:
+            print(f"{store!r}\n\nopen   al.dump.open({str(folder)!r})")
+            print(f"check  arcee-lab verify {folder}")
+    return 0
+
+
+def source_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the manifest says of the texts; `arcee-lab verify --repair` reads them again by it."""
+    name = args.dataset or (f"world:{args.world}" if args.world else " ".join(map(str, args.text)))
+    return {
+        "name": name,
+        "text": [str(path) for path in args.text or ()],
+        "dataset": args.dataset,
+        "world": args.world,
+        "max_tokens": args.max_tokens,
+        "seed": args.seed,
+    }

@@ -1,0 +1,95 @@
+"""What to dump. The flags of `arcee-lab dump` are made of these fields, so torch stays away."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+NEURON_LAYOUTS = ("neuron", "both", "dense")
+OTHER_LAYOUTS = ("dense", "int8")
+STORED_DTYPES = ("bfloat16", "float16", "float32")
+
+
+def _flag(default: Any, text: str, **more: Any) -> Any:
+    """A field with its line of help; `same_bytes` marks what leaves the files as they are."""
+    return field(default=default, metadata={"help": text} | more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """What a dump keeps, and how the text is read.
+
+    The batches, and so the bits of every matrix product, follow from the texts and these fields.
+
+    Attributes:
+        sites: Hook points; names, globs and layer ranges as for `al.capture`.
+        layout: Of neurons: `neuron`, `both` or `dense`; see `arcee_lab.dump.layouts`.
+        others: Of every other site: `dense` or `int8`.
+        store_dtype: What values are stored in; as the model computes them by default.
+        batch_size: Windows, or packed rows, a forward.
+        context: Longest window in tokens; by default 1024, or what the model can read if less.
+        overlap: Tokens of a long document that its next window reads again. They are stored once,
+            of the window that reads them first.
+        packed: Several windows in a row, each reading itself alone, in place of padding.
+        shard_tokens: Most tokens a file, up to 65,536. One shard of all sites is held in memory
+            while it is filled, and is what a killed run computes again.
+        max_tokens: Most tokens to read; None reads all.
+        seed: Recorded, and the seed of texts that are drawn.
+        threads: Threads that convert and write.
+        queue_mib: Most memory for activations that wait for them, in MiB.
+
+    Raises:
+        ValueError: A field out of its range.
+
+    Example:
+        >>> from arcee_lab.dump import DumpConfig
+        >>> DumpConfig(sites=("layers.0:2.mlp.hook_post",), layout="both").batch_size
+        8
+    """
+
+    sites: tuple[str, ...] = _flag(
+        ("layers.*.mlp.hook_post",), "hook points: names, globs, layer ranges", metavar="SITE"
+    )
+    layout: str = _flag("neuron", "how neurons lie", choices=NEURON_LAYOUTS)
+    others: str = _flag("dense", "how every other site lies", choices=OTHER_LAYOUTS)
+    store_dtype: str | None = _flag(
+        None, "dtype of what is stored (default: as computed)", choices=STORED_DTYPES
+    )
+    batch_size: int = _flag(8, "windows a forward")
+    context: int | None = _flag(
+        None, "longest window in tokens (default: 1024, or what the model can read if less)"
+    )
+    overlap: int = _flag(0, "tokens that a long document's next window reads again")
+    packed: bool = _flag(False, "several windows in a row, in place of padding")
+    shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536")
+    max_tokens: int | None = _flag(None, "stop after so many tokens of text")
+    seed: int = _flag(0, "seed of what is drawn")
+    threads: int = _flag(1, "threads that convert and write", same_bytes=True)
+    queue_mib: int = _flag(1024, "most MiB of activations that wait for them", same_bytes=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sites, str):
+            object.__setattr__(self, "sites", (self.sites,))
+        object.__setattr__(self, "sites", tuple(self.sites))
+        for name, known in (
+            ("layout", NEURON_LAYOUTS),
+            ("others", OTHER_LAYOUTS),
+            ("store_dtype", (*STORED_DTYPES, None)),
+        ):
+            if (got := getattr(self, name)) not in known:
+                expected = ", ".join(str(word) for word in known)
+                raise ValueError(f"{name} is {got!r}; expected one of {expected}")
+        for name in ("batch_size", "shard_tokens", "threads", "queue_mib"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.shard_tokens > 65_536:
+            raise ValueError(f"shard_tokens is {self.shard_tokens}; expected at most 65536")
+        if not self.sites:
+            raise ValueError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
+
+    def settings(self) -> dict[str, Any]:
+        """The fields on which the bytes of a store depend, as JSON values."""
+        fields = self.__dataclass_fields__
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if not fields[name].metadata.get("same_bytes")
+        }

@@ -1,0 +1,47 @@
+"""Ctrl-C between two shards: the first one asks for an end, the second one makes it."""
+
+import logging
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_log = logging.getLogger("arcee_lab")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A dump that was asked to stop has stopped; says how to go on."""
+
+
+class StopWish:
+    """Within the block, Ctrl-C sets `asked` and the work goes on; a second one interrupts.
+
+    Outside of the main thread, where signals cannot be caught, it does nothing.
+
+    Attributes:
+        asked: Whether it was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+        self._caught = False
+
+    def __enter__(self) -> "StopWish":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._pressed)
+            self._caught = True
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._caught:
+            # None where the handler was not Python's.
+            signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
+
+    def _pressed(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        _log.warning("finishing the current shard; Ctrl-C again stops at once")

@@ -1,0 +1,68 @@
+"""Tasks run in order, errors come back, and what waits has a bound."""
+
+import threading
+import time
+
+import pytest
+
+from arcee_lab.dump.conveyor import Conveyor
+
+
+def test_lanes_keep_their_order_and_all_is_done():
+    done = {0: [], 1: [], 2: []}
+    with Conveyor(threads=2, limit=10) as conveyor:
+        for number in range(30):
+            lane = number % 3
+            conveyor.put(lane, 4, lambda lane=lane, n=number: done[lane].append(n))
+    assert done == {lane: list(range(lane, 30, 3)) for lane in done}
+    assert conveyor.seconds > 0
+    assert not any(thread.is_alive() for thread in conveyor._threads)
+
+
+def test_the_caller_waits_when_too_much_waits():
+    gate = threading.Event()
+    with Conveyor(threads=1, limit=100) as conveyor:
+        conveyor.put(0, 60, gate.wait)
+        conveyor.put(0, 40, lambda: None)
+        taken = []
+        caller = threading.Thread(
+            target=lambda: (conveyor.put(0, 1, lambda: None), taken.append(1))
+        )
+        caller.start()
+        caller.join(0.05)
+        assert not taken
+        gate.set()
+        caller.join(10)
+        assert taken
+
+
+def test_one_task_may_be_larger_than_the_bound():
+    done = []
+    with Conveyor(threads=1, limit=1) as conveyor:
+        for number in range(3):
+            conveyor.put(0, 50, lambda number=number: done.append(number))
+    assert done == [0, 1, 2]
+
+
+def test_the_first_error_comes_back_and_the_rest_is_dropped():
+    done = []
+
+    def fail():
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"), Conveyor(threads=1, limit=8) as conveyor:
+        conveyor.put(0, 8, fail)
+        for _ in range(1000):
+            conveyor.put(0, 8, lambda: done.append(1))
+            time.sleep(0.001)
+    assert not done
+    with pytest.raises(ValueError, match="no room"), Conveyor(threads=1, limit=8) as conveyor:
+        conveyor.put(0, 8, fail)
+    assert not any(thread.is_alive() for thread in conveyor._threads)
+
+
+def test_an_error_of_the_caller_ends_the_threads():
+    with pytest.raises(KeyboardInterrupt), Conveyor(threads=2, limit=8) as conveyor:
+        conveyor.put(0, 1, lambda: None)
+        raise KeyboardInterrupt
+    assert not any(thread.is_alive() for thread in conveyor._threads)
