@@ -55,8 +55,7 @@ class Pairs(ABC):
 
     def keys(self, part: Part = WHOLE) -> Keys:
         """Which keys the part's queries may read."""
-        allowed, bias = self.reach.keys(part.queries).of_heads(part.heads)
-        return Keys(allowed[..., : part.end], None if bias is None else bias[..., : part.end])
+        return self.reach.keys(part.queries).of_heads(part.heads).until(part.end)
 
 
 class PairsBeside(Pairs):
@@ -81,7 +80,8 @@ class PairsBeside(Pairs):
 
     def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
         """See `Pairs.scores`; kept, so that the pattern of the same part need not compute them."""
-        scores = self._scores(part)
+        # Scaled after the product, as the eager kernel does: in half precision that rounds twice.
+        scores = self._products(part).mul_(self._scaling)
         self._kept = part, scores
         return scores
 
@@ -93,9 +93,15 @@ class PairsBeside(Pairs):
         keys = self.keys(part)
         if self._kept is not None and self._kept[0] is part:
             return softmax_over(self._kept[1], keys, dtype)
-        return softmax_over(self._scores(part), keys, dtype, in_place=True)
+        products = self._products(part)
+        if products.dtype == torch.float32 and keys.bias is None and not products.requires_grad:
+            # One pass over the pairs scales and masks; each pass costs as much as the product.
+            bias = keys.additive(torch.float32)
+            torch.add(bias, products, alpha=self._scaling, out=products)
+            return _clear(torch.softmax(products, dim=-1), keys).to(dtype)
+        return softmax_over(products.mul_(self._scaling), keys, dtype, in_place=True)
 
-    def _scores(self, part: Part) -> Tensor:
+    def _products(self, part: Part) -> Tensor:
         query, key = take_queries(self._query, part.queries), self._key
         if part.heads is not None:
             key = key.index_select(1, part.heads // (query.shape[1] // key.shape[1]))
@@ -107,9 +113,8 @@ class PairsBeside(Pairs):
         batch, heads, chosen, d_head = query.shape
         # The query heads of one kv head share its keys: one product for all of them, and no copy.
         query = query.reshape(key.shape[0], -1, d_head)
-        # Scaled after the product, as the eager kernel does: in half precision that rounds twice.
-        scores = torch.bmm(query, key[:, : part.end].transpose(1, 2)).mul_(self._scaling)
-        return scores.view(batch, heads, chosen, -1)
+        products = torch.bmm(query, key[:, : part.end].transpose(1, 2))
+        return products.view(batch, heads, chosen, -1)
 
 
 class PairsInPath(Pairs):
@@ -154,11 +159,18 @@ def softmax_over(
         dtype: Of the result.
         in_place: Whether the scores may be overwritten.
     """
-    readable = keys.allowed.any(dim=-1, keepdim=True)
     if keys.bias is not None:
         pattern = torch.softmax(scores + keys.bias, dim=-1, dtype=torch.float32)
-        # Not a product: a mask of -inf makes such a row NaN.
-        return torch.where(readable, pattern, 0.0).to(dtype)
+        return _clear(pattern, keys).to(dtype)
     masked, bias = scores.float(), keys.additive(torch.float32)
     masked = masked + bias if masked is scores and not in_place else masked.add_(bias)
-    return (torch.softmax(masked, dim=-1) * readable).to(dtype)
+    return _clear(torch.softmax(masked, dim=-1), keys).to(dtype)
+
+
+def _clear(pattern: Tensor, keys: Keys) -> Tensor:
+    """The pattern with zeros in the rows of queries that may read no key."""
+    if keys.full:
+        return pattern
+    # Not a product: a mask of -inf makes such a row NaN.
+    unread = ~keys.allowed.any(dim=-1, keepdim=True)
+    return pattern.masked_fill(unread, 0.0)

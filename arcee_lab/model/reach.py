@@ -18,10 +18,12 @@ class Keys(NamedTuple):
     Attributes:
         allowed: True where the query may read the key.
         bias: Additive term of a float mask, or `None`.
+        full: Whether each of the queries is known to read some key, without a look at the mask.
     """
 
     allowed: Bool[Tensor, "#batch #head q_pos k_pos"]
     bias: Float[Tensor, "#batch #head q_pos k_pos"] | None = None
+    full: bool = False
 
     def additive(self, dtype: torch.dtype) -> Float[Tensor, "#batch #head q_pos k_pos"]:
         """The same as an additive mask, as the eager kernel wants it: 0 or the least number."""
@@ -35,7 +37,12 @@ class Keys(NamedTuple):
         if heads is None or self.allowed.shape[1] == 1:
             return self
         bias = None if self.bias is None else self.bias.index_select(1, heads)
-        return Keys(self.allowed.index_select(1, heads), bias)
+        return Keys(self.allowed.index_select(1, heads), bias, self.full)
+
+    def until(self, end: int | None) -> "Keys":
+        """The same without the keys from `end` on, of which none may be read."""
+        bias = None if self.bias is None else self.bias[..., :end]
+        return Keys(self.allowed[..., :end], bias, self.full)
 
 
 class Reach(ABC):
@@ -120,7 +127,9 @@ class RuleReach(Reach):
         if self._sequence is not None:
             mine = take_queries(self._sequence[:, None, :, None], queries)
             allowed = allowed & (mine == self._sequence[:, None, None, :])
-        return Keys(allowed)
+        return Keys(
+            allowed, full=self._real is None and (self._offset is None or self._offset >= 0)
+        )
 
     def end(self, stop: int) -> int:
         """See `Reach.end`."""

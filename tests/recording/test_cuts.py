@@ -25,7 +25,10 @@ def test_positions_count_attended_tokens(tiny, padding):
             full = whole[site][row].movedim(axis - 1, 0)
             part = cut[site][row].movedim(axis - 1, 0)
             for i, p in enumerate((0, 2, -1, 7)):
-                if p < len(real):
+                if p < len(real) and site.endswith("pattern"):
+                    # Multiplied for these queries alone, which may sum in another order.
+                    torch.testing.assert_close(part[i], full[real[p]], atol=2e-6, rtol=0)
+                elif p < len(real):
                     assert torch.equal(part[i], full[real[p]])
                 else:
                     assert part[i].isnan().all()
