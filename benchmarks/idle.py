@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -110,9 +111,7 @@ def ours(reference: ReferenceForCausalLM, ids: torch.Tensor) -> dict[str, Callab
     }
 
 
-def transformer_lens(
-    reference: ReferenceForCausalLM, ids: torch.Tensor
-) -> dict[str, Callable[[], object]]:
+def bridge_over(reference: ReferenceForCausalLM) -> Any:
     """TransformerLens' bridge over a twin, since it takes the model apart."""
     from tokenizers import Tokenizer, models
     from transformer_lens.model_bridge import TransformerBridge
@@ -130,7 +129,14 @@ def transformer_lens(
         model.config.architectures = ["ArceeForCausalLM"]
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        bridge = TransformerBridge.boot_transformers(folder, hf_model=model)
+        return TransformerBridge.boot_transformers(folder, hf_model=model)
+
+
+def transformer_lens(
+    reference: ReferenceForCausalLM, ids: torch.Tensor
+) -> dict[str, Callable[[], object]]:
+    """TransformerLens' bridge: a forward, and one with a cache."""
+    bridge = bridge_over(reference)
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(bridge.cfg.n_layers)]
 
     def cache() -> object:
@@ -160,11 +166,11 @@ def nnsight(reference: ReferenceForCausalLM, ids: torch.Tensor) -> dict[str, Cal
     return {"nnsight, idle": lambda: model(ids, use_cache=False), "nnsight, trace": trace}
 
 
-def run(setting: Setting, *, rounds: int, peers: bool) -> dict[str, Paired]:
-    """Measures all contestants at one setting."""
+def random_reference(shape: dict[str, int]) -> ReferenceForCausalLM:
+    """Transformers' Arcee of a shape, with random weights that are always the same."""
     generator = torch.Generator().manual_seed(0)
     config = ReferenceConfig(
-        **setting.shape,
+        **shape,
         vocab_size=512,
         max_position_embeddings=512,
         pad_token_id=0,
@@ -176,7 +182,18 @@ def run(setting: Setting, *, rounds: int, peers: bool) -> dict[str, Paired]:
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-        ids = torch.randint(3, 512, (setting.batch, setting.length), generator=generator)
+    return reference
+
+
+def random_ids(batch: int, length: int) -> torch.Tensor:
+    """Token ids that are always the same."""
+    return torch.randint(3, 512, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def run(setting: Setting, *, rounds: int, peers: bool) -> dict[str, Paired]:
+    """Measures all contestants at one setting."""
+    reference, ids = random_reference(setting.shape), random_ids(setting.batch, setting.length)
+    with torch.no_grad():
 
         def forward() -> object:
             return reference(ids, use_cache=False)
