@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab import attention, dump, interventions, patching, reducers, sparsity, trace
+    from arcee_lab import attention, dump, evals, interventions, patching, reducers, sparsity, trace
     from arcee_lab.answering import answer
     from arcee_lab.compiled import capture_compiled
     from arcee_lab.decode import sparse_decode
@@ -53,6 +53,7 @@ __all__ = [
     "capture",
     "capture_compiled",
     "dump",
+    "evals",
     "intervene",
     "interventions",
     "load",

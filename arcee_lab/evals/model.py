@@ -13,6 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import simple_parse_args_string
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -144,6 +145,20 @@ class ArceeLab(HFLM):
         self._fingerprints: dict[str, str] = {}
         self.intervene(intervention)
 
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> Any:
+        """As lm-eval makes it; its default device, cuda:0, means the CPU where there is no CUDA."""
+        more = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        if more.get("device") == "cuda:0" and not torch.cuda.is_available():
+            _log.info("lm-eval's default device cuda:0 is not here; using the CPU")
+            del more["device"]
+        return cls(**arg_dict, **more)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Any:
+        """The same from `key=value,key=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
     # ------------------------------------------------------------------ what acts and what is told
 
     def intervene(self, intervention: Values) -> None:
@@ -167,6 +182,15 @@ class ArceeLab(HFLM):
             head: one._replace(changes=changes_of(values, one.model))
             for head, one in self._heads.ready.items()
         }
+
+    def models_for(self, tasks: Iterable[Any]) -> list[nn.Module]:
+        """The models that answer the documents of tasks; heads are loaded."""
+        heads = {task.task_name: task.eval_docs[0].get("head") for task in tasks}
+        found: dict[int, nn.Module] = {}
+        for task, head in heads.items():
+            model = self.model if head is None else self._heads.model(head, task)
+            found[id(model)] = model
+        return list(found.values())
 
     @property
     def cost(self) -> Cost:

@@ -123,6 +123,11 @@ class Heads:
             advance(len(numbers))
         return answers
 
+    def model(self, head: str, task: str) -> nn.Module:
+        """The model of a head, for a task that asks for it."""
+        with _named(task):
+            return self._ready(head).model
+
     def _batch(self, ready: Ready) -> int:
         return self.batch_size if ready.changes.padding else 1
 

@@ -10,6 +10,7 @@ a cell shows its number or its token, never colour alone.
     figure     the matplotlib style
     layers     bars and ridges, one a layer
     curves     curves with intervals; a grid of cells
+    quality    scores against sparsity, one panel a task
     raster     units against tokens
     patterns   attention, one square a head
     heads      a number a head, layer by head

@@ -1,0 +1,92 @@
+"""Levels of a sweep: how much of the MLP is left, by which rule."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from arcee_lab.interventions import Ablate, Cett, Intervention, TopK
+from arcee_lab.model.anatomy import anatomy
+
+POST = "layers.*.mlp.hook_post"
+
+
+@dataclass(frozen=True)
+class Level:
+    """Interventions under which a sweep runs the tasks once.
+
+    Attributes:
+        family: Levels that form one curve.
+        name: Of this level.
+        interventions: What acts; none is the clean run.
+    """
+
+    family: str
+    name: str
+    interventions: tuple[Intervention, ...] = ()
+
+
+def top_k(model: nn.Module, ks: Iterable[int] | None = None) -> list[Level]:
+    """Keeps the k largest neurons of each token, in every layer.
+
+    Args:
+        model: Whose width counts.
+        ks: By default the width, which loses nothing, and its halves down to 1/128.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> [level.name for level in top_k(model)][:3]
+        ['k=896', 'k=448', 'k=224']
+    """
+    width = anatomy(model).size("d_mlp")
+    chosen = [max(1, width >> half) for half in range(8)] if ks is None else ks
+    return [Level("top-k", f"k={k}", (TopK(POST, k),)) for k in dict.fromkeys(chosen)]
+
+
+def cett(model: nn.Module, eps: Iterable[float]) -> list[Level]:
+    """Keeps neurons that add at least eps to the residual stream, in every layer; see `al.Cett`."""
+    anatomy(model)
+    return [Level("CETT", f"eps={one:g}", (Cett(POST, one),)) for one in eps]
+
+
+def by_layer(model: nn.Module, k: int = 1) -> list[Level]:
+    """Keeps the k largest neurons of each token, in one layer at a time."""
+    layers = len(anatomy(model).backbone.layers)
+    return [
+        Level("one layer", f"layer {n}, k={k}", (TopK(f"layers.{n}.mlp.hook_post", k),))
+        for n in range(layers)
+    ]
+
+
+def random_control(
+    model: nn.Module, shares: Sequence[float] = (0.5, 0.25, 0.125, 0.0625), *, seed: int = 0
+) -> list[Level]:
+    """Keeps a share of each layer's neurons, drawn once, whatever they say.
+
+    What `top_k` loses at the same measured active fraction is to be held against this.
+
+    Args:
+        model: Whose neurons.
+        shares: Of neurons that are kept, above 0 and below 1.
+        seed: Of the draw; smaller shares keep some of what larger ones keep.
+
+    Raises:
+        ValueError: For a share outside of (0, 1).
+    """
+    parts = anatomy(model)
+    width, layers = parts.size("d_mlp"), len(parts.backbone.layers)
+    source = random.Random(seed)
+    orders = [source.sample(range(width), width) for _ in range(layers)]
+    levels = []
+    for share in shares:
+        if not 0 < share < 1:
+            raise ValueError(f"share={share}: expected a number between 0 and 1.")
+        keep = max(1, round(share * width))
+        cut = tuple(
+            Ablate(f"layers.{n}.mlp.hook_post", units=sorted(order[keep:]))
+            for n, order in enumerate(orders)
+        )
+        levels.append(Level("random neurons", f"{share:.2%} kept", cut))
+    return levels
