@@ -93,14 +93,16 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
 
     Args:
         parser: The command's parser.
-        config: A dataclass whose fields hold `help` in their metadata, and may hold `choices` and
-            `metavar`.
+        config: A dataclass whose fields hold `help` in their metadata, and may hold `choices`,
+            `metavar` and `type`.
     """
     for field in fields(config):
         flag = "--" + field.name.replace("_", "-")
         more: dict[str, Any] = {}
         more |= {
-            key: field.metadata[key] for key in ("choices", "metavar") if key in field.metadata
+            key: field.metadata[key]
+            for key in ("choices", "metavar", "type")
+            if key in field.metadata
         }
         text = field.metadata["help"]
         if isinstance(field.default, bool):
@@ -109,7 +111,7 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
         if isinstance(field.default, tuple):
             more["nargs"] = "+"
             text += f" (default: {' '.join(field.default)})"
-        elif "choices" not in more:
+        elif "choices" not in more and "type" not in more:
             more |= {"type": natural if field.default == 0 else positive, "metavar": "N"}
         if field.default is not None and not isinstance(field.default, tuple):
             text += f" (default: {field.default})"

@@ -1,0 +1,89 @@
+"""`arcee-lab train-head`: a classification head for any data set, and probes of every layer."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from arcee_lab import storage
+from arcee_lab.cli import flags
+from arcee_lab.training.heads.recipe import HeadRecipe
+
+HELP = "Fit a sequence or token head on a backbone; with --probes, see what each layer knows."
+EXAMPLE = (
+    "arcee-lab train-head demo --head sequence --train demo:train --test demo:test --out out/head"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `train-head`; those of how are the fields of `HeadRecipe`."""
+    flags.add_model(parser)
+    parser.add_argument(
+        "--head", choices=("sequence", "token"), required=True, help="one label a text, or a word"
+    )
+    source = "a .jsonl, .csv, .tsv or .parquet file, a Hub id NAME[:SPLIT], or demo[:SPLIT]"
+    parser.add_argument("--train", metavar="DATA", required=True, help=f"what to fit on: {source}")
+    parser.add_argument("--test", metavar="DATA", help="held-out texts, scored at the end")
+    parser.add_argument(
+        "--text-column", metavar="NAME", help="texts, or lists of words (default: text, or tokens)"
+    )
+    parser.add_argument("--label-column", metavar="NAME", help="labels (default: label, or tags)")
+    parser.add_argument(
+        "--limit", type=flags.positive, metavar="N", help="rows of each data set (default: all)"
+    )
+    flags.add_out(parser)
+    flags.add_place(parser)
+    flags.add_fields(parser, HeadRecipe)
+    parser.add_argument(
+        "--probes", action="store_true", help="also fit a linear probe behind every layer"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fits, scores, saves, and says where the checkpoint lies."""
+    recipe = flags.read_fields(args, HeadRecipe)
+    settings = _settings(args, recipe)
+    storage.check_claim(args.out, settings)
+    if args.probes and args.test is None:
+        raise ValueError(
+            "--probes needs --test DATA: probes are scored on texts they have not seen."
+        )
+    from arcee_lab import load
+    from arcee_lab.training.heads import probe_layers, read_labelled, train_head
+
+    columns: dict[str, Any] = {
+        "head": args.head,
+        "text_column": args.text_column,
+        "label_column": args.label_column,
+        "limit": args.limit,
+    }
+    train = read_labelled(args.train, **columns)
+    test = None
+    if args.test is not None:
+        test = read_labelled(args.test, **columns, names=train.names)
+    model, tokenizer = load(args.model, head="base", dtype=args.dtype, device=args.device)
+    # Claimed only now: a mistyped file name shall not leave a folder that then is "another run".
+    storage.claim(args.out, settings)
+    if args.probes and test is not None:  # before the backbone may change
+        probes = probe_layers(model, tokenizer, train, test, batch_size=recipe.batch_size)
+        storage.write_atomic(args.out / "probes.csv", probes.frame().to_csv(index=False))
+        figure = probes.figure()
+        storage.write_atomic(args.out / "probes.png", figure._repr_png_())
+        print(probes.frame().to_string(index=False, float_format="{:.3f}".format) + "\n")
+    trained = train_head(model, tokenizer, train, test=test, recipe=recipe)
+    folder = trained.save(args.out / "checkpoint")
+    print(trained)
+    print(f"\nload   al.load({str(folder)!r}, head={args.head!r})")
+    print(f"files  {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+    return 0
+
+
+def _settings(args: argparse.Namespace, recipe: HeadRecipe) -> dict[str, Any]:
+    """What makes this run this run; a file counts by its content."""
+    files = [Path(name) for name in (args.train, args.test) if name is not None]
+    names = ("model", "head", "train", "test", "text_column", "label_column", "limit", "probes")
+    return {
+        "command": "train-head",
+        "sha256": [storage.sha256(path) for path in files if path.is_file()],
+        "recipe": asdict(recipe),
+    } | {name: getattr(args, name) for name in (*names, "dtype", "device")}

@@ -1,0 +1,45 @@
+"""A classification head for any data set, and probes that ask every layer the same.
+
+recipe     how a head is fitted, the same for Python and the command line
+labelled   texts with labels: files, a Hub data set, or the demo's world
+encoding   their token ids, with a label where the head is asked
+fitting    `train_head`: transformers' Trainer around a new head
+trained    what comes out: the model, its scores on held-out texts, its losses
+probing    `probe_layers`: a linear reader of the residual stream behind each layer
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arcee_lab.training.heads.fitting import train_head
+    from arcee_lab.training.heads.labelled import Labelled, read_labelled
+    from arcee_lab.training.heads.probing import Probes, probe_layers
+    from arcee_lab.training.heads.recipe import HeadRecipe
+    from arcee_lab.training.heads.trained import TrainedHead
+
+__all__ = [
+    "HeadRecipe",
+    "Labelled",
+    "Probes",
+    "TrainedHead",
+    "probe_layers",
+    "read_labelled",
+    "train_head",
+]
+
+_HOMES = {
+    "HeadRecipe": "recipe",
+    "Labelled": "labelled",
+    "Probes": "probing",
+    "TrainedHead": "trained",
+    "probe_layers": "probing",
+    "read_labelled": "labelled",
+    "train_head": "fitting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"arcee_lab.training.heads.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'arcee_lab.training.heads' has no attribute {name!r}")

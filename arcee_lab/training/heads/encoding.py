@@ -1,0 +1,67 @@
+"""Labelled texts as token ids, with a label where the head is asked."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.evals.heads.rows import require_room
+from arcee_lab.evals.heads.token import last_tokens, place_words
+from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.training.heads.labelled import Labelled
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text.
+
+    Attributes:
+        ids: Its token ids.
+        at: Where the head is asked: the last token, or the last token of each word.
+        labels: The label at each of these.
+    """
+
+    ids: list[int]
+    at: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode(parts: Anatomy, tokenizer: PreTrainedTokenizerBase, data: Labelled) -> list[Row]:
+    """Tokenises texts; a word's label stands at its last token, which alone has read it all.
+
+    Raises:
+        ValueError: A text is empty, longer than the model's context, or lacks a word.
+    """
+    rows = []
+    for number, text in enumerate(data.texts):
+        if data.words is None:
+            ids = tokenizer(text, verbose=False)["input_ids"]
+            rows.append(Row(ids, [len(ids) - 1], [data.labels[number]]))
+        else:
+            _, spans = place_words(data.words[number], text)
+            encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+            at = last_tokens(encoded["offset_mapping"], spans)
+            rows.append(Row(encoded["input_ids"], at, list(data.labels[number])))
+    require_room(parts, [row.ids for row in rows])
+    return rows
+
+
+def collate(rows: list[Row], *, token: bool, pad: int) -> dict[str, Tensor]:
+    """A batch for the Trainer: padded on the right, masked, labels where the head is asked."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORED)
+    for slot, row in enumerate(rows):
+        ids[slot, : len(row)] = torch.tensor(row.ids)
+        mask[slot, : len(row)] = 1
+        labels[slot, row.at] = torch.tensor(row.labels)
+    if not token:
+        labels = torch.tensor([row.labels[0] for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

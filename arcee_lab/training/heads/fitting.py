@@ -1,0 +1,255 @@
+"""`train_head`: a new head on a backbone, fitted by transformers' Trainer."""
+
+import copy
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from arcee_lab.evals import metrics
+from arcee_lab.evals.heads.sequence import score_sequence
+from arcee_lab.evals.heads.token import label_words
+from arcee_lab.evals.intervals import interval, redrawn
+from arcee_lab.evals.result import Score
+from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
+from arcee_lab.training.heads.encoding import collate, encode
+from arcee_lab.training.heads.labelled import Labelled
+from arcee_lab.training.heads.recipe import HeadRecipe
+from arcee_lab.training.heads.trained import TrainedHead
+
+MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # LoRA's
+SCORED = {
+    "sequence": ("acc", "macro_f1", "mcc", "nll", "brier", "ece"),
+    "token": ("token_acc", "entity_f1", "entity_precision", "entity_recall"),
+}
+_LOG_EVERY = 10  # steps
+
+
+def train_head(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Labelled,
+    *,
+    test: Labelled | None = None,
+    recipe: HeadRecipe | None = None,
+    progress: bool = True,
+) -> TrainedHead:
+    """Fits a new sequence or token head.
+
+    Args:
+        model: Any Arcee model; its backbone is used, its head is not. The new model shares the
+            backbone: with `tune="lora"` or `"full"` it changes for both.
+        tokenizer: Its tokenizer.
+        train: What to fit it on; decides the kind of head and its labels.
+        test: Held-out texts with the same labels, scored at the end.
+        recipe: How; `HeadRecipe()` by default.
+        progress: Show a bar over the steps.
+
+    Returns:
+        The model with its head, scores and losses.
+
+    Raises:
+        ValueError: The texts do not fit the model or one another, or LoRA's package is missing.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> from arcee_lab.training.heads import HeadRecipe, read_labelled, train_head
+        >>> model, tokenizer = al.load("demo")
+        >>> reviews = read_labelled("demo:train", head="sequence", limit=32)
+        >>> recipe = HeadRecipe(epochs=1)
+        >>> train_head(model, tokenizer, reviews, recipe=recipe, progress=False).settings["steps"]
+        2
+    """
+    if test is not None and (test.head, test.names) != (train.head, train.names):
+        raise ValueError(
+            f"The test texts have the labels {', '.join(test.names)}, the training texts "
+            f"{', '.join(train.names)}; read them with names=train.names."
+        )
+    if len(train.names) < 2:
+        raise ValueError(f"The training texts have {len(train.names)} label; expected two or more.")
+    recipe = recipe or HeadRecipe()
+    parts = anatomy(model)
+    rows = encode(parts, tokenizer, train)
+    with _seeds_kept(recipe.seed):
+        headed = _new_head(parts.backbone, train)
+        losses = _fit(headed, rows, recipe, token=train.head == "token", progress=progress)
+    headed.name_or_path = parts.model.name_or_path
+    return TrainedHead(
+        model=headed,
+        tokenizer=tokenizer,
+        scores=() if test is None else _scored(headed, tokenizer, test, recipe.batch_size),
+        majority=(train if test is None else test).majority,
+        losses=tuple(losses),
+        settings={
+            "model": parts.model.name_or_path,
+            "head": train.head,
+            "labels": list(train.names),
+            "texts": len(train),
+            "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
+            "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
+        },
+    )
+
+
+def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
+    """The backbone under a head with random weights, on its device and in its dtype."""
+    config = copy.deepcopy(backbone.config)
+    config.id2label = dict(enumerate(data.names))
+    config.label2id = {name: i for i, name in config.id2label.items()}
+    config.problem_type = "single_label_classification" if data.head == "sequence" else None
+    with torch.device("meta"):  # a second backbone would be drawn only to be thrown away
+        headed: Any = HEADS[data.head](config)
+    headed.model = backbone
+    headed.score = nn.Linear(
+        config.hidden_size, len(data.names), bias=headed.score.bias is not None
+    ).to(backbone.device, backbone.dtype)
+    nn.init.normal_(headed.score.weight, std=config.initializer_range)
+    if headed.score.bias is not None:
+        nn.init.zeros_(headed.score.bias)
+    return headed
+
+
+def _fit(
+    model: ArceePreTrainedModel, rows: list, recipe: HeadRecipe, *, token: bool, progress: bool
+) -> list[dict[str, float]]:
+    wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
+    trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
+    cache, model.config.use_cache = model.config.use_cache, False
+    watch = _Watch(progress=progress)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                model=trained,
+                args=TrainingArguments(
+                    output_dir=folder,
+                    num_train_epochs=recipe.epochs,
+                    per_device_train_batch_size=recipe.batch_size,
+                    learning_rate=recipe.rate,
+                    warmup_steps=0.1,  # below 1 it is a share of the steps
+                    seed=recipe.seed,
+                    use_cpu=model.device.type == "cpu",
+                    logging_steps=_LOG_EVERY,
+                    save_strategy="no",
+                    report_to=[],
+                    disable_tqdm=True,
+                    remove_unused_columns=False,
+                    dataloader_pin_memory=model.device.type == "cuda",
+                ),
+                train_dataset=rows,  # pyright: ignore[reportArgumentType]
+                data_collator=partial(collate, token=token, pad=model.config.pad_token_id or 0),
+                callbacks=[watch],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.remove_callback(ProgressCallback)
+            trainer.train()
+        if recipe.tune == "lora":
+            trained.merge_and_unload()
+    finally:
+        model.config.use_cache = cache
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(wanted.get(name, True))
+    model.eval()
+    return watch.losses
+
+
+def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError(
+            "tune='lora' needs the package peft; install it with `pip install arcee_lab[lora]`."
+        ) from None
+    settings = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        target_modules=MATRICES,
+        modules_to_save=["score"],
+    )
+    return get_peft_model(model, settings)  # pyright: ignore[reportArgumentType]
+
+
+class _Watch(TrainerCallback):
+    """Keeps the losses, and moves a bar; Trainer's own callbacks print."""
+
+    def __init__(self, *, progress: bool):
+        self.losses: list[dict[str, float]] = []
+        self._bar = tqdm(unit="step", disable=not progress)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.reset(total=state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.losses.append({"step": state.global_step, "loss": float(logs["loss"])})
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def _seeds_kept(seed: int) -> Iterator[None]:
+    """Seeds what is inside and puts the generators back: Trainer seeds all of them for good."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _scored(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test: Labelled, batch_size: int
+) -> tuple[Score, ...]:
+    items: list[dict[str, Any]]
+    if test.words is None:
+        logs = score_sequence(model, tokenizer, test.texts, batch_size=batch_size).tolist()
+        items = [metrics.label_items(g, row) for g, row in zip(test.labels, logs, strict=True)]
+    else:
+        found = label_words(model, tokenizer, test.words, texts=test.texts, batch_size=batch_size)
+        gold = [[test.names[label] for label in row] for row in test.labels]
+        items = [_word_items(a, b) for a, b in zip(gold, found, strict=True)]
+    return tuple(
+        score_of(getattr(metrics, name), [item[name] for item in items])
+        for name in SCORED[test.head]
+        if name in items[0]
+    )
+
+
+def _word_items(gold: list[str], given: list[str]) -> dict[str, Any]:
+    """Labels that name no entities, as parts of speech do, have an accuracy and nothing else."""
+    try:
+        return metrics.entity_items(gold, given)
+    except ValueError:
+        return {"token_acc": (sum(a == b for a, b in zip(gold, given, strict=True)), len(gold))}
+
+
+def score_of(metric: Callable[[list[Any]], float], items: list[Any]) -> Score:
+    """A score on held-out texts, with its 95 % bootstrap interval."""
+    low, high = interval(redrawn(metric, items))
+    name = getattr(metric, "name", "")
+    return Score("test", name, "none", metric(items), low, high, len(items))

@@ -1,0 +1,192 @@
+"""Probes: how well a linear reader of the residual stream tells the labels, layer by layer.
+
+A probe reads what is there to be read, not what the model uses; compare it with the commonest label
+and with the head, and see an ablation for use.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.evals import metrics
+from arcee_lab.evals.heads.rows import in_batches
+from arcee_lab.evals.result import Score
+from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.recording import capture
+from arcee_lab.training.heads.encoding import Row, encode
+from arcee_lab.training.heads.fitting import score_of
+from arcee_lab.training.heads.labelled import Labelled
+from arcee_lab.views.curves import Line, lines
+from arcee_lab.views.figure import Figure
+
+SITES = ("hook_embed", "layers.*.hook_resid_post")
+MOST = 5000  # labelled places that a probe is fitted on, evenly taken
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The result of `probe_layers`.
+
+    Attributes:
+        sites: Where each probe reads, from the embeddings to behind the last layer.
+        acc: Accuracy on the test texts, of each.
+        macro_f1: Macro-F1, of each.
+        majority: Share of the commonest label.
+        n_train: Labelled places that each was fitted on.
+    """
+
+    sites: tuple[str, ...]
+    acc: tuple[Score, ...]
+    macro_f1: tuple[float, ...]
+    majority: float
+    n_train: int
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer; layer 0 is the embeddings, layer L the stream behind L layers."""
+        rows = zip(self.sites, self.acc, self.macro_f1, strict=True)
+        return pd.DataFrame(
+            [
+                {
+                    "layer": layer,
+                    "site": site,
+                    "acc": acc.value,
+                    "low": acc.low,
+                    "high": acc.high,
+                    "macro_f1": f1,
+                    "n": acc.n,
+                    "majority": self.majority,
+                }
+                for layer, (site, acc, f1) in enumerate(rows)
+            ]
+        )
+
+    def figure(self, *, dark: bool = False) -> Figure:
+        """Accuracy by layer with its 95 % interval, beside the commonest label.
+
+        Args:
+            dark: For a dark page.
+        """
+        frame = self.frame()
+        layers = frame["layer"].to_numpy(dtype=float)
+        half = (frame["high"] - frame["low"]).to_numpy() / 2
+        curves = [
+            Line("probe", layers, ((frame["low"] + frame["high"]) / 2).to_numpy(), half),
+            Line("commonest label", layers, np.full(len(layers), self.majority), dashed=True, of=0),
+        ]
+        return lines(
+            curves,
+            x="layers read (0: the embeddings)",
+            y="accuracy on held-out texts",
+            title=f"What a linear probe reads behind each layer (n = {self.acc[0].n:,})",
+            dark=dark,
+        )
+
+    def _repr_html_(self) -> str:
+        return self.frame().to_html(index=False, float_format="{:.3f}".format)
+
+
+def probe_layers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Labelled,
+    test: Labelled,
+    *,
+    batch_size: int = 8,
+    strength: float = 1.0,
+    most: int = MOST,
+    progress: bool = True,
+) -> Probes:
+    """Fits a linear probe on the residual stream behind every layer.
+
+    A sequence's label is read at its last token, a word's at the word's last token: the places
+    where the heads read. A probe is scikit-learn's logistic regression on standardised features.
+
+    Args:
+        model: Any Arcee model.
+        tokenizer: Its tokenizer.
+        train: Labelled texts to fit on.
+        test: Held-out texts with the same labels.
+        batch_size: Texts a forward.
+        strength: The regression's `C`: less is more regular.
+        most: Most labelled places to fit on; of more, evenly many are taken.
+        progress: Show a bar over texts and layers.
+
+    Returns:
+        Accuracy of each layer on the test texts, with its 95 % bootstrap interval, and macro-F1.
+
+    Raises:
+        ValueError: The labels differ, or a text does not fit the model.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> from arcee_lab.training.heads import probe_layers, read_labelled
+        >>> model, tokenizer = al.load("demo")
+        >>> train = read_labelled("demo:train", head="token", limit=9)
+        >>> test = read_labelled("demo:test", head="token", limit=9)
+        >>> len(probe_layers(model, tokenizer, train, test, progress=False).sites)
+        5
+    """
+    if (test.head, test.names) != (train.head, train.names):
+        raise ValueError(
+            f"The test texts have the labels {', '.join(test.names)}, the training texts "
+            f"{', '.join(train.names)}; read them with names=train.names."
+        )
+    parts = anatomy(model)
+    sites = parts.resolve(SITES)
+    fitted, asked = encode(parts, tokenizer, train), encode(parts, tokenizer, test)
+    with tqdm(total=len(train) + len(test) + len(sites), disable=not progress) as bar:
+        x = _read(parts, fitted, sites, batch_size, bar)
+        y = np.array([label for row in fitted for label in row.labels])
+        x_test = _read(parts, asked, sites, batch_size, bar)
+        gold = [label for row in asked for label in row.labels]
+        taken = np.unique(np.linspace(0, len(y) - 1, min(most, len(y))).astype(int))
+        acc, macro_f1 = [], []
+        for site in sites:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+            with warnings.catch_warnings():  # a probe need not be at its optimum to be told by
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                probe.fit(x[site][taken], y[taken])
+            given = probe.predict(x_test[site]).tolist()
+            acc.append(score_of(metrics.token_acc, _by_text(asked, given)))
+            macro_f1.append(metrics.macro_f1(list(zip(gold, given, strict=True))))
+            bar.update(1)
+    return Probes(tuple(sites), tuple(acc), tuple(macro_f1), test.majority, len(taken))
+
+
+def _by_text(rows: Sequence[Row], given: list[int]) -> list[tuple[int, int]]:
+    """(right, asked) of each text, so that a bootstrap draws whole texts."""
+    items, start = [], 0
+    for row in rows:
+        own = given[start : start + len(row.labels)]
+        items.append((sum(a == b for a, b in zip(row.labels, own, strict=True)), len(own)))
+        start += len(own)
+    return items
+
+
+@torch.no_grad()
+def _read(
+    parts: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: tqdm
+) -> dict[str, Float[np.ndarray, "place d_model"]]:
+    """The residual stream where the head is asked, in the order of the rows."""
+    found: dict[str, list[np.ndarray]] = {site: [np.empty(0)] * len(rows) for site in sites}
+    for numbers, ids, mask in in_batches(parts, [row.ids for row in rows], batch_size=batch_size):
+        with capture(parts.model, sites) as acts:
+            parts.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+        for site in sites:
+            values = acts[site].float().cpu().numpy()
+            for slot, number in enumerate(numbers):
+                found[site][number] = values[slot, rows[number].at]
+        bar.update(len(numbers))
+    return {site: np.concatenate(values) for site, values in found.items()}
