@@ -78,13 +78,6 @@ def cett(
     return curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
 
 
-def run(
-    model: Any, tokenizer: Any, windows: Windows, report: object, *, batch_size: int
-) -> CettCurves:
-    """As `measure(..., analyses=["cett"])` calls it."""
-    return cett(model, tokenizer, windows, batch_size=batch_size)
-
-
 def curves_of(
     model: Any, sample: Sample, *, batch_size: int, seed: int, progress: bool = False
 ) -> CettCurves:

@@ -227,10 +227,3 @@ def cett_ppl(
         n_targets=n_targets[0],
         curves=curves,
     )
-
-
-def run(
-    model: Any, tokenizer: Any, windows: Windows, report: object, *, batch_size: int
-) -> CettPerplexity:
-    """As `measure(..., analyses=["cett_ppl"])` calls it."""
-    return cett_ppl(model, tokenizer, windows, batch_size=batch_size)

@@ -127,13 +127,6 @@ def truncation(
     )
 
 
-def run(
-    model: Any, tokenizer: Any, windows: Windows, report: object, *, batch_size: int
-) -> TruncationCurves:
-    """As `measure(..., analyses=["truncation"])` calls it."""
-    return truncation(model, tokenizer, windows, batch_size=batch_size)
-
-
 Run = tuple[str, float, list[float] | None]  # rule, level, its parameter in each layer
 
 

@@ -1,6 +1,5 @@
 """What truncation cost: losses by rule and level, intervals over documents, critical sparsity."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from arcee_lab.interventions import Cett, Intervention, Threshold, TopK
 from arcee_lab.sparsity.analysis import Result
+from arcee_lab.sparsity.bootstrap import interval, resamples
 from arcee_lab.sparsity.keeping import RULES
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ NAMES = {
     "random": "random",
 }
 KEEP = 0.99
-_DRAWS = 1000  # of the bootstrap
 _POST = "layers.*.mlp.hook_post"
 
 
@@ -89,7 +88,7 @@ class TruncationCurves(Result):
         """One row a run: rule, level, sparsity, ΔNLL and KL a token with intervals, accuracy."""
         delta, draws = self._mean(self._delta), self._mean(self._delta, resampled=True)
         kl, kl_draws = self._mean(self.kl.numpy()), self._mean(self.kl.numpy(), resampled=True)
-        (low, high), (kl_low, kl_high) = _interval(draws), _interval(kl_draws)
+        (low, high), (kl_low, kl_high) = interval(draws), interval(kl_draws)
         return pd.DataFrame(
             {
                 "rule": self.rules,
@@ -134,7 +133,7 @@ class TruncationCurves(Result):
             runs = [run for run, name in enumerate(self.rules) if name == rule]
             runs = sorted(runs, key=lambda run: self.sparsity[run])
             found = _last_good(good[runs])
-            low, high = np.quantile(self.sparsity[runs][_last_good(drawn[runs])], [0.025, 0.975])
+            low, high = interval(self.sparsity[runs][_last_good(drawn[runs])])
             after = self.sparsity[runs[found + 1]] if found + 1 < len(runs) else float("nan")
             rows.append(
                 (rule, self.levels[runs[found]], self.sparsity[runs[found]], low, high, after)
@@ -232,9 +231,7 @@ class TruncationCurves(Result):
     @cached_property
     def _weights(self) -> Float[np.ndarray, "group draw"]:
         """How often each draw takes each document; all of them equal where there is one alone."""
-        n = len(self.targets)
-        draws = np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=_DRAWS)
-        return draws.T.astype(np.float64)
+        return resamples(len(self.targets), self.seed)
 
     def _ratio(self, of: str, *, resampled: bool) -> Float[np.ndarray, "*any"]:
         if of == "likelihood":
@@ -249,7 +246,3 @@ class TruncationCurves(Result):
 def _last_good(good: np.ndarray) -> np.ndarray:
     """The last run, from the least sparse on, before any that is not good; the first at least."""
     return np.maximum(np.logical_and.accumulate(good, axis=0).sum(axis=0) - 1, 0)
-
-
-def _interval(draws: Float[np.ndarray, "run draw"]) -> Sequence[np.ndarray]:
-    return np.quantile(draws, [0.025, 0.975], axis=-1)
