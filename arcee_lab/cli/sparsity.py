@@ -1,22 +1,35 @@
-"""`arcee-lab sparsity`: exact zeros by layer and neuron, as files and as one page to look at."""
+"""`arcee-lab sparsity`: how sparse the MLPs are, as files and as one page to look at."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab import storage
 from arcee_lab.cli import flags
 
 if TYPE_CHECKING:
+    from arcee_lab.ranks import Ranks
     from arcee_lab.sparsity import SparsityReport
 
-HELP = "Count the exact zeros of relu(u)² by layer and neuron; write a report that opens offline."
-EXAMPLE = "arcee-lab sparsity demo --world all --max-tokens 20000 --out out/zeros"
+HELP = "Measure the sparsity of the MLPs, by layer, neuron and token; write a report to look at."
+EXAMPLE = (
+    "arcee-lab sparsity demo --world all --max-tokens 20000 --out out/zeros\n"
+    "  arcee-lab sparsity demo --domains prose=README.md code=run.py --out out/domains\n"
+    "  torchrun --nproc-per-node 2 -m arcee_lab sparsity MODEL --text FILE --out out/two"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `sparsity`."""
     flags.add_model(parser)
-    flags.add_texts(parser)
+    flags.add_texts(parser, required=False)
+    parser.add_argument(
+        "--domains",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="in place of --text: kinds of text to hold side by side; a name may come again",
+    )
     flags.add_out(parser)
     flags.add_compute(parser)
     parser.add_argument(
@@ -25,41 +38,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest window in tokens (default: 1024, or what the model can read if less)",
     )
+    parser.add_argument(
+        "--analyses",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="what to measure beside the core: all, core (nothing), or names (default: all)",
+    )
+    parser.add_argument(
+        "--share",
+        type=flags.positive,
+        metavar="N",
+        help="analyses beside the core look at 1 window in N (default: 8, or 1 below 64 windows)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, saves, and says where the results lie."""
-    settings = _settings(args)
+    """Measures, saves, and says where the results lie. Under torchrun, ranks share the work."""
+    domains = _domains(args)
+    settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
-    from arcee_lab import load
-    from arcee_lab.sparsity import measure
-    from arcee_lab.sparsity.measure import default_context
-    from arcee_lab.sparsity.page import PAGE, save_page
-    from arcee_lab.texts import cut
+    from arcee_lab import load, ranks
+    from arcee_lab.sparsity import registry
+    from arcee_lab.texts import cut, read_files
 
-    model, tokenizer = load(args.model, dtype=args.dtype, device=args.device)
-    windows = cut(
-        tokenizer,
-        flags.read_texts(args),
-        context=args.context or default_context(model),
-        max_tokens=args.max_tokens,
-    )
-    # Claimed only now: a mistyped file name shall not leave a folder that then is "another run".
-    storage.claim(args.out, settings)
-    report = measure(model, tokenizer, windows, batch_size=args.batch_size, progress=True)
-    report.save(args.out)
-    save_page(args.out, report, model, tokenizer, windows)
-    print(table(report))
-    files = ", ".join(sorted(path.name for path in args.out.iterdir()))
-    print(f"\nopen   {args.out / PAGE}\nfiles  {files}")
+    registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
+    with ranks.joined(args.device) as here:
+        model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
+        from arcee_lab.sparsity.measure import default_context
+
+        context = args.context or default_context(model)
+        texts: dict[str, Iterator[str]] = {
+            name: read_files(files) for name, files in domains.items()
+        } or {"": flags.read_texts(args)}
+        windows = {
+            name: cut(tokenizer, documents, context=context, max_tokens=args.max_tokens)
+            for name, documents in texts.items()
+        }
+        # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
+        if here.first:
+            storage.claim(args.out, settings)
+        here.barrier()
+        reports = {
+            name: _measured(args, here, model, tokenizer, windows[name], name) for name in windows
+        }
+        if here.first:
+            _finish(args, model, tokenizer, windows, reports)
     return 0
 
 
+def _measured(
+    args: argparse.Namespace, here: "Ranks", model: Any, tokenizer: Any, windows: Any, name: str
+) -> "SparsityReport":
+    """One text: its estimate, its pass, its files."""
+    from arcee_lab.sparsity import SparsityReport, files, registry
+    from arcee_lab.sparsity.estimate import estimate
+    from arcee_lab.sparsity.measure import measure, prepare
+
+    folder = args.out / name
+    done = bool(name) and (folder / files.COUNTS).is_file()
+    here.barrier()  # the first rank may write this file while another still looks for it
+    if done:
+        return SparsityReport.load(folder)
+    wanted = registry.chosen(args.analyses)
+    if here.first:
+        folder.mkdir(exist_ok=True)
+        run = prepare(model, windows, wanted, share=args.share, batch_size=args.batch_size)
+        print(f"{name or args.model}: {estimate(run, processes=here.size)}", flush=True)
+        if args.max_tokens is not None and windows.n_tokens < args.max_tokens:
+            print(f"the text ends after {windows.n_tokens:,} of {args.max_tokens:,} tokens")
+    here.barrier()
+    report = measure(
+        model,
+        tokenizer,
+        windows,
+        analyses=wanted,
+        share=args.share,
+        batch_size=args.batch_size,
+        label=name or None,
+        here=here,
+        resume=folder / f"resume-{here.rank}.safetensors",
+        progress=True,
+    )
+    if here.first:
+        report.save(folder)
+    return report
+
+
+def _finish(
+    args: argparse.Namespace,
+    model: Any,
+    tokenizer: Any,
+    windows: dict[str, Any],
+    reports: dict[str, "SparsityReport"],
+) -> None:
+    """The page, and what the terminal shows."""
+    from arcee_lab.sparsity import domains
+    from arcee_lab.sparsity.page import PAGE, save_page
+
+    first = next(iter(reports))
+    beside = domains(reports) if len(reports) > 1 else None
+    if beside is not None:
+        for name, frame in (("domains", beside.frame()), ("pairs", beside.pairs())):
+            storage.write_atomic(args.out / f"{name}.parquet", frame.to_parquet)
+    save_page(args.out, reports[first], model, tokenizer, windows[first], domains=beside)
+    for report in reports.values():
+        print(table(report), end="\n\n")
+    if beside is not None:
+        print(beside.headline, end="\n\n")
+    files = ", ".join(sorted(path.name for path in args.out.iterdir()))
+    print(f"open   {args.out / PAGE}\nfiles  {files}")
+
+
 def table(report: "SparsityReport") -> str:
-    """The layers as lines of text, under the model, N and the speed."""
+    """The layers as lines of text, under the model, N and the speed; below, what it cost."""
     n_tokens, d_mlp = report.n_tokens, report.fired.shape[1]
+    name = "" if report.label == report.model else f"{report.label}: "
     lines = [
-        report.headline.replace("; ", ";\n", 1),
+        name + report.headline.replace("; ", ";\n", 1),
         f"{report.tokens_per_second:,.0f} tokens/s on {report.device}",
         "",
         f"layer   zeros   active of {d_mlp:,} neurons (5-95 % of tokens)   never fired",
@@ -70,19 +166,52 @@ def table(report: "SparsityReport") -> str:
     lines.append(
         f"A neuron that never fired fires on less than {3 / n_tokens:.2g} of tokens (95 %)."
     )
+    lines += ["", "analysis      seconds   tokens   result"]
+    for row in report.frame("costs").to_dict(orient="records"):
+        result = report.results.get(row["analysis"])
+        said = "" if result is None else result.headline
+        lines.append(
+            f"{row['analysis']:<12} {row['seconds']:8.2f} {row['n_tokens']:8,}   {said}".rstrip()
+        )
     return "\n".join(lines)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """`--domains` as files by name, in order; exactly one source of text must be named."""
+    named = [flag for flag in ("text", "dataset", "world", "domains") if getattr(args, flag)]
+    if len(named) != 1:
+        got = ", ".join(f"--{flag}" for flag in named) or "none"
+        raise ValueError(f"expected one of --text, --dataset, --world, --domains; got {got}")
+    domains: dict[str, list[Path]] = {}
+    for word in args.domains or ():
+        name, equals, file = word.partition("=")
+        # The name becomes a folder in --out.
+        if not (equals and file and name.replace("-", "").replace("_", "").isalnum()):
+            raise ValueError(
+                f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _"
+            )
+        domains.setdefault(name, []).append(Path(file))
+    if len(domains) == 1:
+        raise ValueError(
+            f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text"
+        )
+    return domains
+
+
+def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[str, Any]:
     """What makes this run this run; a text file counts by its content."""
+    files = [*(args.text or ()), *(file for some in domains.values() for file in some)]
     settings = {
         "command": "sparsity",
         "model": args.model,
         "text": [str(path) for path in args.text or ()],
-        "sha256": [storage.sha256(path) for path in args.text or () if path.is_file()],
+        "domains": {name: [str(file) for file in some] for name, some in domains.items()},
+        "sha256": [storage.sha256(path) for path in files if path.is_file()],
         "dataset": args.dataset,
         "world": args.world,
         "context": args.context,
+        "analyses": args.analyses,
+        "share": args.share,
     }
     return settings | {
         name: getattr(args, name)

@@ -9,13 +9,15 @@ analysis      what an analysis is: state, update a layer, result; how states add
 registry      the analyses by name
 exact         means with intervals whose sums add up exactly
 
-core          rows 1, 2, 3, 13, 14: zeros, active neurons, firing rates, positions, token ids
+core          rows 1, 2, 3, 12, 13, 14: zeros, active neurons, rates, positions, token ids
+counting      the arithmetic of the core
 coverage      row 4: how few neurons hold how much of all firing
 unions        rows 5, 6: neurons used by several tokens together
 overlap       row 7: neurons kept from one token to the next
 octaves       rows 1, 11: sizes in powers of two; thresholds and concentration
 spikes        row 12: the largest values, and what one neuron holds of the output
-losses        row 14: active neurons against the loss
+positions     row 13: active neurons by position
+vocabulary    row 14: active neurons by token id; losses: by the loss
 domains       row 15: code against prose
 comparison    row 16: one model against another on the same text
 predictors    row 17: what tells the active neurons beforehand
@@ -23,16 +25,33 @@ neighbours    row 19: layers against each other; virtual weights between neurons
 blocks        row 20: zeros in groups of four and in blocks
 cost          row 21: bytes and operations that the zeros save
 
-stream        the pass: hooks, batches, ranks, resuming
+batches       which windows go into which forward, and which are in the share
+stream        the pass: hooks, ranks, resuming
 measure       the call
-report        SparsityReport: frames, figures, files
+report        SparsityReport: frames and figures; files: what it writes and reads
 passage       a few neurons on a few words, one by one
 page          report.html
 """
 
+from arcee_lab.sparsity.comparison import Comparison, compare, fit_activation
+from arcee_lab.sparsity.domains import Domains, domains
 from arcee_lab.sparsity.measure import measure
 from arcee_lab.sparsity.mlps import Mlp, mlps
+from arcee_lab.sparsity.neighbours import virtual_weights
 from arcee_lab.sparsity.passage import Passage, read_passage
 from arcee_lab.sparsity.report import SparsityReport
 
-__all__ = ["Mlp", "Passage", "SparsityReport", "measure", "mlps", "read_passage"]
+__all__ = [
+    "Comparison",
+    "Domains",
+    "Mlp",
+    "Passage",
+    "SparsityReport",
+    "compare",
+    "domains",
+    "fit_activation",
+    "measure",
+    "mlps",
+    "read_passage",
+    "virtual_weights",
+]

@@ -13,10 +13,10 @@ grouping. Means of real numbers are held in fixed point for that reason; see `ex
 A streamed analysis subclasses `Analysis` and stands in `registry.STREAMED`. One that needs further
 forwards (CETT, truncation curves, co-activation, a trained probe) is a function
 
-    run(model, tokenizer, windows, report, *, batch_size) -> a frozen dataclass that is a `Result`
+    analysis(model, tokenizer, windows, *, batch_size) -> a frozen dataclass, a `Result`
 
-and stands in `registry.FURTHER` by the module that holds it; `measure(..., analyses=["cett"])` calls
-it after the pass and puts the result into `report.further["cett"]`.
+and stands in `registry.FURTHER`. `measure(..., analyses=["cett"])` calls it after the pass and puts
+what it gives into `report.further["cett"]`.
 """
 
 from abc import ABC, abstractmethod
@@ -184,6 +184,10 @@ class Analysis(ABC):
                 model has no language-model head or no analysis asked.
         """
         return
+
+    def finished(self, state: State) -> State:
+        """The state when the pass is over, on the CPU: "kept_" rows are cut to those filled."""
+        return state
 
     @abstractmethod
     def result(self, state: State, report: "SparsityReport") -> Result:

@@ -1,19 +1,22 @@
-"""One pass over texts that counts every exact zero."""
+"""The call that measures: one pass over texts, then what needs forwards of its own."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
-from tqdm import tqdm
 
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab import ranks
+from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.sparsity import batches, registry
+from arcee_lab.sparsity.analysis import Analysis, Shape
+from arcee_lab.sparsity.cost import Weights
+from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.report import SparsityReport
-from arcee_lab.sparsity.zeros import FiringCounts
+from arcee_lab.sparsity.stream import Pass
 from arcee_lab.texts import Windows, cut
 
 LONGEST_WINDOW = 1024
@@ -24,30 +27,46 @@ def measure(
     tokenizer: Any,
     texts: Iterable[str] | Windows,
     *,
+    analyses: Iterable[str] = ("all",),
+    share: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     max_tokens: int | None = None,
+    label: str | None = None,
+    here: ranks.Ranks | None = None,
+    resume: str | Path | None = None,
     progress: bool = False,
 ) -> SparsityReport:
-    """Counts exact zeros of relu(u)² in every layer, neuron by neuron.
+    """Measures how sparse the MLPs of a model are, exactly, in one pass over texts.
 
-    Padding never counts. The first token of each window (BOS, where the tokenizer sets one) is
-    counted apart: models treat it unlike any other.
+    The core counts at every token: zeros, active neurons, firing rates, positions, token ids. The
+    other analyses look at a share of the windows. Padding never counts. The first token of each
+    window (BOS, where the tokenizer sets one) is counted apart: models treat it unlike any other.
 
     Args:
-        model: An Arcee model, any head.
+        model: An Arcee model, any head, or another model of ungated ReLU or ReLU² MLPs.
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.texts.cut` made of them.
+        analyses: What to measure beside the core: names of `arcee_lab.sparsity.registry`, or
+            "core" (nothing beside it), "all" (all that the pass can do), "further".
+        share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
+            its tokens; 1 shows them all. By default 8, or 1 where there are fewer than 64 windows.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: Most tokens to read; None reads all.
+        label: What the report is called beside others; the model's name by default.
+        here: This process among those of a job; see `arcee_lab.ranks`. Every rank gives the same
+            model and texts, and gets the report of all.
+        resume: A file to save the state to every minute and to go on from after a kill. Ranks need
+            one each.
         progress: Whether to show a bar with tokens/s on stderr.
 
     Returns:
         The counts, with frames, figures and files.
 
     Raises:
-        ValueError: Empty texts, a bad limit, nothing but first tokens, or NaN activations.
+        ValueError: Empty texts, a bad limit, nothing but first tokens or padding, an unknown
+            analysis, a gated MLP, NaN activations, or a resume file of another run.
 
     Example:
         >>> import arcee_lab as al
@@ -56,71 +75,80 @@ def measure(
         >>> report.n_tokens > 0
         True
     """
-    parts = anatomy(model)
+    names = registry.chosen(analyses)
+    inner = getattr(model, "_orig_mod", model)
     windows = (
         texts
         if isinstance(texts, Windows)
-        else cut(tokenizer, texts, context=context or default_context(model), max_tokens=max_tokens)
+        else cut(tokenizer, texts, context=context or default_context(inner), max_tokens=max_tokens)
     )
-    config = model.config
-    device = model.device
-    counts = [
-        FiringCounts(config.intermediate_size, device) for _ in range(config.num_hidden_layers)
-    ]
-    n_tokens = n_first = 0
+    here = here or ranks.Ranks(0, 1, 0, inner.device)
     began = time.perf_counter()
-    bar = tqdm(total=windows.n_tokens, unit="tok", unit_scale=True, disable=not progress)
-    with torch.no_grad(), bar:
-        for batch in windows.batches(batch_size):
-            masks = torch.stack([batch.attention_mask.bool() & ~batch.first, batch.first])
-            n_tokens += int(masks[0].sum())
-            n_first += int(masks[1].sum())
-            with _counting(parts, counts, masks.to(device)):
-                # The backbone alone: the head's logits are the largest tensor and not needed.
-                parts.backbone(
-                    input_ids=batch.input_ids.to(device),
-                    attention_mask=batch.attention_mask.to(device),
-                    use_cache=False,
-                )
-            bar.update(int(batch.attention_mask.sum()))
-    if n_tokens == 0:
-        raise ValueError("every window is one token long; expected texts of at least two tokens")
-    for layer, count in enumerate(counts):
-        if count.nan:
-            raise ValueError(
-                f"layers.{layer}.mlp.hook_post holds NaN, so nothing counted above it is true; "
-                "load the model in float32, or check its weights"
-            )
-        assert int(count.active.sum()) == n_tokens, f"layer {layer} was not counted in full"
-    return SparsityReport(
-        model=model.name_or_path or type(model).__name__,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=str(device),
+    run = prepare(inner, windows, names, share=share, batch_size=batch_size)
+    states = run.run(here, resume=None if resume is None else Path(resume), progress=progress)
+    name = inner.name_or_path or type(inner).__name__
+    report = SparsityReport(
+        model=name,
+        label=label or name,
+        dtype=str(inner.dtype).removeprefix("torch."),
+        device=str(inner.device),
         n_documents=windows.n_documents,
         n_windows=len(windows),
-        n_tokens=n_tokens,
-        n_first=n_first,
-        fired=torch.stack([count.fired[0] for count in counts]).cpu(),
-        fired_first=torch.stack([count.fired[1] for count in counts]).cpu(),
-        active=torch.stack([count.active for count in counts]).cpu(),
+        share=run.plan.share,
+        n_shared=run.plan.shared_tokens,
         seconds=time.perf_counter() - began,
+        costs=run.costs,
+        weights=Weights.of(inner),
+        norms=run.norms.cpu(),
+        states=states,
     )
+    assert (report.active.sum(1) == report.n_tokens).all(), "a layer was not counted in full"
+    results = {
+        name: registry.further(name)(inner, tokenizer, windows, batch_size=batch_size)
+        for name in names
+        if name in registry.FURTHER
+    }
+    return replace(report, further=results)
 
 
-@contextmanager
-def _counting(
-    parts: Anatomy, counts: Sequence[FiringCounts], masks: Bool[Tensor, "2 batch pos"]
-) -> Iterator[None]:
-    """Counts each layer as it is computed and lets it go; a capture would hold them all."""
-    with ExitStack() as undo:
-        for name, count in zip(parts.resolve("layers.*.mlp.hook_post"), counts, strict=True):
-            hook = partial(_update, count, masks)
-            undo.callback(parts.hook_point(name).register_forward_hook(hook).remove)
-        yield
+def prepare(
+    model: Any, windows: Windows, names: Iterable[str], *, share: int | None, batch_size: int
+) -> Pass:
+    """The pass, ready to run: what it would hold and do can be read off it.
+
+    Args:
+        model: The model, outside of any compile wrapper.
+        windows: The text.
+        names: Analyses, as `registry.chosen` gives them.
+        share: As for `measure`.
+        batch_size: Windows a forward.
+
+    Raises:
+        ValueError: As `measure`.
+    """
+    plan = batches.plan(windows, batch_size=batch_size, share=share)
+    found = mlps(model)
+    shape = shape_of(model, found, windows)
+    analyses: dict[str, Analysis] = {
+        name: registry.streamed(name) for name in names if name in registry.STREAMED
+    }
+    if not isinstance(model, ArceeForCausalLM):
+        analyses.pop("losses", None)  # a loss of the next token needs our language-model head
+    with torch.no_grad():
+        norms: Tensor = torch.stack([mlp.write_norms().to(model.device) for mlp in found])
+    return Pass(model, found, plan, shape, analyses, norms)
 
 
-def _update(count: FiringCounts, masks: Tensor, module: object, args: object, post: Tensor) -> None:
-    count.update(post, masks)
+def shape_of(model: Any, found: list[Mlp], windows: Windows) -> Shape:
+    """What fixes the shapes of the states."""
+    return Shape(
+        layers=len(found),
+        d_model=found[0].d_model,
+        d_mlp=found[0].d_mlp,
+        vocab=model.config.vocab_size,
+        longest=int((windows.bounds[1:] - windows.bounds[:-1]).max()),
+        tokens=windows.n_tokens,
+    )
 
 
 def default_context(model: Any) -> int:

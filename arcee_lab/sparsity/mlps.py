@@ -68,8 +68,8 @@ class Mlp:
 def mlps(model: nn.Module) -> list[Mlp]:
     """The MLPs of a model, from the first layer to the last.
 
-    An MLP is a module with two linear children, one to the neurons and one back, and a ReLU or ReLU²
-    between them.
+    An MLP is a module with two linear children, one to the neurons and one back, and a ReLU or
+    ReLU² between them.
 
     Args:
         model: Any torch model, also one wrapped by torch.compile.

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from arcee_lab import storage
+from arcee_lab.sparsity import registry
+from arcee_lab.sparsity.domains import Domains
 from arcee_lab.sparsity.passage import Passage, read_passage
 from arcee_lab.sparsity.report import RARE, SparsityReport
 from arcee_lab.texts import Windows
@@ -26,12 +28,50 @@ _NOTES = {
     "The line on a bar spans the tokens.",
     "rates": "Each neuron is counted once, at the share of tokens on which it fires. "
     "The numbers on the left count the neurons that never fired.",
+    "tokens": "One column a token, in the order of the text: a dark cell is a layer that uses many "
+    "neurons there. ReLU² sets no fixed number, so hard and easy tokens may differ.",
+    "costs": "Seconds that the host spent on each analysis, of the pass as a whole; the model's "
+    "own forwards are the rest.",
     "strip": "Hover over a token for the share of the layer's neurons that fire at it.",
+}
+
+_READINGS = {
+    "coverage": (
+        "How few neurons do most of the firing",
+        "The faster a line rises, the fewer neurons are worth keeping close at hand. Untrained "
+        "ReLU² would give a straight line; neurons that fire everywhere bend it.",
+    ),
+    "positions": (
+        "Active neurons by position",
+        "A flat line says that where a token stands does not matter. Every count is of exact "
+        "zeros, so a step is no matter of a threshold.",
+    ),
+    "ids": (
+        "Active neurons by frequency of the token",
+        "A falling line says that common tokens need fewer neurons. With ReLU² the number of "
+        "neurons is the model's own choice at each token.",
+    ),
+    "saving": (
+        "What skipping zeros could save",
+        "Dense bytes over bytes read, for one token or several sequences at once. The lower "
+        "line loses nothing, because relu(u)² of 0 adds exactly 0; the upper one needs an oracle.",
+    ),
+    "domains": (
+        "The same model on several texts",
+        "Lines that part say that a kind of text needs more neurons in those layers. The files "
+        "domains.parquet and pairs.parquet hold the numbers.",
+    ),
 }
 
 
 def save_page(
-    folder: str | Path, report: SparsityReport, model: Any, tokenizer: Any, windows: Windows
+    folder: str | Path,
+    report: SparsityReport,
+    model: Any,
+    tokenizer: Any,
+    windows: Windows,
+    *,
+    domains: Domains | None = None,
 ) -> list[Path]:
     """Writes `report.html`, and `neurons.png` with its first picture.
 
@@ -41,6 +81,7 @@ def save_page(
         model: The model.
         tokenizer: Its tokenizer.
         windows: The text that was measured; its first passages of some length are shown.
+        domains: The model on several texts, of which `report` is the first; shown too.
 
     Returns:
         The files.
@@ -56,17 +97,20 @@ def save_page(
         for number in shown or [sizes.index(max(sizes))]
     ]
     return [
-        storage.write_atomic(folder / PAGE, report_html(report, passages)),
+        storage.write_atomic(folder / PAGE, report_html(report, passages, domains)),
         storage.write_atomic(folder / "neurons.png", png(passages[0][1].figure())),
     ]
 
 
-def report_html(report: SparsityReport, passages: list[tuple[str, Passage]]) -> str:
+def report_html(
+    report: SparsityReport, passages: list[tuple[str, Passage]], domains: Domains | None = None
+) -> str:
     """The page, as one string of HTML.
 
     Args:
         report: The measurement.
         passages: `(name, passage)`, shown in this order.
+        domains: The model on several texts.
     """
     tokens = f"{report.n_tokens:,} tokens"
     sections = [
@@ -88,9 +132,13 @@ def report_html(report: SparsityReport, passages: list[tuple[str, Passage]]) -> 
         ("Exact zeros by layer", _NOTES["layers"], layers),
         ("Layers in numbers", rare, report.layers_html()),
         ("How often neurons fire", _NOTES["rates"], rates),
+        ("Layer by token", _NOTES["tokens"], _both(report.figure_tokens, "Active neurons")),
+        *(_section(name, result) for name, result in report.results.items()),
+        *([_section("domains", domains)] if domains is not None else []),
         *((f"How many fire: {name}", _NOTES["strip"], _strips(p)) for name, p in passages),
         ("Busiest neurons", "The share of tokens on which each fires.", _busiest(report)),
         ("The run", "What was measured, and how fast.", key_table(report.summary())),
+        ("What it cost", _NOTES["costs"], _costs(report)),
     ]
     return page(
         f"Activation sparsity of {report.model}",
@@ -100,9 +148,35 @@ def report_html(report: SparsityReport, passages: list[tuple[str, Passage]]) -> 
     )
 
 
+def _section(name: str, result: Any) -> tuple[str, str, str]:
+    """A result as a section: its headline, how to read its figure, the figure."""
+    if name in registry.STREAMED:
+        analysis = registry.streamed(name)
+        title, reading = analysis.title, analysis.reading
+    else:
+        title, reading = _READINGS.get(name, (name.replace("_", " ").capitalize(), ""))
+    return (
+        title,
+        f"{result.headline}. {reading}",
+        _both(result.figure, f"{title}: {result.headline}"),
+    )
+
+
 def _both(figure: Callable[..., Figure], alt: str) -> str:
-    """A figure in light and in dark, sharp on dense screens."""
-    return picture(png(figure(), dpi=160), png(figure(dark=True), dpi=160), alt=alt)
+    """A figure in light and in dark."""
+    light, dark = (png(figure(dark=dark), dpi=130, colours=96) for dark in (False, True))
+    return picture(light, dark, alt=alt)
+
+
+def _costs(report: SparsityReport) -> str:
+    frame = report.frame("costs")
+    return key_table(
+        {
+            row["analysis"]: f"{row['seconds']:.2f} s, {row['of_pass']:.1%}, "
+            f"{row['n_tokens']:,} tokens"
+            for row in frame.to_dict(orient="records")
+        }
+    )
 
 
 def _strips(passage: Passage) -> str:

@@ -1,12 +1,12 @@
 """The analyses by name: what `measure(..., analyses=[...])` and `--analyses` take."""
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from typing import Any
 
 from arcee_lab.sparsity.analysis import Analysis
 
-# Streamed on a share of the windows: name -> module and class. The core is not listed: it always runs.
+# Streamed on a share of the windows: name -> module and class. The core is none: it always runs.
 STREAMED = {
     "octaves": "arcee_lab.sparsity.octaves:Octaves",
     "unions": "arcee_lab.sparsity.unions:Unions",
@@ -14,12 +14,19 @@ STREAMED = {
     "spikes": "arcee_lab.sparsity.spikes:Spikes",
     "losses": "arcee_lab.sparsity.losses:Losses",
     "predictors": "arcee_lab.sparsity.predictors:Predictors",
+    "low_rank": "arcee_lab.sparsity.predictors:LowRank",
     "neighbours": "arcee_lab.sparsity.neighbours:Neighbours",
     "blocks": "arcee_lab.sparsity.blocks:Blocks",
 }
-# With forwards of their own, after the pass: name -> module with `run`; see `analysis`.
+# With forwards of their own, after the pass: name -> module and function; see `analysis`.
 FURTHER: dict[str, str] = {}
-GROUPS = {"core": (), "all": tuple(STREAMED), "further": tuple(FURTHER)}
+# Takes long to prepare, so only when it is named.
+_PREPARED = {"low_rank"}
+GROUPS = {
+    "core": (),
+    "all": tuple(name for name in STREAMED if name not in _PREPARED),
+    "further": tuple(FURTHER),
+}
 
 
 def chosen(names: Iterable[str]) -> tuple[str, ...]:
@@ -39,8 +46,16 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in (*STREAMED, *FURTHER) if name in wanted)
 
 
-@cache
 def streamed(name: str) -> Analysis:
-    """The streamed analysis of a name."""
-    module, cls = STREAMED[name].split(":")
-    return getattr(import_module(module), cls)()
+    """A new streamed analysis of a name; it may hold what it prepared for one pass."""
+    return _found(STREAMED[name])()
+
+
+def further(name: str) -> Callable[..., Any]:
+    """The function of an analysis with forwards of its own."""
+    return _found(FURTHER[name])
+
+
+def _found(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)

@@ -1,59 +1,106 @@
-"""What a measurement found: counts that add up, and the frames and figures drawn from them."""
+"""The result of a sparsity measurement: counts that add up exactly, as frames and figures."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab import storage
+from arcee_lab.sparsity import core, registry
+from arcee_lab.sparsity.analysis import Result, State, join
+from arcee_lab.sparsity.comparison import Comparison, compare
+from arcee_lab.sparsity.cost import Saving, Weights
+from arcee_lab.sparsity.coverage import Coverage
+from arcee_lab.sparsity.positions import Positions
+from arcee_lab.sparsity.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
 
-RARE = 0.001  # a neuron that fires on fewer tokens than this share is called rare
+RARE = 0.001  # below this rate a neuron counts as rare
+HOT = 0.5  # above this one as hot
+# Frames that need no analysis beside the core, and results that stand on it.
+_PLAIN = ("layers", "neurons", "tokens", "costs")
+_DERIVED = ("coverage", "positions", "ids", "saving")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class SparsityReport:
-    """Exact zeros of relu(u)² over texts.
+    """What fires where, counted over N tokens.
 
-    Every count is an integer, so reports of two halves of a text add up to the report of the whole.
+    Padding is never counted. First positions (BOS, or a window's first token) stand apart. Every
+    count is an integer, so reports of two halves of a text add up to the report of the whole.
 
     Attributes:
         model: Name of the model.
+        label: What the report is called beside others: a domain, or the model.
         dtype: Its dtype; in fp16 and bf16 few near-zeros round otherwise than in fp32.
         device: Where it ran.
         n_documents: Documents read.
         n_windows: Windows they were cut to.
-        n_tokens: N, the tokens counted; neither padding nor first positions.
-        n_first: First positions, counted apart.
-        fired: Of the N tokens, on how many each neuron fired (relu(u)² > 0).
-        fired_first: Of the first positions, on how many each neuron fired.
-        active: `active[l, n]` is the number of tokens on which exactly n neurons of layer l fired.
+        share: 1 window in so many was shown to the analyses beside the core.
+        n_shared: Of the N tokens, how many lie in these.
         seconds: Wall time of the pass.
+        costs: Seconds that the host spent on each analysis, and on the pass as a whole.
+        weights: What a token reads of the model.
+        norms: ‖w_i‖ of each neuron's column of the down projection.
+        states: What was counted, by analysis; "core" is always there.
+        further: Results of analyses with forwards of their own, by name.
     """
 
     model: str
+    label: str
     dtype: str
     device: str
     n_documents: int
     n_windows: int
-    n_tokens: int
-    n_first: int
-    fired: Int[Tensor, "layer d_mlp"]
-    fired_first: Int[Tensor, "layer d_mlp"]
-    active: Int[Tensor, "layer d_mlp+1"]
+    share: int
+    n_shared: int
     seconds: float
+    costs: Mapping[str, float]
+    weights: Weights
+    norms: Float[Tensor, "layer d_mlp"]
+    states: Mapping[str, State]
+    further: Mapping[str, Result] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ counts and rates
+
+    @property
+    def n_tokens(self) -> int:
+        """N, the tokens counted; neither padding nor first positions."""
+        return int(self.states["core"]["tokens"][0])
+
+    @property
+    def n_first(self) -> int:
+        """First positions, counted apart."""
+        return int(self.states["core"]["first"][0])
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens read a second, first positions included."""
         return (self.n_tokens + self.n_first) / self.seconds
+
+    @property
+    def fired(self) -> Int[Tensor, "layer d_mlp"]:
+        """Of the N tokens, on how many each neuron fired (a > 0)."""
+        return self.states["core"]["fired"]
+
+    @property
+    def fired_first(self) -> Int[Tensor, "layer d_mlp"]:
+        """Of the first positions, on how many each neuron fired."""
+        return self.states["core"]["fired_first"]
+
+    @property
+    def active(self) -> Int[Tensor, "layer n_active"]:
+        """`active[l, n]` is the number of tokens on which exactly n neurons of layer l fired."""
+        return self.states["core"]["active"]
 
     @property
     def rates(self) -> Float[Tensor, "layer d_mlp"]:
@@ -86,30 +133,81 @@ class SparsityReport:
         reached = self.active.cumsum(dim=1) >= share * self.n_tokens
         return reached.int().argmax(dim=1)
 
+    @property
+    def correlation(self) -> np.ndarray:
+        """Pearson's correlation of the layers' active neurons over all N tokens."""
+        counted, n = self.states["core"], self.n_tokens
+        sizes = np.arange(self.active.shape[1], dtype=np.float64)
+        mean = self.active.numpy() @ sizes / n
+        covariance = counted["products"].numpy() / n - np.outer(mean, mean)
+        spread = np.sqrt(np.maximum(np.diag(covariance), 0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = covariance / np.outer(spread, spread)
+        return np.where(np.outer(spread, spread) > 0, np.clip(found, -1, 1), np.nan)
+
+    # ------------------------------------------------------------------ tables
+
+    @cached_property
+    def results(self) -> dict[str, Result]:
+        """Every result by name: of the core, of the streamed analyses, and the further ones."""
+        counted, d_mlp = self.states["core"], self.fired.shape[1]
+        found: dict[str, Result] = {
+            "coverage": Coverage.of(self.rates.numpy(), self.n_tokens),
+            "positions": Positions.of(
+                counted["position_active"].numpy(), counted["position_tokens"].numpy(), d_mlp
+            ),
+            "ids": Vocabulary.of(counted["id_active"].numpy(), counted["id_tokens"].numpy(), d_mlp),
+        }
+        for name, state in self.states.items():
+            if name != "core":
+                found[name] = registry.streamed(name).result(state, self)
+        found["saving"] = self._saving(found.get("unions"))
+        return found | dict(self.further)
+
+    def _saving(self, unions: Any) -> Saving:
+        batches, used = np.array([1]), np.array([1 - self.zeros.mean().item()])
+        if unions is not None and len(unions.sizes) > 1:
+            # One sequence is known from all N tokens; several only from the kept ones.
+            batches = unions.sizes
+            used = np.concatenate([used, unions.across.value[1:].mean(1)])
+        return Saving(self.weights, batches, used)
+
     def frame(self, what: str = "layers") -> pd.DataFrame:
         """The numbers as a table.
 
         Args:
-            what: `layers`, one row a layer, or `neurons`, one row a neuron.
+            what: `layers`, one row a layer; `neurons`, one row a neuron; `tokens`, active neurons
+                of each of the first 131,072 tokens; `costs`, seconds by analysis; `thresholds`,
+                zeros by threshold; or the name of a result: `coverage`, `positions`, `ids`,
+                `saving`, and every analysis that was asked for.
 
         Raises:
-            ValueError: Another word.
+            ValueError: Another word, or an analysis that was not asked for.
         """
-        if what == "neurons":
-            layers, d_mlp = self.fired.shape
-            return pd.DataFrame(
-                {
-                    "layer": torch.arange(layers).repeat_interleave(d_mlp).numpy(),
-                    "neuron": torch.arange(d_mlp).repeat(layers).numpy(),
-                    "fired": self.fired.flatten().numpy(),
-                    "rate": self.rates.flatten().numpy(),
-                    "fired_first": self.fired_first.flatten().numpy(),
-                    "n_tokens": self.n_tokens,
-                    "n_first": self.n_first,
-                }
+        if what == "thresholds" and "octaves" in self.states:
+            return self._thresholds()
+        if what in _PLAIN:
+            return getattr(self, f"_{what}")()
+        return self.result(what).frame()
+
+    def result(self, name: str) -> Result:
+        """One result with its frame and figure.
+
+        Raises:
+            ValueError: Another word, or an analysis that was not asked for.
+        """
+        if name in self.results:
+            return self.results[name]
+        if name in registry.STREAMED or name in registry.FURTHER or name == "thresholds":
+            wanted = "octaves" if name == "thresholds" else name
+            raise ValueError(
+                f"{name!r} was not measured; ask for it: measure(..., analyses=[{wanted!r}])"
             )
-        if what != "layers":
-            raise ValueError(f"frame({what!r}): expected 'layers' or 'neurons'")
+        known = ", ".join([*_PLAIN, "thresholds", *self.results])
+        raise ValueError(f"there is no {name!r} in the report; expected one of {known}")
+
+    def _layers(self) -> pd.DataFrame:
+        rates, counted = self.rates, self.states["core"]
         return pd.DataFrame(
             {
                 "layer": range(len(self.fired)),
@@ -119,11 +217,66 @@ class SparsityReport:
                 "active_p05": self.quantiles(0.05).numpy(),
                 "active_p50": self.quantiles(0.50).numpy(),
                 "active_p95": self.quantiles(0.95).numpy(),
-                "rare": (self.rates < RARE).sum(dim=1).numpy(),
+                "hot": (rates > HOT).sum(dim=1).numpy(),
+                "rare": (rates < RARE).sum(dim=1).numpy(),
                 "dead": self.dead.numpy(),
+                "dead_below": 3 / self.n_tokens,
+                "largest": counted["max_post"].numpy(),
+                "overflow_tokens": counted["overflow"].numpy(),
                 "n_tokens": self.n_tokens,
             }
         )
+
+    def _neurons(self) -> pd.DataFrame:
+        layers, d_mlp = self.fired.shape
+        return pd.DataFrame(
+            {
+                "layer": torch.arange(layers).repeat_interleave(d_mlp).numpy(),
+                "neuron": torch.arange(d_mlp).repeat(layers).numpy(),
+                "fired": self.fired.flatten().numpy(),
+                "rate": self.rates.flatten().numpy(),
+                "fired_first": self.fired_first.flatten().numpy(),
+                "n_tokens": self.n_tokens,
+                "n_first": self.n_first,
+            }
+        )
+
+    def _tokens(self) -> pd.DataFrame:
+        counted = self.states["core"]
+        active = counted["kept_active"].numpy()
+        columns: dict[str, Any] = {
+            "id": counted["kept_ids"].numpy(),
+            "position": counted["kept_positions"].numpy(),
+        }
+        # Two bytes a count: d_mlp is below 65,536 in every model that this can be run on today.
+        small = np.uint16 if self.fired.shape[1] < 2**16 else np.uint32
+        columns |= {f"layer_{n}": active[:, n].astype(small) for n in range(active.shape[1])}
+        return pd.DataFrame(columns)
+
+    def _costs(self) -> pd.DataFrame:
+        whole = self.costs["pass"]
+        tokens = {"pass": self.n_tokens, "core": self.n_tokens}
+        return pd.DataFrame(
+            [
+                (
+                    name,
+                    seconds,
+                    seconds / whole if whole else np.nan,
+                    tokens.get(name, self.n_shared),
+                )
+                for name, seconds in self.costs.items()
+            ],
+            columns=["analysis", "seconds", "of_pass", "n_tokens"],
+        )
+
+    def _thresholds(self) -> pd.DataFrame:
+        octaves: Any = self.result("octaves")
+        rows = [
+            (layer, 2.0**exponent, share, octaves.tokens)
+            for exponent in range(-39, 24)
+            for layer, share in enumerate(octaves.below(exponent))
+        ]
+        return pd.DataFrame(rows, columns=["layer", "threshold", "below", "n_tokens"])
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers, as JSON values."""
@@ -140,29 +293,54 @@ class SparsityReport:
             "exact zeros at first positions": float(self.zeros_first.mean()),
             "neurons that never fired": int(self.dead.sum()),
             "their rate is below (95 %)": 3 / self.n_tokens,
+            "1 window in so many was looked at closely": self.share,
+            "tokens in these": self.n_shared,
             "seconds": round(self.seconds, 3),
             "tokens per second": round(self.tokens_per_second, 1),
         }
 
+    # ------------------------------------------------------------------ with other reports
+
     def merge(self, other: "SparsityReport") -> "SparsityReport":
         """The report of both texts together, exactly as one pass over both gives it.
 
+        Results of analyses with forwards of their own do not add up; they are left out.
+
         Raises:
-            ValueError: The other is of another model, dtype or shape.
+            ValueError: The other is of another model, dtype or shape, or of other analyses.
         """
         mine, theirs = ((r.model, r.dtype, tuple(r.fired.shape)) for r in (self, other))
         if mine != theirs:
             raise ValueError(f"cannot merge the reports of {mine} and {theirs}; expected one model")
-        summed = ("n_documents", "n_windows", "n_tokens", "n_first", "seconds")
-        return SparsityReport(
-            model=self.model,
-            dtype=self.dtype,
-            device=self.device,
-            fired=self.fired + other.fired,
-            fired_first=self.fired_first + other.fired_first,
-            active=self.active + other.active,
+        mine, theirs = ((sorted(r.states), r.share) for r in (self, other))
+        if mine != theirs:
+            raise ValueError(
+                f"cannot merge {mine[0]} at 1 window in {mine[1]} with {theirs[0]} at 1 in "
+                f"{theirs[1]}; measure both with the same analyses= and share="
+            )
+        states = {}
+        for name, state in self.states.items():
+            kept = core.KEPT_ROWS if name == "core" else registry.streamed(name).kept
+            states[name] = join(state, other.states[name], kept)
+        summed = ("n_documents", "n_windows", "n_shared", "seconds")
+        return replace(
+            self,
+            label=self.label if self.label == other.label else f"{self.label} + {other.label}",
+            costs={name: cost + other.costs[name] for name, cost in self.costs.items()},
+            states=states,
+            further={},
             **{name: getattr(self, name) + getattr(other, name) for name in summed},
         )
+
+    def compare(self, other: "SparsityReport") -> Comparison:
+        """This report beside another: of another model, checkpoint, quantisation or text.
+
+        Raises:
+            ValueError: Models of different shapes.
+        """
+        return compare(self, other)
+
+    # ------------------------------------------------------------------ pictures
 
     def figure_layers(self, *, dark: bool = False) -> "Figure":
         """Exact zeros by layer, beside the one half that untrained weights give."""
@@ -195,8 +373,62 @@ class SparsityReport:
             dark=dark,
         )
 
+    def figure_tokens(self, *, start: int = 0, most: int = 120, dark: bool = False) -> "Figure":
+        """Layer by token: the share of neurons that fire at each of some tokens, in their order.
+
+        Args:
+            start: The first token to show, among those that were kept.
+            most: How many to show.
+            dark: For a dark page.
+        """
+        from arcee_lab.views.curves import grid
+
+        counted = self.states["core"]
+        active = counted["kept_active"][start : start + most].numpy()
+        positions = counted["kept_positions"][start : start + most].tolist()
+        return grid(
+            active.T / self.fired.shape[1],
+            rows=[str(layer) for layer in range(active.shape[1])],
+            columns=[str(position) for position in positions],
+            x="token, by its position in its window",
+            y="layer",
+            what="share of neurons that fire",
+            title="Active neurons by layer and token",
+            dark=dark,
+        )
+
+    def figure(self, name: str, *, dark: bool = False) -> "Figure":
+        """The figure of a result, e.g. `overlap`; see `frame` for the names."""
+        return self.result(name).figure(dark=dark)
+
+    def figure_coverage(self, *, dark: bool = False) -> "Figure":
+        """How few neurons hold how much of all firing."""
+        return self.figure("coverage", dark=dark)
+
+    def figure_positions(self, *, dark: bool = False) -> "Figure":
+        """Active neurons by position."""
+        return self.figure("positions", dark=dark)
+
+    def figure_ids(self, *, dark: bool = False) -> "Figure":
+        """Active neurons by frequency of the token."""
+        return self.figure("ids", dark=dark)
+
+    def figure_unions(self, *, dark: bool = False) -> "Figure":
+        """Neurons that several tokens use together, with both baselines."""
+        return self.figure("unions", dark=dark)
+
+    def figure_overlap(self, *, dark: bool = False) -> "Figure":
+        """Overlap of active neurons by lag, with the chance line."""
+        return self.figure("overlap", dark=dark)
+
+    def figure_predictors(self, *, dark: bool = False) -> "Figure":
+        """Recall of the predictors against their budget."""
+        return self.figure("predictors", dark=dark)
+
+    # ------------------------------------------------------------------ files and faces
+
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `summary.json`, `layers.json`, `neurons.parquet`, `sparsity.png` and `rates.png`.
+        """Writes the report so that `load` reads it, every table as Parquet, every figure as PNG.
 
         Args:
             folder: A folder that exists. Each file is whole or absent, whatever happens.
@@ -204,18 +436,20 @@ class SparsityReport:
         Returns:
             The files.
         """
-        from arcee_lab.views.figure import png
+        from arcee_lab.sparsity.files import save
 
-        folder = Path(folder)
-        layers = self.frame("layers").to_dict(orient="records")
-        neurons = self.frame("neurons")
-        return [
-            storage.write_json(folder / "summary.json", self.summary()),
-            storage.write_json(folder / "layers.json", layers),
-            storage.write_atomic(folder / "neurons.parquet", neurons.to_parquet),
-            storage.write_atomic(folder / "sparsity.png", png(self.figure_layers())),
-            storage.write_atomic(folder / "rates.png", png(self.figure_rates())),
-        ]
+        return save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SparsityReport":
+        """Reads a report that `save` wrote; further results are not in it.
+
+        Raises:
+            ValueError: No report, or a damaged one.
+        """
+        from arcee_lab.sparsity.files import load
+
+        return load(folder)
 
     def __repr__(self) -> str:
         zeros = ", ".join(f"{value:.3f}" for value in self.zeros.tolist())
@@ -229,9 +463,9 @@ class SparsityReport:
     def headline(self) -> str:
         """The result in one sentence, with its N."""
         return (
-            f"{self.model}, {self.dtype}: {self.zeros.mean():.1%} of relu(u)² is exactly zero over "
-            f"N = {self.n_tokens:,} tokens; padding is not counted, and {self.n_first:,} first "
-            f"positions stand apart ({self.zeros_first.mean():.1%})"
+            f"{self.model}, {self.dtype}: {self.zeros.mean():.1%} of activations are exactly zero "
+            f"over N = {self.n_tokens:,} tokens; padding is not counted, and {self.n_first:,} "
+            f"first positions stand apart ({self.zeros_first.mean():.1%})"
         )
 
     def _repr_html_(self) -> str:
@@ -241,7 +475,7 @@ class SparsityReport:
         """The table of layers, as HTML."""
         from arcee_lab.views.html import heat_table
 
-        frame = self.frame("layers").drop(columns=["layer", "n_tokens"])
+        frame = self.frame("layers").drop(columns=["layer", "n_tokens", "dead_below"])
         return heat_table(
             frame.to_numpy().tolist(),
             [str(layer) for layer in range(len(frame))],

@@ -75,11 +75,25 @@ def new(height: float, *, width: float = WIDTH, columns: int = 1) -> tuple[Figur
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def png(figure: MatplotlibFigure, *, dpi: int = 100) -> bytes:
-    """The figure as PNG bytes, the same for the same figure wherever the same versions run."""
+def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None) -> bytes:
+    """The figure as PNG bytes, the same for the same figure wherever the same versions run.
+
+    Args:
+        figure: What to draw.
+        dpi: Dots an inch.
+        colours: Keep so many colours, at most 256, in a third of the bytes; None keeps all.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
+    if colours is None:
+        return buffer.getvalue()
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
+    return small.getvalue()
 
 
 def sequential(*, dark: bool = False) -> LinearSegmentedColormap:

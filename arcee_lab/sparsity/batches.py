@@ -1,0 +1,140 @@
+"""Which windows go into which forward, which of them are in the share, and which tokens count.
+
+A window is in the share when the checksum of its token ids is a multiple of the share, so the
+choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
+change it.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from arcee_lab.sparsity.analysis import Tokens
+from arcee_lab.texts import Windows, plan_batches
+
+SHARE = 8  # 1 window in 8
+FEW = 64  # windows, below which all are in the share unless it is given
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One forward.
+
+    Attributes:
+        input_ids: Padded on the right.
+        attention_mask: 1 for a real token.
+        first: Where first positions lie in the flattened batch.
+        tokens: The tokens that count.
+        in_share: Whether all of its windows are in the share; else none is.
+    """
+
+    input_ids: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
+    first: Int[Tensor, " first"]
+    tokens: Tokens
+    in_share: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All forwards of a pass.
+
+    Attributes:
+        windows: The text.
+        share: 1 window in so many is in the share.
+        batches: `(window numbers, in the share)`, in the order of the pass.
+    """
+
+    windows: Windows
+    share: int
+    batches: tuple[tuple[tuple[int, ...], bool], ...]
+    _counted: np.ndarray
+    _slots: np.ndarray
+    _keys: np.ndarray
+
+    @property
+    def shared_tokens(self) -> int:
+        """Counted tokens in the share."""
+        sizes = np.add.reduceat(self._counted.astype(np.int64), self.windows.bounds[:-1])
+        return int(sizes[self._slots >= 0].sum())
+
+    def jobs(self, chosen: Iterator[int] | range | list[int]) -> Iterator[Job]:
+        """The forwards of these batches."""
+        numbers = np.cumsum(self._counted) - 1
+        for batch in chosen:
+            yield self._job(*self.batches[batch], numbers)
+
+    def _job(self, rows: tuple[int, ...], in_share: bool, numbers: np.ndarray) -> Job:
+        windows = self.windows
+        length = max(len(windows[row]) for row in rows)
+        input_ids = np.full((len(rows), length), windows.pad_id, dtype=np.int64)
+        mask = np.zeros_like(input_ids)
+        first, kept, spans = [], [], []
+        for slot, row in enumerate(rows):
+            ids, start = windows[row], int(windows.bounds[row])
+            input_ids[slot, : len(ids)] = ids
+            mask[slot, : len(ids)] = 1
+            counted = np.flatnonzero(self._counted[start : start + len(ids)])
+            others = np.setdiff1d(np.arange(len(ids)), counted)
+            first.append(slot * length + others)
+            at = spans[-1][1] if spans else 0
+            spans.append((at, at + len(counted)))
+            following = np.append(ids[1:], -1)[counted]
+            kept.append(
+                (slot * length + counted, ids[counted], counted, start + counted, following)
+            )
+        places, ids, positions, where, following = map(np.concatenate, zip(*kept, strict=True))
+        return Job(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(mask),
+            torch.from_numpy(np.concatenate(first)),
+            Tokens(
+                places=torch.from_numpy(places),
+                ids=ids.astype(np.int64),
+                positions=positions,
+                numbers=numbers[where],
+                spans=tuple(spans),
+                slots=tuple(int(self._slots[row]) for row in rows),
+                keys=tuple(int(self._keys[row]) for row in rows),
+                next_ids=following.astype(np.int64),
+            ),
+            in_share,
+        )
+
+
+def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
+    """Plans the forwards.
+
+    Args:
+        windows: The text.
+        batch_size: Windows a forward.
+        share: 1 window in so many is in the share; None: 8, or 1 where there are fewer than 64.
+
+    Raises:
+        ValueError: A share or a batch size below 1, or no token but first positions and padding.
+    """
+    if share is not None and share < 1:
+        raise ValueError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
+    share = share or (1 if len(windows) < FEW else SHARE)
+    counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
+    counted[windows.bounds[:-1]] = False
+    if not counted.any():
+        raise ValueError("every window is one token long; expected texts of at least two tokens")
+    if (windows.ids[counted] == windows.pad_id).all() and windows.pad_id != windows.bos_id:
+        raise ValueError("the texts hold nothing but padding tokens; expected words")
+    keys = np.array([zlib.crc32(windows[row].tobytes()) for row in range(len(windows))])
+    sizes = np.add.reduceat(counted.astype(np.int64), windows.bounds[:-1])
+    chosen = (keys % share == 0) & (sizes > 0)
+    slots = np.where(chosen, np.cumsum(chosen) - 1, -1)
+    batches = []
+    for in_share in (True, False):
+        rows = np.flatnonzero(chosen == in_share)
+        lengths = np.diff(windows.bounds)[rows].tolist()
+        for batch in plan_batches(lengths, batch_size):
+            batches.append((tuple(int(rows[place]) for place in batch), in_share))
+    return Plan(windows, share, tuple(batches), counted, slots, keys)

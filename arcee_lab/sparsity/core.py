@@ -1,0 +1,116 @@
+"""The core, at every token: zeros, active neurons, firing rates, positions and token ids.
+
+Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these counts:
+
+    S_l = 1 - Σ_t Σ_i m / (N F)        m = 1 where a_i > 0; N tokens, F neurons
+    k_t = Σ_i m                        active neurons of a token
+    p_i = Σ_t m / N                    firing rate of a neuron
+
+Sources: Li et al., "The Lazy Neuron Phenomenon", arXiv:2210.06313 (S); Luo et al., "Sparsing Law",
+arXiv:2411.02335 (k by token id). All counts are int64; padding and first positions are in none but
+`fired_first`.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arcee_lab.sparsity import exact
+from arcee_lab.sparsity.analysis import Shape, State, Tokens
+from arcee_lab.sparsity.counting import extremes, firing
+
+KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
+KEPT_ROWS = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
+
+
+def new_state(shape: Shape, device: torch.device) -> State:
+    """The counts before any token."""
+    layers, kept = shape.layers, min(KEPT, shape.tokens)
+
+    def zeros(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.zeros(size, dtype=dtype, device=device)
+
+    return {
+        "fired": zeros(layers, shape.d_mlp),
+        "fired_first": zeros(layers, shape.d_mlp),
+        "active": zeros(layers, shape.d_mlp + 1),
+        "max_post": zeros(layers, dtype=torch.float32),
+        "overflow": zeros(layers),
+        "nan": zeros(layers),
+        "position_active": zeros(shape.longest, layers),
+        "position_tokens": zeros(shape.longest),
+        "id_active": zeros(shape.vocab, layers),
+        "id_tokens": zeros(shape.vocab),
+        "products": zeros(layers, layers),
+        "kept_active": zeros(kept, layers, dtype=torch.int32),
+        "kept_ids": zeros(kept, dtype=torch.int32),
+        "kept_positions": zeros(kept, dtype=torch.int32),
+        "tokens": zeros(1),
+        "first": zeros(1),
+    }
+
+
+def add_layer(
+    state: State,
+    layer: int,
+    post: Float[Tensor, "token d_mlp"],
+    first: Float[Tensor, "first d_mlp"],
+) -> Int[Tensor, " token"]:
+    """Adds one layer of one batch; gives how many neurons fire at each token.
+
+    Args:
+        state: The counts, changed in place.
+        layer: Which layer.
+        post: a at the tokens that count.
+        first: a at first positions.
+    """
+    active, fired = firing(post)
+    state["fired"][layer] += fired
+    state["fired_first"][layer] += firing(first)[1]
+    state["active"][layer].index_add_(0, active, torch.ones_like(active))
+    top, overflow, nan = extremes(post)
+    state["max_post"][layer].copy_(torch.maximum(state["max_post"][layer], top))
+    state["overflow"][layer] += overflow
+    state["nan"][layer] += nan
+    return active
+
+
+def add_batch(
+    state: State, tokens: Tokens, n_first: int, active: Int[Tensor, "token layer"]
+) -> None:
+    """Adds what all layers of one batch say together.
+
+    Args:
+        state: The counts, changed in place.
+        tokens: Which tokens they are.
+        n_first: First positions in the batch.
+        active: How many neurons fire at each.
+    """
+    device = active.device
+    ids, positions = exact.places(tokens.ids, device), exact.places(tokens.positions, device)
+    ones = torch.ones(len(tokens), dtype=torch.int64, device=device)
+    state["position_active"].index_add_(0, positions, active)
+    state["position_tokens"].index_add_(0, positions, ones)
+    state["id_active"].index_add_(0, ids, active)
+    state["id_tokens"].index_add_(0, ids, ones)
+    # Exact: a batch's sums of products of counts stay far below 2^53.
+    wide = active.double()
+    state["products"] += (wide.T @ wide).long()
+    state["tokens"] += len(tokens)
+    state["first"] += n_first
+    kept = np.flatnonzero(tokens.numbers < len(state["kept_ids"]))
+    if len(kept):
+        rows, to = exact.places(kept, device), exact.places(tokens.numbers[kept], device)
+        state["kept_active"][to] = active[rows].int()
+        state["kept_ids"][to] = ids[rows].int()
+        state["kept_positions"][to] = positions[rows].int()
+
+
+def finished(state: State) -> State:
+    """The state on the CPU, its kept rows cut to those that were filled."""
+    state = {name: tensor.cpu() for name, tensor in state.items()}
+    filled = min(int(state["tokens"][0]), KEPT)
+    for name in KEPT_ROWS:
+        state[name] = state[name][:filled].clone()
+    return state

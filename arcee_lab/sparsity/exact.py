@@ -1,0 +1,99 @@
+"""Means with intervals whose sums add up exactly, in any order and any grouping.
+
+Floating-point sums depend on their order, so two ranks would not give what one gives. Here every
+term is rounded to a multiple of 2^-32 (squares: 2^-20) and summed as int64: rounding happens once a
+term, and what is summed is exact.
+
+A mean is a ratio of sums over windows, R = Σ s_w / Σ n_w. Tokens of one window are alike, so its
+interval takes windows, not tokens, as the independent draws:
+
+    Var R ≈ W/(W-1) · Σ (s_w - R n_w)² / (Σ n_w)²
+
+Source: Cochran, "Sampling Techniques" (1977), section 6.3, the ratio estimator.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+TERMS, SQUARES = 2**32, 2**20
+_SUMS = {"s": TERMS, "n": TERMS, "ss": SQUARES, "sn": SQUARES, "nn": SQUARES}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Means with their intervals, over the windows of a share of the text.
+
+    Attributes:
+        value: The mean; NaN where nothing was counted.
+        half: Half of the 95 % interval; NaN where fewer than two windows were counted.
+        windows: How many windows were counted.
+    """
+
+    value: np.ndarray
+    half: np.ndarray
+    windows: np.ndarray
+
+
+def new(name: str, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+    """The sums of one mean, of a given shape, as part of a state.
+
+    Args:
+        name: Leads the names of the tensors.
+        shape: Of the mean; the first axis is the layer.
+        device: Where they lie.
+    """
+    names = [f"{name}_{part}" for part in (*_SUMS, "windows")]
+    return {name: torch.zeros(shape, dtype=torch.int64, device=device) for name in names}
+
+
+def add(
+    state: dict[str, Tensor],
+    name: str,
+    at: int | slice,
+    sums: Tensor,
+    counts: Tensor,
+) -> None:
+    """Adds windows.
+
+    Args:
+        state: Holds the sums.
+        name: As in `new`.
+        at: The layer.
+        sums: s_w, `[window, *shape]`. Below 2^30 over all windows.
+        counts: n_w, of the same shape; a window with 0 is not counted.
+    """
+    s, n = sums.double(), counts.double()
+    terms = {"s": s, "n": n, "ss": s * s, "sn": s * n, "nn": n * n}
+    for part, scale in _SUMS.items():
+        state[f"{name}_{part}"][at] += (terms[part] * scale).round().long().sum(0)
+    state[f"{name}_windows"][at] += (n > 0).sum(0)
+
+
+def mean(state: dict[str, Tensor], name: str) -> Mean:
+    """The means and their intervals."""
+    s, n, ss, sn, nn = (
+        state[f"{name}_{part}"].numpy().astype(np.float64) / scale for part, scale in _SUMS.items()
+    )
+    windows = state[f"{name}_windows"].numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = s / n
+        scatter = np.maximum(ss - 2 * value * sn + value * value * nn, 0)
+        variance = scatter / (n * n) * windows / (windows - 1)
+        half = np.where(windows > 1, 1.96 * np.sqrt(variance), np.nan)
+    return Mean(value, half, windows)
+
+
+def by_window(
+    x: Shaped[Tensor, "token ..."], spans: tuple[tuple[int, int], ...]
+) -> Float[Tensor, "window ..."]:
+    """Sums over the tokens of each window, in double precision."""
+    return torch.stack([x[start:stop].double().sum(0) for start, stop in spans])
+
+
+def places(values: list[int] | np.ndarray, device: torch.device) -> Int[Tensor, " n"]:
+    """Indices that the host knows, on the device, without waiting for it."""
+    return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)

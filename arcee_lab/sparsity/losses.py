@@ -1,0 +1,148 @@
+"""Row 14, second half: active neurons against the loss at the same token.
+
+Tokens are put in bins of half a nat by their loss, that of predicting the next token from this
+one; each bin has Σk and its number of tokens. The correlation is Pearson's.
+
+Source: Luo et al., "Sparsing Law", arXiv:2411.02335 (activation by token).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from arcee_lab.sparsity.analysis import Analysis, Result, Shape, State
+from arcee_lab.sparsity.exact import SQUARES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arcee_lab.sparsity.report import SparsityReport
+    from arcee_lab.views.figure import Figure
+
+BINS, WIDTH = 40, 0.5  # nats; the last bin holds all larger losses
+
+
+@dataclass(frozen=True, repr=False)
+class Surprise(Result):
+    """Active neurons by the loss.
+
+    Attributes:
+        active: Mean k by bin, `[bin, layer]`; NaN where a bin is empty.
+        tokens: Tokens in each bin.
+        correlation: Pearson's, by layer.
+        d_mlp: Neurons a layer.
+    """
+
+    active: np.ndarray
+    tokens: np.ndarray
+    correlation: np.ndarray
+    d_mlp: int
+
+    @property
+    def headline(self) -> str:
+        low, high = np.nanmin(self.correlation), np.nanmax(self.correlation)
+        return (
+            f"N = {int(self.tokens.sum()):,} tokens with a next one: active neurons and loss "
+            f"correlate {low:+.2f} to {high:+.2f}, by layer"
+        )
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a layer and bin that holds a token: loss (its lower end), active, n."""
+        import pandas as pd
+
+        filled = np.flatnonzero(self.tokens)
+        layers = self.active.shape[1]
+        return pd.DataFrame(
+            {
+                "layer": np.tile(np.arange(layers), len(filled)),
+                "loss": np.repeat(filled * WIDTH, layers),
+                "active": self.active[filled].ravel(),
+                "n_tokens": np.repeat(self.tokens[filled], layers),
+                "correlation": np.tile(self.correlation, len(filled)),
+            }
+        )
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """Active neurons against the loss; bins with fewer than ten tokens are left out."""
+        from arcee_lab.views.curves import Line, lines
+
+        shown = np.flatnonzero(self.tokens >= 10)
+        middles = (shown + 0.5) * WIDTH
+        return lines(
+            [
+                Line(f"layer {layer}", middles, self.active[shown, layer] / self.d_mlp)
+                for layer in range(self.active.shape[1])
+            ],
+            x="loss of the next token, nats",
+            y="share of neurons that fire",
+            title="Do hard tokens use more neurons?",
+            dark=dark,
+        )
+
+
+class Losses(Analysis):
+    """Adds up active neurons by the loss of their token."""
+
+    name: ClassVar[str] = "losses"
+    title: ClassVar[str] = "Active neurons and the loss"
+    reading: ClassVar[str] = (
+        "A rising line says that a layer uses more neurons where the next word is hard to tell. "
+        "ReLU² lets the number of neurons differ from token to token; a fixed top-k hides this."
+    )
+
+    def init(self, shape: Shape, device: torch.device) -> State:
+        def zeros(*size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=torch.int64, device=device)
+
+        return {
+            "active": zeros(BINS, shape.layers),
+            "tokens": zeros(BINS),
+            # Σk, Σk², Σ k·loss by layer; Σloss and Σloss² alone
+            "k": zeros(shape.layers),
+            "kk": zeros(shape.layers),
+            "k_loss": zeros(shape.layers),
+            "loss": zeros(1),
+            "loss_loss": zeros(1),
+        }
+
+    def batch(self, state: State, tokens, active, losses) -> None:
+        if losses is None:
+            return
+        there = ~losses.isnan()
+        loss = torch.where(there, losses, 0.0).double()
+        k = active * there[:, None]
+        bins = (loss / WIDTH).long().clamp(0, BINS - 1)
+        state["active"].index_add_(0, bins, k)
+        state["tokens"].index_add_(0, bins, there.long())
+        # Each term is rounded before it is summed, so that the sums are exact.
+        rounded = (loss * SQUARES).round().long()
+        state["k"] += k.sum(0)
+        state["kk"] += (k * k).sum(0)
+        state["k_loss"] += (k * rounded[:, None]).sum(0)
+        state["loss"] += rounded.sum()
+        state["loss_loss"] += (loss * loss * SQUARES).round().long().sum()
+
+    def result(self, state: State, report: "SparsityReport") -> Surprise:
+        n = state["tokens"].sum().item()
+        if not n:
+            raise ValueError(
+                "no losses were measured: the model has no language-model head of arcee_lab; load "
+                "it with head='causal', or leave 'losses' out"
+            )
+        sums = {name: state[name].numpy().astype(np.float64) for name in ("k", "kk")}
+        scaled = {
+            name: state[name].numpy().astype(np.float64) / SQUARES
+            for name in ("k_loss", "loss", "loss_loss")
+        }
+        both = scaled["k_loss"] / n - sums["k"] / n * scaled["loss"] / n
+        spread_k = sums["kk"] / n - (sums["k"] / n) ** 2
+        spread = scaled["loss_loss"] / n - (scaled["loss"] / n) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Surprise(
+                state["active"].numpy() / state["tokens"].numpy()[:, None],
+                state["tokens"].numpy(),
+                both / np.sqrt(spread_k * spread),
+                report.rates.shape[1],
+            )

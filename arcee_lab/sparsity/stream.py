@@ -1,0 +1,299 @@
+"""The pass: every window through the backbone once, every layer shown to every analysis.
+
+Only integers are summed, so batches may be dealt out to ranks and a run may be cut in two: the
+numbers stay the same to the last bit, as long as each forward computes the same.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from arcee_lab import storage
+from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.ranks import Ranks
+from arcee_lab.sparsity import core, exact
+from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, combine
+from arcee_lab.sparsity.batches import Job, Plan
+from arcee_lab.sparsity.mlps import Mlp
+from arcee_lab.temporary import without_compiled_code
+
+CORE = "core"
+_LOSSES_AT_ONCE = 256  # tokens whose logits exist together
+_SAVE_EVERY = 60.0  # seconds between two saved states
+
+
+@dataclass(eq=False)
+class Pass:
+    """One pass over a text.
+
+    Attributes:
+        model: The model, outside of any compile wrapper.
+        mlps: Its MLPs.
+        plan: The forwards.
+        shape: What fixes the shapes of the states.
+        analyses: By name; the core is always there beside them.
+        norms: ‖w_i‖ of every neuron, on the model's device.
+        states: What has been counted, by analysis.
+        costs: Seconds that the host spent on each analysis, and on the whole in "pass".
+    """
+
+    model: Any
+    mlps: Sequence[Mlp]
+    plan: Plan
+    shape: Shape
+    analyses: dict[str, Analysis]
+    norms: Float[Tensor, "layer d_mlp"]
+    states: dict[str, State] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = new_states(self.shape, self.analyses, self.model.device)
+        self.costs = dict.fromkeys(("pass", CORE, *self.analyses), 0.0)
+
+    def run(
+        self, here: Ranks, *, resume: Path | None = None, progress: bool = False
+    ) -> dict[str, State]:
+        """Runs this rank's forwards and puts the states of all ranks together.
+
+        Args:
+            here: This process among those of the job.
+            resume: File that the state is saved to now and then and continued from; it is removed
+                at the end.
+            progress: Whether to show a bar with tokens/s on stderr.
+
+        Returns:
+            The states of the whole text, on the CPU, on every rank.
+
+        Raises:
+            ValueError: NaN activations, or a resume file of another run.
+        """
+        mine = list(here.share(range(len(self.plan.batches))))
+        done = 0 if resume is None else self._continue(resume, here)
+        sizes = [sum(len(self.plan.windows[row]) for row in self.plan.batches[i][0]) for i in mine]
+        bar = tqdm(
+            total=sum(sizes),
+            initial=sum(sizes[:done]),
+            unit="tok",
+            unit_scale=True,
+            disable=not (progress and here.first),
+        )
+        began = saved = time.perf_counter()
+        with torch.no_grad(), without_compiled_code(), bar:
+            for job in self.plan.jobs(mine[done:]):
+                self._forward(job)
+                bar.update(sizes[done])
+                done += 1
+                now = time.perf_counter()
+                if resume is not None and now - saved >= _SAVE_EVERY:
+                    self._refuse_nan()
+                    self._save(resume, done, here)
+                    saved = now
+        self._refuse_nan()
+        self.costs["pass"] += time.perf_counter() - began
+        states = self._gathered(here)
+        if resume is not None:
+            here.barrier()
+            resume.unlink(missing_ok=True)
+        return states
+
+    # ------------------------------------------------------------------ one forward
+
+    def _forward(self, job: Job) -> None:
+        device = self.model.device
+        shown = self.analyses if job.in_share else {}
+        places: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        active: list[Tensor] = []
+        inputs: list[Tensor] = []
+
+        def rows(x: Tensor, which: int) -> Tensor:
+            # The layers of one model may lie on several devices.
+            if x.device not in places:
+                both = (job.tokens.places, job.first)
+                places[x.device] = tuple(  # type: ignore[assignment]
+                    place.to(x.device, non_blocking=True) for place in both
+                )
+            return x.reshape(-1, x.shape[-1]).index_select(0, places[x.device][which])
+
+        def saw_input(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
+            inputs.append(rows(args[0], 0).to(device))
+
+        def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
+            post = rows(args[0], 0).to(device)
+            first = rows(args[0], 1).to(device)
+            with self._timed(CORE):
+                active.append(core.add_layer(self.states[CORE], mlp.layer, post, first))
+            if not shown:
+                return
+            seen = Seen(
+                layer=mlp.layer,
+                mlp=mlp,
+                post=post,
+                active=active[-1],
+                x=inputs[-1],
+                y=rows(out, 0).to(device),
+                before=inputs[-2] if len(inputs) > 1 else None,
+                norms=self.norms[mlp.layer],
+                tokens=job.tokens,
+            )
+            for name, analysis in shown.items():
+                with self._timed(name):
+                    analysis.layer(self.states[name], seen)
+
+        with ExitStack() as undo:
+            for mlp in self.mlps:
+                if shown:
+                    undo.callback(mlp.up.register_forward_hook(_bound(saw_input, mlp)).remove)
+                undo.callback(mlp.down.register_forward_hook(_bound(saw_output, mlp)).remove)
+            # The backbone alone: the head's logits are the largest tensor and seldom needed.
+            output = self.model.base_model(
+                input_ids=job.input_ids.to(device),
+                attention_mask=job.attention_mask.to(device),
+                use_cache=False,
+            )
+        assert len(active) == len(self.mlps), "an MLP did not run, or ran twice"
+        together = torch.stack(active, 1)
+        with self._timed(CORE):
+            core.add_batch(self.states[CORE], job.tokens, len(job.first), together)
+        losses = None
+        for name, analysis in shown.items():
+            with self._timed(name):
+                if name == "losses":
+                    losses = self._losses(output[0], job.tokens)
+                analysis.batch(self.states[name], job.tokens, together, losses)
+
+    def _losses(self, hidden: Tensor, tokens: Tokens) -> Float[Tensor, " token"] | None:
+        if not isinstance(self.model, ArceeForCausalLM):
+            return None
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        next_ids = exact.places(tokens.next_ids, hidden.device)
+        losses = []
+        for places, ids in zip(
+            tokens.places.to(hidden.device).split(_LOSSES_AT_ONCE),
+            next_ids.split(_LOSSES_AT_ONCE),
+            strict=True,
+        ):
+            logits = self.model.lm_head(hidden.index_select(0, places)).float()
+            loss = F.cross_entropy(logits, ids.clamp(min=0), reduction="none")
+            losses.append(torch.where(ids < 0, torch.nan, loss))
+        return torch.cat(losses).to(self.model.device)
+
+    def _timed(self, name: str) -> "_Clock":
+        return _Clock(self.costs, name)
+
+    # ------------------------------------------------------------------ all of it
+
+    def _refuse_nan(self) -> None:
+        for layer, nan in enumerate(self.states[CORE]["nan"].tolist()):
+            if nan:
+                raise ValueError(
+                    f"the activations of {self.mlps[layer].name} hold NaN, so nothing counted "
+                    "above it is true; load the model in float32, or check its weights"
+                )
+
+    def _gathered(self, here: Ranks) -> dict[str, State]:
+        flat = {
+            f"{name}/{key}": x for name, state in self.states.items() for key, x in state.items()
+        }
+        flat |= {f"seconds/{name}": torch.tensor(cost) for name, cost in self.costs.items()}
+        parts = [_nested(part) for part in here.gather(flat)]
+        seconds = [part.pop("seconds") for part in parts]
+        # Ranks work side by side: the pass took as long as the slowest, an analysis all of theirs.
+        for name in self.costs:
+            spent = [float(each[name]) for each in seconds]
+            self.costs[name] = max(spent) if name == "pass" else sum(spent)
+        states = {name: combine([part[name] for part in parts]) for name in self.states}
+        states[CORE] = core.finished(states[CORE])
+        return states | {
+            name: analysis.finished(states[name]) for name, analysis in self.analyses.items()
+        }
+
+    def _identity(self, here: Ranks) -> dict[str, Any]:
+        windows = self.plan.windows
+        return {
+            "model": self.model.name_or_path or type(self.model).__name__,
+            "dtype": str(self.model.dtype),
+            "tokens": windows.n_tokens,
+            "ids": int(windows.ids.astype("int64").sum()),
+            "batches": len(self.plan.batches),
+            "share": self.plan.share,
+            "analyses": list(self.analyses),
+            "rank": here.rank,
+            "processes": here.size,
+        }
+
+    def _save(self, path: Path, done: int, here: Ranks) -> None:
+        flat = {
+            f"{name}/{key}": x for name, state in self.states.items() for key, x in state.items()
+        }
+        about = {"done": done, "costs": self.costs, **self._identity(here)}
+        tensors = {name: x.detach().cpu().contiguous() for name, x in flat.items()}
+        storage.write_atomic(path, safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+
+    def _continue(self, path: Path, here: Ranks) -> int:
+        """Takes up a saved state; gives how many of this rank's batches are in it."""
+        if not path.is_file():
+            return 0
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+            saved = _nested(safetensors.torch.load_file(path))
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path} is damaged; remove it and the run starts anew") from error
+        wanted = self._identity(here)
+        other = [name for name, value in wanted.items() if about.get(name) != value]
+        if other:
+            name = other[0]
+            raise ValueError(
+                f"{path} was saved by another run: its {name} is {about.get(name)!r}, not "
+                f"{wanted[name]!r}. Start it as before, or remove the file and start anew"
+            )
+        for name, state in self.states.items():
+            for key, tensor in state.items():
+                tensor.copy_(saved[name][key])
+        self.costs.update(about["costs"])
+        return int(about["done"])
+
+
+def new_states(
+    shape: Shape, analyses: dict[str, Analysis], device: torch.device
+) -> dict[str, State]:
+    """The states before any token; on torch's meta device they tell their size and take none."""
+    states = {CORE: core.new_state(shape, device)}
+    return states | {name: analysis.init(shape, device) for name, analysis in analyses.items()}
+
+
+class _Clock:
+    """Adds the time that a block took to a table. Work that a GPU still has to do is not in it."""
+
+    def __init__(self, costs: dict[str, float], name: str):
+        self._costs, self._name = costs, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._costs[self._name] += time.perf_counter() - self._began
+
+
+def _bound(saw: Callable[..., None], mlp: Mlp) -> Callable[..., None]:
+    return lambda module, args, out: saw(mlp, module, args, out)
+
+
+def _nested(flat: dict[str, Tensor]) -> dict[str, State]:
+    nested: dict[str, State] = {}
+    for path, tensor in flat.items():
+        name, key = path.split("/", 1)
+        nested.setdefault(name, {})[key] = tensor
+    return nested

@@ -1,0 +1,282 @@
+"""Rows 5 and 6: how many neurons several tokens use together.
+
+    U_t = |∪ M_s over the first t tokens of a window| / F     (1 - U_t is the aggregated sparsity)
+    U_B = |∪ M_s over B tokens of different windows| / F       what a batch of B sequences touches
+
+beside two baselines: if tokens drew their neurons alike and apart, 1 - S^B; and if each neuron
+kept its own rate, 1 - Σ_i (1 - p_i)^B / F. A curve below the second one says that neighbours
+share neurons.
+
+Sources: Mirzadeh et al., "ReLU Strikes Back", arXiv:2310.04564 (aggregated sparsity along a text);
+Wild and Anderson, arXiv:2407.07848 (token, sequence, batch); "Polar Sparsity", arXiv:2505.14884
+(union over a batch).
+
+For U_B one token of each window of the share is kept as bits, the middle one of those that count:
+the first 256 windows, whatever batches they were computed in.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from arcee_lab.sparsity import exact
+from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.exact import Mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arcee_lab.sparsity.report import SparsityReport
+    from arcee_lab.views.figure import Figure
+
+WINDOWS = 256  # of which one token is kept as bits
+
+
+@dataclass(frozen=True, repr=False)
+class Usage(Result):
+    """Neurons used together, as shares of a layer.
+
+    Attributes:
+        lengths: t, the numbers of tokens within a window.
+        within: U_t, `[length, layer]`.
+        sequence: U over whole windows, `[layer]`.
+        sizes: B, the numbers of tokens of different windows.
+        across: U_B, `[size, layer]`; the interval is over groups.
+        rates: p_i, for the baselines.
+        masks: The kept tokens, `[window, layer, byte]`, neurons packed eight a byte.
+        keys: Of each kept token, a checksum of its window's token ids.
+    """
+
+    lengths: np.ndarray
+    within: Mean
+    sequence: Mean
+    sizes: np.ndarray
+    across: Mean
+    rates: np.ndarray
+    masks: np.ndarray
+    keys: np.ndarray
+
+    def alike(self, tokens: np.ndarray) -> np.ndarray:
+        """Baseline 1 - S^B, `[size, layer]`."""
+        zeros = 1 - self.rates.mean(1)
+        return 1 - zeros[None] ** tokens[:, None]
+
+    def own_rates(self, tokens: np.ndarray) -> np.ndarray:
+        """Baseline 1 - Σ (1 - p_i)^B / F, `[size, layer]`."""
+        return np.stack([1 - ((1 - self.rates) ** int(size)).mean(1) for size in tokens])
+
+    @property
+    def headline(self) -> str:
+        token, window = self.rates.mean(), self.sequence.value.mean()
+        return (
+            f"{int(self.sequence.windows.max()):,} windows: a token uses {token:.1%} of the "
+            f"neurons, a window {window:.1%}"
+        )
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a layer, kind (within, sequence, across) and number of tokens."""
+        import pandas as pd
+
+        parts = []
+        kinds = (("within", self.lengths, self.within), ("across", self.sizes, self.across))
+        for kind, tokens, found in kinds:
+            alike, own = self.alike(tokens), self.own_rates(tokens)
+            for place, size in enumerate(tokens):
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "kind": kind,
+                            "tokens": int(size),
+                            "layer": range(found.value.shape[1]),
+                            "union": found.value[place],
+                            "half": found.half[place],
+                            "if_alike": alike[place],
+                            "if_own_rates": own[place],
+                            "n": found.windows[place],
+                        }
+                    )
+                )
+        whole = self.sequence
+        parts.append(
+            pd.DataFrame(
+                {
+                    "kind": "sequence",
+                    "layer": range(len(whole.value)),
+                    "union": whole.value,
+                    "half": whole.half,
+                    "n": whole.windows,
+                }
+            )
+        )
+        return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """Mean over layers: within a window and across windows, with both baselines."""
+        from arcee_lab.views.curves import Line, lines
+
+        curves = []
+        kinds = (
+            ("first tokens of a window", self.lengths, self.within),
+            ("tokens of different windows", self.sizes, self.across),
+        )
+        for name, tokens, found in kinds:
+            seen = found.windows.all(1)
+            if seen.any():
+                # Layers move together, so the interval of their mean is the mean of the halves.
+                curves.append(
+                    Line(name, tokens[seen], found.value[seen].mean(1), found.half[seen].mean(1))
+                )
+        longest = max((kind[1] for kind in kinds), key=len)
+        curves += [
+            Line(
+                "if neurons kept their rates",
+                longest,
+                self.own_rates(longest).mean(1),
+                None,
+                True,
+                0,
+            ),
+            Line("if tokens were alike: 1 - Sᴮ", longest, self.alike(longest).mean(1), None, True),
+        ]
+        return lines(
+            curves,
+            x="tokens together",
+            y="share of neurons used",
+            title="What several tokens use together, mean over layers",
+            log_x=True,
+            dark=dark,
+        )
+
+
+class Unions(Analysis):
+    """Follows unions along each window, and keeps one token of each as bits."""
+
+    name: ClassVar[str] = "unions"
+    title: ClassVar[str] = "Neurons used by several tokens together"
+    reading: ClassVar[str] = (
+        "Far below the dashed lines, tokens share their neurons, and a batch or a draft of several "
+        "tokens still skips most rows. Exact zeros make the union a plain set: nothing is close "
+        "to zero and used after all."
+    )
+    kept: ClassVar[dict[str, int]] = {"kept_masks": WINDOWS, "kept_keys": WINDOWS}
+
+    def init(self, shape: Shape, device: torch.device) -> State:
+        lengths = _powers(shape.longest)
+        packed = -(-shape.d_mlp // 8)
+        return {
+            **exact.new("within", (shape.layers, len(lengths)), device),
+            **exact.new("sequence", (shape.layers,), device),
+            "kept_masks": torch.zeros(
+                WINDOWS, shape.layers, packed, dtype=torch.uint8, device=device
+            ),
+            "kept_keys": torch.zeros(WINDOWS, dtype=torch.int64, device=device),
+            "d_mlp": torch.zeros(1, dtype=torch.int64, device=device),
+        }
+
+    def layer(self, state: State, seen: Seen) -> None:
+        fires = seen.post != 0
+        d_mlp = fires.shape[1]
+        sizes = state["within_s"].shape[1]
+        unions, there, whole, keep, slots = [], [], [], [], []
+        for (start, stop), slot in zip(seen.tokens.spans, seen.tokens.slots, strict=True):
+            counted = stop - start
+            so_far = torch.zeros(d_mlp, dtype=torch.bool, device=fires.device)
+            shares = []
+            for power in range(sizes):
+                if 2**power <= counted:
+                    part = fires[start + (2**power // 2 if power else 0) : start + 2**power]
+                    so_far = so_far | _any(part)
+                    shares.append(so_far.sum())
+                else:
+                    shares.append(torch.zeros((), dtype=torch.int64, device=fires.device))
+            unions.append(torch.stack(shares))
+            there.append([float(2**power <= counted) for power in range(sizes)])
+            whole.append((so_far | _any(fires[start:stop])).sum())
+            if slot < WINDOWS:
+                keep.append(start + counted // 2)
+                slots.append(slot)
+        there = torch.tensor(there).to(fires.device, non_blocking=True)
+        exact.add(state, "within", seen.layer, torch.stack(unions) / d_mlp, there)
+        shares = torch.stack(whole) / d_mlp
+        exact.add(state, "sequence", seen.layer, shares, torch.ones_like(shares))
+        if keep:
+            to = exact.places(slots, fires.device)
+            masks = fires.index_select(0, exact.places(keep, fires.device))
+            state["kept_masks"][to, seen.layer] = pack(masks)
+
+    def batch(self, state: State, tokens, active, losses) -> None:
+        kept = [(slot, key) for slot, key in zip(tokens.slots, tokens.keys, strict=True)]
+        kept = [pair for pair in kept if pair[0] < WINDOWS]
+        if kept:
+            device = state["kept_keys"].device
+            slots, keys = zip(*kept, strict=True)
+            # 0 means an empty place, so a checksum of 0 is told as 1.
+            state["kept_keys"][exact.places(list(slots), device)] = exact.places(
+                [max(key, 1) for key in keys], device
+            )
+
+    def finished(self, state: State) -> State:
+        filled = int((state["kept_keys"] != 0).sum())
+        return state | {name: state[name][:filled].clone() for name in self.kept}
+
+    def result(self, state: State, report: "SparsityReport") -> Usage:
+        d_mlp = report.rates.shape[1]
+        masks = state["kept_masks"].numpy()
+        within = exact.mean(state, "within")
+        sizes = _powers(len(masks))
+        return Usage(
+            lengths=_powers(2 ** (within.value.shape[1] - 1)),
+            within=Mean(within.value.T, within.half.T, within.windows.T),
+            sequence=exact.mean(state, "sequence"),
+            sizes=sizes,
+            across=_across(masks, sizes, d_mlp),
+            rates=report.rates.numpy(),
+            masks=masks,
+            keys=state["kept_keys"].numpy(),
+        )
+
+
+def pack(masks: Tensor) -> Int[Tensor, "*any byte"]:
+    """Booleans, eight a byte, the first in the highest bit, as NumPy's packbits has it."""
+    missing = -masks.shape[-1] % 8
+    padded = torch.nn.functional.pad(masks.to(torch.uint8), (0, missing))
+    bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    bits = bits.to(masks.device, non_blocking=True)
+    return (padded.unflatten(-1, (-1, 8)) * bits).sum(-1, dtype=torch.uint8)
+
+
+def unpack(masks: np.ndarray, d_mlp: int) -> np.ndarray:
+    """What `pack` packed, as booleans."""
+    return np.unpackbits(masks, axis=-1, count=d_mlp).astype(bool)
+
+
+def _any(fires: Tensor) -> Tensor:
+    # The largest of bytes is several times faster than any() of booleans.
+    if not len(fires):
+        return torch.zeros(fires.shape[1], dtype=torch.bool, device=fires.device)
+    return fires.view(torch.uint8).amax(0).bool()
+
+
+def _powers(most: int) -> np.ndarray:
+    return 2 ** np.arange(max(most, 1).bit_length()) if most else np.zeros(0, np.int64)
+
+
+def _across(masks: np.ndarray, sizes: np.ndarray, d_mlp: int) -> Mean:
+    """Unions of groups of kept tokens, each in one group."""
+    layers = masks.shape[1]
+    value, half = np.full((2, len(sizes), layers), np.nan)
+    windows = np.zeros((len(sizes), layers), np.int64)
+    for layer in range(layers):
+        fires = unpack(masks[:, layer], d_mlp)
+        for place, size in enumerate(sizes):
+            groups = len(fires) // int(size)
+            union = fires[: groups * size].reshape(groups, int(size), d_mlp).any(1).mean(1)
+            value[place, layer] = union.mean()
+            windows[place, layer] = groups
+            if groups > 1:
+                half[place, layer] = 1.96 * union.std(ddof=1) / np.sqrt(groups)
+    return Mean(value, half, windows)

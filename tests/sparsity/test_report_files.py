@@ -1,0 +1,102 @@
+"""A report on disk and on a page: what is written, what comes back, what the page shows."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from dense import Letters, activations, pair
+
+
+def test_passage_shows_what_the_reference_computes():
+    from arcee_lab.sparsity import measure, read_passage
+
+    ours, reference = pair(layers=3, d_mlp=40)
+    report = measure(ours, Letters(), ["abcdefghabcdefgh" * 3])
+    text = "abcdefghgfedcba"
+    passage = read_passage(ours, Letters(), text, report, per_layer=3)
+    assert "".join(passage.tokens) == ">" + text
+    post = torch.from_numpy(activations(reference, Letters()(text)["input_ids"]))
+    assert torch.equal(passage.active, (post > 0).sum(-1))
+    assert torch.allclose(passage.values, post[passage.layers, :, passage.neurons].float())
+    for layer, neuron, rate in zip(passage.layers, passage.neurons, passage.rates, strict=True):
+        assert rate == report.rates[layer, neuron] <= 0.25
+        assert (post[layer, :, neuron] > 0).double().mean() <= 0.25
+    assert max(passage.layers.count(layer) for layer in range(3)) <= 3
+    assert [*passage.layers] == sorted(passage.layers)
+
+
+def test_a_deep_model_still_fits_one_page(tmp_path):
+    from arcee_lab.sparsity import measure, read_passage
+    from arcee_lab.sparsity.page import save_page
+    from arcee_lab.texts import cut
+
+    ours, _ = pair(layers=36, d_mlp=40)
+    windows = cut(Letters(), ["abcdefghgfedcba" * 4, "hhgg" * 9], context=64)
+    report = measure(ours, Letters(), windows)
+    passage = read_passage(ours, Letters(), "abcdefghgfedcba" * 4, report)
+    assert max(passage.layers.count(layer) for layer in range(36)) == 1
+    save_page(tmp_path, report, ours, Letters(), windows)
+    assert (tmp_path / "report.html").stat().st_size < 3 * 2**20
+
+
+def test_passage_of_one_token_and_of_too_many():
+    from arcee_lab.sparsity import measure, read_passage
+
+    ours, _ = pair()
+    report = measure(ours, Letters(), ["abcdef"])
+    with pytest.raises(ValueError, match="expected at least 2"):
+        read_passage(ours, Letters(), "", report)
+    assert len(read_passage(ours, Letters(), "abc" * 17, report).tokens) == 48
+
+
+def test_save_writes_what_the_frames_hold(tmp_path):
+    from arcee_lab.sparsity import measure
+
+    report = measure(pair()[0], Letters(), ["abcdef" * 4, "hgf"])
+    files = report.save(tmp_path)
+    assert sorted(path.name for path in files) == sorted(entry.name for entry in tmp_path.iterdir())
+    neurons = pd.read_parquet(tmp_path / "neurons.parquet")
+    pd.testing.assert_frame_equal(neurons, report.frame("neurons"))
+    layers = json.loads((tmp_path / "layers.json").read_text())
+    assert [row["zeros"] for row in layers] == report.zeros.tolist()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["tokens"] == report.n_tokens == 27
+    assert summary["exact zeros"] == pytest.approx(float(report.zeros.mean()))
+    for name in ("sparsity.png", "rates.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_is_whole_escaped_and_small(tmp_path):
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.page import save_page
+    from arcee_lab.texts import cut
+
+    class Evil(Letters):
+        def decode(self, ids):
+            return "<script>alert(1)</script>"
+
+    ours, _ = pair()
+    ours.name_or_path = '"><img src=x onerror=alert(1)>'
+    windows = cut(Evil(), ["abcdefgh" * 3, "gf"], context=32)
+    report = measure(ours, Evil(), windows)
+    save_page(tmp_path, report, ours, Evil(), windows)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    assert "&lt;script&gt;" in html
+    assert f"N = {report.n_tokens:,} tokens" in html
+    assert "http://" not in html
+    assert "https://" not in html
+    assert len(html) < 3 * 2**20
+
+
+def test_repr_html_shows_n_and_every_layer():
+    from arcee_lab.sparsity import measure
+
+    report = measure(pair(layers=3)[0], Letters(), ["abcdef" * 4])
+    html = report._repr_html_()
+    assert "<script" not in html
+    assert f"N = {report.n_tokens} tokens" in html
+    assert html.count("<tr>") >= 3 + 1
+    assert len(html) < 60 * 1024
