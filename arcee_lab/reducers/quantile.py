@@ -88,8 +88,8 @@ class Quantile(Reducer):
 
     Attributes:
         error: Largest relative error of a quantile between 2^low and 2^high in magnitude.
-        by: "site": of all units together. "unit": of each, which takes `16 · (high - low) / error`
-            bytes a unit, or a little less.
+        by: "site": of all units together. "unit": of each, which takes about
+            `5.5 · (high - low) / error` bytes a unit.
         low: Octave below which a magnitude is taken for 0.
         high: Octave beyond which magnitudes are not told apart.
 

@@ -154,7 +154,8 @@ def reducer_of(settings: object, classes: Mapping[str, type[Reducer]]) -> Reduce
     try:
         return classes[kind](**values)
     except TypeError as error:
-        raise ValueError(f"{kind} does not take these settings: {error}") from None
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{kind} does not take these settings: {said}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -223,9 +223,18 @@ class Statistics(Mapping[str, Any]):
 
         Args:
             which: Of several reducers at a site, the number of the one meant.
+
+        Raises:
+            ValueError: If the sites have reducers of different kinds.
         """
         import pandas as pd
 
+        kinds = {type(self.reducers(site)[which]).__name__ for site in self}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"The sites have reducers of different kinds ({', '.join(sorted(kinds))}), which "
+                "make no one table. Take stats[site].frame()."
+            )
         tables = []
         for site, found in self.items():
             result = found[which] if isinstance(found, tuple) else found
