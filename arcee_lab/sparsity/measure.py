@@ -48,7 +48,8 @@ def measure(
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.texts.cut` made of them.
         analyses: What to measure beside the core: names of `arcee_lab.sparsity.registry`, or
-            "core" (nothing beside it), "all" (all that the pass can do), "further".
+            "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
+            truncation curves, on samples of their own; the first rank alone does them).
         share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
             its tokens; 1 shows them all. By default 8, or 1 where there are fewer than 64 windows.
         batch_size: Windows a forward.
@@ -106,7 +107,7 @@ def measure(
     results = {
         name: registry.further(name)(inner, tokenizer, windows, batch_size=batch_size)
         for name in names
-        if name in registry.FURTHER
+        if name in registry.FURTHER and here.first
     }
     return replace(report, further=results)
 

@@ -56,6 +56,21 @@ _READINGS = {
         "Dense bytes over bytes read, for one token or several sequences at once. The lower "
         "line loses nothing, because relu(u)² of 0 adds exactly 0; the upper one needs an oracle.",
     ),
+    "cett": (
+        "Sparsity beyond exact zeros",
+        "How many neurons each layer can lose for a stated error of its output. Without a gate the "
+        "cut is one threshold a neuron.",
+    ),
+    "cett_ppl": (
+        "What the cut does to the loss",
+        "The largest common error at which perplexity stays within the stated bound. ReLU² makes "
+        "the neurons that go first very small.",
+    ),
+    "truncation": (
+        "How much can be dropped",
+        "A curve stays flat as long as what is dropped does not matter; the critical point is "
+        "where it leaves the flat part. At the right end nothing is dropped.",
+    ),
     "domains": (
         "The same model on several texts",
         "Lines that part say that a kind of text needs more neurons in those layers. The files "

@@ -19,7 +19,11 @@ STREAMED = {
     "blocks": "arcee_lab.sparsity.blocks:Blocks",
 }
 # With forwards of their own, after the pass: name -> module and function; see `analysis`.
-FURTHER: dict[str, str] = {}
+FURTHER: dict[str, str] = {
+    "cett": "arcee_lab.sparsity.cett:cett",
+    "cett_ppl": "arcee_lab.sparsity.cett_ppl:cett_ppl",
+    "truncation": "arcee_lab.sparsity.truncation:truncation",
+}
 # Takes long to prepare, so only when it is named.
 _PREPARED = {"low_rank"}
 GROUPS = {
