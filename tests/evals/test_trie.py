@@ -1,0 +1,80 @@
+"""Rows of several sequences: the tree reads exactly what each sequence would read alone."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcee_lab.evals.changing import Changes
+from arcee_lab.evals.packed import Scorer
+from arcee_lab.evals.prefix import by_prefix
+from arcee_lab.evals.trie import Wanted, common_length, rows_of
+
+SEQUENCES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=7), min_size=1, max_size=6)
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_common_length(one, other):
+    slow = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    assert common_length(one, other) == (min(len(one), len(other)) if slow is None else slow)
+
+
+@given(SEQUENCES, st.integers(4, 20))
+def test_each_node_reads_its_own_document(sequences, longest):
+    asked = [Wanted(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
+    rows = rows_of(asked, longest=longest)
+    seen = []
+    for row in rows:
+        for read in row.reads:
+            seen.append(read.number)
+            last = read.nodes[-1]
+            before = [j for j in range(last + 1) if last < row.ends[j]]
+            assert before == list(read.nodes)
+            assert [row.tokens[node] for node in before] == sequences[read.number]
+            assert [row.depths[node] for node in before] == list(range(len(before)))
+        assert len(row) <= max(longest, *(len(sequences[read.number]) for read in row.reads))
+    assert sorted(seen) == list(range(len(sequences)))
+
+
+def test_equal_sequences_share_a_row_even_where_nothing_may_branch():
+    asked = [Wanted(0, [1, 5], 1, [2]), Wanted(1, [1, 5], 1, [3]), Wanted(2, [1, 6], 1, [3])]
+    rows = rows_of(asked, branch=False, longest=64)
+    assert [(row.tokens, len(row.reads)) for row in rows] == [([1, 5], 2), ([1, 6], 1)]
+
+
+def test_the_stem_neither_branches_nor_answers():
+    long = [Wanted(0, [1, 2, 3, 4, 5], 3, [4, 5]), Wanted(1, [1, 2, 3, 9, 5], 3, [9, 5])]
+    assert rows_of(long, longest=64)[0].stem == 3
+    early = [Wanted(0, [1, 2, 3, 4, 5], 1, [2, 3, 4, 5])]
+    assert rows_of(early, longest=64)[0].stem == 1
+
+
+def test_prefixes_are_found_and_strangers_stand_alone():
+    shots, others = list(range(100, 140)), list(range(200, 230))
+    sequences = [[*shots, n, n] for n in range(4)] + [[*others, n, 1] for n in range(3)] + [[7, 8]]
+    rows = [
+        row
+        for n, tokens in enumerate(sequences)
+        for row in rows_of([Wanted(n, tokens, len(tokens) - 1, [1])], longest=64)
+    ]
+    groups = [(length, len(group)) for length, group in by_prefix(rows)]
+    assert sorted(groups) == [(0, 1), (30, 3), (40, 4)]
+
+
+@given(SEQUENCES, st.data())
+def test_scores_equal_single_sequences(tiny, sequences, data):
+    model = tiny()
+    shots = data.draw(st.sampled_from([[], list(range(3, 25))]))
+    documents, expected = [[]], []
+    for n, one in enumerate(sequences):
+        tokens = [1, *shots, *one]
+        first = data.draw(st.integers(0, len(one) - 1)) + len(shots)
+        targets = [*tokens[first + 1 :], 9]
+        if data.draw(st.booleans()):
+            documents.append([])
+        documents[-1].append(Wanted(n, tokens, first, targets))
+        with torch.no_grad():
+            logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)[first:]
+        expected.append(logs[range(len(targets)), targets].sum().item())
+    scorer = Scorer(model, Changes(), budget=data.draw(st.sampled_from([1, 40, 1000])))
+    got = torch.tensor([score for score, _ in scorer.score(documents, count=len(sequences))])
+    torch.testing.assert_close(got, torch.tensor(expected), atol=1e-4, rtol=0)
