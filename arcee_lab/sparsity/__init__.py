@@ -25,6 +25,16 @@ neighbours    row 19: layers against each other; virtual weights between neurons
 blocks        row 20: zeros in groups of four and in blocks
 cost          row 21: bytes and operations that the zeros save
 
+With forwards of their own, on a sample of the tokens (`sample`), through hooks (`at_down`):
+
+cett          row 8: what neurons may go for an error of the output; cett_curves: its result
+cett_ppl      row 9: the largest error that perplexity allows
+truncation    row 10: loss against neurons kept, critical sparsity; truncation_curves: its result
+keeping       the rules that choose neurons; truncating: the block in which they act
+scoring       losses by document; bootstrap: intervals over documents
+probe         row 17: a trained low-rank probe of one layer
+coactivation  row 18: which neurons of one layer fire together
+
 batches       which windows go into which forward, and which are in the share
 stream        the pass: hooks, ranks, resuming
 measure       the call
@@ -33,25 +43,42 @@ passage       a few neurons on a few words, one by one
 page          report.html
 """
 
+from arcee_lab.sparsity.cett import cett
+from arcee_lab.sparsity.cett_curves import CettCurves
+from arcee_lab.sparsity.cett_ppl import CettPerplexity, cett_ppl
+from arcee_lab.sparsity.coactivation import CoActivation, coactivation
 from arcee_lab.sparsity.comparison import Comparison, compare, fit_activation
 from arcee_lab.sparsity.domains import Domains, domains
 from arcee_lab.sparsity.measure import measure
 from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.neighbours import virtual_weights
 from arcee_lab.sparsity.passage import Passage, read_passage
+from arcee_lab.sparsity.probe import Probe, probe
 from arcee_lab.sparsity.report import SparsityReport
+from arcee_lab.sparsity.truncation import truncation
+from arcee_lab.sparsity.truncation_curves import TruncationCurves
 
 __all__ = [
+    "CettCurves",
+    "CettPerplexity",
+    "CoActivation",
     "Comparison",
     "Domains",
     "Mlp",
     "Passage",
+    "Probe",
     "SparsityReport",
+    "TruncationCurves",
+    "cett",
+    "cett_ppl",
+    "coactivation",
     "compare",
     "domains",
     "fit_activation",
     "measure",
     "mlps",
+    "probe",
     "read_passage",
+    "truncation",
     "virtual_weights",
 ]

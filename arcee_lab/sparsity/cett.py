@@ -172,7 +172,7 @@ def tails(
 
 
 def _spread(
-    error: Float[Tensor, "layer edge"], octaves: Float[Tensor, "layer edge"]
+    error: Float[Tensor, "layer octave"], octaves: Float[Tensor, "layer octave"]
 ) -> Float[Tensor, "layer edge"]:
     """Even steps, in octaves, from where CETT begins to be felt to where it is nearly all."""
     share = error / error[:, -1:].clamp(min=torch.finfo(error.dtype).tiny)

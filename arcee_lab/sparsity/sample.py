@@ -102,6 +102,8 @@ def draw(
         raise ValueError(f"tokens is {tokens}; expected at least 2")
     wanted = tokens or DEFAULT_TOKENS
     if isinstance(texts, Windows):
+        if texts.repeated is not None:
+            raise ValueError("these windows overlap, so tokens would count twice; cut them anew")
         windows = _some_windows(texts, wanted, seed)
     else:
         if isinstance(texts, Sequence) and not isinstance(texts, str):

@@ -10,6 +10,9 @@ a cell shows its number or its token, never colour alone.
     figure     the matplotlib style
     layers     bars and ridges, one a layer
     curves     curves with intervals; a grid of cells
+    bands      measured points with intervals, on log axes too
+    nested     bars inside bars, one a layer
+    together   pairs of units, and what a few groups of them hold
     quality    scores against sparsity, one panel a task
     raster     units against tokens
     patterns   attention, one square a head
