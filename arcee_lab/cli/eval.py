@@ -1,6 +1,7 @@
 """`arcee-lab eval`: lm-eval tasks on the LM and the classification heads, with intervals."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders with further task files",
     )
     parser.add_argument(
+        "--data",
+        nargs="+",
+        default=(),
+        metavar="[TASK=]FILE",
+        help="files in place of the Hub's data, for the tasks of the field's data sets",
+    )
+    parser.add_argument(
         "--exact", action="store_true", help="keep lm-eval's own arithmetic (slower)"
     )
 
@@ -67,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.result import table
     from arcee_lab.evals.running import run as evaluate
 
-    tasks = find_tasks(args.tasks, include=args.include)
+    tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data))
     model = ArceeLab(
         args.model,
         seqcls=args.seqcls,
@@ -95,6 +103,14 @@ def run(args: argparse.Namespace) -> int:
     return 130 if result.unfinished else 0
 
 
+def _data(words: Sequence[str]) -> str | dict[str, str] | None:
+    """One file for all tasks, or files by task."""
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words) and len(words) > 1:
+        raise ValueError(f"--data {' '.join(words)}: give one FILE, or TASK=FILE for each task.")
+    return named or (words[0] if words else None)
+
+
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What makes this run this run; an intervention counts by its content."""
     file = args.intervention
@@ -104,4 +120,5 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "command": "eval",
         "intervention": storage.sha256(file) if file is not None and file.is_file() else None,
         "include": [str(folder) for folder in args.include],
+        "data": list(args.data),
     } | {name: getattr(args, name) for name in names + more}

@@ -7,7 +7,7 @@ name files that you would run.
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 Loaded = dict[str, dict[str, Any]]
+Data = str | os.PathLike | Mapping[str, str | os.PathLike] | None
 _PACKAGED = Path(__file__).parent / "library"  # where a wheel puts the task files
 _CHECKOUT = Path(__file__).parents[2] / "evals"
 
@@ -31,6 +32,7 @@ def find_tasks(
     names: str | os.PathLike | Iterable[str | os.PathLike],
     *,
     include: Sequence[str | os.PathLike] = (),
+    data: Data = None,
 ) -> Loaded:
     """Loads tasks with their data.
 
@@ -40,6 +42,8 @@ def find_tasks(
     Args:
         names: Names of tasks, groups or tags, patterns with `*`, or paths of task files.
         include: Folders with further task files; a name there goes before ours.
+        data: A file in place of a task's own data, for tasks that read one (those of the field's
+            data sets), or such files by the name of the task.
 
     Returns:
         As lm-eval has it: "tasks" by name, "groups" by name, "group_map".
@@ -48,13 +52,19 @@ def find_tasks(
         ValueError: A name is unknown, a file is broken, or a task's data cannot be had.
     """
     asked = [names] if isinstance(names, (str, os.PathLike)) else list(names)
-    manager, specs, _ = _look_up([os.fspath(name) for name in asked], include)
+    manager, specs, _ = _look_up([os.fspath(name) for name in asked], include, data)
     with quiet_lm_eval():
         built = [_load(spec, manager) for spec in dict.fromkeys(specs)]
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     for one in built:
         for part in loaded:
             loaded[part] |= one.get(part, {})
+    for name in data if isinstance(data, Mapping) else ():
+        if name not in loaded["tasks"]:
+            raise ValueError(
+                f"data names the task {name!r}, which is not among those that were asked for: "
+                f"{', '.join(loaded['tasks'])}."
+            )
     return loaded
 
 
@@ -71,7 +81,7 @@ def check_names(names: Sequence[str], *, include: Sequence[str | os.PathLike] = 
 
 
 def _look_up(
-    names: Sequence[str], include: Sequence[str | os.PathLike]
+    names: Sequence[str], include: Sequence[str | os.PathLike], data: Data = None
 ) -> tuple[TaskManager, list[str], bool]:
     """An index, the names and paths that are meant, and whether lm-eval's own are left out."""
     asked = [part for name in names for part in name.split(",") if part]
@@ -82,14 +92,24 @@ def _look_up(
         _require_readable(folder)
     paths = {name: _files(name) for name in asked}
     where = [str(folder) for folder in folders]
-    manager = TaskManager(include_path=where, include_defaults=False)
+    told = _told(data)
+    manager = TaskManager(include_path=where, include_defaults=False, metadata=told)
     ours = all(paths[name] or _complete(name, manager) for name in asked)
     if not ours:
-        manager = TaskManager(include_path=where)
+        manager = TaskManager(include_path=where, metadata=told)
     specs: list[str] = []
     for name in asked:
         specs += paths[name] or _matching(name, manager)
     return manager, specs, ours
+
+
+def _told(data: Data) -> dict[str, Any] | None:
+    """What lm-eval hands on to a task's function that makes its data."""
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return {"data": {name: os.fspath(file) for name, file in data.items()}}
+    return {"data": os.fspath(data)}
 
 
 @contextmanager

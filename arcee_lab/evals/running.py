@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.evals.finding import Loaded, find_tasks, quiet_lm_eval
+from arcee_lab.evals.finding import Data, Loaded, find_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
 from arcee_lab.evals.model import ArceeLab, Values
 from arcee_lab.evals.result import Evaluation, Score
@@ -35,6 +35,7 @@ def run(
     num_fewshot: int | None = None,
     limit: int | None = None,
     include: Sequence[str | os.PathLike] = (),
+    data: Data = None,
     batch_size: int = 8,
     exact: bool = False,
     device: str | None = None,
@@ -61,6 +62,7 @@ def run(
         num_fewshot: Examples before each question; by default what each task says.
         limit: Documents a task, from its start.
         include: Folders with further task files.
+        data: A file in place of a task's own data, or files by task; see `find_tasks`.
         batch_size: Sequences a batch of generation and heads; the LM's log-likelihoods go by a
             number of tokens instead.
         exact: Keep lm-eval's own arithmetic for log-likelihoods.
@@ -85,7 +87,7 @@ def run(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
-    loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include)
+    loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include, data=data)
     if isinstance(model, ArceeLab):
         lm = model
         lm.intervene(interventions)
@@ -227,7 +229,8 @@ def _scores(
                 continue  # lm-eval has no number for it either
             items = [sample[metric] for sample in mine]
             drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
-            ceiling = ceilings.get(metric, float("nan"))
+            ceiling = ceilings.get(metric)
+            ceiling = ceiling() if callable(ceiling) else ceiling
             low, high = interval(drawn)
             yield (
                 Score(
@@ -238,7 +241,7 @@ def _scores(
                     low=low,
                     high=high,
                     n=len(items),
-                    ceiling=float(ceiling() if callable(ceiling) else ceiling),
+                    ceiling=None if ceiling is None else float(ceiling),
                     higher_is_better=better.get(metric),
                 ),
                 drawn,
@@ -277,7 +280,9 @@ def _group_scores(
                     low=low,
                     high=high,
                     n=sum(score.n for score in members),
-                    ceiling=float(weights @ [score.ceiling for score in members]),
+                    ceiling=None
+                    if None in (best := [score.ceiling for score in members])
+                    else float(weights @ np.array(best, dtype=float)),
                     higher_is_better=members[0].higher_is_better,
                     members=tuple(score.task for score in members),
                 )

@@ -48,14 +48,14 @@ CONTEXT_FIRST = {
     "brackets": 0.01,
 }
 ALL_SKILLS = {
-    "facts": 0.17,
-    "review": 0.19,
-    "passage": 0.17,
-    "story": 0.11,
-    "news": 0.10,
-    "table": 0.09,
-    "brackets": 0.06,
-    "copy": 0.08,
+    "facts": 0.16,
+    "review": 0.20,
+    "passage": 0.15,
+    "story": 0.17,
+    "news": 0.09,
+    "table": 0.08,
+    "brackets": 0.05,
+    "copy": 0.07,
     "clause": 0.03,
 }
 
@@ -92,8 +92,8 @@ class Recipe:
     kv_heads: int = 2
     stages: tuple[Stage, ...] = (
         Stage(3000, CONTEXT_FIRST, 8.0, until=dict.fromkeys(("copy", "recall", "meaning"), 0.95)),
-        Stage(1200, ALL_SKILLS, 6.0),
-        Stage(1400, MIX, 1.0, quiet=0.05),
+        Stage(1600, ALL_SKILLS, 6.0),
+        Stage(1600, MIX, 1.0, quiet=0.05),
     )
     back: tuple[int, ...] = (1, 2)
     rows: int = 16

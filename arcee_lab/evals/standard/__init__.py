@@ -1,9 +1,9 @@
 """The field's own data sets as lm-eval documents, from the Hub or from files in their own formats.
 
 A task file names a function of this package as `custom_dataset`. By default the data come from the
-Hub; `--metadata '{"data": "dev.tsv"}'` (or `TaskManager(metadata={"data": ...})`) reads a file
-instead, and `{"data": {"sst2": "dev.tsv", ...}}` one for each of several tasks. A `.parquet` file
-holds the Hub's columns.
+Hub. `al.evals.run(..., data="dev.tsv")`, `arcee-lab eval --data dev.tsv` and lm-eval's own
+`--metadata '{"data": "dev.tsv"}'` read a file instead, `{"arcee_sst2": "dev.tsv", ...}` one for
+each of several tasks. A `.parquet` file holds the Hub's columns.
 """
 
 from collections.abc import Mapping

@@ -35,12 +35,12 @@ def read_rows(source: Source, data: str | Mapping[str, str] | None) -> Rows:
 
     Args:
         source: The data set.
-        data: A file, or files by the name of the data set; the Hub where it names none.
+        data: A file, or files by the name of the task; the Hub where it names none.
 
     Raises:
         ValueError: The file is missing, broken or empty, or the Hub does not give the data.
     """
-    file = data if isinstance(data, str) or data is None else data.get(source.name)
+    file = data if isinstance(data, str) or data is None else data.get(f"arcee_{source.name}")
     rows = _from_hub(source) if file is None else _from_file(source, Path(file))
     if not rows:
         raise ValueError(f"Task 'arcee_{source.name}': {file or source.hub} holds no row.")
@@ -70,7 +70,7 @@ def _from_hub(source: Source) -> Rows:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"Task 'arcee_{source.name}': the Hub did not give {source.hub!r}: {reason} Check the "
-            f'network, or name a file: --metadata \'{{"data": "FILE"}}\'.'
+            "network, or name a file of your own (data=, --data FILE; see docs/evals.md)."
         ) from None
     assert isinstance(rows, datasets.Dataset)
     return rows.to_list()

@@ -128,7 +128,7 @@ def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
 
 def _fit(
     model: ArceePreTrainedModel, rows: list, recipe: HeadRecipe, *, token: bool, progress: bool
-) -> list[dict[str, float]]:
+) -> list[dict[str, int | float]]:
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
@@ -191,7 +191,7 @@ class _Watch(TrainerCallback):
     """Keeps the losses, and moves a bar; Trainer's own callbacks print."""
 
     def __init__(self, *, progress: bool):
-        self.losses: list[dict[str, float]] = []
+        self.losses: list[dict[str, int | float]] = []
         self._bar = tqdm(unit="step", disable=not progress)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

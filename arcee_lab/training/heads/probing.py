@@ -7,6 +7,7 @@ and with the head, and see an ablation for use.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from arcee_lab.training.heads.fitting import score_of
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.views.curves import Line, lines
 from arcee_lab.views.figure import Figure
+from arcee_lab.views.scale import CATEGORIES
 
 SITES = ("hook_embed", "layers.*.hook_resid_post")
 MOST = 5000  # labelled places that a probe is fitted on, evenly taken
@@ -80,18 +82,23 @@ class Probes:
         """
         frame = self.frame()
         layers = frame["layer"].to_numpy(dtype=float)
-        half = (frame["high"] - frame["low"]).to_numpy() / 2
         curves = [
-            Line("probe", layers, ((frame["low"] + frame["high"]) / 2).to_numpy(), half),
+            Line("probe, 95 %", layers, frame["acc"].to_numpy()),
             Line("commonest label", layers, np.full(len(layers), self.majority), dashed=True, of=0),
         ]
-        return lines(
+        figure = lines(
             curves,
             x="layers read (0: the embeddings)",
             y="accuracy on held-out texts",
             title=f"What a linear probe reads behind each layer (n = {self.acc[0].n:,})",
             dark=dark,
         )
+        (axes,) = figure.axes
+        axes.fill_between(
+            layers, frame["low"], frame["high"], color=CATEGORIES[0], alpha=0.18, linewidth=0
+        )
+        axes.set_xticks(layers[:: max(1, len(layers) // 12)])
+        return figure
 
     def _repr_html_(self) -> str:
         return self.frame().to_html(index=False, float_format="{:.3f}".format)
@@ -177,7 +184,7 @@ def _by_text(rows: Sequence[Row], given: list[int]) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def _read(
-    parts: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: tqdm
+    parts: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: Any
 ) -> dict[str, Float[np.ndarray, "place d_model"]]:
     """The residual stream where the head is asked, in the order of the rows."""
     found: dict[str, list[np.ndarray]] = {site: [np.empty(0)] * len(rows) for site in sites}

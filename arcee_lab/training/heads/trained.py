@@ -31,7 +31,7 @@ class TrainedHead:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     scores: tuple[Score, ...]
     majority: float
-    losses: tuple[dict[str, float], ...] = field(repr=False)
+    losses: tuple[dict[str, int | float], ...] = field(repr=False)
     settings: dict[str, Any]
 
     def frame(self) -> pd.DataFrame:
