@@ -1,18 +1,20 @@
 """Scores requests: batches of rows, one forward each, and only the logits that answer something.
 
-A batch holds rows of about one length, up to a number of tokens. Rows that are plain sequences need
-no mask but one of their padding; rows that branch get their tree as a 4-D mask and document
-positions for RoPE; rows behind a shared prefix get its keys and values. Log-softmax is in fp32,
-whatever the model's dtype. Nothing is read back from the device before the last batch is done.
+A batch holds rows of about one length, up to a number of tokens. Rows that are plain sequences are
+padded on the right, which a causal model never reads, so their mask is for hooks alone; rows that
+branch get their tree as a 4-D mask and document positions for RoPE; rows behind a shared prefix get
+its keys and values. Log-softmax is in fp32, whatever the model's dtype. Nothing is read back from
+the device before the last batch is done.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from arcee_lab.evals.changing import Changes
@@ -92,7 +94,11 @@ class Scorer:
         ]
         groups = by_prefix(rows) if branch else [(0, rows)]
         found: list[tuple[list[int], list[int], Tensor, Tensor]] = []
-        with self.changes.around(self.model, packed=branch) as block, torch.no_grad():
+        with (
+            self.changes.around(self.model, packed=branch) as block,
+            _mask_for_hooks_alone(self.model),
+            torch.no_grad(),
+        ):
             tell = block if branch and self.changes.tagged else None
             for prefix, group in groups:
                 cache = self._prefix(group[0], prefix, tell) if prefix else None
@@ -173,6 +179,25 @@ class Scorer:
         self.cost.fed += width * len(batch)
         self.cost.rows += len(batch)
         return logits, reads
+
+
+@contextmanager
+def _mask_for_hooks_alone(model: ArceeForCausalLM) -> Iterator[None]:
+    """Takes a 2-D mask from calls once all other hooks have read it.
+
+    It holds padding on the right, which no token reads, and kernels are faster without. So numbers
+    do not depend on whether anybody watches.
+    """
+
+    def strip(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        mask = kwargs.get("attention_mask")
+        return args, kwargs | {"attention_mask": mask if mask is None or mask.ndim > 2 else None}
+
+    handle = model.model.register_forward_pre_hook(strip, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _tree(ends: Tensor, lengths: Tensor, prefix: int) -> Tensor:

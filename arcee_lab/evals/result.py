@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Score:
         low: Lower end of the 95 % bootstrap interval over documents.
         high: Upper end.
         n: Documents.
-        ceiling: The best that can be reached, where it is known; else NaN.
+        ceiling: The best that can be reached, where it is known.
         higher_is_better: None where lm-eval does not say.
         members: Of a group the tasks that it averages.
     """
@@ -37,7 +37,7 @@ class Score:
     low: float
     high: float
     n: int
-    ceiling: float = float("nan")
+    ceiling: float | None = None
     higher_is_better: bool | None = None
     members: tuple[str, ...] = ()
 
@@ -66,10 +66,9 @@ class Evaluation:
 
     def frame(self) -> pd.DataFrame:
         """One row a task and metric."""
-        frame = pd.DataFrame([asdict(score) for score in self.scores])
-        if frame.empty:
-            return pd.DataFrame(columns=["task", "metric", "value", "low", "high", "n", "ceiling"])
-        frame = frame.drop(columns=["members"])
+        columns = [one.name for one in fields(Score) if one.name != "members"]
+        frame = pd.DataFrame([asdict(score) for score in self.scores], columns=columns)
+        frame = frame.astype({"ceiling": float})
         return frame.drop(columns=["filter"]) if set(frame["filter"]) == {"none"} else frame
 
     def score(self, task: str, metric: str, filter: str = "none") -> Score:
@@ -189,7 +188,7 @@ def _cells(score: Score) -> tuple[str, ...]:
         f"{metric} ↓" if worse else metric,
         f"{score.value:.4g}" if abs(score.value) >= 10 else f"{score.value:.3f}",
         f"{score.low:.3f} – {score.high:.3f}",
-        "" if np.isnan(score.ceiling) else f"{score.ceiling:.3f}",
+        "" if score.ceiling is None else f"{score.ceiling:.3f}",
         f"{score.n:,}",
     )
 
