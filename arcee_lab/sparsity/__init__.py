@@ -34,6 +34,7 @@ keeping       the rules that choose neurons; truncating: the block in which they
 scoring       losses by document; bootstrap: intervals over documents
 probe         row 17: a trained low-rank probe of one layer
 coactivation  row 18: which neurons of one layer fire together
+history       zeros over training, from a log
 
 batches       which windows go into which forward, and which are in the share
 stream        the pass: hooks, ranks, resuming
@@ -49,6 +50,7 @@ from arcee_lab.sparsity.cett_ppl import CettPerplexity, cett_ppl
 from arcee_lab.sparsity.coactivation import CoActivation, coactivation
 from arcee_lab.sparsity.comparison import Comparison, compare, fit_activation
 from arcee_lab.sparsity.domains import Domains, domains
+from arcee_lab.sparsity.history import History, history
 from arcee_lab.sparsity.measure import measure
 from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.neighbours import virtual_weights
@@ -64,6 +66,7 @@ __all__ = [
     "CoActivation",
     "Comparison",
     "Domains",
+    "History",
     "Mlp",
     "Passage",
     "Probe",
@@ -75,6 +78,7 @@ __all__ = [
     "compare",
     "domains",
     "fit_activation",
+    "history",
     "measure",
     "mlps",
     "probe",
