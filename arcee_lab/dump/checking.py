@@ -148,8 +148,12 @@ def _wrong(
             shards.read_tokens(folder, file, length=len(shard), tags=manifest.tags)
         else:
             _count(shards.read_block(folder, file, site, length=len(shard)))
+    except shards.Damaged as error:
+        return error.why
     except (ValueError, OSError) as error:
         return str(error)
+    finally:
+        folder.let_go(file.path)
     return None
 
 

@@ -211,7 +211,7 @@ def _bytes(site: StoredSite, length: int, density: float) -> int:
     return total
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int | float) -> str:
     """Bytes in words: 3.2 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":
@@ -220,7 +220,7 @@ def size(n_bytes: float) -> str:
     raise AssertionError("the loop returns")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds in words: 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -60,6 +60,10 @@ class Folder(ABC):
             ValueError: A link that leads out of the folder.
         """
 
+    def let_go(self, path: str) -> None:
+        """Removes the copy that `local` made of a remote file; nothing happens to others."""
+        return
+
     @abstractmethod
     def remove(self, path: str) -> None:
         """Removes a file or a folder with its files; nothing happens where it is missing."""

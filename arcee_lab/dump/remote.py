@@ -96,6 +96,11 @@ class RemoteFolder(Folder):
             os.replace(part, copy)
         return copy
 
+    def let_go(self, path: str) -> None:
+        """See `Folder`."""
+        if self._copies is not None:
+            (self._copies / path).unlink(missing_ok=True)
+
     def remove(self, path: str) -> None:
         """See `Folder`."""
         self._fs.invalidate_cache()

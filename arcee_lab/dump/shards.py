@@ -51,7 +51,7 @@ def read_tokens(
     try:
         return Tokens.of(tensors, length=length, tags=tags)
     except ValueError as error:
-        raise damaged(path, str(error)) from error
+        raise Damaged(path, str(error)) from error
 
 
 def read_block(
@@ -66,30 +66,38 @@ def read_block(
     try:
         _check(tensors, site, length, file.nonzeros)
     except ValueError as error:
-        raise damaged(path, str(error)) from error
+        raise Damaged(path, str(error)) from error
     return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
 
 
-def damaged(path: object, why: str) -> ValueError:
-    """The error for a shard that is not what it should be."""
-    return ValueError(
-        f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
-        "store, and with --repair computes it again"
-    )
+class Damaged(ValueError):
+    """A shard is not what it should be.
+
+    Args:
+        path: Its file.
+        why: What is wrong with it; an attribute too.
+    """
+
+    def __init__(self, path: object, why: str):
+        super().__init__(
+            f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
+            "store, and with --repair computes it again"
+        )
+        self.why = why
 
 
 def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
     name = f"{folder}/{file.path}"
     if (size := folder.size(file.path)) is None:
-        raise damaged(name, "it is missing")
+        raise Damaged(name, "it is missing")
     if size != file.bytes:
-        raise damaged(name, f"it has {size} bytes; expected {file.bytes}")
-    path = folder.local(file.path, Written(file.bytes, file.sha256))
+        raise Damaged(name, f"it has {size} bytes; expected {file.bytes}")
     try:
+        path = folder.local(file.path, Written(file.bytes, file.sha256))
         with safe_open(path, framework="pt") as opened:  # bounds and lengths are checked here
             return name, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise damaged(name, str(error)) from error
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise Damaged(name, str(error)) from error
 
 
 def _check(

@@ -32,7 +32,7 @@ _MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
 FORMS = ("torch", "numpy", "sparse", "scipy")
 
 
-def open(path: str | os.PathLike[str], *, tokenizer: Any = None) -> "Store":
+def open(path: str | os.PathLike[str] | Folder, *, tokenizer: Any = None) -> "Store":
     """Opens an activation store.
 
     Nothing but the manifest is read; it is checked, and so is each shard when it is first needed.
@@ -407,10 +407,10 @@ class Store:
         file = self.manifest.shards[number].sites[site]
         try:
             yield
+        except shards.Damaged:
+            raise
         except ValueError as error:
-            if "is damaged" in str(error):
-                raise
-            raise shards.damaged(f"{self.folder}/{file.path}", str(error)) from error
+            raise shards.Damaged(f"{self.folder}/{file.path}", str(error)) from error
 
     def _text(self, ids: list[int]) -> tuple[str, ...]:
         if self.tokenizer is None:

@@ -69,7 +69,7 @@ def forked(work):
         os._exit(code)
 
 
-def ended(child, *, within=60.0):
+def ended(child, *, within=300.0):
     """Waits for a child; its exit code, or minus the signal that ended it."""
     until = time.monotonic() + within
     while time.monotonic() < until:

@@ -44,25 +44,35 @@ def test_one_task_may_be_larger_than_the_bound():
     assert done == [0, 1, 2]
 
 
+def run(*tasks, pause=0.0):
+    """Puts tasks on a conveyor of its own and returns it."""
+    with Conveyor(threads=1, limit=8) as conveyor:
+        for task in tasks:
+            conveyor.put(0, 8, task)
+            time.sleep(pause)
+    return conveyor
+
+
+def fail():
+    raise ValueError("no room")
+
+
 def test_the_first_error_comes_back_and_the_rest_is_dropped():
     done = []
-
-    def fail():
-        raise ValueError("no room")
-
-    with pytest.raises(ValueError, match="no room"), Conveyor(threads=1, limit=8) as conveyor:
-        conveyor.put(0, 8, fail)
-        for _ in range(1000):
-            conveyor.put(0, 8, lambda: done.append(1))
-            time.sleep(0.001)
+    with pytest.raises(ValueError, match="no room"):
+        run(fail, *[lambda: done.append(1)] * 1000, pause=0.001)
     assert not done
-    with pytest.raises(ValueError, match="no room"), Conveyor(threads=1, limit=8) as conveyor:
-        conveyor.put(0, 8, fail)
-    assert not any(thread.is_alive() for thread in conveyor._threads)
+    with pytest.raises(ValueError, match="no room"):
+        run(fail)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dump-")]
 
 
 def test_an_error_of_the_caller_ends_the_threads():
-    with pytest.raises(KeyboardInterrupt), Conveyor(threads=2, limit=8) as conveyor:
-        conveyor.put(0, 1, lambda: None)
-        raise KeyboardInterrupt
-    assert not any(thread.is_alive() for thread in conveyor._threads)
+    def interrupted():
+        with Conveyor(threads=2, limit=8) as conveyor:
+            conveyor.put(0, 1, lambda: None)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dump-")]
