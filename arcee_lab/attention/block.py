@@ -1,7 +1,7 @@
 """The pass over heads: statistics of the pattern while a model runs, a few queries at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,6 +13,9 @@ from arcee_lab.attention.statistics import Statistic
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.pattern import Pairs, Part
 from arcee_lab.watching import Watch
+
+if TYPE_CHECKING:
+    from arcee_lab.views.figure import Figure
 
 SITE = "self_attn.hook_pattern"
 # Weights held at a time: 16 MiB in fp32, and a few temporaries of that size beside it.
@@ -130,6 +133,20 @@ class HeadStatistics(Watch, Mapping[str, Any]):
             if not frame["n"].equals(n):
                 table[f"{name}_n"] = frame["n"]
         return table
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """Maps of the means, layer by head, side by side; each statistic has its own colours."""
+        from arcee_lab.views.heads import head_maps
+
+        found = [self[name] for name in self]
+        n = sorted({int(one.n.max()) for one in found})
+        words = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
+        return head_maps(
+            {one.statistic.label: one.mean.numpy() for one in found},
+            [str(layer) for layer in self._layers.values()],
+            title=f"Means by head, N = {words} tokens",
+            dark=dark,
+        )
 
     def __repr__(self) -> str:
         return f"HeadStatistics of {len(self._names)} layers: {', '.join(self)}"

@@ -261,7 +261,10 @@ def test_results_are_frames_figures_and_html(tiny):
     assert "N = 13 tokens" in one._repr_html_()
     assert "offset_1" in stats._repr_html_()
     assert repr(one) == "Offset(back=1) of 2 x 4 heads (N = 13 tokens)"
-    assert one.figure()._repr_png_().startswith(b"\x89PNG")
+    for figure in (one.figure(), one.figure(dark=True), stats.figure(), stats.figure(dark=True)):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    panels = [axes.get_title(loc="left").replace("\n", " ") for axes in stats.figure().axes]
+    assert panels == [statistic.label for statistic in STATISTICS]
     assert list(stats) == ["entropy", "first_mass", "offset_0", "offset_1", "offset_4", "top_3",
                            "distance"]  # fmt: skip
     assert Offset(1) in stats
