@@ -1,7 +1,7 @@
 """Zeros over training: what a training log tells, step by step.
 
-A ReLU² layer starts at one half of zeros, and every further zero is learnt. Sources: Li et al., "The
-Lazy Neuron Phenomenon", arXiv:2210.06313; Luo et al., "Sparsing Law", arXiv:2411.02335.
+A ReLU² layer starts at one half of zeros, and every further zero is learnt. Sources: Li et al.,
+"The Lazy Neuron Phenomenon", arXiv:2210.06313; Luo et al., "Sparsing Law", arXiv:2411.02335.
 """
 
 import json

@@ -138,7 +138,7 @@ class Probe(Result):
         return bands(
             lines,
             x=Axis("budget, as a multiple of the neurons that do fire"),
-            y=Axis("weighted recall" if weighted else "recall", percent=True, limits=(0, 1.02)),
+            y=Axis("weighted recall" if weighted else "recall", percent=True, limits=(0.0, 1.02)),
             title=f"Layer {self.layer}: naming the active neurons for {self.cost:.0%} of up_proj",
             marks=[(1.0, "as many as fire")],
             dark=dark,

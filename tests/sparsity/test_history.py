@@ -2,8 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import arcee_lab as al
 
@@ -11,11 +11,10 @@ import arcee_lab as al
 def test_zeros_rise_from_one_half_to_the_trained_level(demo):
     found = al.sparsity.history("demo")
     first, last = found.zeros[[0, -1]].mean(axis=1)
-    assert 0.45 < found.zeros[0].min()
+    assert found.zeros[0].min() > 0.4
     assert found.zeros[0].max() < 0.6
     assert last > first + 0.2
-    means = found.zeros.mean(axis=1)
-    assert np.corrcoef(np.log1p(found.tokens), means)[0, 1] > 0.8
+    assert spearmanr(found.tokens, found.zeros.mean(axis=1)).statistic > 0.8
     # The log's last row is the shipped model: measured again on other text, it is near.
     from arcee_lab.demo import documents
 
