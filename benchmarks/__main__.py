@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_ONE = {"__main__", "paired", "results"}
+NOT_ONE = {"__main__", "paired", "results", "targets"}
 
 
 def main(words: list[str]) -> int:

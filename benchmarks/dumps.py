@@ -1,20 +1,16 @@
-"""Activation dumps: bytes, speed and memory, beside zarr, delphi's cache and nnsight with numpy.
+"""How activations lie on disk: bytes, writing and reading, beside zarr and delphi's layout.
 
     python3 run.py bench dumps [--quick] [--no-peers] [--out FILE]
 
-Each measurement of memory runs in a process of its own. The peers are called as their users call
-them; delphi's cache, whose package brings a serving stack, is written by the few lines of its own
-scheme: the nonzeros above 1e-5 of all tokens are gathered in memory, then saved by latent range.
+The package of delphi brings a serving stack, so its layout is written by the few lines of its own
+scheme: three 16-bit indices and a float16 a nonzero above 1e-5, in five files by latent range.
 """
 
 import argparse
 import importlib
 import itertools
-import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,50 +25,19 @@ import numpy as np
 import torch
 from results import RESULTS, keep_pages, write_section
 from safetensors.torch import load_file, save_file
+from targets import Verdicts, cpu
 
 import arcee_lab as al
-from arcee_lab.demo import documents
-from arcee_lab.dump import DumpConfig, shards
+from arcee_lab.dump import shards
 from arcee_lab.dump.block import Block
-from arcee_lab.dump.job import Job
 from arcee_lab.dump.layouts import Builder
 from arcee_lab.dump.manifest import Manifest, StoredShard, StoredSite, shard_path
 from arcee_lab.dump.tokens import Tokens
-from arcee_lab.model import ArceeConfig, ArceeForCausalLM
-from arcee_lab.texts import Windows, cut
 
 TOKENS, WIDTH, BATCH = 4096, 18_432, 1024
 SIZES = {0.80: (0.41, 0.25), 0.90: (0.21, 0.14), 0.97: (0.07, 0.05)}
 WRITE, READ = 0.4, 15.0  # GB/s a core at 90 %; ms for 64 neurons
-DEMO, AFM, FLAT = 1.5, 1.15, 1.05
 SITE = "layers.0.mlp.hook_relu"
-
-
-class Verdicts:
-    """Rows of what was measured beside what was asked for."""
-
-    def __init__(self) -> None:
-        self.missed = False
-
-    def row(
-        self, what: str, got: float, limit: float, *, least: bool = False, unit: str = ""
-    ) -> str:
-        """One line of a table."""
-        passed = got >= limit if least else got <= limit
-        self.missed |= not passed
-        sign = ">=" if least else "<="
-        verdict = "pass" if passed else "MISS"
-        return f"| {what} | {got:.3g}{unit} | {sign} {limit:g}{unit} | {verdict} |"
-
-
-def cpu(call: Callable[[], object], *, rounds: int) -> float:
-    """Median CPU seconds of this thread."""
-    spent = []
-    for _ in range(rounds):
-        began = time.thread_time()
-        call()
-        spent.append(time.thread_time() - began)
-    return statistics.median(spent)
 
 
 def activations(zeros: float) -> torch.Tensor:
@@ -231,247 +196,32 @@ def zarr(x: torch.Tensor, units: list[int], folder: Path, rounds: int) -> tuple[
     return size, spent, 1e3 * read
 
 
-# ---------------------------------------------------------------------- the price of a dump
-
-
-def price(job: Job, *, rounds: int) -> tuple[float, float, float]:
-    """CPU time of the main thread under a dump over that of plain forwards; and the writer's."""
-    backbone = job._parts.backbone
-    batches = [rows for shard in job.plan.shards for rows in shard.batches]
-
-    def plain() -> None:
-        with torch.no_grad():
-            for rows in batches:
-                backbone(**job.plan.inputs(rows).to(torch.device("cpu")), use_cache=False)
-
-    def dump() -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            from arcee_lab.dump.folder import LocalFolder
-
-            job.compute(LocalFolder(scratch), job.plan.shards)
-
-    plain()
-    ratios, noise, writer = [], [], []
-    for turned in range(rounds):
-        calls = [plain, dump, plain] if turned % 2 else [plain, plain, dump]
-        spent = []
-        for call in calls:
-            began = time.thread_time()
-            call()
-            spent.append(time.thread_time() - began)
-        plains = [s for s, call in zip(spent, calls, strict=True) if call is plain]
-        ratios.append(spent[calls.index(dump)] / statistics.mean(plains))
-        noise.append(plains[1] / plains[0])
-        writer.append(job.writer_seconds / statistics.mean(plains))
-    return statistics.median(ratios), statistics.median(noise), statistics.median(writer)
-
-
-def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
-    """Both shapes."""
-    lines = [
-        "### What a dump of every layer's neurons costs: CPU time over that of plain forwards",
-        "",
-        "| what | measured | target | |",
-        "|---|---:|---:|---|",
-    ]
-    model, tokenizer = al.load("demo")
-    texts = [document.text for document in documents(n=tokens // 25, seed=1, split="test")]
-    job = Job(model, tokenizer, texts, DumpConfig(batch_size=32, max_tokens=tokens))
-    one = ArceeConfig.afm_4_5b()
-    one.num_hidden_layers, one.vocab_size = 1, 512
-    with torch.device("meta"):
-        layer = ArceeForCausalLM(one)
-    layer = layer.to(torch.bfloat16).to_empty(device="cpu").eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-        layer.model.rotary_emb = type(layer.model.rotary_emb)(one)
-    ids = np.random.default_rng(0).integers(5, 512, size=1024).astype(np.int32)
-    windows = Windows(ids, np.array([0, 256, 512, 768, 1024]), np.arange(4), None, 0)
-    big = Job(layer, tokenizer, windows, DumpConfig(batch_size=2, context=256))
-    for what, one_job, limit in (("the demo", job, DEMO), ("one AFM layer, bfloat16", big, AFM)):
-        ratio, noise, writer = price(one_job, rounds=rounds if one_job is job else 3)
-        lines.append(verdicts.row(f"{what}: main thread", ratio, limit))
-        lines.append(f"| {what}: plain against plain (A/A) | {noise:.3g} | | |")
-        lines.append(f"| {what}: the writer's thread, beside it | {writer:.3g} | | |")
-    return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------- whole dumps, a process each
-
-
-def ours(model, tokenizer, texts, folder: Path) -> dict[str, float]:
-    """`al.dump.write` of all neurons."""
-    store = al.dump.write(
-        model, tokenizer, texts, folder, DumpConfig(batch_size=32, shard_tokens=4096, queue_mib=64)
-    )
-    return {"ask": 1e3 * cpu(lambda: al.dump.open(folder).neuron(2, 17), rounds=5), "n": len(store)}
-
-
-def padded(model, tokenizer, texts):
-    """The same windows in the same padded batches, as a peer would make them."""
-    windows = cut(tokenizer, texts, context=model.config.max_position_embeddings)
-    yield from windows.batches(32)
-
-
-def delphi(model, tokenizer, texts, folder: Path) -> dict[str, float]:
-    """The cache of delphi: hooks, nonzeros in memory, files at the end."""
-    folder.mkdir()
-    held: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    n_rows = 0
-    hooks = []
-    for number, layer in enumerate(model.model.layers):
-
-        def keep(module, args, output, number=number):
-            x = output * mask[:, :, None]
-            where = (x.abs() > 1e-5).nonzero()
-            values = x[tuple(where.T)].half()
-            where[:, 0] += n_rows
-            held.setdefault(number, []).append((where, values))
-
-        hooks.append(layer.mlp.hook_post.register_forward_hook(keep))
-    with torch.no_grad():
-        for batch in padded(model, tokenizer, texts):
-            mask = batch.attention_mask
-            model.model(batch.input_ids, attention_mask=mask, use_cache=False)
-            n_rows += len(mask)
-    for hook in hooks:
-        hook.remove()
-    width = model.config.intermediate_size
-    bounds = torch.linspace(0, width, 6).long().tolist()
-    for number, parts in held.items():
-        where, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        (folder / str(number)).mkdir()
-        for low, high in itertools.pairwise(bounds):
-            kept = (where[:, 2] >= low) & (where[:, 2] < high)
-            locations = where[kept].clone()
-            locations[:, 2] -= low
-            tensors = {"locations": locations.to(torch.uint16), "activations": values[kept]}
-            save_file(tensors, folder / str(number) / f"{low}_{high - 1}.safetensors")
-
-    def ask() -> None:
-        file = load_file(folder / "2" / f"{bounds[0]}_{bounds[1] - 1}.safetensors")
-        kept = file["locations"][:, 2].to(torch.int32) == 17
-        _ = file["locations"][kept], file["activations"][kept]
-
-    return {"ask": 1e3 * cpu(ask, rounds=5), "n": 0}
-
-
-def nnsight(model, tokenizer, texts, folder: Path) -> dict[str, float]:
-    """An nnsight trace a batch, saved tensors to one dense numpy file a layer."""
-    import nnsight as library
-
-    folder.mkdir()
-    wrapped = library.NNsight(model)
-    held: list[list[np.ndarray]] = [[] for _ in model.model.layers]
-    for batch in padded(model, tokenizer, texts):
-        mask = batch.attention_mask
-        with torch.no_grad(), wrapped.trace(batch.input_ids, attention_mask=mask, use_cache=False):
-            kept = library.save([])
-            for layer in wrapped.model.layers:
-                kept.append(layer.mlp.hook_post.output)
-        for number, x in enumerate(kept):
-            held[number].append(x[mask.bool()].numpy())
-    for number, parts in enumerate(held):
-        np.save(folder / f"{number}.npy", np.concatenate(parts))
-
-    def ask() -> None:
-        _ = np.ascontiguousarray(np.load(folder / "2.npy", mmap_mode="r")[:, 17])
-
-    return {"ask": 1e3 * cpu(ask, rounds=5), "n": 0}
-
-
-WAYS = {"arcee_lab": ours, "delphi's cache": delphi, "nnsight + numpy": nnsight}
-
-
-def child(way: str, tokens: int) -> None:
-    """One dump in this process; prints what it took."""
-    torch.set_num_threads(1)
-    model, tokenizer = al.load("demo")
-    texts = []
-    for document in documents(n=tokens // 20, seed=1, split="test"):
-        texts.append(document.text)
-    windows = cut(tokenizer, texts, context=model.config.max_position_embeddings, max_tokens=tokens)
-    texts = [tokenizer.decode(windows[w], skip_special_tokens=True) for w in range(len(windows))]
-    with tempfile.TemporaryDirectory() as scratch:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.process_time()
-        took = WAYS[way](model, tokenizer, texts, Path(scratch) / "s")
-        took["cpu"] = time.process_time() - began
-        took["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        took["more"] = took["peak"] - before / 1024
-        took["bytes"] = sum(f.stat().st_size for f in Path(scratch).rglob("*") if f.is_file())
-    print(json.dumps(took))
-
-
-def measured(way: str, tokens: int) -> dict[str, float]:
-    """`child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--tokens", str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def whole_table(verdicts: Verdicts, *, tokens: int, peers: bool) -> list[str]:
-    """The same activations dumped in three ways, and memory at ten times the tokens."""
-    few, many = measured("arcee_lab", tokens), measured("arcee_lab", 10 * tokens)
-    flat = [
-        "### Memory",
-        "",
-        "| what | measured | target | |",
-        "|---|---:|---:|---|",
-        f"| peak of the process at {tokens:,} tokens | {few['peak']:.0f} MiB | | |",
-        verdicts.row(f"at {10 * tokens:,} tokens, over that", many["peak"] / few["peak"], FLAT),
-    ]
-    lines = [
-        f"### The same activations in three ways: the demo, all layers, {10 * tokens:,} tokens",
-        "",
-        "| what | CPU s | memory, MiB more | bytes | one neuron, CPU ms |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for way in WAYS if peers else ["arcee_lab"]:
-        took = many if way == "arcee_lab" else measured(way, 10 * tokens)
-        lines.append(
-            f"| {way} | {took['cpu']:.1f} | {took['more']:.0f} | {took['bytes']:,.0f} | "
-            f"{took['ask']:.2f} |"
-        )
-    return ["\n".join(flat), "\n".join(lines)]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes the report and fails where a target is missed."""
-    parser = argparse.ArgumentParser(prog="run.py bench", description="What dumps cost.")
+    parser = argparse.ArgumentParser(
+        prog="run.py bench", description="How activations lie on disk."
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
-    parser.add_argument("--child", choices=tuple(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--tokens", type=int, default=6000, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.child:
-        child(args.child, args.tokens)
-        return 0
-    torch.set_num_threads(1)
     if not args.no_peers:
-        importlib.import_module("zarr")  # before the measurements, rather than after
+        importlib.import_module("zarr")  # what is missing shall be missed at once
+    torch.set_num_threads(1)
     kept = keep_pages()
-    rounds, tokens = (3, 4000) if args.quick else (9, 6000)
-    verdicts, peers = Verdicts(), not args.no_peers
-    body = layout_table(verdicts, rounds=rounds, peers=peers)
+    rounds = 3 if args.quick else 9
+    verdicts = Verdicts()
+    body = layout_table(verdicts, rounds=rounds, peers=not args.no_peers)
     print("\n\n".join(body), flush=True)
-    body.append(price_table(verdicts, rounds=rounds, tokens=tokens))
-    print(body[-1], flush=True)
-    body += whole_table(verdicts, tokens=tokens, peers=peers)
-    print("\n\n".join(body[-2:]), flush=True)
     write_section(
-        "Activation dumps",
+        "Activations on disk",
         body,
         command="python3 run.py bench dumps" + (" --quick" if args.quick else ""),
-        method=f"CPU time of the thread that does the work, median of {rounds} rounds; peers with "
-        "threads of their own and whole dumps by the CPU time of the process. The allocator of the "
-        f"first two tables {'keeps' if kept else 'may return'} freed pages; memory is measured in "
-        "processes that do not. Activations of the first table are drawn: each neuron has its own "
-        "rate. delphi's layout leaves values up to 1e-5 out; arcee_lab and nnsight keep every bit.",
-        packages=("torch", "numpy", "safetensors", "pyarrow", "nnsight", *(["zarr"] * peers)),
+        method=f"CPU time of the thread that does the work, median of {rounds} rounds; of zarr, "
+        "which has threads of its own, that of the process. The allocator "
+        f"{'keeps' if kept else 'may return'} freed pages. Activations are drawn: each neuron has "
+        "its own rate. delphi's layout leaves values up to 1e-5 out, the others keep every bit.",
+        packages=("torch", "numpy", "safetensors", "pyarrow", *([] if args.no_peers else ["zarr"])),
         path=args.out,
     )
     return int(verdicts.missed)
