@@ -45,7 +45,7 @@ def test_mnli_from_both_formats(tmp_path):
             for label in ("-", "contradiction")
         ),
     )
-    (row,) = standard.mnli(side="matched", data={"mnli_matched": table})["test"]
+    (row,) = standard.mnli(side="matched", data={"arcee_mnli_matched": table})["test"]
     assert row == {"head": "sequence", "text": "It rains.\nIt is wet.", "label": 0}
     (row,) = standard.mnli(side="mismatched", data=lines)["test"]
     assert labels.MNLI[row["label"]] == "contradiction"
@@ -158,3 +158,35 @@ def test_without_a_network_the_error_says_what_to_do():
         ValueError, match=r"'arcee_sst2': the Hub did not give 'stanfordnlp/sst2'.*data"
     ):
         read_rows(standard.SST2, None)
+
+
+def test_one_argument_puts_a_file_in_place_of_the_hub(tmp_path, monkeypatch, demo):
+    from arcee_lab.evals.finding import find_tasks
+    from arcee_lab.evals.running import run
+
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "dev.tsv", "sentence\tlabel\nfine soup\t1\nbad soup\t0\n")
+    names = ("arcee_sst2", "arcee_squad")
+    asked = squad_file(tmp_path / "dev.json", impossible=False)
+    loaded = find_tasks(names, data={"arcee_sst2": file, "arcee_squad": asked})
+    assert [len(loaded["tasks"][name].eval_docs) for name in names] == [2, 1]
+    with pytest.raises(ValueError, match="data names the task 'arcee_ag_news', which is not among"):
+        find_tasks(["arcee_sst2"], data={"arcee_sst2": file, "arcee_ag_news": file})
+    with pytest.raises(ValueError, match=r"could not be loaded.*other.tsv is missing"):
+        find_tasks(["arcee_sst2"], data="other.tsv")
+    # the demo's head says bad and good, not negative and positive
+    with pytest.raises(ValueError, match="'arcee_sst2': The head has no label 'negative'"):
+        run(demo[0], demo[1], tasks="arcee_sst2", data="dev.tsv", seqcls="demo", progress=False)
+
+
+def test_the_command_takes_files():
+    from arcee_lab.cli.eval import _data
+
+    assert _data(["a.tsv"]) == "a.tsv"
+    assert _data(["arcee_sst2=a.tsv", "arcee_squad=b=c.json"]) == {
+        "arcee_sst2": "a.tsv",
+        "arcee_squad": "b=c.json",
+    }
+    assert _data([]) is None
+    with pytest.raises(ValueError, match="give one FILE, or TASK=FILE"):
+        _data(["a.tsv", "b.tsv"])
