@@ -79,7 +79,8 @@ def nnsight(reference: ReferenceForCausalLM, batch: Mapping[str, torch.Tensor]) 
     def count() -> Counts:
         with wrapped.trace(**batch, use_cache=False) as tracer:
             cache = tracer.cache(modules=[layer.mlp.act_fn for layer in wrapped.model.layers])
-        return [(one.output.numpy()[mask] > 0).sum(0) for one in cache.values()]
+        held = cache.keys()
+        return [(cache[name].output.numpy()[mask] > 0).sum(0) for name in held]
 
     return count
 

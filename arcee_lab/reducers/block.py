@@ -60,14 +60,7 @@ class Tokens:
         return real.cumsum(dim=1) - 1 + self._call.attended_before(real)
 
     def _own_labels(self, device: torch.device) -> Tensor:
-        if self._labels is None:
-            raise ValueError(NO_LABELS)
-        rows = self._labels.shape[0]
-        if rows not in (1, self._call.batch):
-            raise ValueError(
-                f"set_labels got {rows} rows and the call has {self._call.batch} sequences; give "
-                "one row a sequence (with beams, one a beam), or a single row for all."
-            )
+        assert self._labels is not None
         labels, inside = self._call.own_columns(self._labels.to(device))
         return torch.where(inside, labels, -1).expand(self._call.batch, -1)
 
@@ -81,6 +74,9 @@ class Reducing(Watch, Statistics):
         Statistics.__init__(self, parts.legend, asked, shapes, {}, model=parts.model)
         self._reducers = {site: self.reducers(site) for site in self.asked}
         self._labels: Tensor | None = None
+        self._wants_labels = any(
+            "labels" in one.asks for several in self._reducers.values() for one in several
+        )
         self._tokens = Tokens(Call())
         self._heard = 0  # sites in the running forward
         self._torn = False
@@ -121,8 +117,20 @@ class Reducing(Watch, Statistics):
 
     def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
         super()._begin(module, args, kwargs)
-        self._tokens = Tokens(self._call, self._labels)
         self._heard = 0
+        if self._wants_labels:
+            self._check_labels()
+        self._tokens = Tokens(self._call, self._labels)
+
+    def _check_labels(self) -> None:
+        if self._labels is None:
+            raise ValueError(NO_LABELS)
+        rows, batch = self._labels.shape[0], self._call.batch
+        if rows not in (1, batch):
+            raise ValueError(
+                f"set_labels got {rows} rows and the call has {batch} sequences; give one row a "
+                "sequence (with beams, one a beam), or a single row for all."
+            )
 
     def _forward_done(self) -> None:
         inside = len(self._names) - ("hook_logits" in self._names)
@@ -131,6 +139,7 @@ class Reducing(Watch, Statistics):
     def _model_ended(self, module: Any, args: tuple, output: object) -> None:
         # What fails after the backbone, such as memory for the logits, is tried again by callers.
         self._torn |= output is None and self._heard > 0
+        self._heard = 0
 
     def _saw(self, name: str, x: Tensor) -> None:
         call = self._call

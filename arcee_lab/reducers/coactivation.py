@@ -128,7 +128,8 @@ class CoActivation(Reducer):
         token_mask: Bool[Tensor, "batch pos"],
         **asked: Any,
     ) -> None:
-        chosen = x.index_select(-1, torch.tensor(self.units, device=x.device))
+        units = torch.tensor(self.units).to(x.device, non_blocking=x.device.type != "cpu")
+        chosen = x.index_select(-1, units)
         for piece, mask in pieces(chosen, token_mask):
             fired = fires(piece) * mask[:, None]
             state["both"] += (fired.t() @ fired).long()
