@@ -26,8 +26,8 @@ class Pairs:
         source: Inputs of the run that activations come from.
         real: Which tokens are attended, in both.
         metric: Logits -> one number a pair.
-        where: Of each pair, the column of the token whose logits the metric gets; None: it gets
-            the logits of all tokens, or of a sequence head.
+        where: Of each pair, the column of the token whose logits the metric gets, on the CPU;
+            None: it gets the logits of all tokens, or of a sequence head.
     """
 
     parts: Anatomy
@@ -76,9 +76,7 @@ class Pairs:
         inputs = getattr(self, which)
         if copies > 1:
             inputs = {name: x.repeat(copies, 1) for name, x in inputs.items()}
-        kept = {}
-        if self.where is not None and self.parts.legend.head == "causal":
-            kept["logits_to_keep"] = self._kept
+        kept = {} if self._kept is None else {"logits_to_keep": self._kept}
         with capture(self.parts.model, "hook_logits", grad=torch.is_grad_enabled()) as acts:
             self.parts.model(**inputs, **kept, use_cache=False)
         return acts["hook_logits"]
@@ -92,11 +90,12 @@ class Pairs:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.unflatten(0, (-1, self.count))
         if self.where is not None:
-            column = self.where
-            if self.parts.legend.head == "causal":
-                column = torch.searchsorted(self._kept, column)
-            logits = logits[:, torch.arange(self.count, device=logits.device), column]
-        return torch.stack([self._one(one) for one in logits])
+            kept = self._kept
+            column = self.where if kept is None else torch.searchsorted(kept, self.where)
+            rows = torch.arange(self.count, device=logits.device)
+            logits = logits[:, rows, column.to(logits.device)]
+        # With a model on several devices logits need not lie where the tokens do.
+        return torch.stack([self._one(one) for one in logits]).to(self.real.device)
 
     def _one(self, logits: Tensor) -> Tensor:
         value = self.metric(logits)
@@ -110,9 +109,10 @@ class Pairs:
         return value
 
     @property
-    def _kept(self) -> Tensor:
-        """The columns whose logits are needed."""
-        assert self.where is not None
+    def _kept(self) -> Tensor | None:
+        """The columns whose logits are computed; None: all, where a model knows no choice."""
+        if self.where is None or self.parts.legend.head != "causal":
+            return None
         return self.where.unique()
 
 
@@ -143,4 +143,4 @@ def _where(parts: Anatomy, real: Tensor, at: int | None) -> Tensor | None:
     if not bool(found.all()):
         short = (~found[:, 0]).nonzero().flatten().tolist()
         raise ValueError(f"at={at}: the sequences {short[:4]} have no such attended token.")
-    return where[:, 0]
+    return where[:, 0].cpu()

@@ -84,7 +84,7 @@ def patch_sweep(
         ...     "layers.*.hook_resid_post",
         ...     over="positions",
         ... )
-        >>> effects.grid().shape == (model.config.num_hidden_layers, 5)
+        >>> effects.grid().shape[0] == model.config.num_hidden_layers
         True
     """
     if batch_size < 1:

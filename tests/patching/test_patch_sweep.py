@@ -181,3 +181,17 @@ def test_the_model_is_as_before(tiny):
     assert torch.equal(model(**base).logits, before)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same(tiny):
+    model, (base, source) = tiny(), pair_of(padding="left")
+    there = [{name: x.cuda() for name, x in batch.items()} for batch in (base, source)]
+    for method in (al.patch_sweep, al.patch_attribution):
+        here = method(model.cpu(), base, source, one_logit, Z, over=("heads", "positions"))
+        far = method(model.cuda(), *there, one_logit, Z, over=("heads", "positions"))
+        torch.testing.assert_close(far.effects, here.effects, atol=1e-4, rtol=1e-3, equal_nan=True)
+
+
+def one_logit(logits):
+    return logits.log_softmax(-1)[:, 5]
