@@ -78,14 +78,14 @@ def test_the_numbers_of_a_gpu(tiny):
     """Integers are those of the CPU, on the activations that the GPU computed."""
     model = tiny().to("cuda")
     ids = torch.randint(3, 50, (2, 9), device="cuda")
-    with torch.no_grad(), al.capture(model, asked_of("include")) as stats:
-        with al.capture(model, SITE) as acts:
-            stats.set_labels(torch.zeros_like(ids))
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                model(ids)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+    block = al.capture(model, asked_of("include"))
+    with torch.no_grad(), block as stats, al.capture(model, SITE) as acts:
+        stats.set_labels(torch.zeros_like(ids))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(ids)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     x, mask = acts[SITE].cpu(), torch.ones(2, 9, dtype=torch.bool)
     given = {"positions": mask.cumsum(1) - 1, "seen": 0, "labels": torch.zeros(2, 9).long()}
     for reducer, state in zip(stats.reducers(SITE), stats.states[SITE], strict=True):
