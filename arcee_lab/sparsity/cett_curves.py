@@ -129,7 +129,10 @@ class CettCurves(Result):
         return bands(
             lines,
             x=Axis(
-                "CETT: error of the MLP's output, as a share of its length", "log", True, (5e-4, 1)
+                "CETT: error of the MLP's output, as a share of its length",
+                "log",
+                True,
+                (5e-4, 1.0),
             ),
             y=Axis("share of neurons left", "log", True, (1e-4, None)),
             title=f"Error of each layer against neurons it keeps (N = {self.n_tokens:,})",

@@ -120,11 +120,11 @@ class CoActivation(Result):
             raise ValueError(f"experts({number}): expected from 1 to {len(self.neurons)}")
         return _dealt(self._order, number)
 
-    def coverage(self, number: int = EXPERTS, cover: float = COVER) -> pd.DataFrame:
+    def coverage(self, number: int | None = None, cover: float = COVER) -> pd.DataFrame:
         """How many experts hold a share of a token's active neurons, beside random groups.
 
         Args:
-            number: Experts.
+            number: Experts; by default 16, or as many as neurons if fewer.
             cover: The share to hold.
 
         Returns:
@@ -132,6 +132,7 @@ class CoActivation(Result):
             that is, and over how many held-out tokens.
         """
         rows = []
+        number = self._usual if number is None else number
         for name, groups in self._groupings(number).items():
             held = self._held(groups)
             needed = 1 + (held < cover - 1e-9).sum(dim=1).double()
@@ -146,8 +147,8 @@ class CoActivation(Result):
         """The result in one sentence, with its N."""
         made, lots = self.coverage()["needed"]
         return (
-            f"{self.model}, layer {self.layer}: {made:.1f} of {EXPERTS} experts hold {COVER:.0%} "
-            f"of a token's active neurons, random groups need {lots:.1f} "
+            f"{self.model}, layer {self.layer}: {made:.1f} of {self._usual} experts hold "
+            f"{COVER:.0%} of a token's active neurons, random groups need {lots:.1f} "
             f"({len(self.neurons):,} neurons, N = {len(self.fired):,} tokens)"
         )
 
@@ -161,7 +162,7 @@ class CoActivation(Result):
         shown = often[rank[often].argsort()]
         held = {
             name: self._held(groups).mean(dim=0).numpy()
-            for name, groups in self._groupings(EXPERTS).items()
+            for name, groups in self._groupings(self._usual).items()
         }
         return together(
             self.measure("phi")[shown][:, shown].fill_diagonal_(torch.nan).numpy(),
@@ -172,6 +173,10 @@ class CoActivation(Result):
             "needs",
             dark=dark,
         )
+
+    @property
+    def _usual(self) -> int:
+        return min(EXPERTS, len(self.neurons))
 
     @cached_property
     def _order(self) -> Int[Tensor, " neuron"]:

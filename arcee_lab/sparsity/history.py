@@ -61,16 +61,17 @@ class History(Result):
         from arcee_lab.views.bands import Axis, Band, bands
 
         lines = [
-            Band(f"layer {number}", self.tokens, layer, dots=False)
+            Band(f"layer {number}", self.tokens / 1e6, layer, dots=False)
             for number, layer in enumerate(self.zeros.T)
         ]
         first, last = self.zeros[[0, -1]].mean(axis=1)
         return bands(
             lines,
-            x=Axis("tokens of training"),
+            x=Axis("million tokens of training"),
             y=Axis("share of exact zeros", percent=True),
             title=f"Exact zeros are learnt: from {first:.1%} to {last:.1%}",
             levels=[(0.5, "untrained")],
+            named_at="right",
             dark=dark,
         )
 

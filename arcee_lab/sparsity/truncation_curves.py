@@ -225,8 +225,8 @@ class TruncationCurves(Result):
         """A mean a token; over the draws of the bootstrap, `[run, draw]`."""
         counts = self.targets.double().numpy()
         if not resampled:
-            return sums.sum(-1) / counts.sum()
-        return (sums @ self._weights) / (counts @ self._weights)
+            return np.asarray(sums.sum(-1) / counts.sum())
+        return np.asarray((sums @ self._weights) / (counts @ self._weights))
 
     @cached_property
     def _weights(self) -> Float[np.ndarray, "group draw"]:
@@ -245,4 +245,4 @@ class TruncationCurves(Result):
 
 def _last_good(good: np.ndarray) -> np.ndarray:
     """The last run, from the least sparse on, before any that is not good; the first at least."""
-    return np.maximum(np.logical_and.accumulate(good, axis=0).sum(axis=0) - 1, 0)
+    return np.asarray(np.maximum(np.logical_and.accumulate(good, axis=0).sum(axis=0) - 1, 0))

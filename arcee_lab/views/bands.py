@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,6 +64,7 @@ def bands(
     title: str = "",
     marks: Sequence[tuple[float, str]] = (),
     levels: Sequence[tuple[float, str]] = (),
+    named_at: Literal["left", "right"] = "left",
     height: float = 3.2,
     dark: bool = False,
 ) -> Figure:
@@ -79,6 +80,7 @@ def bands(
         title: The line above.
         marks: `(x, name)`, vertical lines.
         levels: `(y, name)`, horizontal lines.
+        named_at: The end at which these have their names.
         height: In inches.
         dark: For a dark page.
     """
@@ -108,7 +110,8 @@ def bands(
         for at, name in levels:
             axes.axhline(at, color=ink, linewidth=0.8, linestyle=":")
             along = axes.get_yaxis_transform()
-            axes.text(0.01, at, name, transform=along, va="bottom", fontsize=8)
+            place = 0.01 if named_at == "left" else 0.99
+            axes.text(place, at, name, transform=along, va="bottom", ha=named_at, fontsize=8)
         axes.grid(linewidth=0.5)
         axes.set_title(title)
         _legend(figure, axes, lines)

@@ -10,6 +10,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
+from PIL import Image
 
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, SEQUENTIAL
 
@@ -53,7 +54,7 @@ class Figure(MatplotlibFigure):
     """A matplotlib figure that shows itself in a notebook, without pyplot and its state."""
 
     def _repr_png_(self) -> bytes:
-        return png(self)
+        return _with_palette(png(self))
 
 
 @contextmanager
@@ -94,6 +95,15 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None)
         small, format="png", optimize=True
     )
     return small.getvalue()
+
+
+def _with_palette(picture: bytes) -> bytes:
+    """The picture in 256 colours: a third of the size, so that notebooks stay small."""
+    whole = Image.open(io.BytesIO(picture)).convert("RGB")
+    palette = whole.quantize(256, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    palette.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def sequential(*, dark: bool = False) -> LinearSegmentedColormap:
