@@ -1,19 +1,14 @@
-"""What the attention pattern costs beside the fast kernel: time at 256 tokens, memory at 8,192.
+"""How long the attention pattern takes beside the fast kernel.
 
     python3 run.py bench patterns [--rounds N] [--no-peers] [--out FILE]
 
-Time: our model under SDPA, the un-hooked forward against one that also gives patterns, or
-statistics of heads. TransformerLens and nnsight (on transformers' eager kernel, which alone gives
-it a pattern) do the same on the same weights in the same process.
-
-Memory: one layer with the attention of AFM-4.5B (20 heads over 4 kv heads, d_head 128), whose whole
-pattern would take 5 GiB. Each number is the peak of a process of its own.
+Our model under SDPA, the un-hooked forward against one that also gives patterns, or statistics of
+heads. TransformerLens and nnsight (on transformers' eager kernel, which alone gives it a pattern)
+do the same on the same weights in the same process. `pattern_memory` measures memory.
 """
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,22 +30,6 @@ SETTING = SETTINGS[0]
 ONE, ALL = "layers.3.self_attn.hook_pattern", "*hook_pattern"
 ASKED = [Entropy(), FirstMass(), Offset(1), TopKeys(4), Distance()]
 TARGETS = {"arcee_lab, pattern of one layer": 1.04, "arcee_lab, pattern of all layers": 1.25}
-LENGTH, MOST_MEGABYTES = 8192, 200
-LONG = {
-    "hidden_size": 2560,
-    "intermediate_size": 2560,  # small, so that the MLP's own peak hides nothing
-    "num_hidden_layers": 1,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "vocab_size": 512,
-    "max_position_embeddings": LENGTH,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-PLAIN, STATISTICS = "the plain forward", "head statistics of the layer, all five"
-MEMORY = (PLAIN, "the plain forward again (A/A)", STATISTICS, "pattern of one head, last token")
 
 
 def ours(
@@ -131,103 +110,33 @@ def time(*, rounds: int, with_peers: bool) -> dict[str, Paired]:
         return measure(forward, contestants, rounds=rounds, calls=SETTING.calls)
 
 
-def peak(what: str) -> float:
-    """Runs one long forward in this process and tells its peak memory, in MB (10^6 bytes)."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = ArceeForCausalLM(ArceeConfig(**LONG)).eval()
-    ids = torch.randint(3, 512, (1, LENGTH))
-    with torch.no_grad():
-        if what == STATISTICS:
-            with al.attention.heads(model, ASKED) as stats:
-                model(ids, use_cache=False, logits_to_keep=1)
-            assert int(stats["entropy"].n.min()) == LENGTH - 1
-        elif what.startswith("pattern"):
-            with al.capture(model, ALL, heads=0, positions=-1):
-                model(ids, use_cache=False, logits_to_keep=1)
-        else:
-            model(ids, use_cache=False, logits_to_keep=1)
-    # Not ru_maxrss: that begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    high = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(high.split()[1]) * 1024 / 1e6
-
-
-def memory(*, processes: int) -> tuple[str, bool]:
-    """A table of peaks, and whether the statistics stay within their share."""
-    peaks = {
-        what: [
-            float(
-                subprocess.run(
-                    [sys.executable, __file__, "--peak", what],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout
-            )
-            for _ in range(processes)
-        ]
-        for what in MEMORY
-    }
-    plain = statistics.median(peaks[PLAIN])
-    lines = [
-        "### Memory: one layer, 20 heads over 4 kv heads, d_head 128, 1 x 8,192 tokens, fp32",
-        "",
-        "| what | peak, MB | over the plain forward, MB | lowest to highest | target | |",
-        "|---|---:|---:|---|---:|---|",
-    ]
-    fits = True
-    for what, found in peaks.items():
-        over = statistics.median(found) - plain
-        target = verdict = ""
-        if what == STATISTICS:
-            fits = over <= MOST_MEGABYTES
-            target, verdict = f"<= {MOST_MEGABYTES}", "pass" if fits else "MISS"
-        spread = f"{min(found) - plain:+.1f} to {max(found) - plain:+.1f}"
-        lines.append(
-            f"| {what} | {statistics.median(found):.0f} | {over:+.1f} | {spread} | {target} "
-            f"| {verdict} |"
-        )
-    whole = 20 * LENGTH * LENGTH * 4 / 1e6
-    lines += ["", f"The whole pattern of this layer would be {whole:,.0f} MB."]
-    return "\n".join(lines), fits
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes the report and fails where a target is missed."""
-    parser = argparse.ArgumentParser(prog="run.py bench", description="What patterns cost.")
+    parser = argparse.ArgumentParser(prog="run.py bench", description="How long patterns take.")
     parser.add_argument("--rounds", type=int, default=41, metavar="N", help="default: 41")
-    parser.add_argument("--processes", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
-    parser.add_argument("--peak", choices=MEMORY, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.peak:
-        print(peak(args.peak))
-        return 0
     torch.set_num_threads(1)
     kept = keep_pages()
     results = time(rounds=args.rounds, with_peers=not args.no_peers)
-    table = ratio_table(f"Time: {SETTING.title}", results, TARGETS)
+    table = ratio_table(SETTING.title, results, TARGETS)
     print(table, flush=True)
-    peaks, fits = memory(processes=args.processes)
-    print(peaks)
     write_section(
-        "What attention patterns cost",
-        [table, peaks],
+        "How long attention patterns take",
+        [table],
         command="python3 run.py bench patterns",
         method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "
         "side in random order. The reference is our own forward under SDPA with nothing asked; the "
         "A/A row is that against itself: the noise. The allocator "
         f"{'keeps' if kept else 'may return'} freed pages. Statistics: entropy, mass on the first "
-        "token, mass one back, four strongest keys, distance. Memory: the largest resident set of "
-        f"a fresh process that runs one forward, median of {args.processes} processes.",
+        "token, mass one back, four strongest keys, distance. The peers' rows hold their whole "
+        "forward: both compute attention eagerly in place of SDPA.",
         packages=PACKAGES[:2] if args.no_peers else PACKAGES,
         path=args.out,
     )
     print(args.out)
-    missed = any(results[name].median > limit for name, limit in TARGETS.items())
-    return int(missed or not fits)
+    return int(any(results[name].median > limit for name, limit in TARGETS.items()))
 
 
 if __name__ == "__main__":
