@@ -51,7 +51,7 @@ class Structure(Result):
 
     @property
     def headline(self) -> str:
-        fits, lost = (np.nanmean(self.means[name].value) for name in ("two_four", "lost"))
+        fits, lost = (exact.average(self.means[name].value) for name in ("two_four", "lost"))
         return (
             f"{int(self.means['two_four'].windows.max()):,} windows: {fits:.1%} of groups of four "
             f"have at most two neurons that fire; keeping two loses {lost:.2%} of Σ‖n‖²"

@@ -97,3 +97,9 @@ def by_window(
 def places(values: list[int] | np.ndarray, device: torch.device) -> Int[Tensor, " n"]:
     """Indices that the host knows, on the device, without waiting for it."""
     return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)
+
+
+def average(x: np.ndarray) -> float:
+    """The mean of what is a number; NaN where nothing is."""
+    there = np.asarray(x)[np.isfinite(x)]
+    return float(there.mean()) if len(there) else float("nan")

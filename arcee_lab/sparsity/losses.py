@@ -42,10 +42,10 @@ class Surprise(Result):
 
     @property
     def headline(self) -> str:
-        low, high = np.nanmin(self.correlation), np.nanmax(self.correlation)
+        told = ", ".join(f"{value:+.2f}" for value in self.correlation[:8])
         return (
-            f"N = {int(self.tokens.sum()):,} tokens with a next one: active neurons and loss "
-            f"correlate {low:+.2f} to {high:+.2f}, by layer"
+            f"N = {int(self.tokens.sum()):,} tokens with a next one: correlation of active neurons "
+            f"and loss, by layer: {told}"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -125,12 +125,7 @@ class Losses(Analysis):
         state["loss_loss"] += (loss * loss * SQUARES).round().long().sum()
 
     def result(self, state: State, report: "SparsityReport") -> Surprise:
-        n = state["tokens"].sum().item()
-        if not n:
-            raise ValueError(
-                "no losses were measured: the model has no language-model head of arcee_lab; load "
-                "it with head='causal', or leave 'losses' out"
-            )
+        n = max(state["tokens"].sum().item(), 1)  # without a token all is 0/0 below: NaN
         sums = {name: state[name].numpy().astype(np.float64) for name in ("k", "kk")}
         scaled = {
             name: state[name].numpy().astype(np.float64) / SQUARES

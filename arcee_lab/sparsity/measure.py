@@ -133,6 +133,11 @@ def prepare(
     analyses: dict[str, Analysis] = {
         name: registry.streamed(name) for name in names if name in registry.STREAMED
     }
+    if analyses and not plan.shared_tokens:
+        raise ValueError(
+            f"none of the {len(windows)} windows is in the share of 1 in {plan.share}; expected "
+            "more text, or share=1, which takes them all"
+        )
     if not isinstance(model, ArceeForCausalLM):
         analyses.pop("losses", None)  # a loss of the next token needs our language-model head
     with torch.no_grad():

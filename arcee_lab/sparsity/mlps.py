@@ -61,8 +61,10 @@ class Mlp:
 
     def write_norms(self) -> Float[Tensor, " d_mlp"]:
         """‖w_i‖, in fp32: a neuron's share of the output is a_i w_i."""
-        # vector_norm accumulates in the dtype asked for and copies nothing.
-        return torch.linalg.vector_norm(self.down_weight().detach(), dim=0, dtype=torch.float32)
+        weight = self.down_weight().detach()
+        # vector_norm accumulates in the dtype asked for and copies nothing, but narrows nothing.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.linalg.vector_norm(weight, dim=0, dtype=dtype).float()
 
 
 def mlps(model: nn.Module) -> list[Mlp]:

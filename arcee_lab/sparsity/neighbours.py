@@ -45,11 +45,12 @@ class Likeness(Result):
 
     @property
     def headline(self) -> str:
+        there = self.cosine.value[np.isfinite(self.cosine.value)]
+        if not len(there):
+            return f"N = {self.tokens:,} tokens, one layer"
         return (
             f"N = {self.tokens:,} tokens: inputs of neighbouring layers have a cosine of "
-            f"{np.nanmin(self.cosine.value):.2f} to {np.nanmax(self.cosine.value):.2f}"
-            if np.isfinite(self.cosine.value).any()
-            else f"N = {self.tokens:,} tokens, one layer"
+            f"{there.min():.2f} to {there.max():.2f}"
         )
 
     def frame(self) -> "pd.DataFrame":

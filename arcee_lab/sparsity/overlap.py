@@ -58,7 +58,7 @@ class Overlaps(Result):
 
     @property
     def headline(self) -> str:
-        first, chance = np.nanmean(self.jaccard.value[:, 0]), np.nanmean(self.chance[0])
+        first, chance = (exact.average(x) for x in (self.jaccard.value[:, 0], self.chance[0]))
         return (
             f"{int(self.jaccard.windows.max()):,} windows: neighbouring tokens share {first:.1%} "
             f"of the neurons that either uses; by chance it were {chance:.1%}"

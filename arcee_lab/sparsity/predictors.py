@@ -73,7 +73,7 @@ class Predictability(Result):
     def headline(self) -> str:
         recall = self.metrics["recall"].value
         told = [
-            f"{name} {np.nanmean(recall[:, place]):.1%}"
+            f"{name} {exact.average(recall[:, place]):.1%}"
             for place, name in enumerate(self.names)
             if np.isfinite(recall[:, place]).any()
         ]

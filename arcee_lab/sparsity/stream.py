@@ -207,7 +207,8 @@ class Pass:
             f"{name}/{key}": x for name, state in self.states.items() for key, x in state.items()
         }
         flat |= {f"seconds/{name}": torch.tensor(cost) for name, cost in self.costs.items()}
-        parts = [_nested(part) for part in here.gather(flat)]
+        alone = [{name: x.cpu() for name, x in flat.items()}]
+        parts = [_nested(part) for part in (here.gather(flat) if here.size > 1 else alone)]
         seconds = [part.pop("seconds") for part in parts]
         # Ranks work side by side: the pass took as long as the slowest, an analysis all of theirs.
         for name in self.costs:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import UInt8
 from torch import Tensor
 
 from arcee_lab.sparsity import exact
@@ -240,7 +240,7 @@ class Unions(Analysis):
         )
 
 
-def pack(masks: Tensor) -> Int[Tensor, "*any byte"]:
+def pack(masks: Tensor) -> UInt8[Tensor, "*any byte"]:
     """Booleans, eight a byte, the first in the highest bit, as NumPy's packbits has it."""
     missing = -masks.shape[-1] % 8
     padded = torch.nn.functional.pad(masks.to(torch.uint8), (0, missing))

@@ -72,17 +72,17 @@ def read(reference, ids):
     """Dense arrays of one window: x, post and y of every layer, `[layer, pos, ...]`, and losses."""
     x, post, y = [], [], []
     handles = []
+
+    def up(module, args, out):
+        x.append(args[0][0])
+        post.append(out[0].clamp(min=0) ** 2)
+
+    def down(module, args, out):
+        y.append(out[0])
+
     for block in reference.model.layers:
-        mlp = block.mlp
-        handles += [
-            mlp.up_proj.register_forward_hook(
-                lambda module, args, out: (
-                    x.append(args[0][0]),
-                    post.append(out[0].clamp(min=0) ** 2),
-                )
-            ),
-            mlp.down_proj.register_forward_hook(lambda module, args, out: y.append(out[0])),
-        ]
+        handles.append(block.mlp.up_proj.register_forward_hook(up))
+        handles.append(block.mlp.down_proj.register_forward_hook(down))
     ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)[None]
     with torch.no_grad():
         logits = reference(ids).logits[0].double()

@@ -2,29 +2,46 @@
 
 import json
 import re
+from importlib import import_module
 
 import pandas as pd
 import pytest
 
-FILES = {
-    "layers.json",
-    "neurons.parquet",
-    "neurons.png",
-    "rates.png",
-    "report.html",
-    "run.json",
-    "sparsity.png",
-    "summary.json",
-}
+CORE = {"coverage", "positions", "ids", "saving"}
+ALL = {"blocks", "losses", "neighbours", "octaves", "overlap", "predictors", "spikes", "unions"}
+TABLES = {"neurons", "tokens", "costs"}
+PICTURES = {"neurons", "rates", "sparsity", "tokens"}
+PLAIN = {"layers.json", "summary.json", "report.html", "run.json"}
+PLAIN |= {"report.json", "counts.safetensors"}
 
 
-def run(*words):
+def files(results, tables=TABLES, pictures=PICTURES):
+    tables = {f"{name}.parquet" for name in results | tables}
+    return PLAIN | tables | {f"{name}.png" for name in results | pictures}
+
+
+FILES = files(CORE)
+
+
+def run(*words, analyses="core"):
+    """The command, with the core alone unless told otherwise: figures take long."""
     from arcee_lab.cli import main
 
     try:
-        return main(["sparsity", *map(str, words)])
+        return main(["sparsity", *map(str, words), "--analyses", analyses])
     except SystemExit as stop:
         return stop.code
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch):
+    """No picture is drawn where none is looked at."""
+    from arcee_lab.sparsity import page
+    from arcee_lab.views import figure
+
+    dot = b"\x89PNG\r\n"
+    monkeypatch.setattr(figure, "png", lambda *args, **kwargs: dot)
+    monkeypatch.setattr(page, "png", lambda *args, **kwargs: dot)
 
 
 @pytest.fixture
@@ -38,9 +55,15 @@ def text(tmp_path):
 
 def test_writes_every_file_and_says_where(tmp_path, text, capsys):
     out = tmp_path / "out"
-    assert run("demo", "--text", text, text, "--out", out, "--batch-size", 2) == 0
+    words = ["demo", "--text", text, text, "--out", out, "--batch-size", 2]
+    assert run(*words, analyses="all") == 0
     said = capsys.readouterr()
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == files(CORE | ALL, TABLES | {"thresholds"})
+    assert re.match(
+        r"demo: \d+ tokens in 2 windows, 1 forwards; .* counts take .* about ", said.out
+    )
+    for name in ALL:
+        assert re.search(rf"^{name} +\d+\.\d\d +\d+   \S", said.out, re.MULTILINE), name
     assert str(out / "report.html") in said.out
     assert "tok/s" in said.err
     summary = json.loads((out / "summary.json").read_text())
@@ -61,7 +84,8 @@ def test_the_same_command_again_gives_the_same_numbers(tmp_path, capsys):
     assert run(*words) == 0
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     assert run(*words) == 0
-    for name in FILES - {"summary.json", "report.html"}:  # these two hold the speed
+    timed = {"summary.json", "report.html", "report.json", "costs.parquet"}  # they hold the speed
+    for name in FILES - timed:
         assert (tmp_path / "out" / name).read_bytes() == before[name], name
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["tokens"] + summary["first positions, apart"] == 600
@@ -93,7 +117,12 @@ def test_jsonl_parquet_and_dataset_folders_are_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["demo"], "one of the arguments --text --dataset --world is required"),
+        (["demo"], "one of --text, --dataset, --world, --domains; got none"),
+        (["demo", "--world", "story", "--domains", "a=x"], "got --world, --domains"),
+        (["demo", "--domains", "a=x"], "names only 'a'"),
+        (["demo", "--domains", "a", "b=x"], "'a': expected NAME=FILE"),
+        (["demo", "--domains", "../a=x", "b=x"], "a name of letters"),
+        (["demo", "--domains", "a={tmp}/gone.txt", "b={tmp}/empty.txt"], "gone.txt is missing"),
         (["demo", "--text", "{tmp}/gone.txt"], "gone.txt is missing"),
         (["demo", "--text", "{tmp}/empty.txt"], "holds no text"),
         (["demo", "--text", "{tmp}/binary.txt"], "is binary"),
@@ -145,3 +174,45 @@ def test_a_changed_text_is_another_run(tmp_path, text, capsys):
     text.write_text("Another text .")
     assert run("demo", "--text", text, "--out", out) == 2
     assert "holds another run (sha256" in capsys.readouterr().err
+
+
+def test_an_unknown_analysis_is_told_before_the_model_is_loaded(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("no-such-model", "--world", "story", "--out", out, analyses="unoins") == 2
+    assert "no analysis is called 'unoins'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_domains_lie_side_by_side_and_a_killed_run_goes_on(tmp_path, text, capsys, monkeypatch):
+    measure = import_module("arcee_lab.sparsity.measure")  # the package's name is the function
+    other = tmp_path / "other.txt"
+    other.write_text("Glukra visited Lower Lolom . Jozi left Upper Kregleth .\n" * 3)
+    out = tmp_path / "out"
+    words = ["demo", "--domains", f"barn={text}", f"towns={other}", f"barn={other}", "--out", out]
+    home = measure.measure
+    calls = []
+
+    def killed(*args, **settings):
+        calls.append(settings["label"])
+        if calls == ["barn", "towns"]:
+            raise KeyboardInterrupt
+        return home(*args, **settings)
+
+    monkeypatch.setattr(measure, "measure", killed)
+    assert run(*words) == 130
+    assert run(*words) == 0
+    assert calls == ["barn", "towns", "towns"]  # what was done is not measured again
+    tables = {"domains.parquet", "pairs.parquet"}
+    shown = {"neurons.png", "report.html", "run.json"}
+    assert {path.name for path in out.iterdir()} == {"barn", "towns"} | tables | shown
+    frame = pd.read_parquet(out / "domains.parquet")
+    for name in ("barn", "towns"):
+        layers = json.loads((out / name / "layers.json").read_text())
+        zeros = frame.loc[frame["domain"] == name, "zeros"]
+        assert zeros.tolist() == pytest.approx([row["zeros"] for row in layers])
+    assert "exact zeros: barn " in capsys.readouterr().out
+
+
+def test_a_text_that_ends_early_is_told(tmp_path, text, capsys):
+    assert run("demo", "--text", text, "--max-tokens", 999, "--out", tmp_path / "out") == 0
+    assert re.search(r"the text ends after \d+ of 999 tokens", capsys.readouterr().out)

@@ -50,21 +50,49 @@ def test_passage_of_one_token_and_of_too_many():
     assert len(read_passage(ours, Letters(), "abc" * 17, report).tokens) == 48
 
 
-def test_save_writes_what_the_frames_hold(tmp_path):
-    from arcee_lab.sparsity import measure
+def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
+    from arcee_lab.sparsity import SparsityReport, measure
 
     report = measure(pair()[0], Letters(), ["abcdef" * 4, "hgf"])
     files = report.save(tmp_path)
     assert sorted(path.name for path in files) == sorted(entry.name for entry in tmp_path.iterdir())
-    neurons = pd.read_parquet(tmp_path / "neurons.parquet")
-    pd.testing.assert_frame_equal(neurons, report.frame("neurons"))
+    for name in ("neurons", "tokens", "thresholds", *report.results):
+        table = pd.read_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(table, report.frame(name), check_column_type=False)
     layers = json.loads((tmp_path / "layers.json").read_text())
     assert [row["zeros"] for row in layers] == report.zeros.tolist()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["tokens"] == report.n_tokens == 27
     assert summary["exact zeros"] == pytest.approx(float(report.zeros.mean()))
-    for name in ("sparsity.png", "rates.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("sparsity", "rates", "tokens", *report.results):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    again = SparsityReport.load(tmp_path)
+    for name in ("layers", "neurons", "costs", *report.results):
+        pd.testing.assert_frame_equal(again.frame(name), report.frame(name))
+    assert again.summary() == report.summary()
+    twice = again.merge(report)
+    assert twice.n_tokens == 2 * report.n_tokens
+    assert torch.equal(twice.fired, 2 * report.fired)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "match"),
+    [
+        (lambda folder: (folder / "report.json").unlink(), "report.json is missing"),
+        (lambda folder: (folder / "counts.safetensors").write_bytes(b"x"), "is damaged"),
+        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 1"),
+        (lambda folder: (folder / "report.json").write_text('{"version": 1}'), "is damaged"),
+    ],
+)
+def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
+    from arcee_lab.sparsity import SparsityReport, measure
+    from arcee_lab.views import figure
+
+    monkeypatch.setattr(figure, "png", lambda *args, **kwargs: b"")
+    measure(pair()[0], Letters(), ["abc"], analyses=["core"]).save(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(ValueError, match=match):
+        SparsityReport.load(tmp_path)
 
 
 def test_page_is_whole_escaped_and_small(tmp_path):

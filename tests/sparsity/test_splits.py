@@ -1,0 +1,350 @@
+"""How the work is cut (batches, files, ranks, a kill) changes no number by a bit."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from dense import Letters, pair, plant
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+TEXTS = [
+    "".join(chr(ord("a") + (3 * number + place * (1 + number % 4)) % 8) for place in range(length))
+    for number, length in enumerate([5, 17, 2, 9, 30, 1, 12, 7, 23, 3, 14, 8])
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return plant(*pair(d_mlp=40, bias=True))[0]
+
+
+def same(one, two, *, but=()):
+    """All counts of two reports are equal, to the last bit."""
+    assert set(one.states) == set(two.states)
+    for name, state in one.states.items():
+        for key, tensor in state.items():
+            if (name, key) not in but:
+                assert torch.equal(tensor, two.states[name][key]), (name, key)
+    assert (one.n_tokens, one.n_first, one.n_shared) == (two.n_tokens, two.n_first, two.n_shared)
+
+
+@settings(max_examples=6)
+@given(batch_size=st.integers(1, 13), share=st.sampled_from([1, 2, 3]))
+def test_batches_change_nothing(model, batch_size, share):
+    """In double precision a batch's shape flips no neuron; rounded terms may differ by one."""
+    from arcee_lab.sparsity import measure
+
+    found = [
+        measure(model, Letters(), TEXTS, share=share, batch_size=size, context=16)
+        for size in (batch_size, 4)
+    ]
+    assert found[0].n_shared == found[1].n_shared
+    for name, state in found[0].states.items():
+        for key, tensor in state.items():
+            other = found[1].states[name][key]
+            # Real terms come from matrix products, whose last bits depend on the batch.
+            limit = (
+                0 if name in ("core", "unions", "octaves") else 1 + tensor.abs().max().item() * 1e-9
+            )
+            assert (tensor.double() - other.double()).abs().max() <= limit, (name, key)
+
+
+@settings(max_examples=5)
+@given(cuts=st.lists(st.integers(1, len(TEXTS) - 1), min_size=1, max_size=3, unique=True))
+def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
+    from arcee_lab.sparsity import measure
+
+    def of(texts):
+        # One window a forward: then every forward of a part is one of the whole.
+        try:
+            return measure(model, Letters(), texts, share=2, batch_size=1, context=16)
+        except ValueError:  # no window of the part is in the share
+            assume(False)
+
+    bounds = [0, *sorted(cuts), len(TEXTS)]
+    parts = [of(TEXTS[start:stop]) for start, stop in pairwise(bounds)]
+    left = parts[0]
+    for part in parts[1:]:
+        left = left.merge(part)
+    right = parts[-1]
+    for part in parts[-2::-1]:
+        right = part.merge(right)
+    whole = of(TEXTS)
+    same(left, right)
+    same(left, whole)
+    for name in ("overlap", "blocks", "predictors", "losses", "tokens"):
+        assert left.frame(name).equals(whole.frame(name)), name
+    assert left.n_documents == whole.n_documents == len(TEXTS)
+
+
+def one_of(rank, size, left):
+    """A rank of several that run one after the other: each leaves its state for the last one."""
+    from arcee_lab.ranks import Ranks
+
+    class Together(Ranks):
+        def barrier(self):
+            pass
+
+        def gather(self, tensors):
+            left.append({name: x.clone() for name, x in tensors.items()})
+            return left
+
+    return Together(rank, size, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_ranks_change_nothing(model, size):
+    from arcee_lab.sparsity.measure import prepare
+    from arcee_lab.sparsity.registry import chosen
+    from arcee_lab.texts import cut
+
+    windows = cut(Letters(), TEXTS, context=16)
+
+    def states(rank, size, left):
+        run = prepare(model, windows, chosen(["all"]), share=2, batch_size=3)
+        return run.run(one_of(rank, size, left))
+
+    alone = states(0, 1, [])
+    left = []
+    for rank in range(size):
+        together = states(rank, size, left)
+    for name, state in alone.items():
+        for key, tensor in state.items():
+            assert torch.equal(tensor, together[name][key]), (name, key)
+
+
+def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch):
+    from arcee_lab.sparsity import measure, stream
+
+    settings = {"share": 2, "batch_size": 2, "context": 16}
+    whole = measure(model, Letters(), TEXTS, **settings)
+    file = tmp_path / "state.safetensors"
+    monkeypatch.setattr(stream, "_SAVE_EVERY", 0)
+    forward = stream.Pass._forward
+    ran = []
+
+    def killed(self, job):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(job)
+        forward(self, job)
+
+    monkeypatch.setattr(stream.Pass, "_forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, Letters(), TEXTS, resume=file, **settings)
+    assert file.is_file()
+    with pytest.raises(ValueError, match="was saved by another run: its share is 2, not 1"):
+        measure(model, Letters(), TEXTS, resume=file, **(settings | {"share": 1}))
+    again = []
+    monkeypatch.setattr(
+        stream.Pass, "_forward", lambda self, job: (again.append(job), forward(self, job))
+    )
+    resumed = measure(model, Letters(), TEXTS, resume=file, **settings)
+    same(whole, resumed)
+    assert not file.exists()
+    batches = len(again) + len(ran)
+    assert len(again) < batches
+    file.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="is damaged; remove it"):
+        measure(model, Letters(), TEXTS, resume=file, **settings)
+
+
+def test_the_share_is_chosen_by_the_tokens_alone():
+    from arcee_lab.sparsity.batches import plan
+    from arcee_lab.texts import cut
+
+    windows = cut(Letters(), TEXTS * 6, context=16)
+    some = plan(windows, batch_size=4, share=None)
+    assert some.share == 8
+    rows = {row for batch, in_share in some.batches for row in batch if in_share}
+    assert sorted(row for batch, _ in some.batches for row in batch) == list(range(len(windows)))
+    texts = {windows[row].tobytes() for row in rows}
+    assert rows == {row for row in range(len(windows)) if windows[row].tobytes() in texts}
+    assert 0 < len(rows) < len(windows)
+    assert some.shared_tokens == sum(len(windows[row]) - 1 for row in rows)
+    assert plan(cut(Letters(), TEXTS, context=16), batch_size=4, share=None).share == 1
+
+
+def other(name):
+    """A tiny model of another family, with weights far from zero."""
+    import transformers
+
+    shape = {
+        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 64,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    if name != "Persimmon":
+        shape["num_key_value_heads"] = 1
+    if name == "Nemotron":
+        shape["head_dim"] = 8
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**shape)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", ["Nemotron", "NanoChat", "Persimmon"])
+def test_other_families_equal_brute_force(name):
+    from arcee_lab.sparsity import measure, mlps
+
+    model = other(name)
+    report = measure(model, Letters(), TEXTS[:5], batch_size=2, context=64)
+    assert "losses" not in report.states
+    posts = []
+    hooks = [
+        mlp.down.register_forward_hook(lambda module, args, out: posts.append(args[0][0]))
+        for mlp in mlps(model)
+    ]
+    fired = np.zeros((2, 24), np.int64)
+    with torch.no_grad():
+        for text in TEXTS[:5]:
+            posts.clear()
+            model(torch.tensor([Letters()(text)["input_ids"]]))
+            fired += np.stack([(post[1:] > 0).sum(0).numpy() for post in posts])
+    for hook in hooks:
+        hook.remove()
+    assert np.array_equal(report.fired, fired)
+    assert 0.1 < report.zeros.mean() < 0.9
+
+
+def test_a_share_without_a_window_is_an_error(model):
+    from arcee_lab.sparsity import measure
+
+    with pytest.raises(ValueError, match="none of the 1 windows is in the share of 1 in 1000"):
+        measure(model, Letters(), ["abc"], share=1000)
+    assert measure(model, Letters(), ["abc"], share=1000, analyses=["core"]).n_tokens == 3
+
+
+def test_the_shortest_text_that_counts_gives_a_whole_report(model):
+    from arcee_lab.sparsity import measure
+
+    report = measure(model, Letters(), ["a"])
+    assert report.n_tokens == 1
+    for name in report.results:
+        assert len(report.frame(name)) > 0
+        assert "nan" not in report.result(name).headline.split(":")[0]
+    assert report.frame("overlap")["jaccard"].isna().all()
+
+
+def test_a_gated_mlp_is_an_error():
+    import transformers
+
+    from arcee_lab.sparsity import measure
+
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, hidden_act="relu",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp .* is gated"):
+        measure(transformers.LlamaForCausalLM(config), Letters(), ["abc"])
+    config = transformers.NemotronConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, hidden_act="gelu",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="gives no exact zeros; expected relu or relu2"):
+        measure(transformers.NemotronForCausalLM(config), Letters(), ["abc"])
+
+
+def test_two_models_on_the_same_tokens(model):
+    from arcee_lab.sparsity import measure
+
+    other = plant(*pair(d_mlp=40, bias=True), seed=1)[0]
+    one, two = (measure(m, Letters(), TEXTS, share=1, context=16) for m in (model, other))
+    found = one.compare(two)
+    assert found.same_tokens == len(np.intersect1d(*(r.result("unions").keys for r in (one, two))))
+    frame = found.frame()
+    masks = [
+        np.unpackbits(r.result("unions").masks, axis=2, count=40).astype(bool) for r in (one, two)
+    ]
+    keys = one.result("unions").keys.tolist()
+    assert len(set(keys)) == len(keys) == found.same_tokens
+    for layer in range(2):
+        shares = [
+            (a & b).sum() / (a | b).sum()
+            for a, b in zip(*(m[:, layer] for m in masks), strict=True)
+        ]
+        assert frame["agreement"][layer] == pytest.approx(np.mean(shares))
+        p, q = one.rates[layer].numpy(), two.rates[layer].numpy()
+        assert frame["agreement_chance"][layer] == pytest.approx(
+            (p * q).sum() / (p + q - p * q).sum()
+        )
+        assert frame["mean_abs_delta"][layer] == pytest.approx(np.abs(q - p).mean())
+        a, b = p / p.sum(), q / q.sum()
+        js = sum(
+            0.5 * x[i] * np.log2(x[i] / (0.5 * (a[i] + b[i])))
+            for x in (a, b) for i in range(40) if x[i]
+        )  # fmt: skip
+        assert frame["js_bits"][layer] == pytest.approx(js)
+        hot = [set(np.argsort(-x, kind="stable")[:8].tolist()) for x in (p, q)]
+        assert frame["hot_jaccard"][layer] == len(hot[0] & hot[1]) / len(hot[0] | hot[1])
+    mine = one.compare(one).frame()
+    assert (mine["agreement"] == 1).all()
+    assert np.allclose(mine["js_bits"], 0)
+    assert len(found.neurons()) == 80
+    with pytest.raises(ValueError, match="expected models of one shape"):
+        one.compare(measure(pair(layers=1)[0], Letters(), ["abc"]))
+
+
+def test_domains_side_by_side(model):
+    from arcee_lab.sparsity import domains, measure
+
+    reports = {
+        name: measure(model, Letters(), texts, analyses=["core"])
+        for name, texts in (("odd", TEXTS[1::2]), ("even", TEXTS[::2]), ("all", TEXTS))
+    }
+    found = domains(reports)
+    rates = [report.rates.numpy() for report in reports.values()]
+    neurons = found.neurons()
+    row = neurons.query("layer == 1 and neuron == 7").iloc[0]
+    total = sum(rate[1, 7] for rate in rates)
+    assert row["odd"] == pytest.approx(rates[0][1, 7] / total)
+    assert row[["odd", "even", "all"]].sum() == pytest.approx(1)
+    frame = found.frame().query("domain == 'even'")
+    assert np.allclose(frame["zeros"], 1 - rates[1].mean(1))
+    assert len(found.pairs()) == 3 * 2
+    with pytest.raises(ValueError, match="at least two"):
+        domains({"odd": reports["odd"]})
+
+
+def test_activation_law_is_found_again():
+    from arcee_lab.sparsity import fit_activation
+
+    tokens = np.geomspace(1e6, 1e9, 12)
+    true = np.exp(-4.0 * (tokens / 1e9) ** 0.6 - 1.2) + 0.1
+    law = fit_activation(tokens, true)
+    assert np.allclose(law(tokens), true, atol=1e-4)
+    assert law.limit == pytest.approx(0.1, abs=0.01)
+    with pytest.raises(ValueError, match="at least 5"):
+        fit_activation([1, 2], [0.5, 0.4])
+    with pytest.raises(ValueError, match="shares from 0 to 1"):
+        fit_activation(range(1, 7), [0.5, 0.4, 0.3, 0.2, 0.1, 1.2])
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
+    import subprocess
+    import sys
+
+    words = ["sparsity", "demo", "--world", "story", "--max-tokens", "700", "--analyses", "all"]
+    words += ["--share", "2", "--batch-size", "4"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arcee_lab"]
+    for name, launcher in (("one", ["arcee_lab"]), ("two", torchrun)):
+        command = [sys.executable, "-m", *launcher, *words, "--out", str(tmp_path / name)]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert child.returncode == 0, child.stderr
+        assert child.stdout.count("exactly zero") == 1
+    from arcee_lab.sparsity import SparsityReport
+
+    one, two = (SparsityReport.load(tmp_path / name) for name in ("one", "two"))
+    same(one, two)
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1]
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["tokens"] == one.n_tokens
