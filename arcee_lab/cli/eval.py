@@ -92,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate(
         model,
         tasks=tasks,
-        interventions=model.interventions,
         num_fewshot=args.num_fewshot,
         limit=args.limit,
         seed=args.seed,

@@ -55,7 +55,7 @@ def run(
         tasks: Names of tasks or groups, patterns, or paths of task files. Their `!function` runs
             code. Or what `find_tasks` gave, to load the data once for several runs.
         interventions: Values such as `al.Ablate(...)`, or a file of them; they act on the LM and
-            on every head.
+            on every head. By default none, or those that an `ArceeLab` has.
         seqcls: The sequence head, if it is not in the model's checkpoint: a checkpoint or a model.
         tokcls: The same for the token head.
         qa: The same for the QA head.
@@ -88,25 +88,39 @@ def run(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
     loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include, data=data)
-    if isinstance(model, ArceeLab):
-        lm = model
+    lm = as_lm(
+        model,
+        tokenizer,
+        seqcls=seqcls,
+        tokcls=tokcls,
+        qa=qa,
+        exact=exact or None,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
+    if interventions is not None:
         lm.intervene(interventions)
-    else:
-        lm = ArceeLab(
-            model,
-            tokenizer,
-            seqcls=seqcls,
-            tokcls=tokcls,
-            qa=qa,
-            intervention=interventions,
-            exact=exact,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-        )
     for task in loaded["tasks"].values():
         _set_fewshot(task, num_fewshot)
     return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
+
+
+def as_lm(
+    model: str | os.PathLike | nn.Module | ArceeLab,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    batch_size: int,
+    **settings: Any,
+) -> ArceeLab:
+    """The model as lm-eval calls it; one that is given as such keeps its own settings."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not isinstance(model, ArceeLab):
+        return ArceeLab(model, tokenizer, batch_size=batch_size, **given)
+    if given or tokenizer is not None:
+        names = ", ".join([*given, *(["tokenizer"] if tokenizer is not None else [])])
+        raise ValueError(f"Give {names} to ArceeLab(...): the model is one already.")
+    return model
 
 
 def _run(

@@ -16,7 +16,7 @@ from arcee_lab.evals.levels import POST, Level, top_k
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation
 from arcee_lab.evals.routing import Source
-from arcee_lab.evals.running import run
+from arcee_lab.evals.running import as_lm, run
 from arcee_lab.recording import capture
 from arcee_lab.reducers import FiringRate
 
@@ -187,18 +187,16 @@ def sweep(
         3
     """
     loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include)
-    lm = model
-    if not isinstance(lm, ArceeLab):
-        lm = ArceeLab(
-            lm,
-            tokenizer,
-            seqcls=seqcls,
-            tokcls=tokcls,
-            qa=qa,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-        )
+    lm = as_lm(
+        model,
+        tokenizer,
+        seqcls=seqcls,
+        tokcls=tokcls,
+        qa=qa,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
     chosen = top_k(lm.model) if levels is None else list(levels)
     models = lm.models_for(loaded["tasks"].values())
     steps: list[Step] = []

@@ -78,3 +78,17 @@ def test_scores_equal_single_sequences(tiny, sequences, data):
     scorer = Scorer(model, Changes(), budget=data.draw(st.sampled_from([1, 40, 1000])))
     got = torch.tensor([score for score, _ in scorer.score(documents, count=len(sequences))])
     torch.testing.assert_close(got, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
+    """On the meta device a host read raises; so does a tensor that was left on the CPU."""
+    from arcee_lab.evals import packed
+
+    shots = list(range(3, 25))
+    branched = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
+    shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
+    model = tiny().to("meta")
+    monkeypatch.setattr(packed, "_answers", lambda found, count: found)
+    found = Scorer(model, Changes(), budget=64).score([branched, *shared], count=5)
+    assert [numbers for numbers, *_ in found] == [[2, 3, 4], [0, 1]]
+    assert all(scores.is_meta and right.is_meta for _, _, scores, right in found)
