@@ -1,0 +1,252 @@
+# %% [markdown]
+# # How sparse is it? ReLU² activations, counted to the last zero
+#
+# **The demo is a toy model.** Its numbers show the tool; they are not AFM-4.5B's. To measure the
+# real model, set `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B` (or type the name below), put your texts
+# into `TEXTS`, and run everything: nothing else has to be changed.
+#
+# An Arcee layer's MLP is `down_proj(relu(up_proj(x))²)`, without a gate. A neuron that does not
+# take part is therefore *exactly* zero, so sparsity can be counted, where in a gated model it has
+# to be defined by a threshold. This notebook counts it, asks what more could be dropped and at
+# what loss, and what that would save. It takes about 40 seconds on one CPU core.
+
+# %%
+import os
+
+import torch
+
+import arcee_lab as al
+from arcee_lab.demo import KINDS, documents
+
+MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TEXTS = {  # domain -> documents; of files: {"prose": list(al.texts.read_files(["notes.txt"])), ...}
+    kind: [document.text for document in documents(kind, n=40, seed=1, split="test")]
+    for kind in KINDS
+}
+TOKENS = 1024  # of the analyses that run the model again and again; 4096 on a GPU
+LAYER = None  # of the analyses of one layer; None takes the middle
+
+# %%
+model, tokenizer = al.load(MODEL, device=DEVICE)
+texts = [text for rows in zip(*TEXTS.values(), strict=False) for text in rows]  # domains in turn
+layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
+
+# %% [markdown]
+# ## Exact zeros
+#
+# One pass counts every neuron at every token. Padding is not counted, and first positions, which
+# models treat unlike any other, are counted apart; N stands beside every number.
+
+# %%
+report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, share=1)
+report
+
+# %% [markdown]
+# **By layer.** A bar is the share of activations that are exactly zero, the line on it spans from
+# dense tokens to sparse ones. Weights that have learnt nothing give one half, so in ReLU² only
+# what lies above the dashed line is a property of the model.
+
+# %%
+report.figure_layers()
+
+# %% [markdown]
+# **By token.** Each column is a token of running text, each row a layer; dark means that many
+# neurons fire. Sparsity is no constant of a layer but a decision at each token, which a ReLU²
+# model takes without any router.
+
+# %%
+report.figure_tokens()
+
+# %% [markdown]
+# **By neuron.** Each neuron is counted once, at the share of tokens on which it fires; the axis
+# is logarithmic. Neurons on the far left are specialists, and since their zeros are exact, "it
+# never fired" is a fact about N tokens (the rate is below 3/N with 95 % confidence), not about a
+# threshold.
+
+# %%
+report.figure_rates()
+
+# %% [markdown]
+# **Coverage.** The curve tells which share of the neurons, the busiest first, does which share of
+# all firing; equal use would be a straight line. A steep start means a hot set that could stay in
+# fast memory, and in ReLU² what is left out of it costs exactly nothing whenever it is silent.
+
+# %%
+report.figure_coverage()
+
+# %% [markdown]
+# **Over training.** Each line is a layer of the demo, on held-out text, from the log of its
+# training. It starts at one half, where random signs are, and everything above is learnt: no
+# penalty asked for zeros.
+
+# %%
+al.sparsity.history("demo")  # for another model, the folder that holds its training_log.jsonl
+
+# %%
+al.sparsity.history("demo").figure()
+
+# %% [markdown]
+# ## What more can go
+#
+# Exact zeros are free. Beyond them the question is what a dropped neuron costs. **CETT** is the
+# error that dropping a layer's smallest contributions `‖a_i w_i‖` makes in the MLP's output, as a
+# share of its length. Without a gate the cut is one comparison with a threshold a neuron,
+# `relu(u_i) < sqrt(ε/‖w_i‖)`.
+#
+# **Bars in bars.** The palest bar is all neurons that fire, darker ones are what is left at a
+# larger error. The gap between them is the long tail of small activations: the square makes it
+# long, since what is small before it is tiny after.
+
+# %%
+cett = al.sparsity.cett(model, tokenizer, texts, tokens=2 * TOKENS, batch_size=32)
+cett.figure_layers()
+
+# %% [markdown]
+# **The whole curve.** Each line is a layer; going right, the error grows and fewer neurons are
+# left. A flat stretch on the left is the reserve of ReLU²: neurons that fire, and hardly move the
+# output.
+
+# %%
+cett.figure_curves()
+
+# %% [markdown]
+# **At a stated price.** CETT-PPL-p % cuts all layers at once, at the largest error that keeps
+# perplexity within p %. The bars compare what fires with what is needed; the cut is a value that
+# `al.intervene` and the evaluations take.
+
+# %%
+allowed = al.sparsity.cett_ppl(model, tokenizer, texts, tokens=TOKENS, batch_size=32)
+print(allowed.headline)
+allowed.figure()
+
+# %% [markdown]
+# **Every rule.** Each point is a run of the model in which a rule keeps some neurons; the band is
+# a 95 % interval over documents. Read from the right: a line stays at zero while only the tail is
+# cut, and leaves it at its critical point. In ReLU² the curves start at the exact zeros, not at
+# 100 %: the first cut is free, and keeping everything gives the clean loss bit for bit.
+
+# %%
+curves = al.sparsity.truncation(model, tokenizer, texts, tokens=TOKENS, batch_size=32)
+curves.figure()
+
+# %% [markdown]
+# **Critical sparsity**: the most zeros with which the geometric mean probability of the next
+# token is still 99 % of the model's own. It is a measured level; `fails_at` is the next, which
+# was too sparse.
+
+# %%
+curves.critical().round(4)
+
+# %% [markdown]
+# ## Structure in time
+#
+# **Overlap.** The curve is how much the active sets of two tokens have in common, by their
+# distance; dashed is chance, for neurons that fire independently at their rates. What lies above
+# chance could be reused from token to token, and exact zeros make the set itself well defined.
+
+# %%
+report.figure_overlap()
+
+# %% [markdown]
+# **Union.** Neurons that at least one of B tokens needs; below it two baselines, neurons that
+# keep their rates but choose by lot, and neurons that are all alike. Skipping rows pays for one
+# sequence; for a batch it pays as far as this curve stays low, and that is the limit of exact
+# zeros too.
+
+# %%
+report.figure_unions()
+
+# %% [markdown]
+# **Position.** The share of neurons that fire, by place in the window. A slope says that context
+# makes the model sparser or denser; first positions are left out, since models treat them unlike
+# any other, and an exact zero there would count as one here.
+
+# %%
+report.figure_positions()
+
+# %% [markdown]
+# **Frequency.** Token ids are grouped by how often they occur; a point is the mean share of
+# neurons that fire on them. A slope says that rare tokens have more to be looked up, and with
+# exact zeros that is a count, not a norm.
+
+# %%
+report.figure_ids()
+
+# %% [markdown]
+# ## Who could know beforehand
+#
+# `down_proj` can skip silent neurons as soon as `up_proj` has run. To skip `up_proj` too, one has
+# to guess them. **Without training:** recall against how many neurons are guessed, as a multiple
+# of those that fire. A miss near zero costs little in ReLU², where a small u is squared.
+
+# %%
+report.figure_predictors()
+
+# %% [markdown]
+# **With training:** a low-rank probe of one layer, scored on documents it has not seen, beside
+# the SVD of the same rank and the neurons that fire most. The distance to the SVD is what labels
+# add, and ReLU² gives these labels for free: a sign.
+
+# %%
+probe = al.sparsity.probe(model, tokenizer, texts, layer, tokens=4 * TOKENS, batch_size=32)
+print(probe.headline)
+probe.figure()
+
+# %% [markdown]
+# **Together.** On the left the correlation of firing, ordered so that neurons that fire together
+# stand together; on the right how many of 16 such groups hold a token's active neurons. Blocks on
+# the diagonal are experts that nobody trained: exact zeros make a ReLU² layer a mixture without a
+# router.
+
+# %%
+together = al.sparsity.coactivation(
+    model, tokenizer, texts, layer, tokens=4 * TOKENS, batch_size=32
+)
+together.figure()
+
+# %% [markdown]
+# ## Across domains
+#
+# The same model on each kind of text apart: a cell is the share of neurons that fire. Neurons
+# that fire in one domain only can be named, because elsewhere they are not small but zero.
+
+# %%
+by_domain = {
+    name: al.sparsity.measure(model, tokenizer, part, batch_size=32, analyses=["core"])
+    for name, part in TEXTS.items()
+}
+domains = al.sparsity.domains(by_domain)
+domains.figure()
+
+# %% [markdown]
+# ## What it would save
+#
+# How many times fewer bytes a decoding step has to read, if silent rows of `down_proj` are left
+# alone, and if those of `up_proj` could be guessed as well. This is arithmetic from the zeros
+# above; it is exact for the first, because in ReLU² skipping a zero changes nothing.
+
+# %%
+report.figure("saving")
+
+# %% [markdown]
+# On a CPU the first is real: inside this block `down_proj` reads active rows only, and greedy ids
+# are the same. On a model as small as the demo it saves no time (benchmarks/RESULTS.md has
+# AFM-4.5B's shape).
+
+# %%
+if DEVICE == "cpu" and model.dtype == torch.float32:
+    prompt = tokenizer(texts[0][:40], return_tensors="pt")
+    dense = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    with al.sparse_decode(model) as block:
+        sparse = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    print("same ids:", torch.equal(dense, sparse))
+    print(block.frame().round(3).to_string(index=False))
+
+# %% [markdown]
+# ## Go on
+#
+# - As files, with a report to send around: `arcee-lab sparsity demo --world all --out out/zeros`
+# - Two models, checkpoints or quantisations on the same text: `report.compare(other)`
+# - A cut as an intervention: `with al.intervene(model, allowed.interventions(0.01)): ...`
+# - Every row with its formula and source: docs/sparsity.md
