@@ -90,7 +90,8 @@ class PatchEffects:
 
     def top(self, k: int) -> list[Spot]:
         """The k spots of largest mean effect in size, the largest first."""
-        return [self.spots[i] for i in self._order()[:k]]
+        spots = list(self.spots)
+        return [spots[i] for i in self._order()[:k]]
 
     # ------------------------------------------------------------------ pictures
 
@@ -205,8 +206,8 @@ class PatchEffects:
     def _beside(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):
             raise ValueError(f"cut over {self.spots.over} and {other.spots.over}; expected alike.")
-        place = {other.spots[i]: i for i in range(len(other.spots))}
-        mine = [self.spots[i] for i in range(len(self.spots))]
+        place = {spot: i for i, spot in enumerate(other.spots)}
+        mine = list(self.spots)
         lacking = [spot for spot in mine if spot not in place]
         if lacking:
             raise ValueError(f"the other result lacks {len(lacking)} spots, e.g. {lacking[0]}.")

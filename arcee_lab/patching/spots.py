@@ -1,6 +1,6 @@
 """What is patched at once: whole sites, or one position, head or unit of them at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -145,6 +145,13 @@ class Spots:
     def __getitem__(self, number: int) -> Spot:
         cut = {what[:-1]: int(column[number]) for what, column in self.columns.items()}
         return Spot(self.names[int(self.site[number])], **cut)
+
+    def __iter__(self) -> Iterator[Spot]:
+        # Whole columns at once: a large model has hundreds of thousands of neurons.
+        names = [self.names[i] for i in self.site.tolist()]
+        nothing = [None] * len(names)
+        cuts = [self.columns[w].tolist() if w in self.columns else nothing for w in CUTS]
+        return map(Spot, names, *cuts)
 
     def at_site(self, place: int) -> slice:
         """The spots of one of the sites, which stand together."""

@@ -45,6 +45,8 @@ def test_frames_hold_the_means(sweeps):
     assert sweeps["whole"].frame()["layer"].isna().tolist() == [True, False, False, False]
     best = found.frame().effect.abs().idxmax()
     assert found.top(1)[0] == found.spots[best]
+    for sweep in sweeps.values():
+        assert list(sweep.spots) == [sweep.spots[i] for i in range(len(sweep.spots))]
 
 
 def test_they_have_a_face(sweeps):
