@@ -28,6 +28,8 @@ from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.texts import Windows
 
 DEMO, AFM = 1.5, 1.15
+# With the last site of the backbone, since a dump ends each forward at the last site it wants.
+SITES = ("layers.*.mlp.hook_post", "norm.hook_normalized")
 
 
 def price(job: Job, *, rounds: int) -> tuple[float, float, float]:
@@ -70,7 +72,7 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
     ]
     model, tokenizer = al.load("demo")
     texts = [document.text for document in documents(n=tokens // 25, seed=1, split="test")]
-    job = Job(model, tokenizer, texts, DumpConfig(batch_size=32, max_tokens=tokens))
+    job = Job(model, tokenizer, texts, DumpConfig(sites=SITES, batch_size=32, max_tokens=tokens))
     one = ArceeConfig.afm_4_5b()
     one.num_hidden_layers, one.vocab_size = 1, 512
     with torch.device("meta"):
@@ -83,7 +85,7 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
         layer.model.rotary_emb = type(layer.model.rotary_emb)(one)
     ids = np.random.default_rng(0).integers(5, 512, size=256).astype(np.int32)
     windows = Windows(ids, np.array([0, 128, 256]), np.arange(2), None, 0)
-    big = Job(layer, tokenizer, windows, DumpConfig(batch_size=2, context=128))
+    big = Job(layer, tokenizer, windows, DumpConfig(sites=SITES, batch_size=2, context=128))
     for what, one_job, limit in (("the demo", job, DEMO), ("one AFM layer, bfloat16", big, AFM)):
         ratio, noise, writer = price(one_job, rounds=rounds if one_job is job else 3)
         lines.append(verdicts.row(f"{what}: main thread", ratio, limit))
@@ -108,10 +110,10 @@ def main(argv: list[str] | None = None) -> int:
         "What a dump costs",
         body,
         command="python3 run.py bench dump_price" + (" --quick" if args.quick else ""),
-        method="CPU time of the main thread, median of "
-        f"{rounds} rounds (3 of the AFM layer), each a dump between two plain passes over the same "
-        "batches; the A/A rows are those two against each other. Of the writer's thread its own "
-        "CPU time over that of a plain pass. The allocator "
+        method="CPU time of the main thread; all neurons and the last norm are dumped, so that no "
+        f"forward is cut short. Median of {rounds} rounds (3 of the AFM layer), each a dump beside "
+        "two plain passes over the same batches; the A/A rows are those two against each other. Of "
+        "the writer's thread its own CPU time over that of a plain pass. The allocator "
         f"{'keeps' if kept else 'may return'} freed pages.",
         packages=("torch", "numpy", "safetensors"),
         path=args.out,
