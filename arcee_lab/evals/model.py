@@ -138,7 +138,6 @@ class ArceeLab(HFLM):
         self.exact = exact in (True, "True", "true", 1)
         self.name = model.name_or_path or type(model).__name__
         self.bar: Callable[[int], Advance] | None = None
-        self._asked = getattr(model, "name_or_path", "")
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
         texts = batch_size if isinstance(batch_size, int) else 8
         self._heads = Heads(sources, loaded, self.tokenizer, batch_size=max(texts, 8))

@@ -1,0 +1,165 @@
+"""`al.evals.run`: its frame, samples and intervals, against lm-eval's own run and by hand."""
+
+import re
+
+import numpy as np
+import pytest
+from lm_eval.evaluator import simple_evaluate
+
+import arcee_lab as al
+from arcee_lab.evals import ArceeLab, run
+from arcee_lab.evals.finding import find_tasks
+from arcee_lab.evals.intervals import interval
+
+LM = ["arcee_demo_agreement_1", "arcee_demo_facts", "arcee_demo_text_news"]
+HEADS = ["arcee_demo_sentiment", "arcee_demo_ner", "arcee_demo_qa"]
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return find_tasks(LM + HEADS)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return ArceeLab("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def result(lm, loaded):
+    return run(lm, tasks=loaded, limit=LIMIT, progress=False)
+
+
+def test_values_are_those_of_lm_eval(lm, loaded, result):
+    theirs = simple_evaluate(
+        lm,
+        tasks=list(loaded["tasks"].values()),
+        limit=LIMIT,
+        bootstrap_iters=0,
+        random_seed=None,
+        numpy_random_seed=None,
+        torch_random_seed=None,
+    )
+    assert theirs["config"]["model_fingerprint"] == result.info["model_fingerprint"]
+    for score in result.scores:
+        value = theirs["results"][score.task][f"{score.metric},{score.filter}"]
+        # lm-eval asks for all tasks at once, in other batches: fp32 rounds elsewhere.
+        assert score.value == pytest.approx(value, abs=1e-5)
+    for task in loaded["tasks"].values():
+        task._instances = None
+
+
+def test_the_frame_has_a_row_a_task_and_metric(result):
+    frame = result.frame()
+    assert set(frame["task"]) == set(LM + HEADS)
+    assert (frame["n"] == LIMIT).all()
+    assert (frame["low"] <= frame["value"] + 1e-9).all()
+    assert (frame["value"] <= frame["high"] + 1e-9).all()
+    agreement = result.score("arcee_demo_agreement_1", "acc")
+    assert agreement.ceiling == 1.0
+    assert agreement.higher_is_better
+    assert result.score("arcee_demo_sentiment", "nll").higher_is_better is False
+    with pytest.raises(ValueError, match="no score 'arcee_demo_facts' 'f1'"):
+        result.score("arcee_demo_facts", "f1")
+
+
+def test_samples_say_what_was_asked_and_answered(result):
+    samples = result.samples_frame("arcee_demo_sentiment")
+    assert len(samples) == LIMIT
+    assert samples["acc"].mean() == result.score("arcee_demo_sentiment", "acc").value
+    assert samples["prompt"].str.endswith("Verdict:").all()
+    with pytest.raises(ValueError, match="no samples of 'other'"):
+        result.samples_frame("other")
+
+
+def test_it_shows_and_saves_itself(result, tmp_path):
+    html = result._repr_html_()
+    assert html.count("<tr>") == len(result.scores) + 1
+    assert "arcee_demo_qa" in repr(result)
+    files = {path.name for path in result.save(tmp_path)}
+    assert files == {"results.json", "scores.csv"} | {f"samples_{t}.jsonl" for t in LM + HEADS}
+    assert len((tmp_path / "samples_arcee_demo_ner.jsonl").read_text().splitlines()) == LIMIT
+
+
+def test_a_model_in_memory_answers_as_the_demo_does(demo, loaded, result):
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in LM}}
+    mine = run(*demo, tasks=tasks, limit=LIMIT, progress=False)
+    assert [one for one in result.scores if one.task in LM] == list(mine.scores)
+
+
+def test_a_missing_head_is_named(demo, loaded):
+    tasks = {"tasks": {"arcee_demo_ner": loaded["tasks"]["arcee_demo_ner"]}}
+    with pytest.raises(ValueError, match=r"Task 'arcee_demo_ner': it needs a token head.*tokcls="):
+        run(*demo, tasks=tasks, limit=2, progress=False)
+    model, _ = al.load("demo", head="token")
+    found = run(*demo, tokcls=model, tasks=tasks, limit=2, progress=False)
+    assert found.score("arcee_demo_ner", "token_acc").n == 2
+    with pytest.raises(ValueError, match=r"Task 'arcee_demo_ner'.*expected a model with the token"):
+        run(*demo, tokcls=demo[0], tasks=tasks, limit=2, progress=False)
+
+
+def test_a_model_without_an_lm_head_is_named(loaded):
+    model, tokenizer = al.load("demo", head="sequence")
+    heads = {"tasks": {"arcee_demo_sentiment": loaded["tasks"]["arcee_demo_sentiment"]}}
+    found = run(model, tokenizer, tasks=heads, limit=4, progress=False)
+    assert found.score("arcee_demo_sentiment", "acc").n == 4
+    facts = {"tasks": {"arcee_demo_facts": loaded["tasks"]["arcee_demo_facts"]}}
+    with pytest.raises(ValueError, match="Task 'arcee_demo_facts' needs an LM head"):
+        run(model, tokenizer, tasks=facts, limit=2, progress=False)
+
+
+def test_an_interrupt_keeps_what_is_done(lm, loaded, monkeypatch):
+    asked = []
+    own = ArceeLab.loglikelihood
+
+    def second_time(self, requests, disable_tqdm=False):
+        asked.append(requests[0].task_name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return own(self, requests, disable_tqdm)
+
+    monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
+    found = run(lm, tasks=loaded, limit=3, progress=False)
+    assert list(found.samples) == LM[:1]
+    assert found.unfinished == (*LM[1:], *HEADS)
+    assert "interrupted before arcee_demo_facts" in found.headline
+
+
+def test_one_bar_counts_documents(lm, loaded, capsys):
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in ("arcee_demo_facts", HEADS[0])}}
+    run(lm, tasks=tasks, limit=4, progress=True)
+    shown = capsys.readouterr().err
+    assert "8/8" in shown
+    assert set(re.findall(r"/(\d+) \[", shown)) == {"8"}  # no bar of anything else
+
+
+def test_a_group_is_the_mean_of_its_tasks(lm, tmp_path):
+    (tmp_path / "both.yaml").write_text(
+        "group: both\ntask: [arcee_demo_agreement_0, arcee_demo_facts]\n"
+        "aggregate_metric_list: [{metric: acc, weight_by_size: false}]\n"
+    )
+    found = run(lm, tasks="both", include=[tmp_path], limit=10, progress=False)
+    members = [found.score(name, "acc") for name in ("arcee_demo_agreement_0", "arcee_demo_facts")]
+    group = found.score("both", "acc")
+    assert group.value == pytest.approx(np.mean([one.value for one in members]))
+    assert group.low <= group.value <= group.high
+    assert group.members == tuple(one.task for one in members)
+    assert group.n == 20
+    assert interval(np.array([0.0, 1.0])) == pytest.approx((0.025, 0.975))
+
+
+def test_bad_numbers_and_a_window_too_small(demo):
+    with pytest.raises(ValueError, match="limit=0; expected at least 1"):
+        run(*demo, tasks="arcee_demo_facts", limit=0)
+    small = ArceeLab(*demo, max_length=2)
+    with pytest.raises(
+        ValueError, match=r"does not fit the context window of 2|context window has 2"
+    ):
+        run(small, tasks="arcee_demo_copy", limit=2, progress=False)
+    with pytest.raises(ValueError, match="no model argument trust_remote_code"):
+        ArceeLab(*demo, trust_remote_code=True)
+    with pytest.raises(ValueError, match="needs its tokenizer"):
+        ArceeLab(demo[0])
+    with pytest.raises(ValueError, match="head='qa', but the model in memory has the causal head"):
+        ArceeLab(*demo, head="qa")
