@@ -73,3 +73,27 @@ def test_committed_results_are_whole_and_pass():
         assert text.count(f"| {name} |") == 2
     verdicts = re.findall(r"\| arcee_lab, \w+ .*\| (\w+) \|$", text, re.MULTILINE)
     assert verdicts == ["pass"] * 4
+
+
+def test_committed_results_of_patterns_pass():
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    section = text.split("## How long attention patterns take", 1)[1].split("\n## ", 1)[0]
+    assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 31
+    assert section.count("(A/A)") == 1
+    assert "TransformerLens, run_with_cache of all layers" in section
+    rows = r"\| arcee_lab, pattern of (?:one|all) layers? .*\| (\w+) \|$"
+    assert re.findall(rows, section, re.MULTILINE) == ["pass", "pass"]
+
+
+@pytest.mark.slow
+def test_patterns_run_without_the_peers(run_clean, tmp_path):
+    said = run_clean(
+        f"""
+        import sys
+        sys.path.insert(0, {str(BENCHMARKS)!r})
+        import patterns
+        patterns.main(["--rounds", "2", "--no-peers", "--out", {str(tmp_path / "RESULTS.md")!r}])
+        """
+    )
+    assert said.count("arcee_lab, pattern of one layer") == 1
+    assert "## How long attention patterns take" in (tmp_path / "RESULTS.md").read_text()
