@@ -199,22 +199,26 @@ def sweep(
     )
     chosen = top_k(lm.model) if levels is None else list(levels)
     models = lm.models_for(loaded["tasks"].values())
+    before = lm.interventions
     steps: list[Step] = []
-    for level in [CLEAN, *chosen]:
-        with _measured(models) as counts:
-            found = run(
-                lm,
-                tasks=loaded,
-                interventions=level.interventions,
-                limit=limit,
-                num_fewshot=num_fewshot,
-                seed=seed,
-                progress=progress,
-            )
-        if found.unfinished:
-            break
-        fired, cells, tokens = counts[0]
-        steps.append(Step(level, fired / max(cells, 1), tokens, found))
+    try:
+        for level in [CLEAN, *chosen]:
+            with _measured(models) as counts:
+                found = run(
+                    lm,
+                    tasks=loaded,
+                    interventions=level.interventions,
+                    limit=limit,
+                    num_fewshot=num_fewshot,
+                    seed=seed,
+                    progress=progress,
+                )
+            if found.unfinished:
+                break
+            fired, cells, tokens = counts[0]
+            steps.append(Step(level, fired / max(cells, 1), tokens, found))
+    finally:
+        lm.intervene(before)
     if not steps:
         raise KeyboardInterrupt
     return Sweep(lm.name, tuple(steps))

@@ -24,7 +24,7 @@ PACKED = {
     "mask and positions": al.Scale(
         "layers.0.hook_mlp_out", 3.0, positions=[2, 3], mask=torch.tensor([[False] * 3 + [True]])
     ),
-    "at tokens": al.Ablate("layers.3.hook_mlp_out", tokens=[5, 9, 12, 14, 15, 20, 25]),
+    "at tokens": al.Ablate("layers.3.hook_mlp_out", tokens=list(range(3, 300))),
     "logits": al.Scale("hook_logits", 0.5),
 }
 ALONE = {
