@@ -64,7 +64,7 @@ print("nothing is left:  ", torch.equal(plain, again))
 rng = random.Random(0)
 length = len(tokenizer("The dogs near the door").input_ids)
 pairs = []
-for _ in range(100 * PAIRS):
+for _ in range(20 * PAIRS):
     subject, other = rng.sample(NOUNS, 2)
     rest = f"{rng.choice(PREPOSITIONS)} the {form(other, ['singular', 'plural'][len(pairs) % 2])}"
     pair = [f"The {form(subject, number)} {rest}" for number in ("plural", "singular")]
