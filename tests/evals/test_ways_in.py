@@ -1,0 +1,107 @@
+"""Every way in gives the same number, from another folder and offline, in one process."""
+
+import json
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import arcee_lab.evals.__main__ as command
+from arcee_lab.cli import main
+from arcee_lab.evals import ArceeLab
+
+ROOT = Path(__file__).parent.parent.parent
+TASK = ROOT / "evals" / "heads" / "demo_sentiment.yaml"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def ways(run_clean, tmp_path_factory):
+    """Accuracy of eight documents by each way in."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    printed = run_clean(
+        f"""
+        import contextlib, glob, io, json, os, sys
+        os.chdir({str(folder)!r})
+        found = {{}}
+
+        def saved(name):
+            (file,) = glob.glob(f"{{name}}/**/results_*.json", recursive=True)
+            return json.load(open(file))
+
+        from lm_eval.__main__ import cli_evaluate
+        flags = ["--model_args", "pretrained=demo", "--limit", "8"]
+        sys.argv = ["lm-eval", "run", "--model", "arcee-lab", "--tasks", {str(TASK)!r}, *flags,
+                    "--output_path", "plain"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli_evaluate()
+        found["lm-eval run"] = saved("plain")["results"]["arcee_demo_sentiment"]["acc,none"]
+
+        from lm_eval.api.registry import get_model
+        found["built-in"] = [get_model(name).__name__ for name in ("hf", "dummy", "arcee-lab")]
+
+        from arcee_lab.evals.__main__ import main
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = main(["run", "--tasks", "arcee_demo_sentiment", *flags, "--output_path", "ours"])
+        told = saved("ours")
+        found["python -m"] = told["results"]["arcee_demo_sentiment"]["acc,none"]
+        found["config"] = told["config"]
+
+        from arcee_lab.cli import main
+        words = ["eval", "demo", "--tasks", "arcee_demo_sentiment", "--limit", "8", "--out", "cli"]
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            code = code or main(words)
+        found["arcee-lab eval"] = json.load(open("cli/results.json"))["scores"][0]["value"]
+        found["shown"] = shown.getvalue()
+
+        import arcee_lab as al
+        result = al.evals.run("demo", tasks="arcee_demo_sentiment", limit=8, progress=False)
+        found["python"] = result.score("arcee_demo_sentiment", "acc").value
+        found["code"] = code
+        print(json.dumps(found))
+        """
+    )
+    return json.loads(printed.splitlines()[-1])
+
+
+def test_every_way_gives_the_same_number(ways):
+    numbers = [ways[way] for way in ("lm-eval run", "python -m", "arcee-lab eval", "python")]
+    assert ways["code"] == 0
+    assert len(set(numbers)) == 1
+    assert 0 < numbers[0] <= 1
+
+
+def test_our_model_hides_no_other(ways):
+    assert ways["built-in"] == ["HFLM", "DummyLM", "ArceeLab"]
+
+
+def test_results_say_of_what_they_are(ways):
+    assert len(ways["config"]["model_fingerprint"]) == 64
+    assert ways["config"]["interventions"] == []
+    assert "arcee_demo_sentiment" in ways["shown"]
+    assert "files  cli: results.json" in ways["shown"]
+
+
+def test_the_entry_point_is_the_class():
+    (target,) = PROJECT["project"]["entry-points"]["lm_eval.models"].items()
+    assert target[0] == "arcee-lab"
+    assert EntryPoint(target[0], target[1], "lm_eval.models").load() is ArceeLab
+
+
+def test_the_wheel_carries_the_task_files():
+    from arcee_lab.evals import finding
+
+    included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["evals"] == finding._PACKAGED.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("run", [command.main, lambda words: main(["eval", "demo", *words[1:]])])
+def test_bad_input_is_one_line_and_code_2(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    more = [] if run is command.main else ["--out", "out"]
+    assert run(["run", "--tasks", "absent.yaml", *more]) == 2
+    error = capsys.readouterr().err
+    assert "no task file 'absent.yaml'" in error
+    assert error.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
