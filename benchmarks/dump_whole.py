@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(1)
     verdicts = Verdicts()
-    tokens = 3000 if args.quick else 6000
+    tokens = 6000 if args.quick else 12_000
     body = whole_table(verdicts, tokens=tokens, peers=not args.no_peers)
     print("\n\n".join(body), flush=True)
     write_section(

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = folder_of(args.out)
     with ranks.joined(args.device) as here:
-        place = SPLITS[args.split] if args.split else {"device": here.device}
+        place: dict[str, Any] = SPLITS[args.split] if args.split else {"device": here.device}
         model, tokenizer = load(args.model, dtype=args.dtype, **place)
         job = Job(model, tokenizer, flags.read_texts(args), config, source=source_of(args))
         said = job.estimate()
