@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.pieces import fires, pieces
+from arcee_lab.reducers.pieces import MOST_TOKENS, fires, piece_length
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result, unit_columns
 
@@ -102,9 +102,15 @@ class FiringRate(Reducer):
         **asked: Any,
     ) -> None:
         fired = state["fired"].flatten(1)
-        for piece, masks in pieces(x, token_masks):
+        masks = token_masks.flatten(1).float()
+        for part, ones in zip(
+            x.flatten(0, 1).flatten(1).split(MOST_TOKENS), masks.split(MOST_TOKENS, 1), strict=True
+        ):
             # A product with the masks is cheaper than masked sums, and counts all groups at once.
-            fired += (masks.float() @ fires(piece)).long()
+            length, counts = piece_length(part), torch.zeros_like(fired, dtype=torch.float32)
+            for piece, mask in zip(part.split(length), ones.split(length, 1), strict=True):
+                counts.addmm_(mask, fires(piece))
+            fired += counts.long()
         state["tokens"] += token_masks.sum((1, 2))
 
     def finalize(self, state: State) -> FiringRates:
