@@ -22,6 +22,7 @@ what it gives into `report.further["cett"]`.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -118,6 +119,11 @@ class Seen:
     before: Float[Tensor, "token d_model"] | None
     norms: Float[Tensor, " d_mlp"]
     tokens: Tokens
+
+    @cached_property
+    def written(self) -> Float[Tensor, "token d_mlp"]:
+        """‖n_i‖ = a_i ‖w_i‖, what each neuron adds to the output, in the dtype of a."""
+        return self.post * self.norms.to(self.post.dtype)
 
 
 class Result(ABC):

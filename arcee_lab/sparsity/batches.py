@@ -19,6 +19,7 @@ from arcee_lab.texts import Windows, plan_batches
 
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
+TOGETHER = 16  # windows of the share that the dearest analysis looks at
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +133,10 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     chosen = (keys % share == 0) & (sizes > 0)
     slots = np.where(chosen, np.cumsum(chosen) - 1, -1)
     batches = []
-    for in_share in (True, False):
-        rows = np.flatnonzero(chosen == in_share)
+    # The first windows of the share go together: what is prepared for them is prepared once.
+    few, others = (slots >= 0) & (slots < TOGETHER), slots >= TOGETHER
+    for group, in_share in ((few, True), (others, True), (~chosen, False)):
+        rows = np.flatnonzero(group)
         lengths = np.diff(windows.bounds)[rows].tolist()
         for batch in plan_batches(lengths, batch_size):
             batches.append((tuple(int(rows[place]) for place in batch), in_share))

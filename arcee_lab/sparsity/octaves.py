@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
 
 OCTAVES, LOWEST = 64, -40
+_EXPONENT = {  # dtype -> the integer of its bits, where its exponent begins, its bias
+    torch.bfloat16: (torch.int16, 7, 127),
+    torch.float32: (torch.int32, 23, 127),
+    torch.float64: (torch.int64, 52, 1023),
+}
 SHARES = {"k90": 0.90, "k99": 0.99}
 
 
@@ -191,10 +196,11 @@ def add_octaves(table: Int[Tensor, "octave d_mlp"], post: Float[Tensor, "token d
 
 def _octave(a: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
     """The octave of each value above 0; int64."""
-    # frexp is exact in every dtype: a = m 2^e with 0.5 <= m < 1.
-    wide = a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
-    exponent = torch.frexp(wide.abs()).exponent
-    return (exponent - (1 + LOWEST)).clamp_(0, OCTAVES - 1).long()
+    # The exponent stands in the bits; a is not negative, so no sign is before it. Infinity has the
+    # largest one and lands in the last octave.
+    wide = a.float() if a.dtype == torch.float16 else a
+    kind, shift, bias = _EXPONENT[wide.dtype]
+    return ((wide.view(kind) >> shift) - (bias + LOWEST)).clamp_(0, OCTAVES - 1).long()
 
 
 def _middles(bins: int, lowest: int, per_octave: int) -> np.ndarray:

@@ -168,12 +168,12 @@ def intersections(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token la
     pieces = []
     before = torch.zeros(1, LAGS, d_mlp, device=post.device)
     for piece in post.split(LAGS * _BLOCKS):
-        fires = (piece != 0).float()
+        fires = piece.sign().float()  # a is never negative
         own = torch.nn.functional.pad(fires, (0, 0, 0, -len(fires) % LAGS)).view(-1, LAGS, d_mlp)
-        past = torch.cat([before, own[:-1]])
-        before = own[-1:]
         # A product in fp32 counts to 2^24 exactly.
-        wide = torch.cat([own @ past.mT, own @ own.mT], dim=2)  # block token 2*LAGS
+        past = torch.cat([own[:1] @ before.mT, own[1:] @ own[:-1].mT])
+        wide = torch.cat([past, own @ own.mT], dim=2)  # block token 2*LAGS
+        before = own[-1:]
         token = torch.arange(LAGS, device=post.device)[:, None]
         lag = torch.arange(1, LAGS + 1, device=post.device)[None]
         both = wide.gather(2, (LAGS + token - lag).expand(len(own), -1, -1))

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from arcee_lab.sparsity import exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.batches import TOGETHER
 from arcee_lab.sparsity.exact import Mean
 from arcee_lab.sparsity.overlap import pairs
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (0.5, 1.0, 1.5, 2.0, 3.0)
 METRICS = ("recall", "precision", "sparsity", "weighted")
-STRIDE, WINDOWS = 8, 16
+STRIDE, WINDOWS = 8, TOGETHER
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,7 +159,7 @@ class Predictors(Analysis):
         )
         previous = seen.post.index_select(0, rows - 1) != 0
         fires = here.post != 0
-        held = (here.post * here.norms.to(here.post.dtype)).float()
+        held = here.written.float()
         nothing = torch.zeros(len(windows), dtype=torch.float64, device=device)
         sums = {name: [(nothing, nothing)] * len(self.names) for name in METRICS}
         budget = [(nothing[:, None].expand(-1, len(BUDGETS)),) * 2 for _ in self.names]

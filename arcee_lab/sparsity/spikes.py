@@ -95,7 +95,7 @@ class Spikes(Analysis):
         return exact.new("top", (shape.layers,), device)
 
     def layer(self, state: State, seen: Seen) -> None:
-        strongest = (seen.post * seen.norms.to(seen.post.dtype)).amax(1).double()
+        strongest = seen.written.amax(1).double()
         bias = getattr(seen.mlp.down, "bias", None)
         y = seen.y if not isinstance(bias, torch.Tensor) else seen.y - bias
         norm = torch.linalg.vector_norm(y, dim=1, dtype=torch.float64)
