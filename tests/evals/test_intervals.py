@@ -18,7 +18,7 @@ SUMS = [(-float(a), float(b)) for a, b in SOURCE.uniform(1, 9, size=(60, 2))]
         (metrics.acc, [float(a == b) for a, b in PAIRS]),
         (metrics.macro_f1, PAIRS),
         (metrics.mcc, PAIRS),
-        (metrics.ece, [(0.5 + abs(a) % 0.5, b > 5) for a, b in SUMS]),
+        (metrics.ece, [(0.5 + abs(a) % 0.5, float(b > 5)) for a, b in SUMS]),
         (metrics.entity_f1, [(1, 2, 3), (2, 2, 2), (0, 1, 1)] * 9),
         (theirs.mean, [float(a) for a, _ in SUMS]),
         (theirs.perplexity, [a / 9 for a, _ in SUMS]),
