@@ -129,11 +129,10 @@ class Probe(Result):
         frame = self.frame()
         names = {"probe": f"trained, rank {self.rank}", "svd": f"SVD, rank {self.rank}"}
         lines = []
-        for name in self.names:
-            rows = frame[frame["predictor"] == name]
+        for name, rows in frame.groupby("predictor", sort=False):
             low, high = rows[f"{what}_low"].to_numpy(), rows[f"{what}_high"].to_numpy()
             x, y = rows["budget"].to_numpy(), rows[what].to_numpy()
-            known = names.get(name, "the neurons that fire most")
+            known = names.get(str(name), "the neurons that fire most")
             lines.append(Band(known, x, y, low, high, dashed=name == "hot"))
         return bands(
             lines,

@@ -106,10 +106,8 @@ def draw(
             raise ValueError("these windows overlap, so tokens would count twice; cut them anew")
         windows = _some_windows(texts, wanted, seed)
     else:
-        if isinstance(texts, Sequence) and not isinstance(texts, str):
-            texts = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
         longest = context or min(LONGEST_WINDOW, model.config.max_position_embeddings)
-        windows = cut(tokenizer, texts, context=longest, max_tokens=wanted)
+        windows = cut(tokenizer, _shuffled(texts, seed), context=longest, max_tokens=wanted)
     if tokens is not None and windows.n_tokens < tokens:
         raise ValueError(
             f"the texts hold {windows.n_tokens:,} tokens; {tokens:,} were asked for. Give more "
@@ -121,6 +119,12 @@ def draw(
     if documents.max() > 0:
         return Sample(windows, documents, "documents")
     return Sample(windows, np.arange(len(windows)), "windows")
+
+
+def _shuffled(texts: Iterable[str], seed: int) -> Iterable[str]:
+    if not isinstance(texts, Sequence) or isinstance(texts, str):
+        return texts
+    return [texts[int(i)] for i in np.random.default_rng(seed).permutation(len(texts))]
 
 
 def _some_windows(windows: Windows, wanted: int, seed: int) -> Windows:
