@@ -213,14 +213,15 @@ def sweep(
                     seed=seed,
                     progress=progress,
                 )
-            if found.unfinished:
-                break
+                if found.unfinished:
+                    raise KeyboardInterrupt  # inside the block, which may have seen no forward
             fired, cells, tokens = counts[0]
             steps.append(Step(level, fired / max(cells, 1), tokens, found))
+    except KeyboardInterrupt:
+        if not steps:
+            raise
     finally:
         lm.intervene(before)
-    if not steps:
-        raise KeyboardInterrupt
     return Sweep(lm.name, tuple(steps))
 
 
