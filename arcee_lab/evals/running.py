@@ -207,7 +207,7 @@ def _counted(lm: ArceeLab, bar: Any, documents: int) -> Iterator[None]:
     def begin(total: int) -> Callable[[float], None]:
         done = 0.0
 
-        def advance(requests: float) -> None:
+        def advance(requests: int | float) -> None:
             nonlocal done
             done += requests
             # Requests of several kinds would count a document more than once.
