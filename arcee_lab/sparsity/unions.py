@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
 
 WINDOWS = 256  # of which one token is kept as bits
+LENGTHS = 2 ** np.arange(17)  # the same for every text, so that states add up
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,10 +166,9 @@ class Unions(Analysis):
     kept: ClassVar[dict[str, int]] = {"kept_masks": WINDOWS, "kept_keys": WINDOWS}
 
     def init(self, shape: Shape, device: torch.device) -> State:
-        lengths = _powers(shape.longest)
         packed = -(-shape.d_mlp // 8)
         return {
-            **exact.new("within", (shape.layers, len(lengths)), device),
+            **exact.new("within", (shape.layers, len(LENGTHS)), device),
             **exact.new("sequence", (shape.layers,), device),
             "kept_masks": torch.zeros(
                 WINDOWS, shape.layers, packed, dtype=torch.uint8, device=device
@@ -227,10 +227,11 @@ class Unions(Analysis):
         d_mlp = report.rates.shape[1]
         masks = state["kept_masks"].numpy()
         within = exact.mean(state, "within")
+        reached = within.windows.any(0)
         sizes = _powers(len(masks))
         return Usage(
-            lengths=_powers(2 ** (within.value.shape[1] - 1)),
-            within=Mean(within.value.T, within.half.T, within.windows.T),
+            lengths=LENGTHS[reached],
+            within=Mean(within.value.T[reached], within.half.T[reached], within.windows.T[reached]),
             sequence=exact.mean(state, "sequence"),
             sizes=sizes,
             across=_across(masks, sizes, d_mlp),

@@ -229,7 +229,7 @@ def test_the_shortest_text_that_counts_gives_a_whole_report(model):
     report = measure(model, Letters(), ["a"])
     assert report.n_tokens == 1
     for name in report.results:
-        assert len(report.frame(name)) > 0
+        assert len(report.frame(name)) > 0 or name == "losses"  # there is no next token
         assert "nan" not in report.result(name).headline.split(":")[0]
     assert report.frame("overlap")["jaccard"].isna().all()
 
