@@ -60,19 +60,20 @@ def run(args: argparse.Namespace) -> int:
     storage.check_claim(args.out, settings)
     from arcee_lab import load, ranks
     from arcee_lab.sparsity import registry
-    from arcee_lab.texts import cut, read_files
+    from arcee_lab.texts import read_files
 
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
-        from arcee_lab.sparsity.measure import default_context
+        from arcee_lab.sparsity.measure import windows_of
 
-        context = args.context or default_context(model)
         texts: dict[str, Iterator[str]] = {
             name: read_files(files) for name, files in domains.items()
         } or {"": flags.read_texts(args)}
         windows = {
-            name: cut(tokenizer, documents, context=context, max_tokens=args.max_tokens)
+            name: windows_of(
+                model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
+            )
             for name, documents in texts.items()
         }
         # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
@@ -105,8 +106,6 @@ def _measured(
         folder.mkdir(exist_ok=True)
         run = prepare(model, windows, wanted, share=args.share, batch_size=args.batch_size)
         print(f"{name or args.model}: {estimate(run, processes=here.size)}", flush=True)
-        if args.max_tokens is not None and windows.n_tokens < args.max_tokens:
-            print(f"the text ends after {windows.n_tokens:,} of {args.max_tokens:,} tokens")
     here.barrier()
     report = measure(
         model,

@@ -54,7 +54,7 @@ def measure(
             its tokens; 1 shows them all. By default 8, or 1 where there are fewer than 64 windows.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
-        max_tokens: Most tokens to read; None reads all.
+        max_tokens: How many tokens to read, first positions included; None reads all.
         label: What the report is called beside others; the model's name by default.
         here: This process among those of a job; see `arcee_lab.ranks`. Every rank gives the same
             model and texts, and gets the report of all.
@@ -66,8 +66,9 @@ def measure(
         The counts, with frames, figures and files.
 
     Raises:
-        ValueError: Empty texts, a bad limit, nothing but first tokens or padding, an unknown
-            analysis, a gated MLP, NaN activations, or a resume file of another run.
+        ValueError: Empty texts, a bad limit, fewer tokens than `max_tokens`, limits for windows
+            that are cut already, nothing but first tokens or padding, an unknown analysis, a gated
+            MLP, NaN activations, or a resume file of another run.
 
     Example:
         >>> import arcee_lab as al
@@ -78,11 +79,7 @@ def measure(
     """
     names = registry.chosen(analyses)
     inner = getattr(model, "_orig_mod", model)
-    windows = (
-        texts
-        if isinstance(texts, Windows)
-        else cut(tokenizer, texts, context=context or default_context(inner), max_tokens=max_tokens)
-    )
+    windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
     began = time.perf_counter()
     run = prepare(inner, windows, names, share=share, batch_size=batch_size)
@@ -110,6 +107,46 @@ def measure(
         if name in registry.FURTHER and here.first
     }
     return replace(report, further=results)
+
+
+def windows_of(
+    model: Any,
+    tokenizer: Any,
+    texts: Iterable[str] | Windows,
+    *,
+    context: int | None,
+    max_tokens: int | None,
+) -> Windows:
+    """The windows to measure, as many tokens as were asked for.
+
+    A text that ends early is an error: every rate has its N, and a run that silently had a tenth of
+    it would be held against one that had all.
+
+    Args:
+        model: The model, outside of any compile wrapper.
+        tokenizer: Its tokenizer.
+        texts: Documents, or windows, which are taken as they are.
+        context: As for `measure`.
+        max_tokens: As for `measure`.
+
+    Raises:
+        ValueError: As `measure`.
+    """
+    if isinstance(texts, Windows):
+        if context is not None or max_tokens is not None:
+            raise ValueError(
+                f"context={context} and max_tokens={max_tokens} came with windows that are cut "
+                "already; give them to cut(...), or give documents"
+            )
+        return texts
+    longest = default_context(model) if context is None else context
+    windows = cut(tokenizer, texts, context=longest, max_tokens=max_tokens)
+    if max_tokens is not None and windows.n_tokens < max_tokens:
+        raise ValueError(
+            f"the texts hold {windows.n_tokens:,} tokens; max_tokens asks for {max_tokens:,}. Give "
+            "more text, or leave max_tokens out to take what there is"
+        )
+    return windows
 
 
 def prepare(

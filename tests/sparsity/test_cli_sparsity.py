@@ -213,6 +213,10 @@ def test_domains_lie_side_by_side_and_a_killed_run_goes_on(tmp_path, text, capsy
     assert "exact zeros: barn " in capsys.readouterr().out
 
 
-def test_a_text_that_ends_early_is_told(tmp_path, text, capsys):
-    assert run("demo", "--text", text, "--max-tokens", 999, "--out", tmp_path / "out") == 0
-    assert re.search(r"the text ends after \d+ of 999 tokens", capsys.readouterr().out)
+def test_a_text_that_ends_early_is_an_error(tmp_path, text, capsys):
+    out = tmp_path / "out"
+    assert run("demo", "--text", text, "--max-tokens", 999, "--out", out) == 2
+    said = capsys.readouterr()
+    assert re.search(r"the texts hold \d+ tokens; max_tokens asks for 999\. Give more", said.err)
+    assert "Traceback" not in said.err
+    assert not out.exists()

@@ -237,6 +237,7 @@ def test_leaves_no_hook_and_no_gradient():
         (["abc"], {"batch_size": 0}, "batch size is 0"),
         (["abc"], {"context": 1}, "context is 1"),
         (["abc"], {"max_tokens": 1}, "one token long"),
+        (["abc", "d"], {"max_tokens": 7}, "hold 6 tokens; max_tokens asks for 7. Give more text"),
     ],
 )
 def test_bad_input(texts, limits, match):
@@ -244,6 +245,23 @@ def test_bad_input(texts, limits, match):
 
     with pytest.raises(ValueError, match=match):
         measure(pair()[0], Letters(), texts, **limits)
+
+
+def test_as_many_tokens_as_the_texts_hold_are_no_error():
+    from arcee_lab.sparsity import measure
+
+    report = measure(pair()[0], Letters(), ["abc", "d"], max_tokens=6)
+    assert (report.n_tokens, report.n_first) == (4, 2)
+
+
+def test_limits_beside_windows_are_an_error():
+    from arcee_lab.sparsity import measure
+    from arcee_lab.texts import cut
+
+    windows = cut(Letters(), ["abcdef"], context=4)
+    for limits in ({"max_tokens": 3}, {"context": 8}):
+        with pytest.raises(ValueError, match="windows that are cut already; give them to cut"):
+            measure(pair()[0], Letters(), windows, **limits)
 
 
 def test_nan_activations_are_an_error():
