@@ -164,7 +164,7 @@ def _zeros(card: Scorecard) -> str:
 
 _LIMITS = """## Limits
 
-The LM's own answers miss the second word of places that have two; the question head does not.
+Of places with two words the LM's own answers sometimes miss the second; the question head does not.
 It knows a world of some five hundred words and nothing of the real one. Other text is read byte by
 byte, where its numbers mean little. It was trained on documents of at most some seventy tokens,
 each at the start of the context. It serves to show tools and to test them against known answers;

@@ -14,7 +14,7 @@ from arcee_lab.training.batches import encode
 from arcee_lab.training.joint import Heads
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.scores import LayerZeros, Scorecard
-from arcee_lab.training.skills import measure_skills
+from arcee_lab.training.skills import TIMES, measure_skills
 from arcee_lab.training.start import untrained
 
 RARE = 1e-3  # share of tokens below which a neuron that fires is called rare
@@ -35,7 +35,7 @@ def score_demo(
         model: The demo's LM.
         heads: Its other heads.
         tokenizer: Its tokenizer.
-        n: Documents of each kind.
+        n: Documents of each kind; of reviews four times as many.
         seed: Seed of the documents.
         split: Split they come from.
 
@@ -46,7 +46,7 @@ def score_demo(
         >>> card["copy"].share  # doctest: +SKIP
     """
     scores, losses = measure_skills(model, heads, tokenizer, n=n, seed=seed, split=split)
-    reviews = documents("review", n=n, seed=seed, split=split)
+    reviews = documents("review", n=n * TIMES["review"], seed=seed, split=split)
     simple = {
         "sequence head": (bag_of_words(reviews, longest=3), "3-gram bag of words"),
         "token head": (

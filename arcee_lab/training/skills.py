@@ -22,6 +22,9 @@ from arcee_lab.training.joint import Heads
 from arcee_lab.training.scores import KindLoss, Score
 
 LONGEST_SPAN = 3  # tokens
+# A verdict is a noisy sum: the best reader errs on one in six. Four times as many reviews as other
+# documents bring its interval down to a hundredth on either side.
+TIMES = {"review": 4}
 ASKED_BY = {"copy": "copy", "recall": "table", "meaning": "clause"}  # skill -> kind of document
 
 
@@ -114,7 +117,7 @@ def measure_skills(
         model: A demo LM.
         heads: The other heads' tensors; None asks the LM alone.
         tokenizer: The demo's.
-        n: Documents of each kind.
+        n: Documents of each kind; of reviews four times as many.
         seed: Seed of the documents.
         split: Split they come from.
 
@@ -125,7 +128,8 @@ def measure_skills(
     losses = []
     for kind in KINDS:
         gaps: list[tuple[float, float, int]] = []
-        for seen in _see(model, tokenizer, documents(kind, n=n, seed=seed, split=split)):
+        found = documents(kind, n=n * TIMES.get(kind, 1), seed=seed, split=split)
+        for seen in _see(model, tokenizer, found):
             _ask_lm(tally, tokenizer, seen)
             if heads is not None:
                 _ask_heads(tally, heads, seen)
