@@ -245,9 +245,11 @@ def _read(
 
 
 def _bytes_of(logits: Tensor) -> int:
+    """Logits, the part that is in fp32 at a time, and as much again inside logsumexp."""
     rows, vocab = logits.shape[0] * logits.shape[1], logits.shape[2]
     copied = min(rows, max(1, _SOFTMAX_BYTES // (4 * vocab))) * vocab * 4
-    return logits.numel() * logits.element_size() + copied * (logits.dtype != torch.float32)
+    copies = 1 + (logits.dtype != torch.float32)
+    return logits.numel() * logits.element_size() + copies * copied
 
 
 def _answers(

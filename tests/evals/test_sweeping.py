@@ -75,8 +75,8 @@ def test_levels(lm):
     for one, other in zip(half.interventions, less.interventions, strict=True):
         assert len(one.units) == 448
         assert set(one.units) < set(other.units)
-    with pytest.raises(ValueError, match="share=1: expected a number between 0 and 1"):
-        random_control(model, [1])
+    with pytest.raises(ValueError, match=r"share=1\.0: expected a number between 0 and 1"):
+        random_control(model, [1.0])
     assert Level("mine", "none").interventions == ()
 
 

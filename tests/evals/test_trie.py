@@ -88,7 +88,8 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     branched = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
     shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
     model = tiny().to("meta")
-    monkeypatch.setattr(packed, "_answers", lambda found, count: found)
-    found = Scorer(model, Changes(), budget=64).score([branched, *shared], count=5)
+    found = []
+    monkeypatch.setattr(packed, "_answers", lambda batches, count: found.extend(batches) or [])
+    Scorer(model, Changes(), budget=64).score([branched, *shared], count=5)
     assert [numbers for numbers, *_ in found] == [[2, 3, 4], [0, 1]]
     assert all(scores.is_meta and right.is_meta for _, _, scores, right in found)
