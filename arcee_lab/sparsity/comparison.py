@@ -186,8 +186,8 @@ def _agreement(first: "SparsityReport", second: "SparsityReport") -> tuple[np.nd
     nothing = np.full(layers, np.nan), 0
     if "unions" not in first.states or "unions" not in second.states:
         return nothing
-    keys = [report.states["unions"]["kept_keys"].numpy() for report in (first, second)]
-    shared, one, two = np.intersect1d(*keys, return_indices=True)
+    ours, theirs = (report.states["unions"]["kept_keys"].numpy() for report in (first, second))
+    shared, one, two = np.intersect1d(ours, theirs, return_indices=True)
     if not len(shared):
         return nothing
     masks = [report.states["unions"]["kept_masks"].numpy() for report in (first, second)]

@@ -21,7 +21,7 @@ from arcee_lab.sparsity.analysis import Shape, State, Tokens
 from arcee_lab.sparsity.counting import extremes, firing
 
 KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
-KEPT_ROWS = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
+KEPT_ROWS: dict[str, int] = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
 
 
 def new_state(shape: Shape, device: torch.device) -> State:

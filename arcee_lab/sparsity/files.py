@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from arcee_lab import storage
-from arcee_lab.sparsity import registry
+from arcee_lab.sparsity import further_files, registry
 from arcee_lab.sparsity.analysis import as_json
 from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.report import SparsityReport
@@ -42,6 +42,8 @@ def save(report: SparsityReport, folder: str | Path) -> list[Path]:
         storage.write_json(folder / "summary.json", as_json(report.summary())),
         storage.write_json(folder / "layers.json", as_json(layers)),
     ]
+    if report.further:
+        files.append(further_files.save(report.further, folder))
     frames = ["neurons", "tokens", "costs", *(["thresholds"] if "octaves" in report.states else [])]
     for name in (*frames, *report.results):
         frame = report.frame(name)
@@ -90,6 +92,7 @@ def load(folder: str | Path) -> SparsityReport:
             weights=Weights(**facts["weights"]),
             norms=tensors["norms"],
             states=states,
+            further=further_files.load(folder),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{paths[0]} is damaged: {error}") from error

@@ -101,12 +101,13 @@ def measure(
         states=states,
     )
     assert (report.active.sum(1) == report.n_tokens).all(), "a layer was not counted in full"
-    results = {
-        name: registry.further(name)(inner, tokenizer, windows, batch_size=batch_size)
-        for name in names
-        if name in registry.FURTHER and here.first
-    }
-    return replace(report, further=results)
+    results, costs = {}, dict(report.costs)
+    for name in names:
+        if name in registry.FURTHER and here.first:
+            began = time.perf_counter()
+            results[name] = registry.further(name)(inner, tokenizer, windows, batch_size=batch_size)
+            costs[name] = time.perf_counter() - began
+    return replace(report, further=results, costs=costs)
 
 
 def windows_of(

@@ -31,7 +31,7 @@ _NOTES = {
     "tokens": "One column a token, in the order of the text: a dark cell is a layer that uses many "
     "neurons there. ReLU² sets no fixed number, so hard and easy tokens may differ.",
     "costs": "Seconds that the host spent on each analysis, of the pass as a whole; the model's "
-    "own forwards are the rest.",
+    "own forwards are the rest. CETT and truncation run forwards of their own after the pass.",
     "strip": "Hover over a token for the share of the layer's neurons that fire at it.",
 }
 

@@ -48,7 +48,8 @@ class SparsityReport:
         share: 1 window in so many was shown to the analyses beside the core.
         n_shared: Of the N tokens, how many lie in these.
         seconds: Wall time of the pass.
-        costs: Seconds that the host spent on each analysis, and on the pass as a whole.
+        costs: Seconds that the host spent on each analysis, and on the pass as a whole; an analysis
+            with forwards of its own lies outside of the pass.
         weights: What a token reads of the model.
         norms: ‖w_i‖ of each neuron's column of the down projection.
         states: What was counted, by analysis; "core" is always there.
@@ -256,6 +257,8 @@ class SparsityReport:
     def _costs(self) -> pd.DataFrame:
         whole = self.costs["pass"]
         tokens = {"pass": self.n_tokens, "core": self.n_tokens}
+        for name, result in self.further.items():
+            tokens[name] = int(result.frame()["n_tokens"].iloc[0])
         return pd.DataFrame(
             [
                 (
@@ -326,7 +329,11 @@ class SparsityReport:
         return replace(
             self,
             label=self.label if self.label == other.label else f"{self.label} + {other.label}",
-            costs={name: cost + other.costs[name] for name, cost in self.costs.items()},
+            costs={
+                name: cost + other.costs[name]
+                for name, cost in self.costs.items()
+                if name not in registry.FURTHER
+            },
             states=states,
             further={},
             **{name: getattr(self, name) + getattr(other, name) for name in summed},
@@ -442,7 +449,7 @@ class SparsityReport:
 
     @classmethod
     def load(cls, folder: str | Path) -> "SparsityReport":
-        """Reads a report that `save` wrote; further results are not in it.
+        """Reads a report that `save` wrote.
 
         Raises:
             ValueError: No report, or a damaged one.
