@@ -16,8 +16,7 @@ _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 _TILE = 128
 _ENTRIES = 1 << 14  # of a piece that are merged at once
-_CACHED = 1 << 19  # cells of a matrix that are worked on at once
-_AT_ONCE = 1 << 26  # cells that one piece of a conversion may hold as booleans
+_CACHED = 1 << 18  # cells of a matrix that are worked on at once
 
 
 def to_bits(x: Tensor) -> np.ndarray:
@@ -224,7 +223,7 @@ def pack(rows: Rows) -> dict[str, np.ndarray]:
     if encoding == "index":
         return {"offsets": rows.offsets, "index": rows.index, "values": rows.values}
     bits = np.empty((len(rows), -(-rows.width // 8)), dtype=np.uint8)
-    step = max(1, _AT_ONCE // max(1, rows.width))
+    step = max(1, _CACHED // max(1, rows.width))
     for start in range(0, len(rows), step):
         stop = min(start + step, len(rows))
         entries = slice(rows.offsets[start], rows.offsets[stop])
@@ -322,7 +321,7 @@ def _gather(entries: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> np.
 
 def _set_bits(bits: np.ndarray, chosen: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
     parts = []
-    step = max(1, _AT_ONCE // max(1, width))
+    step = max(1, _CACHED // max(1, width))
     for start in range(0, len(chosen), step):
         rows = chosen[start : start + step]
         cells = np.unpackbits(bits[rows], axis=1, bitorder="little")
@@ -345,7 +344,7 @@ def _check_rising(index: np.ndarray, offsets: np.ndarray, width: int) -> None:
     if int(index.max()) >= width:
         raise ValueError(f"it has an index of {int(index.max())} where there are {width} columns")
     falls = np.flatnonzero(index[1:] <= index[:-1]) + 1
-    if not np.isin(falls, offsets).all():
+    if (offsets[np.searchsorted(offsets, falls)] != falls).any():  # at a row's first entry alone
         raise ValueError("its indices do not rise within a row")
 
 

@@ -37,7 +37,9 @@ def test_parquet_is_exact(known, store, tmp_path):
     for name in (SPARSE, BOTH):
         rows = pd.read_parquet(tmp_path / "out" / "nonzeros" / f"site={name}")
         dense = torch.zeros(47, 23)
-        dense[rows["token"].to_numpy(), rows["unit"].to_numpy()] = torch.tensor(rows["relu"])
+        dense[rows["token"].to_list(), rows["unit"].to_list()] = torch.tensor(
+            rows["relu"].to_list()
+        )
         assert torch.equal(dense, known.acts[name].float())
         assert len(rows) == int((known.acts[name] != 0).sum())
         pairs = list(zip(rows["unit"], rows["token"], strict=True))

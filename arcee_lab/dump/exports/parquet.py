@@ -17,19 +17,15 @@ if TYPE_CHECKING:
 
 _GROUP = 1 << 20  # rows of a row group: what a query of one neuron reads at most, twice
 _SCHEMA = pa.schema([("unit", pa.int32()), ("token", pa.int64()), ("relu", pa.float32())])
-_ENCODINGS = {
-    "unit": "DELTA_BINARY_PACKED",
-    "token": "DELTA_BINARY_PACKED",
-    "relu": "BYTE_STREAM_SPLIT",
-}
+_ENCODINGS = {"unit": "DELTA_BINARY_PACKED", "token": "DELTA_BINARY_PACKED"}
 
 
 def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
     """Writes `tokens.parquet` and, for each site, `nonzeros/site=NAME/nonzeros.parquet`.
 
     The second has a row a nonzero: `unit`, `token` and `relu`, which is relu(u) as float32: exact
-    for bfloat16 and float16 too, and the zeros that this adds compress away. Rows are sorted by
-    unit, then by token, so a query of one unit reads a row group or two.
+    for bfloat16 and float16 too, whose few different values take a number in a dictionary each.
+    Rows are sorted by unit, then by token, so a query of one unit reads a row group or two.
     """
     tokens = out / "tokens.parquet"
     storage.write_atomic(tokens, store.frame().reset_index().to_parquet)
@@ -45,13 +41,14 @@ def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
 
 
 def _write_site(store: "Store", site: StoredSite, part: Path) -> None:
+    few = site.torch_dtype.itemsize == 2  # at most 65,536 different values: a dictionary holds them
     writer = parquet.ParquetWriter(
         part,
         _SCHEMA,
         compression="zstd",
         compression_level=3,
-        use_dictionary=False,
-        column_encoding=_ENCODINGS,
+        use_dictionary=["relu"] if few else False,
+        column_encoding=_ENCODINGS if few else {**_ENCODINGS, "relu": "BYTE_STREAM_SPLIT"},
     )
     with writer:
         for start, rows in unit_ranges(store, site):
