@@ -83,6 +83,8 @@ def lines(
         axes.set(xlabel=x, ylabel=y)
         if log_x:
             axes.set_xscale("log")
+        elif all(np.issubdtype(np.asarray(curve.x).dtype, np.integer) for curve in curves):
+            axes.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 1.5
         if log_y:
             axes.set_yscale("log")
         axes.grid(linewidth=0.5)
