@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     storage.check_claim(args.out, settings)
     from arcee_lab.evals.finding import find_tasks
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import table
+    from arcee_lab.evals.result import Evaluation, TaskFailed, table
     from arcee_lab.evals.running import run as evaluate
 
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data))
@@ -89,16 +89,23 @@ def run(args: argparse.Namespace) -> int:
     )
     # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
     storage.claim(args.out, settings)
-    result = evaluate(
-        model,
-        tasks=tasks,
-        num_fewshot=args.num_fewshot,
-        limit=args.limit,
-        seed=args.seed,
-    )
-    files = result.save(args.out)
-    print(f"{result.headline}\n\n{table(result.scores)}\n")
-    print(f"files  {args.out}: {', '.join(sorted(path.name for path in files))}")
+
+    def report(result: Evaluation) -> None:
+        files = result.save(args.out)
+        print(f"{result.headline}\n\n{table(result.scores)}\n")
+        print(f"files  {args.out}: {', '.join(sorted(path.name for path in files))}")
+
+    try:
+        result = evaluate(
+            model, tasks=tasks, num_fewshot=args.num_fewshot, limit=args.limit, seed=args.seed
+        )
+    except TaskFailed as failed:
+        if failed.result.samples:
+            report(failed.result)
+        if isinstance(failed.__cause__, ValueError):
+            raise
+        raise RuntimeError(str(failed)) from failed  # no bad input: a fault, with its traceback
+    report(result)
     return 130 if result.unfinished else 0
 
 

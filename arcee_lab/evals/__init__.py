@@ -44,16 +44,17 @@ from arcee_lab.evals.registering import register
 
 if TYPE_CHECKING:
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import Evaluation
+    from arcee_lab.evals.result import Evaluation, TaskFailed
     from arcee_lab.evals.running import run
     from arcee_lab.evals.sweeping import Sweep, sweep
 
-__all__ = ["ArceeLab", "Evaluation", "Sweep", "register", "run", "sweep"]
+__all__ = ["ArceeLab", "Evaluation", "Sweep", "TaskFailed", "register", "run", "sweep"]
 
 _HOMES = {
     "ArceeLab": "arcee_lab.evals.model",
     "Evaluation": "arcee_lab.evals.result",
     "Sweep": "arcee_lab.evals.sweeping",
+    "TaskFailed": "arcee_lab.evals.result",
     "run": "arcee_lab.evals.running",
     "sweep": "arcee_lab.evals.sweeping",
 }

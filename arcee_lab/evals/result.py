@@ -53,7 +53,7 @@ class Evaluation:
         info: Fingerprints, interventions, and how it was scored.
         settings: Few-shot examples by task, limit, seeds.
         seconds: Wall time of the requests.
-        unfinished: Tasks that an interrupt left out.
+        unfinished: Tasks that an interrupt or a failure left out, the first of them midway.
     """
 
     model: str
@@ -146,7 +146,7 @@ class Evaluation:
         """What was run, in one sentence."""
         changed = self.info.get("interventions") or []
         under = f" under {len(changed)} intervention{'s' * (len(changed) > 1)}" if changed else ""
-        left = f"; interrupted before {', '.join(self.unfinished)}" if self.unfinished else ""
+        left = f"; ended before {', '.join(self.unfinished)}" if self.unfinished else ""
         tasks = len(self.samples)
         return (
             f"{self.model}{under}: {tasks} task{'s' * (tasks != 1)} in {self.seconds:.1f} s, 95 % "
@@ -164,6 +164,29 @@ class Evaluation:
             for score in self.scores
         )
         return f"<p>{escape(self.headline)}.</p><table><tr>{head}</tr>{rows}</table>"
+
+
+class TaskFailed(ValueError):
+    """A task could not be scored; what was done before it is kept.
+
+    Attributes:
+        result: Of `al.evals.run` the tasks that were done; of `al.evals.sweep` the whole levels.
+    """
+
+    def __init__(self, message: str, result: Any):
+        super().__init__(message)
+        self.result = result
+
+    @classmethod
+    def of(cls, task: str, error: Exception, result: Evaluation) -> "TaskFailed":
+        """Names the task, and in a traceback where the rest lies."""
+        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        head = f"Task {task!r}"
+        failed = cls(told if told.startswith(head) else f"{head}: {told}", result)
+        if result.samples:
+            done = ", ".join(result.samples)
+            failed.add_note(f"The tasks that are done ({done}) lie in `result` of this error.")
+        return failed
 
 
 def table(scores: Sequence[Score]) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals.finding import Data, Loaded, find_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
 from arcee_lab.evals.model import ArceeLab, Values
-from arcee_lab.evals.result import Evaluation, Score
+from arcee_lab.evals.result import Evaluation, Score, TaskFailed
 from arcee_lab.evals.routing import Source
 
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -47,7 +47,8 @@ def run(
     """Evaluates a model on lm-eval tasks, its LM head and its classification heads alike.
 
     Ctrl-C (or the notebook's stop button) ends the run; tasks that are done are returned, and
-    `unfinished` names the others.
+    `unfinished` names the others. A task that fails ends it too, with an error that names the task
+    and keeps the same as its `result`.
 
     Args:
         model: "demo", a folder, a Hub id, a model in memory, or an `ArceeLab`.
@@ -76,8 +77,10 @@ def run(
         Scores with intervals, and the samples.
 
     Raises:
-        ValueError: For an unknown task, a broken task file, missing data or a missing head, each
-            by its name.
+        ValueError: For an unknown task, a broken task file or missing data, before any forward.
+        TaskFailed: A ValueError, for a task that could not be scored: a missing head, a context
+            window too small, an intervention whose condition no token of the task meets. Its
+            `result` holds the tasks that were done before.
 
     Example:
         >>> import arcee_lab as al
@@ -126,11 +129,14 @@ def as_lm(
 def _run(
     lm: ArceeLab, loaded: Loaded, *, limit: int | None, draws: int, seed: int, progress: bool
 ) -> Evaluation:
+    for group in loaded.get("groups", {}).values():
+        _require_means(group)
     sizes = {name: _documents(task, limit) for name, task in loaded["tasks"].items()}
     scores: list[Score] = []
     values: dict[tuple[str, str, str], np.ndarray] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
     unfinished: list[str] = []
+    failure: Exception | None = None
     start = time.perf_counter()
     with tqdm(total=sum(sizes.values()), unit="doc", disable=not progress) as bar:
         for name, task in loaded["tasks"].items():
@@ -146,6 +152,10 @@ def _run(
             except KeyboardInterrupt:
                 unfinished.append(name)
                 continue
+            except Exception as error:  # whatever it is, the tasks that are done are kept
+                failure = error
+                unfinished.append(name)
+                continue
             finally:
                 task._instances = None  # else a later run of the same task would add to them
             samples[name] = found["samples"][name]
@@ -157,7 +167,7 @@ def _run(
     seconds = time.perf_counter() - start
     for group in loaded.get("groups", {}).values():
         scores += _group_scores(group, scores, values)
-    return Evaluation(
+    result = Evaluation(
         model=lm.name,
         scores=tuple(scores),
         samples=samples,
@@ -171,6 +181,9 @@ def _run(
         seconds=seconds,
         unfinished=tuple(unfinished),
     )
+    if failure is not None:
+        raise TaskFailed.of(unfinished[0], failure, result) from failure
+    return result
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:
@@ -262,6 +275,14 @@ def _scores(
             )
 
 
+def _require_means(group: Any) -> None:
+    """Before any task is run: an error at the end would cost all of them."""
+    if any(wanted.aggregation != "mean" for wanted in group.aggregate_metric_list or ()):
+        raise ValueError(
+            f"Group {group.name!r} aggregates by a function of its own; expected 'mean'."
+        )
+
+
 def _group_scores(
     group: Any, scores: Sequence[Score], values: dict[tuple[str, str, str], np.ndarray]
 ) -> list[Score]:
@@ -269,10 +290,6 @@ def _group_scores(
     names = {task.task_name for task in group.get_all_tasks()}
     found = []
     for wanted in group.aggregate_metric_list or ():
-        if wanted.aggregation != "mean":
-            raise ValueError(
-                f"Group {group.name!r} aggregates by a function of its own; expected 'mean'."
-            )
         mine = [
             s for s in scores if s.task in names and s.metric == wanted.metric and not s.members
         ]

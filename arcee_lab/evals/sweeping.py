@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals.finding import Loaded, find_tasks
 from arcee_lab.evals.levels import POST, Level, top_k
 from arcee_lab.evals.model import ArceeLab
-from arcee_lab.evals.result import Evaluation
+from arcee_lab.evals.result import Evaluation, TaskFailed
 from arcee_lab.evals.routing import Source
 from arcee_lab.evals.running import as_lm, run
 from arcee_lab.recording import capture
@@ -174,6 +174,7 @@ def sweep(
 
     Raises:
         ValueError: As `al.evals.run`.
+        TaskFailed: Likewise; its `result` holds the levels that were whole before.
 
     Example:
         >>> import arcee_lab as al
@@ -201,6 +202,7 @@ def sweep(
     models = lm.models_for(loaded["tasks"].values())
     before = lm.interventions
     steps: list[Step] = []
+    level = CLEAN
     try:
         for level in [CLEAN, *chosen]:
             with _measured(models) as counts:
@@ -220,6 +222,9 @@ def sweep(
     except KeyboardInterrupt:
         if not steps:
             raise
+    except TaskFailed as error:
+        whole = Sweep(lm.name, tuple(steps))
+        raise TaskFailed(f"Level {level.name!r}: {error}", whole) from error
     finally:
         lm.intervene(before)
     return Sweep(lm.name, tuple(steps))

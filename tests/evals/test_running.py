@@ -7,7 +7,7 @@ import pytest
 from lm_eval.evaluator import simple_evaluate
 
 import arcee_lab as al
-from arcee_lab.evals import ArceeLab, run
+from arcee_lab.evals import ArceeLab, TaskFailed, run
 from arcee_lab.evals.finding import find_tasks
 from arcee_lab.evals.intervals import interval
 
@@ -123,7 +123,32 @@ def test_an_interrupt_keeps_what_is_done(lm, loaded, monkeypatch):
     found = run(lm, tasks=loaded, limit=3, progress=False)
     assert list(found.samples) == LM[:1]
     assert found.unfinished == (*LM[1:], *HEADS)
-    assert "interrupted before arcee_demo_facts" in found.headline
+    assert "ended before arcee_demo_facts" in found.headline
+
+
+def test_a_task_that_fails_keeps_what_is_done(lm, loaded):
+    agreement, facts, news = LM
+
+    def tokens_of(task):
+        documents = list(loaded["tasks"][task].eval_docs)[:LIMIT]
+        return {token for document in documents for token in lm.tok_encode(document["text"])}
+
+    lone = min(tokens_of(agreement) - tokens_of(facts))  # the first task has it, the second not
+    some = al.Scale("layers.1.mlp.hook_post", 0.5, tokens=[lone])
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in (agreement, facts, news)}}
+    try:
+        with pytest.raises(TaskFailed, match="Task 'arcee_demo_facts': No token met") as failed:
+            run(lm, tasks=tasks, interventions=some, limit=LIMIT, progress=False)
+        kept = failed.value.result
+        assert kept.unfinished == (facts, news)
+        assert list(kept.samples) == [agreement]
+        alone = {"tasks": {agreement: loaded["tasks"][agreement]}}
+        again = run(lm, tasks=alone, interventions=some, limit=LIMIT, progress=False)
+        assert kept.scores == again.scores
+        assert "(arcee_demo_agreement_1) lie in `result`" in failed.value.__notes__[0]
+    finally:
+        lm.intervene(None)
+    assert loaded["tasks"][facts]._instances is None
 
 
 def test_one_bar_counts_documents(lm, loaded, capsys):

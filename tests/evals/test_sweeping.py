@@ -3,9 +3,9 @@
 import pytest
 
 import arcee_lab as al
-from arcee_lab.evals import ArceeLab
+from arcee_lab.evals import ArceeLab, TaskFailed
 from arcee_lab.evals.finding import find_tasks
-from arcee_lab.evals.levels import Level, by_layer, cett, random_control, top_k
+from arcee_lab.evals.levels import POST, Level, by_layer, cett, random_control, top_k
 
 TASKS = ["arcee_demo_agreement_1", "arcee_demo_text_news", "arcee_demo_sentiment"]
 
@@ -78,6 +78,16 @@ def test_levels(lm):
     with pytest.raises(ValueError, match=r"share=1\.0: expected a number between 0 and 1"):
         random_control(model, [1.0])
     assert Level("mine", "none").interventions == ()
+
+
+def test_a_level_that_fails_keeps_whole_levels(lm, loaded):
+    one = {"tasks": {TASKS[0]: loaded["tasks"][TASKS[0]]}}
+    nowhere = Level("mine", "nowhere", (al.Scale(POST, 0.5, positions=[100]),))
+    levels = [*top_k(lm.model, [8]), nowhere]
+    with pytest.raises(TaskFailed, match=r"Level 'nowhere': Task '\w+': No token met") as failed:
+        al.evals.sweep(lm, tasks=one, levels=levels, limit=2, progress=False)
+    assert [step.level.name for step in failed.value.result.steps] == ["clean", "k=8"]
+    assert lm.interventions == ()
 
 
 def test_an_interrupt_keeps_whole_levels(lm, loaded, monkeypatch):

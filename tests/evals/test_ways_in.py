@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import arcee_lab as al
 import arcee_lab.evals.__main__ as command
 from arcee_lab.cli import main
 from arcee_lab.evals import ArceeLab
@@ -94,6 +95,22 @@ def test_the_wheel_carries_the_task_files():
 
     included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included["evals"] == finding._PACKAGED.relative_to(ROOT).as_posix()
+
+
+def test_a_task_that_fails_costs_no_other(demo, tmp_path, capsys):
+    file = tmp_path / "change.json"
+    verdict = demo[1](" Verdict")["input_ids"][-1]  # no fact has this token
+    change = al.Scale("layers.1.mlp.hook_post", 0.5, tokens=[verdict])
+    file.write_text(al.interventions.to_json(change))
+    tasks = ["arcee_demo_verdict", "arcee_demo_facts"]
+    words = ["eval", "demo", "--tasks", *tasks, "--intervention", str(file), "--limit", "2"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "Task 'arcee_demo_facts': No token met the conditions of Scale" in error
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert told["unfinished"] == ["arcee_demo_facts"]
+    assert {score["task"] for score in told["scores"]} == {"arcee_demo_verdict"}
+    assert (tmp_path / "out" / "samples_arcee_demo_verdict.jsonl").exists()
 
 
 @pytest.mark.parametrize("run", [command.main, lambda words: main(["eval", "demo", *words[1:]])])
