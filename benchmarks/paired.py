@@ -43,6 +43,7 @@ def measure(
     *,
     rounds: int,
     calls: int,
+    warm: int = 3,
     seed: int = 0,
 ) -> dict[str, Paired]:
     """Times each contestant against the reference.
@@ -52,6 +53,7 @@ def measure(
         contestants: The calls to time, by name.
         rounds: Pairs for each contestant.
         calls: Calls in one timing; more for short calls.
+        warm: Calls of each before the first timing.
         seed: Of the order within and between the pairs.
 
     Returns:
@@ -61,7 +63,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in contestants}
     ratios: dict[str, list[float]] = {name: [] for name in contestants}
     for call in (reference, *contestants.values()):
-        for _ in range(3):
+        for _ in range(warm):
             call()
     gc.collect()
     gc.freeze()  # what the libraries hold need not be walked before each timing

@@ -63,12 +63,30 @@ def test_truncation_is_said(demo, caplog):
     assert lm.get_model_info()["requests_truncated"] == 8
 
 
-def test_whole_texts_and_their_left_over_windows(reference, ours):
+def test_whole_texts_and_their_left_over_windows(reference, ours, monkeypatch):
+    """Within 1e-4 in every window: each is one log-likelihood, and a text is the sum of its own."""
     words = Words(3)
     requests = rolling([words.some(*size) for size in ((2, 2), (300, 300), (126, 126), (40, 60))])
+    windows = {"hf": [], "ours": []}
+
+    def kept(name, own):
+        def call(*args, **kwargs):
+            found = own(*args, **kwargs)
+            windows[name] += found
+            return found
+
+        return call
+
+    own = kept("hf", reference._loglikelihood_tokens)
+    monkeypatch.setattr(reference, "_loglikelihood_tokens", own)
+    monkeypatch.setattr(ours._scorer, "score", kept("ours", ours._scorer.score))
     expected = reference.loglikelihood_rolling(requests, disable_tqdm=True)
     got = ours.loglikelihood_rolling(requests, disable_tqdm=True)
-    assert np.abs(np.array(expected) - got).max() <= 1e-4 * 3  # a text of three windows
+    assert len(windows["hf"]) == len(windows["ours"]) > len(requests) + 1
+    assert differences(windows["hf"], windows["ours"]).max() <= 1e-4
+    assert [flag for _, flag in windows["ours"]] == [flag for _, flag in windows["hf"]]
+    assert np.sum(got) == pytest.approx(sum(score for score, _ in windows["ours"]), abs=1e-6)
+    assert np.abs(np.array(expected) - got).max() <= 1e-4 * 4  # the most windows of one text
 
 
 def test_generation(reference, ours):
