@@ -92,7 +92,7 @@ class Scorer:
         rows = [
             row for one in documents for row in rows_of(one, branch=branch, longest=self.budget)
         ]
-        groups = by_prefix(rows) if branch else [(0, rows)]
+        groups = by_prefix(rows, budget=self.budget) if branch else [(0, rows)]
         found: list[tuple[list[int], list[int], Tensor, Tensor]] = []
         with (
             self.changes.around(self.model, packed=branch) as block,

@@ -1,4 +1,8 @@
-"""The beginning that many documents share, such as fixed few-shot examples: computed once."""
+"""The beginning that many documents share, such as fixed few-shot examples: computed once.
+
+So is the beginning of a long row with branches, before these: without a tree for a mask, attention
+works on half of its square.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,7 +16,7 @@ SHORTEST = 16  # tokens; below, handing out the cache costs more than reading th
 FEWEST = 3  # rows
 
 
-def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
+def by_prefix(rows: Sequence[Row], *, budget: int) -> list[tuple[int, list[Row]]]:
     """Sorts rows into groups that begin alike.
 
     In sorted order, a group goes on as long as its shared beginning does not fall to half of what
@@ -20,6 +24,8 @@ def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
 
     Args:
         rows: In any order.
+        budget: Tokens a batch. A row that fills more than half of it is a batch of its own anyway,
+            and so a group of its own if it branches.
 
     Returns:
         How many tokens all rows of a group share, and the rows; rows without a group come last,
@@ -30,7 +36,7 @@ def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
         >>> shots = list(range(20))
         >>> asked = [[Wanted(n, [*shots, 90 + n, 7], 21, [1])] for n in range(4)]
         >>> rows = [row for one in asked for row in rows_of(one, longest=64)]
-        >>> [(length, len(group)) for length, group in by_prefix(rows)]
+        >>> [(length, len(group)) for length, group in by_prefix(rows, budget=64)]
         [(20, 4)]
     """
     order = sorted(rows, key=lambda row: row.tokens[: row.stem])
@@ -50,7 +56,13 @@ def by_prefix(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
         else:
             alone += order[start:end]
         start = end
-    return [*groups, (0, alone)] if alone else groups
+    rest = []
+    for row in alone:
+        if row.branches and row.stem >= SHORTEST and 2 * len(row) > budget:
+            groups.append((row.stem, [row]))
+        else:
+            rest.append(row)
+    return [*groups, (0, rest)] if rest else groups
 
 
 def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> DynamicCache:

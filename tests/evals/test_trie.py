@@ -56,8 +56,18 @@ def test_prefixes_are_found_and_strangers_stand_alone():
         for n, tokens in enumerate(sequences)
         for row in rows_of([Wanted(n, tokens, len(tokens) - 1, [1])], longest=64)
     ]
-    groups = [(length, len(group)) for length, group in by_prefix(rows)]
+    groups = [(length, len(group)) for length, group in by_prefix(rows, budget=100)]
     assert sorted(groups) == [(0, 1), (30, 3), (40, 4)]
+
+
+def test_a_long_row_with_branches_reads_its_stem_first():
+    shots = list(range(100, 140))
+    asked = [Wanted(n, [*shots, n, 7], 40, [7, 8]) for n in range(2)]
+    rows = rows_of(asked, longest=64)
+    assert [(length, len(group)) for length, group in by_prefix(rows, budget=80)] == [(40, 1)]
+    assert [(length, len(group)) for length, group in by_prefix(rows, budget=100)] == [(0, 1)]
+    lone = rows_of(asked[:1], longest=64)
+    assert [length for length, _ in by_prefix(lone, budget=10)] == [0]
 
 
 @given(SEQUENCES, st.data())
