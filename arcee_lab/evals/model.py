@@ -346,6 +346,7 @@ class ArceeLab(HFLM):
         pairs = self._encoder().pairs([request.args for request in requests], name=name)
         documents: dict[Any, list[Wanted]] = defaultdict(list)
         room = self.max_length + 1  # the last token is scored and not read
+        before_this = self.cost.truncated
         for number, (request, (before, after)) in enumerate(zip(requests, pairs, strict=True)):
             if len(after) > self.max_length:
                 raise ValueError(
@@ -362,11 +363,12 @@ class ArceeLab(HFLM):
             wanted = Wanted(number, tokens[:-1], len(tokens) - len(after) - 1, after)
             documents[key].append(wanted)
         answers = self._scorer.score(documents.values(), count=len(requests), advance=advance)
-        if self.cost.truncated:
+        truncated = self.cost.truncated - before_this
+        if truncated:
             _log.warning(
                 "%d of %d requests did not fit the %d tokens that the model reads; their contexts "
                 "were cut from the left, as lm-eval does",
-                self.cost.truncated,
+                truncated,
                 len(requests),
                 self.max_length,
             )

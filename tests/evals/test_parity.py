@@ -61,6 +61,9 @@ def test_truncation_is_said(demo, caplog):
     lm.loglikelihood(REQUESTS["truncated"], disable_tqdm=True)
     assert "8 of 8 requests did not fit the 128 tokens" in caplog.text
     assert lm.get_model_info()["requests_truncated"] == 8
+    caplog.clear()
+    lm.loglikelihood(REQUESTS["cloze"], disable_tqdm=True)  # the count is of a call
+    assert "did not fit" not in caplog.text
 
 
 def test_whole_texts_and_their_left_over_windows(reference, ours, monkeypatch):
