@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="what to measure beside the core: all (of one pass), core (nothing), further (CETT and "
-        "truncation, with forwards of their own), or names (default: all)",
+        help="what to measure beside the core: all (of one pass), core (nothing), further (CETT "
+        "and truncation, with forwards of their own), or names (default: all)",
     )
     parser.add_argument(
         "--share",

@@ -223,7 +223,9 @@ class ActivationLaw:
         return np.exp(-self.c * d**self.alpha + self.b) + self.limit
 
 
-def fit_activation(tokens: Sequence[float], active: Sequence[float]) -> ActivationLaw:
+def fit_activation(
+    tokens: Sequence[float | int] | np.ndarray, active: Sequence[float | int] | np.ndarray
+) -> ActivationLaw:
     """Fits A(D) by least squares.
 
     Args:
