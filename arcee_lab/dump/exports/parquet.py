@@ -47,7 +47,7 @@ def _write_site(store: "Store", site: StoredSite, part: Path) -> None:
         _SCHEMA,
         compression="zstd",
         compression_level=3,
-        use_dictionary=["relu"] if few else False,
+        use_dictionary=["relu"] if few else False,  # pyright: ignore[reportArgumentType] - columns too
         column_encoding=_ENCODINGS if few else {**_ENCODINGS, "relu": "BYTE_STREAM_SPLIT"},
     )
     with writer:
