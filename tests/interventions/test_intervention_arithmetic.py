@@ -325,6 +325,28 @@ def test_means_come_from_numbers_tensors_results_and_mappings(tiny):
     assert (acts["layers.0.mlp.hook_post"] == 0.5).all()
 
 
+def test_moments_of_texts_are_a_mean_to_ablate_with(tiny):
+    model, sites = tiny(), [POST, Z]
+    batch = batch_of(padding="left")
+    with al.capture(model, dict.fromkeys(sites, al.reducers.Moments())) as stats, torch.no_grad():
+        model(**batch)
+    with al.capture(model, sites) as acts, torch.no_grad():
+        model(**batch)
+    for site in sites:
+        plain = acts[site][batch["attention_mask"].bool()].double().mean(0)
+        edit = al.Ablate(site, "mean", stats[site])
+        with al.capture(model, site) as after, al.intervene(model, edit), torch.no_grad():
+            model(**batch)
+        expected = plain.float().expand_as(after[site])
+        torch.testing.assert_close(after[site], expected, atol=1e-6, rtol=1e-6)
+    # All statistics at once are a mapping site -> result.
+    both = al.Ablate(sites, "mean", stats)
+    with al.capture(model, sites) as after, al.intervene(model, both), torch.no_grad():
+        model(**batch)
+    for site in sites:
+        assert torch.equal(after[site], stats[site].mean.float().expand_as(after[site]))
+
+
 @given(
     units=st.lists(st.integers(0, D_HEAD - 1), min_size=1, max_size=4, unique=True),
     heads=st.lists(st.integers(0, HEADS - 1), min_size=1, max_size=4, unique=True),
