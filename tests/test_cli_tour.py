@@ -30,14 +30,14 @@ def quick(monkeypatch):
 def test_a_new_folder_each_time_and_a_time_for_each_step(tmp_path, quick, capsys):
     assert run(tmp_path) == 0
     said = capsys.readouterr().out
-    assert re.findall(r"^\[(\d)/5\]", said, re.MULTILINE) == list("12345")
-    assert len(re.findall(r"^      \d+\.\d s$", said, re.MULTILINE)) == 5
+    assert re.findall(r"^\[(\d)/6\]", said, re.MULTILINE) == list("123456")
+    assert len(re.findall(r"^      \d+\.\d s$", said, re.MULTILINE)) == 6
     assert re.search(r"torch \d", said)
     assert "cpu" in said
     assert f"open {tmp_path / 'tour-1' / 'world' / 'report.html'}" in said
     assert "toy model" in said
     assert "arcee-ai/AFM-4.5B" in said
-    assert len(quick) == 3
+    assert len(quick) == 4
     assert run(tmp_path) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tour-1", "tour-2"]
 
@@ -67,6 +67,6 @@ def test_the_whole_tour(tmp_path, capsys):
     assert run(tmp_path) == 0
     folder = tmp_path / "tour-1"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"world/report.html", "readme/report.html", "01_first_look.ipynb"} <= names
+    assert {"world/report.html", "readme/report.html", "eval/results.json", "01_first_look.ipynb"} <= names
     said = capsys.readouterr().out
     assert float(re.search(r"Done in (\d+) s", said)[1]) < 180

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from arcee_lab.sparsity import SparsityReport
 
 HELP = "Measure the sparsity of the MLPs, by layer, neuron and token; write a report to look at."
-EXAMPLE = (
-    "arcee-lab sparsity demo --world all --max-tokens 20000 --out out/zeros\n"
-    "  arcee-lab sparsity demo --domains prose=README.md code=run.py --out out/domains\n"
-    "  torchrun --nproc-per-node 2 -m arcee_lab sparsity MODEL --text FILE --out out/two"
-)
+EXAMPLE = "arcee-lab sparsity demo --world all --max-tokens 20000 --out out/zeros"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from arcee_lab import storage
 from arcee_lab.cli import flags, info
 
-HELP = "Look at the demo model: self-check, sparsity over two texts, the first notebook."
+HELP = "Look at the demo model: self-check, sparsity, evaluation, the first notebook."
 EXAMPLE = "arcee-lab tour --out out"
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOK = "01_first_look"
 WORLD_TOKENS = 20_000
+LIMIT = 100  # documents a task: seconds, not the whole table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         ("self-check of the demo model", _self_check),
         ("exact zeros over generated text it has not seen", lambda: _sparsity(world, text)),
         ("exact zeros over README.md", lambda: _sparsity(own, ["--text", str(readme)])),
+        ("every head beside the best score there can be", lambda: _evaluation(folder / "eval")),
         (f"notebook {NOTEBOOK}", lambda: _notebook(builder, folder)),
     ]
     print("The demo is a toy model: its numbers show the tool, not AFM-4.5B.\n")
@@ -83,8 +85,16 @@ def _self_check() -> str:
 
 
 def _sparsity(folder: Path, text: list[str]) -> str:
+    return _command(["sparsity", "demo", *text, "--out", str(folder)])
+
+
+def _evaluation(folder: Path) -> str:
+    words = ["eval", "demo", "--tasks", "arcee_all", "--limit", str(LIMIT), "--out", str(folder)]
+    return _command(words)
+
+
+def _command(words: list[str]) -> str:
     # A process of its own: what is shown is the very command that the reader can type.
-    words = ["sparsity", "demo", *text, "--out", str(folder)]
     said = _child([sys.executable, "-P", "-m", "arcee_lab", *words])
     return f"$ arcee-lab {shlex.join(words)}\n{said}"
 
