@@ -4,7 +4,9 @@ Most are exact. The entity scores and the entropies are what the best reader sco
 documents of the task, so they move a little with the number of documents.
 """
 
+from collections.abc import Iterable
 from functools import cache, partial
+from typing import Any, cast
 
 from arcee_lab.demo import facts, news, passages, reviews
 from arcee_lab.evals import metrics, world
@@ -30,7 +32,7 @@ def name_acc() -> float:
 
 @cache
 def _best_names() -> dict[str, float]:
-    rows = world.names(n=NAMES)["test"]
+    rows = cast(Iterable[dict[str, Any]], world.names(n=NAMES)["test"])
     items = [metrics.entity_items(row["labels"], row["best"]) for row in rows]
     scores = ("entity_f1", "entity_precision", "entity_recall", "token_acc")
     return {name: getattr(metrics, name)([item[name] for item in items]) for name in scores}

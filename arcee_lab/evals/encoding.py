@@ -1,7 +1,7 @@
 """Token ids of contexts and continuations, as lm-eval makes them, each distinct text only once."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,14 +24,15 @@ class Encoder(NamedTuple):
     def texts(self, texts: Iterable[str], *, special: bool | None = None) -> dict[str, list[int]]:
         """Ids of each distinct text; one that begins with the prefix's text gets no second one."""
         told = special if special is not None else self.add_bos
-        options = {} if told is None else {"add_special_tokens": told}
-        bos = self.tokenizer.decode(self.prefix)
+        bare: dict[str, Any] = {"add_special_tokens": False}
+        options: dict[str, Any] = {} if told is None else {"add_special_tokens": told}
+        bos = cast(str, self.tokenizer.decode(self.prefix))  # one token: one text
         found: dict[str, list[int]] = {}
         distinct = dict.fromkeys(texts)
         has = [text for text in distinct if special is None and bos and text.startswith(bos)]
         begun = set(has)
         for given, chosen in (
-            (has, {"add_special_tokens": False}),
+            (has, bare),
             ([text for text in distinct if text not in begun], options),
         ):
             if given:

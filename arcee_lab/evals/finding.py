@@ -91,7 +91,7 @@ def _look_up(
     for folder in folders:
         _require_readable(folder)
     paths = {name: _files(name) for name in asked}
-    where = [str(folder) for folder in folders]
+    where: list[str | Path] = [str(folder) for folder in folders]
     told = _told(data)
     manager = TaskManager(include_path=where, include_defaults=False, metadata=told)
     ours = all(paths[name] or _complete(name, manager) for name in asked)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -36,10 +36,11 @@ BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
 BUDGET_ELSEWHERE = 16384
 
 Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
-Advance = Callable[[int], Any]
+Advance = Callable[[float], Any]
+_Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
-class ArceeLab(HFLM):
+class ArceeLab(_Base):
     """An Arcee model for lm-eval: numbers of its `hf` in fp32, for a fraction of the tokens.
 
     Choices of a document are scored as branches of one row, a few-shot prefix that documents share
@@ -69,6 +70,18 @@ class ArceeLab(HFLM):
     Raises:
         ValueError: For a checkpoint, a head or an intervention that does not fit.
     """
+
+    # What lm-eval sets or computes, and is used here.
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    revision: str
+    rank: int
+    max_length: int
+    max_gen_toks: int
+    prefix_token_id: int
+    add_bos_token: bool | None
+    cache_hook: Any
 
     def __init__(
         self,
@@ -276,9 +289,10 @@ class ArceeLab(HFLM):
         if self.exact:
             self.cost.exact += len(requests)
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
-        texts = self._encoder().texts(request.args[0] for request in requests)
+        asked = [cast(tuple[str], request.args)[0] for request in requests]
+        texts = self._encoder().texts(asked)
         windows = windows_of(
-            [texts[request.args[0]] for request in requests],
+            [texts[text] for text in asked],
             prefix=self.prefix_token_id,
             longest=self.max_length,
         )
@@ -335,7 +349,7 @@ class ArceeLab(HFLM):
     def _choices(self, requests: list[Instance], advance: Advance) -> list[tuple[float, bool]]:
         if self.exact:
             self.cost.exact += len(requests)
-            answers = HFLM.loglikelihood(self, requests, disable_tqdm=True)
+            answers = _Base.loglikelihood(self, requests, disable_tqdm=True)
             advance(len(requests))
             return answers
 
@@ -343,7 +357,8 @@ class ArceeLab(HFLM):
             one = requests[index]
             return f"Task {one.task_name!r}, document {one.doc_id}"
 
-        pairs = self._encoder().pairs([request.args for request in requests], name=name)
+        asked = [cast(tuple[str, str], request.args) for request in requests]
+        pairs = self._encoder().pairs(asked, name=name)
         documents: dict[Any, list[Wanted]] = defaultdict(list)
         room = self.max_length + 1  # the last token is scored and not read
         before_this = self.cost.truncated
@@ -378,7 +393,9 @@ class ArceeLab(HFLM):
 
     def _generated(self, requests: list[Instance], advance: Advance) -> list[str]:
         for request in requests:
-            new = normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+            given = cast(tuple[str, dict[str, Any]], request.args)[1]
+            told = cast(dict[str, Any], normalize_gen_kwargs(given, self.max_gen_toks))
+            new = told["max_gen_toks"]
             if new >= self.max_length:
                 raise ValueError(
                     f"Task {request.task_name!r} generates up to {new} tokens, and the context "

@@ -6,6 +6,7 @@ works on half of its square.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -71,7 +72,9 @@ def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> Dyna
     The keys and values are views until the call adds its own; the cache given stays as it is.
     """
     copy = DynamicCache(config=config)
-    for layer, given in zip(copy.layers, cache.layers, strict=True):
+    # A layer's type says nothing of keys and values, as there are kinds of cache without them.
+    own, others = cast(list[Any], copy.layers), cast(list[Any], cache.layers)
+    for layer, given in zip(own, others, strict=True):
         keys, values = given.keys, given.values
         assert isinstance(keys, Tensor)
         assert isinstance(values, Tensor)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lm_eval.api.instance import Instance
 from torch import nn
@@ -87,7 +87,7 @@ class Heads:
                 )
             with _named(task):
                 ready = self._ready(head)
-                asked = [requests[n].args for n in numbers]
+                asked = [cast(tuple[str, str], requests[n].args) for n in numbers]
                 labels = list(dict.fromkeys(label.strip() for _, label in asked))
                 columns = label_columns(anatomy(ready.model), labels)
                 at = dict(zip(labels, columns, strict=True))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lm_eval.api.task
 import numpy as np
@@ -90,7 +90,10 @@ def run(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
-    loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include, data=data)
+    if isinstance(tasks, Mapping):
+        loaded = cast(Loaded, tasks)
+    else:
+        loaded = find_tasks(tasks, include=include, data=data)
     lm = as_lm(
         model,
         tokenizer,
@@ -256,8 +259,8 @@ def _scores(
                 continue  # lm-eval has no number for it either
             items = [sample[metric] for sample in mine]
             drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
-            ceiling = ceilings.get(metric)
-            ceiling = ceiling() if callable(ceiling) else ceiling
+            given = ceilings.get(metric)
+            ceiling: Any = given() if callable(given) else given
             low, high = interval(drawn)
             yield (
                 Score(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from torch import nn
@@ -74,7 +74,8 @@ class Sweep:
         ]
         whole = pd.concat(frames, ignore_index=True)
         first = ["family", "level", "active", "n_tokens"]
-        return whole[first + [name for name in whole.columns if name not in first]]
+        others = [name for name in whole.columns if name not in first]
+        return cast(pd.DataFrame, whole[first + others])
 
     def figure(self, metric: str | None = None, *, dark: bool = False) -> "Figure":
         """Quality against the measured active fraction, one curve a family, one panel a task.
@@ -123,8 +124,8 @@ class Sweep:
         return f"Sweep({self.headline})"
 
     def _repr_html_(self) -> str:
-        shown = self.frame()[["family", "level", "active", "task", "metric", "value"]]
-        shown = shown.round({"active": 4, "value": 3})
+        columns = ["family", "level", "active", "task", "metric", "value"]
+        shown = cast(pd.DataFrame, self.frame()[columns]).round({"active": 4, "value": 3})
         return f"<p>{escape(self.headline)}.</p>{shown.to_html(index=False, max_rows=40)}"
 
 

@@ -185,7 +185,7 @@ def texts(*, kind: str, n: int, seed: int = 0, **_: Any) -> DatasetDict:
 
 
 def _test(rows: Any) -> DatasetDict:
-    return DatasetDict(test=Dataset.from_list(list(rows)))
+    return DatasetDict({"test": Dataset.from_list(list(rows))})
 
 
 @cache

@@ -1,6 +1,7 @@
 """Texts of unequal length through a model: sorted, padded on the right, masked."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ def require_head(model: nn.Module, head: str) -> Anatomy:
 
 def head_labels(parts: Anatomy) -> list[str]:
     """The labels of a sequence or token head, in the order of its logits."""
-    names = parts.model.config.id2label
-    return [names[i] for i in range(parts.model.config.num_labels)]
+    names = cast(dict[int, str], parts.model.config.id2label)
+    return [names[i] for i in range(cast(int, parts.model.config.num_labels))]
 
 
 def label_columns(parts: Anatomy, labels: Sequence[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """Log-probabilities of labels from a sequence head."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -50,7 +51,7 @@ def score_sequence(
         0
     """
     parts = require_head(model, "sequence")
-    if parts.model.config.num_labels < 2:
+    if cast(int, parts.model.config.num_labels) < 2:
         raise ValueError("The head gives one number a text; expected two labels or more.")
     if parts.model.config.problem_type == "multi_label_classification":
         raise ValueError("The head gives several labels a text; expected one that excludes others.")

@@ -79,4 +79,4 @@ def squad_v2(*, data: Data = None, **_: Any) -> DatasetDict:
 
 
 def _test(rows: list[dict[str, Any]]) -> DatasetDict:
-    return DatasetDict(test=Dataset.from_list(rows))
+    return DatasetDict({"test": Dataset.from_list(rows)})

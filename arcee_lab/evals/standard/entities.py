@@ -1,7 +1,7 @@
 """Data sets of one label a word, with the names of their labels in the order of the Hub's ids."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from arcee_lab.evals.metrics import entities
 from arcee_lab.evals.standard.source import Rows, Source
@@ -32,7 +32,7 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
         if missing:
             raise ValueError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
         words, tags = list(row["tokens"]), list(row["ner_tags"])
-        found = [names[tag] if tag in range(len(names)) else tag for tag in tags]
+        found = [cast(str, names[tag]) if tag in range(len(names)) else tag for tag in tags]
         strange = [label for label in found if label not in names]
         if strange or len(words) != len(tags):
             raise ValueError(

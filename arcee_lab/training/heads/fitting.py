@@ -3,7 +3,7 @@
 import copy
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -248,7 +248,7 @@ def _word_items(gold: list[str], given: list[str]) -> dict[str, Any]:
         return {"token_acc": (sum(a == b for a, b in zip(gold, given, strict=True)), len(gold))}
 
 
-def score_of(metric: Callable[[list[Any]], float], items: list[Any]) -> Score:
+def score_of(metric: Callable[[Sequence[Any]], float], items: list[Any]) -> Score:
     """A score on held-out texts, with its 95 % bootstrap interval."""
     low, high = interval(redrawn(metric, items))
     name = getattr(metric, "name", "")

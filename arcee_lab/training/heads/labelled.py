@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
 WORLD = "demo"
@@ -155,7 +155,7 @@ def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str,
         raise ValueError(f"the demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
     names = list(LABELS if head == "sequence" else BIO)
     sizes = dict.fromkeys(FROM_WORLD, 1) | {split: limit or FROM_WORLD[split]}
-    return dataset(head, **sizes)[split], names
+    return cast(Iterable[dict[str, Any]], dataset(head, **sizes)[split]), names
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
@@ -195,4 +195,5 @@ def _hub(name: str, split: str, label: str) -> tuple[Iterable[dict[str, Any]], l
     assert isinstance(rows, datasets.Dataset)
     feature = rows.features.get(label)
     feature = getattr(feature, "feature", feature)  # of a list: of what it holds
-    return rows, list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return cast(Iterable[dict[str, Any]], rows), names
