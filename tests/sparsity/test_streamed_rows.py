@@ -235,15 +235,11 @@ def test_row_13_and_14_positions_ids_and_losses(case):
     for row in ids.to_dict(orient="records"):
         assert row["n_tokens"] == len(active[row["id"]])
         means = np.mean(active[row["id"]], 0)
-        assert np.allclose(
-            [row[f"layer_{n}"] for n in range(case.layers)],
-            means,
-            atol=0.7 if case.d_mlp != 72 else 1e-9,
-        )
+        assert np.allclose([row[f"layer_{n}"] for n in range(case.layers)], means, atol=1e-9)
     starts = sorted(set(positions["position"]))
     for start, stop in zip(starts, [*starts[1:], 10**9], strict=True):
         found = [
-            m[0, p - 1].sum() for m in case.masks for p in range(start, stop) if p <= m.shape[1]
+            m[0, p - 1].sum() for m in case.masks for p in range(start, min(stop, m.shape[1] + 1))
         ]
         row = positions.query("layer == 0 and position == @start").iloc[0]
         assert row["n_tokens"] == len(found)
@@ -255,7 +251,7 @@ def test_row_13_and_14_positions_ids_and_losses(case):
     for layer in range(case.layers):
         k = np.concatenate([mask[layer].sum(1) for mask in case.masks])
         expected = np.corrcoef(k[there], losses[there])[0, 1]
-        assert result.correlation[layer] == pytest.approx(expected, abs=1e-5)
+        assert result.correlation[layer] == pytest.approx(expected, abs=1e-5, nan_ok=True)
         bins = np.minimum((losses[there] / 0.5).astype(int), 39)
         for place in np.unique(bins):
             assert result.active[place, layer] == pytest.approx(k[there][bins == place].mean())
@@ -339,7 +335,7 @@ def test_row_19_layers(case):
     expected = np.corrcoef(k)
     for row in frame.to_dict(orient="records"):
         one, two = row["layer"], row["other"]
-        assert row["correlation"] == pytest.approx(expected[one, two], abs=1e-6)
+        assert row["correlation"] == pytest.approx(expected[one, two], abs=1e-6, nan_ok=True)
         if two == one + 1:
             cosines = [
                 (w["x"][one] * w["x"][two]).sum(1)
