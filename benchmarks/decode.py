@@ -168,10 +168,10 @@ def main(argv: list[str] | None = None) -> int:
         "Sparse decoding",
         tables,
         command="python3 run.py bench decode",
-        method=f"CPU time of the process; median of {args.rounds} ratios, sparse over dense, of two "
-        "runs side by side in random order, finding the active neurons included. Random weights "
-        f"of {D_MODEL} x {D_MLP}, two layers in turn so that no weight stays in the cache. The "
-        "demo's runs include opening and closing the block.",
+        method=f"CPU time of the process; median of {args.rounds} ratios, sparse over dense, of "
+        "two runs side by side in random order, finding the active neurons included. Random "
+        f"weights of {D_MODEL} x {D_MLP}, two layers in turn so that no weight stays in the cache. "
+        "The demo's runs include opening and closing the block.",
         path=args.out,
     )
     print(*tables, args.out, sep="\n\n")

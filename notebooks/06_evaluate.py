@@ -95,9 +95,9 @@ print(f"{len(wrong)} of {len(samples)} documents")
 # the world's validation split; the tasks are on its test split.
 #
 # The concept was chosen with an earlier training run of the demo, as the one of four whose neurons
-# mattered most on the first 100 documents of each task. The weights asked here are others, and these
-# documents are left out from here on: every run below, the clean one included, is on the documents
-# behind them.
+# mattered most on the first 100 documents of each task. The weights asked here are others, and
+# these documents are left out from here on: every run below, the clean one included, is on the
+# documents behind them.
 
 # %%
 CONCEPT = "person"
@@ -211,9 +211,9 @@ table.round(3)
 # as far, the neurons would be needed for everything. Hold each difference against the intervals in
 # the figure. `active a word`: how many of these neurons fire at an average word of the news.
 #
-# In the demo as it is shipped the check speaks: agreement falls too, and not with random neurons. So
-# some of the neurons that mark persons serve the subjects of stories as well; "the person neurons"
-# would be the wrong name for all of them.
+# In the demo as it is shipped the check speaks: agreement falls too, and not with random neurons.
+# So some of the neurons that mark persons serve the subjects of stories as well; "the person
+# neurons" would be the wrong name for all of them.
 
 # %%
 with style():

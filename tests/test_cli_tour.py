@@ -67,6 +67,11 @@ def test_the_whole_tour(tmp_path, capsys):
     assert run(tmp_path) == 0
     folder = tmp_path / "tour-1"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"world/report.html", "readme/report.html", "eval/results.json", "01_first_look.ipynb"} <= names
+    assert {
+        "world/report.html",
+        "readme/report.html",
+        "eval/results.json",
+        "01_first_look.ipynb",
+    } <= names
     said = capsys.readouterr().out
     assert float(re.search(r"Done in (\d+) s", said)[1]) < 180

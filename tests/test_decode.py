@@ -305,7 +305,7 @@ def test_changed_weights_are_refused(sparse, change):
 
 
 def test_refuses_a_bad_share_another_model_and_a_copy(sparse):
-    with pytest.raises(ValueError, match="min_zeros is 1.0; expected"):
+    with pytest.raises(ValueError, match=r"min_zeros is 1\.0; expected"):
         al.sparse_decode(sparse(), min_zeros=1.0)
     with pytest.raises(ValueError, match="Expected a model of arcee_lab"):
         al.sparse_decode(nn.Linear(2, 2))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -84,7 +85,8 @@ def lines(
         if log_x:
             axes.set_xscale("log")
         elif all(np.issubdtype(np.asarray(curve.x).dtype, np.integer) for curve in curves):
-            axes.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 1.5
+            locator = cast(Any, axes.xaxis.get_major_locator())  # MaxNLocator, on a linear axis
+            locator.set_params(integer=True)  # there is no layer 1.5
         if log_y:
             axes.set_yscale("log")
         axes.grid(linewidth=0.5)
