@@ -10,7 +10,7 @@ from arcee_lab.views.scale import Kind, colour
 Numbers = Sequence[float | int] | np.ndarray
 
 _FONT = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px"
-_CELL = "padding:2px 8px;text-align:right;border:1px solid rgba(128,128,128,.25)"
+_CELL = "padding:2px 8px;text-align:right;white-space:nowrap;border:1px solid rgba(128,128,128,.25)"
 _HEAD = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
 
 
