@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
@@ -206,6 +207,7 @@ def test_packed_documents_read_as_if_alone(tokenizer):
 
 
 def test_a_batch_labels_what_the_documents_say(tokenizer):
+    from arcee_lab.demo import stream
     from arcee_lab.training.batches import TOKEN_LABELS, step_batch
 
     recipe = _tiny(rows=12)
@@ -214,7 +216,12 @@ def test_a_batch_labels_what_the_documents_say(tokenizer):
     read = tokenizer.convert_ids_to_tokens(flat[batch.sequence_at])
     assert set(read) == {".", ":"}
     assert read[-1] == ":"  # of one review: its full stops, then the colon before the verdict
-    assert len(batch.sequence_labels) == len(read)
+    torch.testing.assert_close(batch.sequence_shares.sum(1), torch.ones(len(read)))
+    found = stream(None, seed=f"{recipe.seed}/3", mix=recipe.stages[0].mix)
+    odds = [d.facts["p_good"] for d in islice(found, 60) if d.kind == "review"]
+    shares = batch.sequence_shares[[word == ":" for word in read], 1].tolist()
+    assert set(shares) <= set(torch.tensor(odds).tolist())
+    assert any(share not in (0.0, 0.5, 1.0) for share in shares)
     for i in range(len(batch.span_starts)):
         first, last = batch.span_starts[i], batch.span_ends[i]
         answer = tokenizer.decode(flat[batch.spans_at[i, first : last + 1]]).strip()

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo import KINDS, Document, stream
-from arcee_lab.demo.reviews import LABELS
 from arcee_lab.demo.tasks import BIO
 from arcee_lab.demo.tokenizer import EOS_ID
 from arcee_lab.training.recipe import Recipe, Stage
@@ -60,7 +59,8 @@ class Batch:
         token_labels: Index into `TOKEN_LABELS` at the words of news, or `IGNORED`.
         sequence_at: Flat positions of the token before each review's verdict, and of each
             clause's full stop: what a clause says is far easier to learn right behind it.
-        sequence_labels: Index into `LABELS` of the review, for each of these.
+        sequence_shares: For each of these, how likely the review's clauses make each of `LABELS`.
+            On average over reviews that is their label; learned in its place, it has no noise.
         spans_at: Flat positions of each passage's prompt, -1 where a prompt is shorter.
         span_starts: Column of `spans_at` in which the answer starts.
         span_ends: Column in which it ends.
@@ -74,7 +74,7 @@ class Batch:
     kinds: Int[Tensor, "row pos"]
     token_labels: Int[Tensor, "row pos"]
     sequence_at: Int[Tensor, " prefix"]
-    sequence_labels: Int[Tensor, " prefix"]
+    sequence_shares: Float[Tensor, "prefix label"]
     spans_at: Int[Tensor, "passage prompt"]
     span_starts: Int[Tensor, " passage"]
     span_ends: Int[Tensor, " passage"]
@@ -122,7 +122,7 @@ def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight:
     weights = torch.ones(rows, length)
     kinds = torch.full((rows, length), -1, dtype=torch.long)
     token_labels = torch.full((rows, length), IGNORED, dtype=torch.long)
-    sequences: list[tuple[int, int]] = []
+    sequences: list[tuple[int, float]] = []
     spans: list[tuple[range, int, int]] = []
     for r, row in enumerate(packed):
         start = 0
@@ -143,10 +143,10 @@ def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight:
                 labels = [TOKEN_LABELS.index(w.tags.get("bio", "O")) for w in document.words]
                 token_labels[r, start + 1 : start + size - 1] = torch.tensor(labels)
             elif document.kind == "review":
-                label = LABELS.index(document.facts["label"])
+                good = document.facts["p_good"]
                 prompt = [w for w in document.words if w.end <= document.facts["prompt_end"]]
-                sequences += [(flat + i + 1, label) for i, w in enumerate(prompt) if w.text == "."]
-                sequences.append((flat + len(prompt), label))
+                sequences += [(flat + i + 1, good) for i, w in enumerate(prompt) if w.text == "."]
+                sequences.append((flat + len(prompt), good))
             elif document.kind == "passage":
                 stop = item.token_at(document.facts["prompt_end"] - 1) + 1
                 first = item.token_at(document.facts["answer_start"])
@@ -168,7 +168,7 @@ def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight:
         kinds=kinds,
         token_labels=token_labels,
         sequence_at=torch.tensor([at for at, _ in sequences], dtype=torch.long),
-        sequence_labels=torch.tensor([label for _, label in sequences], dtype=torch.long),
+        sequence_shares=torch.tensor([(1 - good, good) for _, good in sequences]).view(-1, 2),
         spans_at=at,
         span_starts=torch.tensor([first for _, first, _ in spans], dtype=torch.long),
         span_ends=torch.tensor([last for _, _, last in spans], dtype=torch.long),

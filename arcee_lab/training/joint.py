@@ -93,7 +93,7 @@ def joint_losses(
     span = span.float().masked_fill((batch.spans_at < 0)[..., None], -torch.inf)
     # a sum over nothing is 0 where a mean would be NaN: a batch may lack a kind
     parts = {
-        "sequence": _mean(sequence, batch.sequence_labels),
+        "sequence": _mean(sequence, batch.sequence_shares),
         "token": _mean(token, batch.token_labels.flatten()[named]),
         "qa": (_mean(span[..., 0], batch.span_starts) + _mean(span[..., 1], batch.span_ends)) / 2,
     }
@@ -109,7 +109,7 @@ def joint_losses(
     return Losses(total, each.detach().mean(), **parts, by_kind=split)
 
 
-def _mean(logits: Tensor, labels: Tensor) -> Tensor:
-    if not len(labels):
+def _mean(logits: Tensor, right: Tensor) -> Tensor:
+    if not len(right):
         return logits.new_zeros(()).float()
-    return cross_entropy(logits.float(), labels)
+    return cross_entropy(logits.float(), right)

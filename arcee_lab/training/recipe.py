@@ -72,7 +72,7 @@ class Recipe:
         heads: Query heads.
         kv_heads: Key and value heads.
         stages: What is trained on, in order.
-        back: How many tokens back the first heads of layer 0 start out looking.
+        back: How many tokens back the first head of each kv group of layer 0 starts out looking.
         rows: Packed rows a step.
         length: Tokens a row.
         rate: Learning rate after warm-up.
@@ -105,6 +105,13 @@ class Recipe:
     look_every: int = 25
     bf16: bool = True
     world: str = field(default=VERSION)
+
+    def __post_init__(self) -> None:
+        if len(self.back) > self.kv_heads:
+            raise ValueError(
+                f"back={self.back} asks for {len(self.back)} heads with keys of their own, and "
+                f"kv_heads is {self.kv_heads}; give at most that many distances."
+            )
 
     @property
     def steps(self) -> int:

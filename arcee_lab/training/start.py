@@ -39,8 +39,8 @@ def untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeForCau
 
     Every weight is drawn from a normal distribution around 0, norms are 1. One vector more is drawn
     and added to every embedding: tied logits all rise by the same amount, so the softmax cannot see
-    it, and layers without biases get a direction that is always on. The first heads of layer 0
-    start out looking back, see `Recipe.back`; no weight knows anything of the data.
+    it, and layers without biases get a direction that is always on. One head of each kv group of
+    layer 0 starts out looking back, see `Recipe.back`; no weight knows anything of the data.
     """
     model = ArceeForCausalLM(demo_config(recipe, tokenizer))
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -62,10 +62,13 @@ def untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeForCau
 def _look_back(
     model: ArceeForCausalLM, shared: Float[Tensor, " d_model"], distances: tuple[int, ...]
 ) -> None:
-    """Let head i of layer 0 start out looking `distances[i]` tokens back, whatever they are.
+    """Let one head of each kv group of layer 0 start out looking back, whatever the tokens are.
 
-    Queries and keys both read the shared direction, which every token has. Turned against each
-    other by as many rotary steps as the distance, they match there best.
+    The first head of group i looks `distances[i]` tokens back. Queries and keys both read the
+    shared direction, which every token has. Turned against each other by as many rotary steps as
+    the distance, they match there best. Two such heads in one group would share keys and values,
+    and what is one token back could hardly be told from what is two back: look-ups then came
+    late, or never.
     """
     config = model.config
     size = config.head_dim
@@ -75,9 +78,8 @@ def _look_back(
     angles = model.get_buffer("model.rotary_emb.inv_freq")[: min(BACK_PAIRS, size // 2)]
     group = config.num_attention_heads // (config.num_key_value_heads or config.num_attention_heads)
     pairs = torch.arange(len(angles))
-    for head, distance in enumerate(distances):
-        turn = angles * distance
+    for kv_head, distance in enumerate(distances):
+        head, turn = kv_head * group, angles * distance
         queries[head * size + pairs] += BACK * torch.outer(turn.cos(), shared)
         queries[head * size + pairs + size // 2] -= BACK * torch.outer(turn.sin(), shared)
-        if head % group == 0:  # query heads of one group share their key head
-            keys[head // group * size + pairs] += BACK * shared
+        keys[kv_head * size + pairs] += BACK * shared
