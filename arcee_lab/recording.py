@@ -216,7 +216,7 @@ class Capture(Watch, Mapping[str, Any]):
 @overload
 def capture(
     model: nn.Module,
-    sites: Mapping[str, Any],
+    sites: Mapping[Any, Any],
     *,
     stop_at: bool | int | str | None = None,
 ) -> Reducing: ...
@@ -239,7 +239,7 @@ def capture(
 
 def capture(
     model: nn.Module,
-    sites: str | Sequence[str] | Mapping[str, Any],
+    sites: str | Sequence[str] | Mapping[Any, Any],
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -261,9 +261,10 @@ def capture(
     Args:
         model: One of arcee_lab's models.
         sites: Names, globs or layer ranges, e.g. `["layers.4:8.mlp.hook_post"]`; see
-            `arcee_lab.sites.Legend.resolve`. Or a mapping of these to reducers, or lists of
-            reducers, of `al.reducers`: then statistics are kept and no activation is, padding does
-            not count, and none of the arguments below applies but `stop_at`.
+            `arcee_lab.sites.Legend.resolve`. Or a mapping of these, or of tuples of these, to
+            reducers, or lists of reducers, of `al.reducers`: then statistics are kept and no
+            activation is, padding does not count, and none of the arguments below applies but
+            `stop_at`.
         device: Where tensors are put; the model's device by default. From a GPU to "cpu" the copy
             is asynchronous into pinned memory and complete when it is read.
         dtype: Floating dtype to store; as computed by default.

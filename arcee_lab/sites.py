@@ -167,6 +167,8 @@ class Legend:
         Raises:
             ValueError: If it spells none, or several.
         """
+        if name in self.sites():  # most callers hold one already, and resolving takes regexes
+            return name
         names = self.resolve(name)
         if len(names) != 1:
             raise ValueError(f"{name!r} names {len(names)} sites; expected one, e.g. {names[0]!r}.")

@@ -23,6 +23,16 @@ HEADS: dict[str, type[ArceePreTrainedModel]] = {
     "qa": ArceeForQuestionAnswering,
 }
 
+_SIZES = {  # axis -> where the configuration holds its length
+    "head": "num_attention_heads",
+    "kv_head": "num_key_value_heads",
+    "d_head": "head_dim",
+    "d_model": "hidden_size",
+    "d_mlp": "intermediate_size",
+    "vocab": "vocab_size",
+    "n_labels": "num_labels",
+}
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -64,18 +74,11 @@ class Anatomy:
         Raises:
             KeyError: For batch, pos, q_pos and k_pos, which only a call fixes.
         """
-        config = self.model.config
-        sizes = {
-            "head": config.num_attention_heads,
-            "kv_head": config.num_key_value_heads,
-            "d_head": config.head_dim,
-            "d_model": config.hidden_size,
-            "d_mlp": config.intermediate_size,
-            "vocab": config.vocab_size,
-            "n_labels": 2 if self.legend.head == "qa" else config.num_labels,
-            "1": 1,
-        }
-        size = sizes[axis]
+        if axis == "1":
+            return 1
+        if axis == "n_labels" and self.legend.head == "qa":
+            return 2
+        size = getattr(self.model.config, _SIZES[axis])
         assert size is not None
         return size
 

@@ -12,7 +12,7 @@ from arcee_lab.reducers.statistics import Asked
 _ASKS = ("labels", "positions", "seen")
 
 
-def asked_of(parts: Anatomy, asked: Mapping[str, Any]) -> dict[str, Asked]:
+def asked_of(parts: Anatomy, asked: Mapping[Any, Any]) -> dict[str, Asked]:
     """The reducers of each site, by canonical name, in forward order.
 
     Args:

@@ -108,8 +108,9 @@ class FiringRate(Reducer):
         ):
             # A product with the masks is cheaper than masked sums, and counts all groups at once.
             length, counts = piece_length(part), torch.zeros_like(fired, dtype=torch.float32)
+            room = counts.new_empty(min(length, len(part)), part.shape[1])
             for piece, mask in zip(part.split(length), ones.split(length, 1), strict=True):
-                counts.addmm_(mask, fires(piece))
+                counts.addmm_(mask, fires(piece, room))
             fired += counts.long()
         state["tokens"] += token_masks.sum((1, 2))
 

@@ -28,10 +28,19 @@ def pieces(
     yield from zip(flat.split(length), masks.split(length, dim=-1), strict=True)
 
 
-def fires(x: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
-    """1.0 where a unit is above 0, else 0.0, in fp32; NaN gives 0."""
+def fires(
+    x: Float[Tensor, "token width"], out: Float[Tensor, "most width"] | None = None
+) -> Float[Tensor, "token width"]:
+    """1.0 where a unit is above 0, else 0.0, in fp32; NaN gives 0.
+
+    Args:
+        x: Activations.
+        out: Room for the answer, of at least as many tokens: one for all pieces stays in the cache.
+    """
     # Straight into floats: to compare into booleans and convert takes four times as long.
-    return torch.gt(x, 0, out=torch.empty(x.shape, dtype=torch.float32, device=x.device))
+    if out is None:
+        out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    return torch.gt(x, 0, out=out[: len(x)])
 
 
 def add_ones(
