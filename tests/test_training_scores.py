@@ -49,7 +49,9 @@ def test_card_and_file_say_what_the_scorecard_says(tmp_path):
     assert card.missed == ("recall",)
     assert card["copy"].reached
     assert Scorecard.load(card.save(tmp_path / "scores.json")) == card
-    text = model_card(card, Recipe(), steps=[7, 8, 9], others=[card])
+    text = model_card(card, Recipe(), steps=[7, 8, 9], others={5: card})
+    assert "| skill | shipped | seed 5 |" in text
+    assert "| zeros, layer 0 | 0.810 | 0.810 |" in text
     assert "24 steps of" in text
     assert "| 7 | 3000 | copy 0.95, recall 0.95, meaning 0.95 |" in text
     assert "| 0.970 | 0.957-0.979 | 1000 |" in text

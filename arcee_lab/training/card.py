@@ -1,6 +1,6 @@
 """The model card, its every figure taken from a scorecard and a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.scores import Scorecard
@@ -28,7 +28,11 @@ MEANS = {
 
 
 def model_card(
-    card: Scorecard, recipe: Recipe, *, steps: Sequence[int], others: Sequence[Scorecard] = ()
+    card: Scorecard,
+    recipe: Recipe,
+    *,
+    steps: Sequence[int],
+    others: Mapping[int, Scorecard] | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -36,7 +40,7 @@ def model_card(
         card: What was measured of the shipped weights.
         recipe: How they were made.
         steps: Steps that each stage took.
-        others: Scorecards of the same recipe under other seeds.
+        others: Seed -> scorecard of the same recipe under that seed, on the same documents.
     """
     parts = [_head(recipe), _recipe(recipe, steps), _skills(card)]
     if others:
@@ -67,9 +71,10 @@ def _recipe(recipe: Recipe, steps: Sequence[int]) -> str:
         f"{recipe.decay_from:.0%} of the last stage on to {recipe.last_rate:g}; gradients clipped "
         f"at 1; {'bfloat16 products' if recipe.bf16 else 'fp32'}. The four losses share each pass.",
         "",
-        "Start: every weight random; the first heads of layer 0 look "
+        "Start: every weight random; the first heads of the kv groups of layer 0 look "
         f"{' and '.join(map(str, recipe.back))} tokens back, whatever these are. The untrained "
-        "control starts so too.",
+        "control starts so too. The sequence head learns how likely a review's clauses make each "
+        "label, which is the drawn label on average and has no noise; the LM reads what was drawn.",
         "",
         "| steps | at most | until | answers weigh | price of activity | mix |",
         "|---|---|---|---|---|---|",
@@ -114,8 +119,8 @@ def _skills(card: Scorecard) -> str:
     return "\n".join(lines)
 
 
-def _seeds(card: Scorecard, others: Sequence[Scorecard]) -> str:
-    head = " | ".join(f"another seed {i + 1}" for i in range(len(others)))
+def _seeds(card: Scorecard, others: Mapping[int, Scorecard]) -> str:
+    head = " | ".join(f"seed {seed}" for seed in others)
     lines = [
         "## Other seeds",
         "",
@@ -123,8 +128,11 @@ def _seeds(card: Scorecard, others: Sequence[Scorecard]) -> str:
         "|---|---|" + "---|" * len(others),
     ]
     for score in card.scores:
-        row = " | ".join(f"{other[score.skill].share:.3f}" for other in others)
+        row = " | ".join(f"{other[score.skill].share:.3f}" for other in others.values())
         lines.append(f"| {score.skill} | {score.share:.3f} | {row} |")
+    for layer in card.zeros:
+        row = " | ".join(f"{other.zeros[layer.layer].zeros:.3f}" for other in others.values())
+        lines.append(f"| zeros, layer {layer.layer} | {layer.zeros:.3f} | {row} |")
     return "\n".join([*lines, ""])
 
 
