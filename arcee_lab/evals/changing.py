@@ -45,14 +45,12 @@ class Changes:
         packed: The same for packed rows, with positions as tags; None where these cannot do it.
         alone: Why rows hold one document each; "" where they need not.
         padding: Whether rows may be padded. Patterns and functions would see it.
-        whole_logits: Whether logits of all tokens are needed, to tell these apart.
     """
 
     values: tuple[Intervention, ...] = ()
     packed: tuple[Intervention, ...] | None = ()
     alone: str = ""
     padding: bool = True
-    whole_logits: bool = False
 
     @property
     def tagged(self) -> bool:
@@ -96,16 +94,7 @@ def changes_of(
     reasons = [reason for one in given if (reason := _alone(one, on_request))]
     packed = None if reasons else tuple(_by_tag(one) for one in given)
     whole = any(isinstance(one, Replace) or set(one.sites) & on_request for one in given)
-    return Changes(
-        given,
-        packed,
-        reasons[0] if reasons else "",
-        padding=not whole,
-        whole_logits=any(
-            not one.where.everywhere and "hook_logits" in parts.resolve(list(one.sites))
-            for one in given
-        ),
-    )
+    return Changes(given, packed, reasons[0] if reasons else "", padding=not whole)
 
 
 def _check(one: Intervention) -> None:

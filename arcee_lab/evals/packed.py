@@ -3,8 +3,8 @@
 A batch holds rows of about one length, up to a number of tokens. Rows that are plain sequences are
 padded on the right, which a causal model never reads, so their mask is for hooks alone; rows that
 branch get their tree as a 4-D mask and document positions for RoPE; rows behind a shared prefix get
-its keys and values. Log-softmax is in fp32, whatever the model's dtype. Nothing is read back from
-the device before the last batch is done.
+its keys and values. What is asked is read off by `arcee_lab.evals.targets`. Nothing is read back
+from the device before the last batch is done.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from arcee_lab.evals.batching import batches
 from arcee_lab.evals.changing import Changes
 from arcee_lab.evals.prefix import by_prefix, handed_out
+from arcee_lab.evals.targets import Found, answers_of, found_in
 from arcee_lab.evals.trie import Row, Wanted, rows_of
 from arcee_lab.interventions import Intervening
 from arcee_lab.model.modeling import ArceeForCausalLM
 
-_SOFTMAX_BYTES = 2**25  # fp32 logits that are worked on at once
+_CALLS = 20  # that cost as much as the tokens of a full batch, beside their own
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
 
 
@@ -93,7 +95,7 @@ class Scorer:
             row for one in documents for row in rows_of(one, branch=branch, longest=self.budget)
         ]
         groups = by_prefix(rows, budget=self.budget) if branch else [(0, rows)]
-        found: list[tuple[list[int], list[int], Tensor, Tensor]] = []
+        found: list[Found] = []
         with (
             self.changes.around(self.model, packed=branch) as block,
             _mask_for_hooks_alone(self.model),
@@ -102,27 +104,18 @@ class Scorer:
             tell = block if branch and self.changes.tagged else None
             for prefix, group in groups:
                 cache = self._prefix(group[0], prefix, tell) if prefix else None
-                for batch in self._batches(group, prefix):
-                    logits, reads = self._forward(batch, prefix, cache, tell)
-                    found.append(_read(logits, batch, reads))
-                    self.cost.logits_bytes = max(self.cost.logits_bytes, _bytes_of(logits))
+                for indices in batches(
+                    [len(row) - prefix for row in group],
+                    budget=self.budget,
+                    call=self.budget // _CALLS,
+                    padding=self.changes.padding,
+                ):
+                    batch = [group[index] for index in indices]
+                    found.append(self._forward(batch, prefix, cache, tell))
                     advance(sum(len(row.reads) for row in batch))
         self.cost.requests += count
-        return _answers(found, count)
-
-    def _batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Rows of about one length, the longest first."""
-        batch: list[Row] = []
-        width = 0
-        for row in sorted(rows, key=len, reverse=True):
-            unequal = not self.changes.padding and len(row) - prefix != width
-            if batch and ((len(batch) + 1) * width > self.budget or unequal):
-                yield batch
-                batch = []
-            width = width if batch else len(row) - prefix
-            batch.append(row)
-        if batch:
-            yield batch
+        self.cost.logits_bytes = max([self.cost.logits_bytes, *(one.logits_bytes for one in found)])
+        return answers_of(found, count)
 
     def _prefix(self, row: Row, length: int, tell: Intervening | None) -> DynamicCache:
         """The keys and values of a shared prefix."""
@@ -130,33 +123,37 @@ class Scorer:
         if tell is not None:
             tell.set_tags(torch.arange(length)[None])
         ids = torch.tensor([row.tokens[:length]], device=self.model.device)
-        self.model(input_ids=ids, cache=cache, use_cache=True, **self._keep(1))
+        self._states(input_ids=ids, cache=cache, use_cache=True)
         self.cost.fed += length
         return cache
 
-    def _keep(self, what: int | Tensor) -> dict[str, Any]:
-        return {} if self.changes.whole_logits else {"logits_to_keep": what}
+    def _states(self, **arguments: Any) -> tuple[Tensor, nn.Module | None]:
+        """What a forward gives for each token, and the head that makes logits of it.
+
+        Where something watches or changes logits these are it, of all tokens, and no head is left.
+        """
+        if _watched(self.model):
+            return self.model(**arguments).logits, None
+        return self.model.model(**arguments).last_hidden_state, self.model.lm_head
 
     def _forward(
         self, batch: list[Row], prefix: int, cache: DynamicCache | None, tell: Intervening | None
-    ) -> tuple[Tensor, list[list[int]]]:
-        """Logits `[row, node, vocab]` of the nodes that are read, and which these are."""
+    ) -> Found:
+        """One forward, and what it answers."""
         device = self.model.device
         width = len(batch[0]) - prefix
-        reads = [row.nodes_read() for row in batch]
-        most = max(map(len, reads))
         shape = (len(batch), width)
-        ids, depths = np.zeros(shape, int), np.zeros(shape, int)
-        ends = np.zeros(shape, int)
-        kept = np.zeros((len(batch), most), int)
+        ids, depths, ends = (np.zeros(shape, int) for _ in range(3))
         for index, row in enumerate(batch):
             n = len(row) - prefix
             ids[index, :n] = row.tokens[prefix:]
             depths[index, :n] = row.depths[prefix:]
             ends[index, :n] = row.ends[prefix:]
-            kept[index, : len(reads[index])] = np.array(reads[index]) - prefix
         plain = cache is None and not any(row.branches for row in batch)
-        arguments: dict[str, Any] = {"use_cache": False}
+        arguments: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "use_cache": False,
+        }
         if not plain:
             lengths = torch.tensor([len(row) - prefix for row in batch], device=device)
             tree = _tree(torch.from_numpy(ends - prefix * (ends > 0)).to(device), lengths, prefix)
@@ -169,16 +166,18 @@ class Scorer:
         if tell is not None:
             before = np.broadcast_to(np.arange(prefix), (len(batch), prefix))
             tell.set_tags(torch.from_numpy(np.concatenate([before, depths], axis=1)).to(device))
-        keep = torch.from_numpy(kept).to(device)
-        output = self.model(
-            input_ids=torch.from_numpy(ids).to(device), **arguments, **self._keep(keep)
-        )
-        logits = output.logits
-        if self.changes.whole_logits:
-            logits = logits.take_along_dim(keep[..., None], dim=1)
         self.cost.fed += width * len(batch)
         self.cost.rows += len(batch)
-        return logits, reads
+        states, head = self._states(**arguments)
+        return found_in(states, batch, prefix=prefix, head=head)
+
+
+def _watched(model: ArceeForCausalLM) -> bool:
+    """Whether hooks expect a call of the whole model, or logits by sequence."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks
+        for module in (model, model.lm_head, model.hook_logits)
+    )
 
 
 @contextmanager
@@ -216,55 +215,3 @@ def _tree(ends: Tensor, lengths: Tensor, prefix: int) -> Tensor:
         real = columns < lengths[:, None]
         tree = torch.cat([real[..., None].expand(-1, -1, prefix), tree], dim=-1)
     return tree
-
-
-def _read(
-    logits: Tensor, batch: list[Row], reads: list[list[int]]
-) -> tuple[list[int], list[int], Tensor, Tensor]:
-    """Request numbers, how many targets each has, and of every target its score and rightness."""
-    rows, most, vocab = logits.shape
-    numbers, counts, places, targets = [], [], [], []
-    for index, (row, nodes) in enumerate(zip(batch, reads, strict=True)):
-        place = {node: index * most + at for at, node in enumerate(nodes)}
-        for read in row.reads:
-            numbers.append(read.number)
-            counts.append(len(read.targets))
-            places += [place[node] for node in read.nodes]
-            targets += read.targets
-    flat = logits.reshape(rows * most, vocab)
-    at = torch.tensor(places, device=logits.device)
-    wanted = torch.tensor(targets, device=logits.device)
-    step = max(1, _SOFTMAX_BYTES // (4 * vocab))
-    sums, best = [], []
-    for chunk in flat.split(step):
-        wide = chunk.float()
-        sums.append(wide.logsumexp(dim=-1))
-        best.append(wide.argmax(dim=-1))
-    scores = flat[at, wanted].float() - torch.cat(sums)[at]
-    return numbers, counts, scores, torch.cat(best)[at] == wanted
-
-
-def _bytes_of(logits: Tensor) -> int:
-    """Logits, the part that is in fp32 at a time, and as much again inside logsumexp."""
-    rows, vocab = logits.shape[0] * logits.shape[1], logits.shape[2]
-    copied = min(rows, max(1, _SOFTMAX_BYTES // (4 * vocab))) * vocab * 4
-    copies = 1 + (logits.dtype != torch.float32)
-    return logits.numel() * logits.element_size() + copies * copied
-
-
-def _answers(
-    found: list[tuple[list[int], list[int], Tensor, Tensor]], count: int
-) -> list[tuple[float, bool]]:
-    answers: list[tuple[float, bool]] = [(0.0, True)] * count
-    if not found:
-        return answers
-    scores = torch.cat([one[2] for one in found]).cpu().double().numpy()
-    right = torch.cat([one[3] for one in found]).cpu().numpy()
-    numbers = [number for one in found for number in one[0]]
-    counts = np.array([length for one in found for length in one[1]])
-    starts = np.concatenate([[0], counts.cumsum()[:-1]])
-    totals = np.add.reduceat(scores, starts)
-    greedy = np.logical_and.reduceat(right, starts)
-    for number, total, all_right in zip(numbers, totals, greedy, strict=True):
-        answers[number] = (float(total), bool(all_right))
-    return answers

@@ -65,10 +65,6 @@ class Row:
         """Whether it is more than one sequence."""
         return min(self.ends) < len(self.tokens)
 
-    def nodes_read(self) -> list[int]:
-        """Nodes that answer something, in order."""
-        return sorted({node for read in self.reads for node in read.nodes})
-
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences share from the start."""
@@ -122,11 +118,10 @@ def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) ->
             row.stem = min(row.stem, shared)
         _close(rows, path, shared)
         del path[shared:]
-        for depth in range(shared, len(tokens)):
-            path.append(len(row.tokens))
-            row.tokens.append(tokens[depth])
-            row.depths.append(depth)
-            row.ends.append(-1)
+        path += range(len(row), len(row) + len(tokens) - shared)
+        row.tokens += tokens[shared:]
+        row.depths += range(shared, len(tokens))
+        row.ends += [-1] * (len(tokens) - shared)
         row.stem = min(row.stem, one.first)
         nodes = path[one.first : one.first + len(one.targets)]
         row.reads.append(Read(one.number, nodes, one.targets))
@@ -137,5 +132,7 @@ def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) ->
 
 def _close(rows: list[Row], path: list[int], depth: int) -> None:
     """Ends the nodes of a path from a depth on: what comes is no descendant of theirs."""
-    for node in path[depth:]:
-        rows[-1].ends[node] = len(rows[-1].tokens)
+    if len(path) > depth:
+        ends, end = rows[-1].ends, len(rows[-1])
+        for node in path[depth:]:
+            ends[node] = end

@@ -99,7 +99,7 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
     model = tiny().to("meta")
     found = []
-    monkeypatch.setattr(packed, "_answers", lambda batches, count: found.extend(batches) or [])
+    monkeypatch.setattr(packed, "answers_of", lambda batches, count: found.extend(batches) or [])
     Scorer(model, Changes(), budget=64).score([branched, *shared], count=5)
-    assert [numbers for numbers, *_ in found] == [[2, 3, 4], [0, 1]]
-    assert all(scores.is_meta and right.is_meta for _, _, scores, right in found)
+    assert [one.numbers for one in found] == [[2, 3, 4], [0, 1]]
+    assert all(one.scores.is_meta and one.greedy.is_meta for one in found)
