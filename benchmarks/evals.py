@@ -4,13 +4,16 @@
 
 Both score the same requests with the same weights, texts in and numbers out, tokenising included.
 The reference is lm-eval's `hf` around transformers' Arcee with log-softmax in fp32, which is what
-our numbers are held to. It runs at batch size 16 and at batch size 1, which pads nothing; what
-counts is the ratio to the faster of the two. The requests are made of the demo's world in the
-shapes of well-known tasks.
+our numbers are held to. It runs at batch size 1, which pads nothing, and at batch size 16, about
+the rows that our batches hold; each ratio has a target. The requests are made of the demo's world
+in the shapes of well-known tasks. Whole texts come in two kinds: the world's documents as they
+come, which is what the tasks of the demo score, and longer ones whose lengths are spread as those
+of paragraphs are, by a log-normal law.
 """
 
 import argparse
 import itertools
+import math
 import os
 import random
 import sys
@@ -36,13 +39,17 @@ from arcee_lab.demo import stream
 from arcee_lab.evals import ArceeLab
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 
-TARGETS = {
-    "ARC-like, 5 shots": 3.0,
-    "ARC-like, 25 shots": 3.5,
-    "RACE-like": 3.0,
-    "MMLU-like letters, 5 fixed shots": 4.0,
-    "whole texts": 1.6,
-    "BLiMP-like": 1.2,
+BATCHES = (1, 16)  # of hf
+TARGETS = {  # least ratio to hf at each of these
+    "ARC-like, 5 shots": (3.0, 3.0),
+    "ARC-like, 25 shots": (3.5, 3.5),
+    "RACE-like": (3.0, 3.0),
+    "MMLU-like letters, 5 fixed shots": (4.0, 4.0),
+    "whole texts: documents of the world": (1.0, 1.6),
+    # A long text alone pads nothing and computes nothing twice: there is little to save.
+    "whole texts: paragraphs": (1.0, 1.6),
+    "BLiMP-like": (1.2, 1.2),
+    "LAMBADA-like": (1.0, 1.0),
 }
 SHAPES = {
     "the demo's shape (head: 14 % of a token's work)": {
@@ -62,7 +69,7 @@ SHAPES = {
         "vocab_size": 2048,
     },
 }
-BATCHES = (1, 16)  # of hf
+PARAGRAPH = (math.log(60), 1.0)  # words: half have 60 or fewer, a sixth over 160
 ERROR = 1e-4  # nats that a log-likelihood may differ by,
 ULP = 2.0**-23  # beside the rounding of the sum itself, which hf makes in fp32
 
@@ -127,10 +134,15 @@ def tasks(seed: int = 0) -> list[Task]:
         other[-words.rng.randint(1, 4)] = words.some(1, 1)
         return [" ".join(sentence), " ".join(other)]
 
-    rolling = [
-        Instance("loglikelihood_rolling", {}, (words.some(20, 300),), 0, ("texts", number, 1))
-        for number in range(16)
-    ]
+    def whole(texts: list[str]) -> list[Instance]:
+        return [
+            Instance("loglikelihood_rolling", {}, (text,), 0, ("texts", number, 1))
+            for number, text in enumerate(texts)
+        ]
+
+    documents = itertools.islice(stream(None, seed=seed, split="test"), 160)
+    sizes = (round(words.rng.lognormvariate(*PARAGRAPH)) for _ in range(32))
+    paragraphs = [min(max(size, 2), 500) for size in sizes]
     passages = [f"Article: {words.some(220, 340)}\n{question(False)}" for _ in range(3)]
     pairs = [""] * 40
     return [
@@ -142,7 +154,16 @@ def tasks(seed: int = 0) -> list[Task]:
             [fixed + letters(False) for _ in range(10)],
             lambda: [" A", " B", " C", " D"],
         ),
-        Task("whole texts", "loglikelihood_rolling", rolling),
+        Task(
+            "whole texts: documents of the world",
+            "loglikelihood_rolling",
+            whole([document.text for document in documents]),
+        ),
+        Task(
+            "whole texts: paragraphs",
+            "loglikelihood_rolling",
+            whole([words.some(size, size) for size in paragraphs]),
+        ),
         choices("BLiMP-like", pairs, minimal_pair),
         choices("LAMBADA-like", [words.some(40, 80) for _ in range(16)], lambda: texts()[:1]),
     ]
@@ -217,10 +238,7 @@ def compare(
         calls=1,
         warm=0,  # each has just run
     )
-    faster = min(results[f"hf {size}"].median for size in BATCHES)
-    target = TARGETS.get(task.name, 1.0)
-    met = faster >= target
-    return row(task, results, fed, target, met), met
+    return row(task, results, fed)
 
 
 def worst(expected: list, got: list) -> tuple[float, float]:
@@ -234,33 +252,30 @@ def worst(expected: list, got: list) -> tuple[float, float]:
 
 
 def row(
-    task: Task,
-    results: dict[str, Paired],
-    fed: dict[str, tuple[int, int]],
-    target: float,
-    met: bool,
-) -> str:
-    """A task's row in Markdown."""
-    peers = [f"hf {size}" for size in BATCHES]
-    best = min((results[name] for name in peers), key=lambda result: result.median)
-    low, high = best.quartiles
+    task: Task, results: dict[str, Paired], fed: dict[str, tuple[int, int]]
+) -> tuple[str, bool]:
+    """A task's row in Markdown, and whether the targets are met."""
+    peers = [results[f"hf {size}"] for size in BATCHES]
+    targets = TARGETS[task.name]
+    met = all(peer.median >= least for peer, least in zip(peers, targets, strict=True))
+    ratios = [(peer.median, *peer.quartiles) for peer in peers]
     cells = [
         task.name,
-        *(f"{results[name].milliseconds:,.0f}" for name in (*peers, "again")),
-        *(f"{results[name].median:.2f}" for name in peers),
-        f"**{best.median:.2f}** ({low:.2f} to {high:.2f})",
-        f">= {target:.1f} {'pass' if met else 'MISS'}",
+        *(f"{one.milliseconds:,.0f}" for one in (*peers, results["again"])),
+        *(f"**{middle:.2f}** ({low:.2f} to {high:.2f})" for middle, low, high in ratios),
+        ", ".join(f">= {least:.1f}" for least in targets),
+        "pass" if met else "MISS",
         f"{results['again'].median:.3f}",
         " / ".join(f"{tokens:,}" for tokens, _ in fed.values()),
         " / ".join(f"{size / 2**20:.1f}" for _, size in fed.values()),
     ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cells)} |", met
 
 
 HEAD = (
-    "| task | hf 1, CPU ms | hf 16 | ours | hf 1 / ours | hf 16 / ours "
-    "| faster hf / ours (quartiles) | target | A/A | tokens fed: hf 1 / hf 16 / ours "
-    "| MiB of logits: hf 1 / hf 16 / ours |\n|---|" + "---:|" * 5 + "---|---|---:|---|---|"
+    "| task | hf 1, CPU ms | hf 16 | ours | hf 1 / ours (quartiles) | hf 16 / ours (quartiles) "
+    "| targets | | A/A | tokens fed: hf 1 / hf 16 / ours "
+    "| MiB of logits: hf 1 / hf 16 / ours |\n|---|" + "---:|" * 3 + "---|---|---|---|---:|---|---|"
 )
 
 
@@ -288,7 +303,10 @@ def main(argv: list[str] | None = None) -> int:
         command=f"python3 run.py bench evals --rounds {args.rounds}",
         method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "
         "side in random order, tokenising included. hf 1 and hf 16 are hf at these batch sizes, "
-        "with softmax_dtype=float32; the target is for the ratio to whichever of them is faster. "
+        "with softmax_dtype=float32. Documents of the world have 7 to 52 tokens; the "
+        "lengths of paragraphs are log-normal, half of them up to 60 words and a sixth over 160. "
+        "On whole texts hf at batch size 1 pads nothing and computes no token twice: there is "
+        "only its time for each call to save, and some of the head's. "
         f"Every log-likelihood is within {ERROR:g} nats of both, plus one unit in the last place "
         "of the fp32 sum that hf returns, or the command fails. The A/A column is ours "
         "against itself." + (" The allocator keeps freed pages." if kept else ""),

@@ -90,7 +90,7 @@ def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) ->
     Args:
         document: Requests that may share tokens; those of other documents do not come in.
         branch: Whether different sequences may share a row.
-        longest: Tokens a row of several sequences may have.
+        longest: Tokens a row of several sequences may have behind what all of them share.
 
     Returns:
         Rows, each with one sequence or several that share at least a quarter of their tokens.
@@ -108,7 +108,8 @@ def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) ->
         tokens = list(one.tokens)
         shared = common_length(before, tokens) if rows else 0
         same = shared == len(tokens) == len(before)
-        fits = rows and len(rows[-1]) + len(tokens) - shared <= longest
+        behind = len(tokens) - min(rows[-1].stem, shared) if rows else 0
+        fits = rows and len(rows[-1]) - shared + behind <= longest
         if not same and not (branch and fits and shared and 4 * shared >= len(tokens)):
             _close(rows, path, 0)
             rows.append(Row(stem=len(tokens)))

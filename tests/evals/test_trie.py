@@ -48,6 +48,14 @@ def test_the_stem_neither_branches_nor_answers():
     assert rows_of(early, longest=64)[0].stem == 1
 
 
+def test_a_context_over_the_limit_is_still_read_once():
+    context = list(range(100, 200))
+    asked = [Wanted(n, [*context, n, 7, 7], 99, [n, 7, 7, 8]) for n in range(4)]
+    (row,) = rows_of(asked, longest=15)
+    assert (len(row), row.stem) == (112, 99)
+    assert [len(one) for one in rows_of(asked, longest=12)] == [109, 103]
+
+
 def test_prefixes_are_found_and_strangers_stand_alone():
     shots, others = list(range(100, 140)), list(range(200, 230))
     sequences = [[*shots, n, n] for n in range(4)] + [[*others, n, 1] for n in range(3)] + [[7, 8]]
