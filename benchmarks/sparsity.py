@@ -38,8 +38,8 @@ from arcee_lab.texts import Windows, cut
 
 SHARE = 8
 CORE, ALL = "core, every token", f"all analyses, 1 window in {SHARE}"
-BUT_PREDICTORS = f"all analyses but the predictors, 1 window in {SHARE}"
-LIMIT = 0.25  # of a forward, for everything at the default share
+CORE_AND_SIZES = "core and octaves, every token"
+SHOWN = "all analyses, every window"
 DENSITY, WINDOW, TOKENS = 0.10, 256, 1024
 
 
@@ -66,7 +66,8 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     ids = np.random.default_rng(0).integers(3, 1000, TOKENS).astype(np.int32)
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
-    plan = batches.plan(windows, batch_size=len(windows), share=1)
+    # As with more windows, 1 token in 16 goes to the predictors; of so few, all are in the share.
+    plan = batches.plan(windows, batch_size=len(windows), share=None)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]
@@ -77,61 +78,43 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         y = mlp.down(post)
         norms = mlp.write_norms()
     rows = job.tokens.places
-    inputs, outputs = x[0].index_select(0, rows), y.index_select(0, rows)
     losses = torch.rand(len(rows))
-    kept = post.index_select(0, rows)
-    active = core.add_layer(states["core"], 0, kept, post[:0])
+    active = core.add_layer(states["core"], 0, post, rows, job.first)
+
+    def seen() -> Seen:
+        # As in the pass: the rows that count are copied out.
+        inputs = x[0].index_select(0, rows)
+        kept, outputs = post.index_select(0, rows), y.index_select(0, rows)
+        return Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
 
     def add_core() -> None:
-        # As in the pass: the rows that count are copied out, counted, and added up.
-        found = core.add_layer(
-            states["core"], 0, post.index_select(0, rows), post.index_select(0, job.first)
-        )
+        found = core.add_layer(states["core"], 0, post, rows, job.first)
         core.add_batch(states["core"], job.tokens, len(job.first), found[:, None])
 
-    def add(name: str) -> Callable[[], None]:
+    def add(*chosen: str) -> Callable[[], None]:
         def call() -> None:
-            seen = Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
-            analyses[name].layer(states[name], seen)
-            analyses[name].batch(states[name], job.tokens, active[:, None], losses)
+            shown = seen()
+            for name in chosen:
+                analyses[name].layer(states[name], shown)
+                analyses[name].batch(states[name], job.tokens, active[:, None], losses)
 
         return call
 
-    contestants: dict[str, Callable[[], object]] = {CORE: add_core}
-    contestants |= {f"{name}, every window": add(name) for name in names}
-    return lambda: module(x), contestants, float((kept != 0).float().mean())
+    sizes = add("octaves")
+    contestants: dict[str, Callable[[], object]] = {
+        CORE: add_core,
+        CORE_AND_SIZES: lambda: (add_core(), sizes()),
+        **{f"{name}, every window": add(name) for name in names},
+        SHOWN: add(*names),
+    }
+    return lambda: module(x), contestants, float((post[rows] != 0).float().mean())
 
 
-def at_share(found: dict[str, Paired], *, predictors: bool) -> Paired:
+def at_share(found: dict[str, Paired]) -> Paired:
     """The core at every token and the others at 1 window in 8, put together from their ratios."""
-    others = [
-        result
-        for name, result in found.items()
-        if name.endswith("every window") and (predictors or not name.startswith("predictors"))
-    ]
-    ratios = tuple(
-        base + sum(parts) / SHARE
-        for base, *parts in zip(
-            found[CORE].ratios, *(result.ratios for result in others), strict=True
-        )
-    )
-    milliseconds = found[CORE].milliseconds + sum(x.milliseconds for x in others) / SHARE
-    return Paired(milliseconds, ratios)
-
-
-def verdict(layer: dict[str, Paired]) -> str:
-    """In plain words, whether everything at the default share stays within its limit."""
-    whole, rest = layer[ALL].median, layer[BUT_PREDICTORS].median
-    alone = layer["predictors, every window"].median
-    return (
-        f"Everything at the default share, predictors included, costs {whole:.0%} of the forward: "
-        f"it {'keeps' if whole <= LIMIT else 'misses'} the target of {LIMIT:.0%}. Without the "
-        f"predictors it costs {rest:.0%}, which {'keeps' if rest <= LIMIT else 'misses'} it. The "
-        f"predictors take {alone:.0%} of the forward of the tokens they are shown, most of it to "
-        "round the weights once a batch. They look at the first 16 windows of the share, whatever "
-        "the length of the text, so the row of all holds up to 128 windows, and beyond that their "
-        "part falls as 1 over the length."
-    )
+    pairs = zip(found[CORE].ratios, found[SHOWN].ratios, strict=True)
+    milliseconds = found[CORE].milliseconds + found[SHOWN].milliseconds / SHARE
+    return Paired(milliseconds, tuple(base + shown / SHARE for base, shown in pairs))
 
 
 def on_demo() -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
@@ -256,10 +239,9 @@ def main(argv: list[str] | None = None) -> int:
             rounds=args.rounds,
             calls=1,
         )
-    layer[BUT_PREDICTORS] = at_share(layer, predictors=False)
-    layer[ALL] = at_share(layer, predictors=True)
+    layer[ALL] = at_share(layer)
     demo = measure(*on_demo(), rounds=args.rounds, calls=1)
-    limits = ({CORE: 0.15, ALL: LIMIT}, {CORE: 1.5, ALL: 2.0})
+    limits = ({CORE: 0.15, ALL: 0.25}, {CORE: 1.5, ALL: 2.0})
     tables = [
         ratio_table(
             f"Cost beside one MLP forward: 2560 x 18432, bf16, {TOKENS:,} tokens, {density:.0%} of "
@@ -267,7 +249,6 @@ def main(argv: list[str] | None = None) -> int:
             layer,
             limits[0],
         ),
-        verdict(layer),
         ratio_table("The whole pass over the plain forwards of the demo", demo, limits[1]),
         memory_table(),
     ]
@@ -278,8 +259,9 @@ def main(argv: list[str] | None = None) -> int:
         command="python3 run.py bench sparsity",
         method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "
         "side in random order. The allocator "
-        f"{'keeps' if kept else 'may return'} freed pages. An analysis is timed on every window; "
-        "its cost at the default share is an eighth, which the rows of all sum up.",
+        f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
+        "alone and one after the other as in the pass, where they share the list of neurons that "
+        "fire; the row of 1 window in 8 is the core and an eighth of the latter.",
         path=args.out,
     )
     missed = [

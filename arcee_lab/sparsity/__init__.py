@@ -11,6 +11,7 @@ exact         means with intervals whose sums add up exactly
 
 core          rows 1, 2, 3, 12, 13, 14: zeros, active neurons, rates, positions, token ids
 counting      the arithmetic of the core
+bits          the same on a CPU as bits and as a list, for the other analyses
 coverage      row 4: how few neurons hold how much of all firing
 unions        rows 5, 6: neurons used by several tokens together
 overlap       row 7: neurons kept from one token to the next

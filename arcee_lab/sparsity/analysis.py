@@ -3,7 +3,7 @@
 The pass runs the model once and shows every layer to every analysis that asked for it. An analysis
 keeps what it needs in a `State`, whose tensors add up:
 
-    int64 tensors                 are summed
+    other tensors, of integers,   are summed
     names that start with "max_"  take the larger value
     names that start with "kept_" are laid end to end, up to a length that the analysis fixes
 
@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from arcee_lab.sparsity import bits, counting
 from arcee_lab.sparsity.mlps import Mlp
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Tokens:
         slots: Of each window, its number among the windows of the share; -1 where it is in none.
         keys: Of each window, a checksum of its token ids.
         next_ids: The token after each; -1 where the window ends.
+        sampled: Of the list, the tokens that a predictor is tried on; see `batches`.
     """
 
     places: Int[Tensor, " token"]
@@ -89,6 +91,7 @@ class Tokens:
     slots: tuple[int, ...]
     keys: tuple[int, ...]
     next_ids: np.ndarray
+    sampled: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,6 +127,33 @@ class Seen:
     def written(self) -> Float[Tensor, "token d_mlp"]:
         """‖n_i‖ = a_i ‖w_i‖, what each neuron adds to the output, in the dtype of a."""
         return self.post * self.norms.to(self.post.dtype)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether `packed` and `firings` may be asked for; see `bits`."""
+        return self.post.device.type == "cpu"
+
+    @cached_property
+    def packed(self) -> UInt8[np.ndarray, "token byte"]:
+        """Which neurons fire, as bits."""
+        return bits.pack(self._fires)
+
+    @cached_property
+    def firings(self) -> bits.Firings:
+        """Which neurons fire, as a list with their values."""
+        n_tokens, d_mlp = self.post.shape
+        # NumPy finds the nonzeros of booleans in a third of torch's time.
+        where = np.flatnonzero(self._fires)
+        active = self.active.numpy()
+        neurons = where - np.repeat(np.arange(n_tokens) * d_mlp, active)
+        dtype = torch.promote_types(self.post.dtype, torch.float32)
+        values = self.post.reshape(-1).index_select(0, torch.from_numpy(where)).to(dtype).numpy()
+        starts = np.concatenate([[0], active.cumsum()])
+        return bits.Firings(starts, neurons, values, values * self.norms.numpy()[neurons])
+
+    @cached_property
+    def _fires(self) -> Bool[np.ndarray, "token d_mlp"]:
+        return counting.fires(self.post)
 
 
 class Result(ABC):

@@ -2,7 +2,10 @@
 
 A window is in the share when the checksum of its token ids is a multiple of the share, so the
 choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it.
+change it. Predictors are dearer than all else, so of those windows they are tried on 1 token in 16:
+those whose position plus the window's checksum is a multiple of 16. Where `share=1` is asked for,
+and by default on texts below 4,096 tokens, it is every token. One that has none before it in its
+window is left out there.
 """
 
 import zlib
@@ -19,7 +22,8 @@ from arcee_lab.texts import Windows, plan_batches
 
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
-TOGETHER = 16  # windows of the share that the dearest analysis looks at
+FEW_TOKENS = 4096  # below which predictors are then tried on all of them
+STRIDE = 16  # of the share's tokens, predictors are tried on 1 in so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +52,13 @@ class Plan:
     Attributes:
         windows: The text.
         share: 1 window in so many is in the share.
+        stride: Of its tokens, predictors are tried on 1 in so many.
         batches: `(window numbers, in the share)`, in the order of the pass.
     """
 
     windows: Windows
     share: int
+    stride: int
     batches: tuple[tuple[tuple[int, ...], bool], ...]
     _counted: np.ndarray
     _slots: np.ndarray
@@ -75,7 +81,7 @@ class Plan:
         length = max(len(windows[row]) for row in rows)
         input_ids = np.full((len(rows), length), windows.pad_id, dtype=np.int64)
         mask = np.zeros_like(input_ids)
-        first, kept, spans = [], [], []
+        first, kept, spans, sampled = [], [], [], []
         for slot, row in enumerate(rows):
             ids, start = windows[row], int(windows.bounds[row])
             input_ids[slot, : len(ids)] = ids
@@ -86,6 +92,10 @@ class Plan:
             at = spans[-1][1] if spans else 0
             spans.append((at, at + len(counted)))
             following = np.append(ids[1:], -1)[counted]
+            follows = np.diff(counted, prepend=-1) == 1
+            follows[:1] = False
+            due = (counted + int(self._keys[row])) % self.stride == 0
+            sampled.append(at + np.flatnonzero(follows & due))
             kept.append(
                 (slot * length + counted, ids[counted], counted, start + counted, following)
             )
@@ -103,6 +113,7 @@ class Plan:
                 slots=tuple(int(self._slots[row]) for row in rows),
                 keys=tuple(int(self._keys[row]) for row in rows),
                 next_ids=following.astype(np.int64),
+                sampled=np.concatenate(sampled),
             ),
             in_share,
         )
@@ -114,13 +125,16 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     Args:
         windows: The text.
         batch_size: Windows a forward.
-        share: 1 window in so many is in the share; None: 8, or 1 where there are fewer than 64.
+        share: 1 window in so many is in the share, and 1 shows every token to the predictors. None:
+            8, or all windows where there are fewer than 64.
 
     Raises:
         ValueError: A share or a batch size below 1, or no token but first positions and padding.
     """
     if share is not None and share < 1:
         raise ValueError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
+    short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
+    stride = 1 if share == 1 or short else STRIDE
     share = share or (1 if len(windows) < FEW else SHARE)
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
@@ -133,11 +147,9 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     chosen = (keys % share == 0) & (sizes > 0)
     slots = np.where(chosen, np.cumsum(chosen) - 1, -1)
     batches = []
-    # The first windows of the share go together: what is prepared for them is prepared once.
-    few, others = (slots >= 0) & (slots < TOGETHER), slots >= TOGETHER
-    for group, in_share in ((few, True), (others, True), (~chosen, False)):
+    for group, in_share in ((chosen, True), (~chosen, False)):
         rows = np.flatnonzero(group)
         lengths = np.diff(windows.bounds)[rows].tolist()
         for batch in plan_batches(lengths, batch_size):
             batches.append((tuple(int(rows[place]) for place in batch), in_share))
-    return Plan(windows, share, tuple(batches), counted, slots, keys)
+    return Plan(windows, share, stride, tuple(batches), counted, slots, keys)

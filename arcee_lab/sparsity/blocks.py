@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arcee_lab.sparsity import exact
+from arcee_lab.sparsity import bits, exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
 from arcee_lab.sparsity.exact import Mean
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SIZES = (16, 32, 64, 128)
 TILE = 128
+_PAIRS, _FOURS = np.uint64(0x5555555555555555), np.uint64(0x1111111111111111)
 MEANS = ("two_four", "lost", *(f"zero_{size}" for size in SIZES), "tile")
 
 
@@ -111,25 +112,14 @@ class Blocks(Analysis):
         return state
 
     def layer(self, state: State, seen: Seen) -> None:
-        fires, spans = seen.post != 0, seen.tokens.spans
-        fours = _fours(fires)
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        if fours.shape[1]:
-            always = torch.ones(len(fires), dtype=torch.float64, device=fires.device)
-            found["two_four"] = (fours <= 2).double().mean(1), always
-            found["lost"] = lost(seen.written)
-            sums = fours
-            for size in SIZES:
-                sums = _sums(sums, size // 4 if size == SIZES[0] else 2)
-                if sums.shape[1]:
-                    found[f"zero_{size}"] = (sums == 0).double().mean(1), always
-            if sums.shape[1]:
-                fullest = sums.amax(1)
-                found["tile"] = fullest.double(), always
-                top = state["max_tile"][seen.layer]
-                top.copy_(torch.maximum(top, fullest.amax().long()))
-        for name, (x, n) in found.items():
-            exact.add(state, name, seen.layer, exact.by_window(x, spans), exact.by_window(n, spans))
+        found = of_firings(seen) if seen.on_cpu else of_dense(seen)
+        if "tile" in found:
+            top = state["max_tile"][seen.layer]
+            top.copy_(torch.maximum(top, found["tile"].amax().long()))
+        spans = seen.tokens.spans
+        for name, x in found.items():
+            there = exact.by_window(~x.isnan(), spans)
+            exact.add(state, name, seen.layer, exact.by_window(x.nan_to_num(), spans), there)
 
     def result(self, state: State, report: "SparsityReport") -> Structure:
         return Structure(
@@ -139,10 +129,71 @@ class Blocks(Analysis):
         )
 
 
-def lost(
-    written: Float[Tensor, "token d_mlp"],
-) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
-    """Σ ‖n‖² beyond the two largest of each group of four over Σ ‖n‖², and whether there is any."""
+def of_firings(seen: Seen) -> dict[str, Float[Tensor, " token"]]:
+    """Each mean's value at each token, NaN where it has none, from the neurons that fire."""
+    packed, firings = seen.packed, seen.firings
+    n_tokens, d_mlp = seen.post.shape
+    found: dict[str, np.ndarray] = {}
+    groups = d_mlp // 4
+    if groups:
+        token, group = _crowded(packed, groups)
+        found["two_four"] = 1 - np.bincount(token, minlength=n_tokens) / groups
+        four = 4 * group[:, None] + np.arange(4)
+        held = seen.post.reshape(-1)[torch.from_numpy(token[:, None] * d_mlp + four)]
+        n = np.sort(held.double().numpy() * seen.norms.numpy()[four], axis=1)
+        dropped = np.bincount(token, (n[:, :2] ** 2).sum(1), minlength=n_tokens)
+        squares = firings.written**2
+        if d_mlp % 4:
+            squares[firings.neurons >= 4 * groups] = 0
+        whole = firings.sums(squares)
+        found["lost"] = np.divide(dropped, whole, out=np.full(n_tokens, np.nan), where=whole > 0)
+    words = bits.words(packed)
+    empty = {16: packed.view(np.uint16), 32: packed.view(np.uint32), 64: words}
+    empty[128] = words[:, 0::2] | words[:, 1::2]
+    for size in SIZES:
+        if blocks := d_mlp // size:
+            found[f"zero_{size}"] = np.count_nonzero(empty[size][:, :blocks] == 0, 1) / blocks
+    if tiles := d_mlp // TILE:
+        counts = np.bitwise_count(words)
+        found["tile"] = (counts[:, 0::2] + counts[:, 1::2])[:, :tiles].max(1).astype(np.float64)
+    return {name: torch.from_numpy(x) for name, x in found.items()}
+
+
+def _crowded(packed: UInt8[np.ndarray, "token byte"], groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of four of which more than two fire: their tokens and their numbers."""
+    words = bits.words(packed)
+    # Of each two neighbouring bits whether both are set and whether one is; then of each four.
+    both, any_ = words & (words >> 1) & _PAIRS, (words | (words >> 1)) & _PAIRS
+    crowded = ((both & (any_ >> 2)) | (any_ & (both >> 2))) & _FOURS
+    width, found = packed.shape[1], crowded.view(np.uint8).reshape(-1)
+    where = np.flatnonzero(found != 0)
+    # A byte is two groups, the first in the high half; both may be crowded.
+    high, low = where[found[where] >> 4 != 0], where[found[where] & 1 != 0]
+    token = np.concatenate([high, low]) // width
+    group = np.concatenate([2 * (high % width), 2 * (low % width) + 1])
+    whole = group < groups  # neurons left over at the end are no group
+    return token[whole], group[whole]
+
+
+def of_dense(seen: Seen) -> dict[str, Float[Tensor, " token"]]:
+    """The same from all activations."""
+    fours = _fours(seen.post != 0)
+    found: dict[str, Tensor] = {}
+    if fours.shape[1]:
+        found["two_four"] = (fours <= 2).double().mean(1)
+        found["lost"] = lost(seen.written)
+    sums = fours
+    for size in SIZES:
+        sums = _sums(sums, size // 4 if size == SIZES[0] else 2)
+        if sums.shape[1]:
+            found[f"zero_{size}"] = (sums == 0).double().mean(1)
+    if sums.shape[1]:
+        found["tile"] = sums.amax(1).double()
+    return found
+
+
+def lost(written: Float[Tensor, "token d_mlp"]) -> Float[Tensor, " token"]:
+    """Σ ‖n‖² beyond the two largest of each group of four over Σ ‖n‖²; NaN where that is 0."""
     groups = written.shape[1] // 4
     n = written[:, : 4 * groups]
     a, b, c, d = n.unflatten(1, (groups, 4)).unbind(2)
@@ -151,8 +202,7 @@ def lost(
     smallest = torch.minimum(low, other)
     second = torch.minimum(torch.maximum(low, other), torch.minimum(high, top))
     total = _squares(n)
-    share = (_squares(smallest) + _squares(second)) / total.clamp(min=1e-300)
-    return torch.where(total > 0, share, 0.0), (total > 0).double()
+    return (_squares(smallest) + _squares(second)) / total
 
 
 def _squares(n: Tensor) -> Tensor:

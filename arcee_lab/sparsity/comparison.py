@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcee_lab.sparsity.analysis import Result
+from arcee_lab.sparsity.bits import unpack
 from arcee_lab.sparsity.coverage import HOT
-from arcee_lab.sparsity.unions import unpack
 
 if TYPE_CHECKING:
     import pandas as pd

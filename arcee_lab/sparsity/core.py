@@ -18,7 +18,7 @@ from torch import Tensor
 
 from arcee_lab.sparsity import exact
 from arcee_lab.sparsity.analysis import Shape, State, Tokens
-from arcee_lab.sparsity.counting import extremes, firing
+from arcee_lab.sparsity.counting import Counts, count
 
 KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
 KEPT_ROWS: dict[str, int] = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
@@ -54,26 +54,28 @@ def new_state(shape: Shape, device: torch.device) -> State:
 def add_layer(
     state: State,
     layer: int,
-    post: Float[Tensor, "token d_mlp"],
-    first: Float[Tensor, "first d_mlp"],
+    post: Float[Tensor, "row d_mlp"],
+    places: Int[Tensor, " token"],
+    first: Int[Tensor, " first"],
 ) -> Int[Tensor, " token"]:
     """Adds one layer of one batch; gives how many neurons fire at each token.
 
     Args:
         state: The counts, changed in place.
         layer: Which layer.
-        post: a at the tokens that count.
-        first: a at first positions.
+        post: a at every position of the batch, padding included; it may lie on another device.
+        places: The rows that count.
+        first: The rows of first positions.
     """
-    active, fired = firing(post)
-    state["fired"][layer] += fired
-    state["fired_first"][layer] += firing(first)[1]
-    state["active"][layer].index_add_(0, active, torch.ones_like(active))
-    top, overflow, nan = extremes(post)
-    state["max_post"][layer].copy_(torch.maximum(state["max_post"][layer], top))
-    state["overflow"][layer] += overflow
-    state["nan"][layer] += nan
-    return active
+    device = state["fired"].device
+    found = Counts(*(x.to(device, non_blocking=True) for x in count(post, places, first)))
+    state["fired"][layer] += found.fired
+    state["fired_first"][layer] += found.fired_first
+    state["active"][layer].index_add_(0, found.active, torch.ones_like(found.active))
+    state["max_post"][layer].copy_(torch.maximum(state["max_post"][layer], found.top))
+    state["overflow"][layer] += found.overflow
+    state["nan"][layer] += found.nan
+    return found.active
 
 
 def add_batch(

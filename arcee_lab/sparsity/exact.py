@@ -91,6 +91,13 @@ def by_window(
     x: Shaped[Tensor, "token ..."], spans: tuple[tuple[int, int], ...]
 ) -> Float[Tensor, "window ..."]:
     """Sums over the tokens of each window, in double precision."""
+    if x.device.type == "cpu" and len(x):
+        starts, stops = np.array(spans).T
+        # One call for all windows; an empty one would be given the token that follows it.
+        found = np.zeros((len(spans), *x.shape[1:]))
+        some = stops > starts
+        found[some] = np.add.reduceat(x.double().numpy(), starts[some])
+        return torch.from_numpy(found)
     return torch.stack([x[start:stop].double().sum(0) for start, stop in spans])
 
 

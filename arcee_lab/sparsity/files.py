@@ -16,8 +16,18 @@ from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.report import SparsityReport
 
 FACTS, COUNTS = "report.json", "counts.safetensors"
-VERSION = 1
-_FACTS = ("model", "label", "dtype", "device", "n_documents", "n_windows", "share", "n_shared")
+VERSION = 2
+_FACTS = (
+    "model",
+    "label",
+    "dtype",
+    "device",
+    "n_documents",
+    "n_windows",
+    "share",
+    "stride",
+    "n_shared",
+)
 
 
 def save(report: SparsityReport, folder: str | Path) -> list[Path]:

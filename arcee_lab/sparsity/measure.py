@@ -51,7 +51,9 @@ def measure(
             "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
             truncation curves, on samples of their own; the first rank alone does them).
         share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
-            its tokens; 1 shows them all. By default 8, or 1 where there are fewer than 64 windows.
+            its tokens; predictors are tried on 1 in 16 of their tokens. 1 shows all windows, and
+            all tokens to predictors. By default 8, or all windows where there are fewer than 64
+            (and all tokens to predictors, below 4,096).
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
@@ -93,6 +95,7 @@ def measure(
         n_documents=windows.n_documents,
         n_windows=len(windows),
         share=run.plan.share,
+        stride=run.plan.stride,
         n_shared=run.plan.shared_tokens,
         seconds=time.perf_counter() - began,
         costs=run.costs,

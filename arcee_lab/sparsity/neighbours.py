@@ -106,7 +106,9 @@ class Neighbours(Analysis):
         if seen.before is None:
             return
         # Cosines may be negative; sums of rounded terms do not mind.
-        cosine = torch.cosine_similarity(seen.before.float(), seen.x.float(), dim=1)
+        one, two = seen.before.float(), seen.x.float()
+        lengths = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(two, dim=1)
+        cosine = torch.linalg.vecdot(one, two) / lengths.clamp(min=torch.finfo(two.dtype).tiny)
         spans = seen.tokens.spans
         sums = exact.by_window(cosine, spans)
         exact.add(

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.bits import Firings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,14 +155,21 @@ class Octaves(Analysis):
 
     def init(self, shape: Shape, device: torch.device) -> State:
         table = (shape.layers, OCTAVES, shape.d_mlp)
+        # The largest of all states. No count exceeds the tokens there are, so 4 bytes hold one,
+        # in all but the longest texts; on the CPU, where texts are added up, they become 8.
+        dtype = torch.int32 if shape.tokens < 2**31 else torch.int64
         return {
-            "octaves": torch.zeros(table, dtype=torch.int64, device=device),
+            "octaves": torch.zeros(table, dtype=dtype, device=device),
             "tokens": torch.zeros(shape.layers, dtype=torch.int64, device=device),
         }
 
     def layer(self, state: State, seen: Seen) -> None:
-        add_octaves(state["octaves"][seen.layer], seen.post)
+        found = of_firings(seen.firings, seen.post.shape[1]) if seen.on_cpu else of_dense(seen.post)
+        state["octaves"][seen.layer] += found
         state["tokens"][seen.layer] += len(seen.post)
+
+    def finished(self, state: State) -> State:
+        return state | {"octaves": state["octaves"].long()}
 
     def result(self, state: State, report: "SparsityReport") -> Concentration:
         octaves = state["octaves"].numpy()
@@ -174,24 +182,19 @@ class Octaves(Analysis):
         )
 
 
-def add_octaves(table: Int[Tensor, "octave d_mlp"], post: Float[Tensor, "token d_mlp"]) -> None:
-    """Counts the activations that are not 0 in their octaves.
+def of_firings(firings: Firings, d_mlp: int) -> Int[Tensor, "octave d_mlp"]:
+    """How many activations each neuron has in each octave, from those that are not 0."""
+    key = _octave(torch.from_numpy(firings.values)).numpy()
+    key *= d_mlp
+    key += firings.neurons
+    return torch.from_numpy(np.bincount(key, minlength=OCTAVES * d_mlp).reshape(OCTAVES, d_mlp))
 
-    On a CPU the nonzeros are found first, and only they are counted. To find them on a GPU would
-    make the host wait, so there every entry is counted: zeros in a row of their own.
-    """
-    d_mlp = table.shape[1]
-    if post.device.type == "cpu":
-        flat = post.reshape(-1)
-        # NumPy finds the nonzeros of booleans in a third of torch's time.
-        where = torch.from_numpy(np.flatnonzero((flat != 0).numpy()))
-        key = _octave(flat[where]).mul_(d_mlp).add_(where % d_mlp)
-        table += torch.bincount(key, minlength=OCTAVES * d_mlp).view(OCTAVES, d_mlp)
-        return
+
+def of_dense(post: Float[Tensor, "token d_mlp"]) -> Int[Tensor, "octave d_mlp"]:
+    """The same from all entries, zeros in a row of their own that is dropped."""
     rows = torch.where(post != 0, _octave(post), OCTAVES)
-    padded = torch.zeros(OCTAVES + 1, d_mlp, dtype=torch.int64, device=post.device)
-    padded.scatter_add_(0, rows, torch.ones_like(rows))
-    table += padded[:OCTAVES]
+    table = torch.zeros(OCTAVES + 1, post.shape[1], dtype=torch.int64, device=post.device)
+    return table.scatter_add_(0, rows, torch.ones_like(rows))[:OCTAVES]
 
 
 def _octave(a: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:

@@ -9,7 +9,7 @@ fire at their own rates and know of nothing: Σ p² / Σ (2p - p²) for J, Σ p�
 Sources: Zhang et al., "ReLU² Wins", arXiv:2402.03804 (reuse between tokens); Alizadeh et al., "LLM
 in a flash", arXiv:2312.11514 (windowed reuse).
 
-All 64 lags come from one product of masks, in blocks of 64 tokens by the 128 before them.
+On a CPU they are counted over bits, elsewhere by products of masks.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arcee_lab.sparsity import exact
+from arcee_lab.sparsity import bits, exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
 from arcee_lab.sparsity.exact import Mean
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LAGS = 64
 _FEWEST = 10  # windows that a point of the figure stands on
 _BLOCKS = 16  # of 64 tokens, laid out in fp32 at a time
+_TOKENS = 256  # whose bits stay in the cache while all lags are counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +135,7 @@ class Overlap(Analysis):
     def layer(self, state: State, seen: Seen) -> None:
         device = seen.post.device
         spans, positions = seen.tokens.spans, seen.tokens.positions
-        both = intersections(seen.post)
+        both = of_bits(seen.packed) if seen.on_cpu else of_masks(seen.post)
         there = torch.from_numpy(pairs(spans, positions)).to(device, non_blocking=True)
         # The token that lies `lag` before; the first ones have none and are left out by `there`.
         back = torch.arange(len(both), device=device)[:, None] - torch.arange(
@@ -159,11 +160,25 @@ class Overlap(Analysis):
         )
 
 
-def intersections(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token lag"]:
+def of_bits(packed: UInt8[np.ndarray, "token byte"]) -> Float[Tensor, "token lag"]:
     """|M_t ∩ M_{t-lag}| of every token and lag 1 to 64, whatever windows they lie in.
 
     Where there is no token so far back the count is 0.
     """
+    words = bits.words(packed)
+    both = np.zeros((len(words), LAGS))
+    for start in range(0, len(words), _TOKENS):
+        here = words[start : start + _TOKENS]
+        for lag in range(1, min(LAGS, start + len(here) - 1) + 1):
+            skipped = max(lag - start, 0)  # the first tokens of the text have none before them
+            then = words[start + skipped - lag : start + len(here) - lag]
+            shared = np.bitwise_count(here[skipped:] & then)
+            both[start + skipped : start + len(here), lag - 1] = shared.sum(1, dtype=np.uint32)
+    return torch.from_numpy(both)
+
+
+def of_masks(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token lag"]:
+    """The same by products of masks, in blocks of 64 tokens by the 128 before them."""
     d_mlp = post.shape[1]
     pieces = []
     before = torch.zeros(1, LAGS, d_mlp, device=post.device)
@@ -183,10 +198,9 @@ def intersections(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token la
 
 def pairs(spans: tuple[tuple[int, int], ...], positions: np.ndarray) -> np.ndarray:
     """Which pairs count, `[token, lag]`: both tokens in one window, and so many positions apart."""
-    there = np.zeros((len(positions), LAGS), dtype=bool)
-    for start, stop in spans:
-        for lag in range(1, min(LAGS, stop - start - 1) + 1):
-            # A token that does not count (BOS amid a window) leaves a gap in the positions.
-            apart = positions[start + lag : stop] - positions[start : stop - lag]
-            there[start + lag : stop, lag - 1] = apart == lag
-    return there
+    starts, stops = np.array(spans).T
+    lags = np.arange(1, LAGS + 1)
+    back = np.arange(len(positions))[:, None] - lags
+    inside = back >= np.repeat(starts, stops - starts)[:, None]
+    # A token that does not count (BOS amid a window) leaves a gap in the positions.
+    return inside & (positions[:, None] - positions[np.maximum(back, 0)] == lags)

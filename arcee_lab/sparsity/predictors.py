@@ -15,29 +15,28 @@ A predictor names a set P of neurons before the layer is computed; M is the set 
 layer, which takes seconds to minutes at full size, so it runs only when asked for by name.
 
 Recall at a budget: the ⌈b k_t⌉ neurons with the largest scores, for b of 0.5 to 3 times the number
-that does fire.
+that does fire. Neurons of equal score that the budget cuts apart count by the part that is in it.
 
-Looked at are every 8th token of the first 16 windows of the share; on longer texts the cost does
-not grow any more.
+Each of these costs a matrix product, so N, the tokens that they are tried on, is 1 in 16 of the
+share's, or all where `share=1` was asked for or the text is short; see `batches`. N stands in the
+frame, and the intervals are those of N tokens.
 
 Sources: Song et al., "ProSparse", arXiv:2402.13516 (recall and predicted sparsity); Shin et al.,
 "SparseInfer", arXiv:2411.12692 (signs); Liu et al., "Deja Vu", arXiv:2310.17157 (lookahead).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import exact
+from arcee_lab.sparsity import bits, exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
-from arcee_lab.sparsity.batches import TOGETHER
 from arcee_lab.sparsity.exact import Mean
-from arcee_lab.sparsity.overlap import pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +46,9 @@ if TYPE_CHECKING:
 
 BUDGETS = (0.5, 1.0, 1.5, 2.0, 3.0)
 METRICS = ("recall", "precision", "sparsity", "weighted")
-STRIDE, WINDOWS = 8, TOGETHER
+_TOGETHER = 2048  # tokens whose scores exist together
+_STEPS = 512, 32  # neurons multiplied, and rounded, together on a CPU: they stay in its cache
+_SMALLEST = 1e-30  # what a neuron's largest weight counts as, where all are 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +63,7 @@ class Predictability(Result):
             ranks nothing.
         hot: Recall of the hot set at each budget, `[layer, budget]`, over all N tokens.
         active: Mean k by layer.
+        tokens: N, the tokens that they were tried on.
     """
 
     names: tuple[str, ...]
@@ -69,6 +71,7 @@ class Predictability(Result):
     at_budget: Mean
     hot: np.ndarray
     active: np.ndarray
+    tokens: int
 
     @property
     def headline(self) -> str:
@@ -78,7 +81,7 @@ class Predictability(Result):
             for place, name in enumerate(self.names)
             if np.isfinite(recall[:, place]).any()
         ]
-        return f"recall, mean over layers: {', '.join(told)}"
+        return f"N = {self.tokens:,} tokens: recall, mean over layers: {', '.join(told)}"
 
     def frame(self) -> "pd.DataFrame":
         """One row a layer and predictor: the metrics, their halves, recall at budgets."""
@@ -94,6 +97,7 @@ class Predictability(Result):
         for place, budget in enumerate(BUDGETS):
             columns[f"recall_at_{budget:g}"] = self.at_budget.value[:, :, place].ravel()
         columns["n_windows"] = self.metrics["recall"].windows.ravel()
+        columns["n_tokens"] = self.tokens
         hot = pd.DataFrame({"layer": range(layers), "predictor": "hot"})
         for place, budget in enumerate(BUDGETS):
             hot[f"recall_at_{budget:g}"] = self.hot[:, place]
@@ -133,49 +137,56 @@ class Predictors(Analysis):
     )
     names: ClassVar[tuple[str, ...]] = ("previous", "sign", "int8", "int4", "lookahead")
 
+    def __init__(self) -> None:
+        self._largest: dict[int, Tensor] = {}
+
     def init(self, shape: Shape, device: torch.device) -> State:
-        state: State = {}
+        state: State = {"tokens": torch.zeros(shape.layers, dtype=torch.int64, device=device)}
         for name in METRICS:
             state |= exact.new(name, (shape.layers, len(self.names)), device)
         size = (shape.layers, len(self.names), len(BUDGETS))
         return state | exact.new("budget", size, device)
 
     def layer(self, state: State, seen: Seen) -> None:
-        chosen, spans, windows = _choose(seen)
+        chosen = seen.tokens.sampled
         if not len(chosen):
             return
-        device = seen.post.device
-        rows = exact.places(chosen, device)
-        here = Seen(
-            layer=seen.layer,
-            mlp=seen.mlp,
+        bounds = np.searchsorted(chosen, np.array(seen.tokens.spans))
+        spans = tuple((int(start), int(stop)) for start, stop in bounds)
+        pieces = [
+            self._tried(seen, exact.places(chosen[at : at + _TOGETHER], seen.post.device))
+            for at in range(0, len(chosen), _TOGETHER)
+        ]
+        for name in pieces[0]:
+            found = torch.cat([piece[name] for piece in pieces])
+            there = ~found.isnan()
+            sums = exact.by_window(found.nan_to_num(), spans)
+            exact.add(state, name, seen.layer, sums, exact.by_window(there, spans))
+        state["tokens"][seen.layer] += len(chosen)
+
+    def _tried(self, seen: Seen, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        """By metric, its value at each token and predictor; NaN where there is none."""
+        here = replace(
+            seen,
             post=seen.post.index_select(0, rows),
             active=seen.active.index_select(0, rows),
             x=seen.x.index_select(0, rows),
             y=seen.y.index_select(0, rows),
             before=None if seen.before is None else seen.before.index_select(0, rows),
-            norms=seen.norms,
-            tokens=seen.tokens,
         )
-        previous = seen.post.index_select(0, rows - 1) != 0
+        size = (len(rows), len(self.names))
+        blank = torch.full(size, torch.nan, dtype=torch.float64, device=rows.device)
+        found = {name: blank.clone() for name in METRICS}
+        found["budget"] = blank[:, :, None].repeat(1, 1, len(BUDGETS))
         fires = here.post != 0
-        held = here.written.float()
-        nothing = torch.zeros(len(windows), dtype=torch.float64, device=device)
-        sums = {name: [(nothing, nothing)] * len(self.names) for name in METRICS}
-        budget = [(nothing[:, None].expand(-1, len(BUDGETS)),) * 2 for _ in self.names]
-        for name, scores in self.scores(here, previous):
+        for name, scores in self.scores(here, seen.post.index_select(0, rows - 1) != 0):
             place = self.names.index(name)
-            said = scores if scores.dtype == torch.bool else scores > 0
-            for metric, (x, n) in _metrics(said, fires, held).items():
-                sums[metric][place] = exact.by_window(x, spans), exact.by_window(n, spans)
-            if scores.dtype != torch.bool:
-                x, n = _at_budgets(scores, fires)
-                budget[place] = exact.by_window(x, spans), exact.by_window(n, spans)
-        for name, parts in sums.items():
-            x, n = (torch.stack(part, 1) for part in zip(*parts, strict=True))
-            exact.add(state, name, seen.layer, x, n)
-        x, n = (torch.stack(part, 1) for part in zip(*budget, strict=True))
-        exact.add(state, "budget", seen.layer, x, n)
+            ranked = scores.dtype != torch.bool
+            for metric, x in _metrics(scores > 0 if ranked else scores, here).items():
+                found[metric][:, place] = x
+            if ranked:
+                found["budget"][:, place] = _at_budgets(scores, fires, here.active)
+        return found
 
     def scores(
         self, seen: Seen, previous: Bool[Tensor, "token d_mlp"]
@@ -184,11 +195,14 @@ class Predictors(Analysis):
         weight = seen.mlp.up_weight().to(seen.x.device)
         bias = _bias(seen)
         yield "previous", previous
-        yield "sign", seen.x.sign() @ weight.sign().T
-        yield "int8", seen.x @ rounded(weight, 8).T + bias
-        yield "int4", seen.x @ rounded(weight, 4).T + bias
+        if seen.layer not in self._largest:
+            self._largest[seen.layer] = largest(weight)
+        sign, int8, int4 = from_rounded(weight, self._largest[seen.layer], seen.x)
+        yield "sign", sign
+        yield "int8", int8.add_(bias)
+        yield "int4", int4.add_(bias)
         if seen.before is not None:
-            yield "lookahead", seen.before @ weight.T + bias
+            yield "lookahead", (seen.before @ weight.T + bias).to(sign.dtype)
 
     def result(self, state: State, report: "SparsityReport") -> Predictability:
         rates = np.sort(report.rates.numpy(), axis=1)[:, ::-1]
@@ -199,7 +213,9 @@ class Predictors(Analysis):
             size = np.clip(np.ceil(budget * active), 1, rates.shape[1]).astype(int)
             hot[:, place] = held[np.arange(len(rates)), size - 1]
         metrics = {name: exact.mean(state, name) for name in METRICS}
-        return Predictability(self.names, metrics, exact.mean(state, "budget"), hot, active)
+        return Predictability(
+            self.names, metrics, exact.mean(state, "budget"), hot, active, int(state["tokens"][0])
+        )
 
 
 class LowRank(Predictors):
@@ -224,11 +240,52 @@ class LowRank(Predictors):
             yield name, (x @ right[:, :rank]) @ left[:, :rank].T + bias
 
 
-def rounded(weight: Float[Tensor, "d_mlp d_model"], bits: int) -> Float[Tensor, "d_mlp d_model"]:
-    """The weight rounded to so many bits, symmetric, with one scale a neuron."""
-    most = 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / most
-    return (weight / scale).round_() * scale
+def from_rounded(
+    weight: Float[Tensor, "d_mlp d_model"],
+    most: Float[Tensor, "d_mlp 1"],
+    x: Float[Tensor, "token d_model"],
+) -> Float[Tensor, "3 token d_mlp"]:
+    """Scores by the signs of x and W_up, and by W_up rounded to 8 and to 4 bits.
+
+    Rounding is symmetric with one scale a neuron. The products are of whole numbers, which every
+    dtype holds exactly, and are scaled afterwards. Some neurons at a time: all rounded weights of
+    a model would take as much memory as the model.
+
+    Args:
+        weight: W_up.
+        most: Of each neuron, the largest absolute weight.
+        x: The inputs.
+    """
+    kind = torch.float32 if x.dtype == torch.float16 else x.dtype  # whose sums would overflow
+    scores = torch.empty(3, len(x), len(weight), dtype=most.dtype, device=x.device)
+    columns = x.T.to(kind).contiguous()
+    one = torch.ones((), dtype=kind, device=x.device)
+    signs = torch.copysign(one, columns)
+    together, few = _STEPS if x.device.type == "cpu" else (len(weight),) * 2
+    # Written over at each step: new memory would cost more than the arithmetic.
+    narrow = torch.empty(3, together, weight.shape[1], dtype=kind, device=x.device)
+    rooms = torch.empty(2, few, weight.shape[1], dtype=most.dtype, device=x.device)
+    for start in range(0, len(weight), together):
+        stop = min(start + together, len(weight))
+        for at in range(start, stop, few):
+            part = weight[at : min(at + few, stop)]
+            sign, int8, int4 = narrow[:, at - start : at - start + len(part)]
+            room, scaled = rooms[:, : len(part)]
+            torch.copysign(one, part.to(kind), out=sign)
+            torch.mul(room.copy_(part), 127 / most[at : at + len(part)], out=scaled)
+            int8.copy_(torch.round(scaled, out=room))
+            int4.copy_(scaled.mul_(7 / 127).round_())
+        whole, scale = narrow[:, : stop - start], most[start:stop]
+        scores[0, :, start:stop] = (whole[0] @ signs).T
+        scores[1, :, start:stop] = (whole[1] @ columns * (scale / 127)).T
+        scores[2, :, start:stop] = (whole[2] @ columns * (scale / 7)).T
+    return scores
+
+
+def largest(weight: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp 1"]:
+    """Of each neuron, the largest absolute weight; in fp32, or fp64 where the weights are."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return weight.abs().amax(1, keepdim=True).to(dtype).clamp(min=_SMALLEST)
 
 
 def _factors(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,49 +299,51 @@ def _bias(seen: Seen) -> Tensor:
     return bias if isinstance(bias, Tensor) else torch.zeros((), device=seen.x.device)
 
 
-def _choose(seen: Seen) -> tuple[np.ndarray, tuple[tuple[int, int], ...], list[int]]:
-    """Every 8th token that has one before it, in the first windows: places, spans, windows."""
-    follows = pairs(seen.tokens.spans, seen.tokens.positions)[:, 0]
-    chosen, spans, windows = [], [], []
-    total = 0
-    for window, ((start, stop), slot) in enumerate(
-        zip(seen.tokens.spans, seen.tokens.slots, strict=True)
-    ):
-        taken = start + np.arange(1, stop - start, STRIDE)
-        taken = taken[follows[taken]] if slot < WINDOWS else taken[:0]
-        if len(taken):
-            chosen.append(taken)
-            spans.append((total, total + len(taken)))
-            windows.append(window)
-            total += len(taken)
-    places = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
-    return places, tuple(spans), windows
-
-
-def _metrics(said: Tensor, fires: Tensor, held: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """By metric, its value at each token and whether it has one there."""
-    both = (said & fires).sum(1).double()
-    size, active = said.sum(1).double(), fires.sum(1).double()
-    whole = held.sum(1, dtype=torch.float64)
-    weighted = torch.where(said, held, 0.0).sum(1, dtype=torch.float64)
-    always = torch.ones_like(both)
-    some, any_said, any_held = active > 0, size > 0, whole > 0
+def _metrics(said: Bool[Tensor, "token d_mlp"], seen: Seen) -> dict[str, Tensor]:
+    """By metric, its value at each token; NaN where there is none."""
+    d_mlp, active = said.shape[1], seen.active.double()
+    if seen.on_cpu:
+        firings, packed = seen.firings, bits.pack(said.numpy())
+        both, size = bits.count(packed & seen.packed), bits.count(packed)
+        rows = np.repeat(np.arange(len(said)), np.diff(firings.starts))
+        hit = said.numpy()[rows, firings.neurons]
+        held, whole = firings.sums(firings.written * hit), firings.sums(firings.written)
+        both, size, held, whole = map(torch.from_numpy, (both, size, held, whole))
+    else:
+        both, size = (said & (seen.post != 0)).sum(1), said.sum(1)
+        held = torch.where(said, seen.written, 0).sum(1, dtype=torch.float64)
+        whole = seen.written.sum(1, dtype=torch.float64)
     return {
-        "recall": (torch.where(some, both / active.clamp(min=1), 0.0), some),
-        "precision": (torch.where(any_said, both / size.clamp(min=1), 0.0), any_said),
-        "sparsity": (1 - size / said.shape[1], always),
-        "weighted": (torch.where(any_held, weighted / whole.clamp(min=1e-300), 0.0), any_held),
+        "recall": both / active,
+        "precision": both / size.double(),
+        "sparsity": 1 - size.double() / d_mlp,
+        "weighted": held / whole,
     }
 
 
-def _at_budgets(scores: Tensor, fires: Tensor) -> tuple[Tensor, Tensor]:
-    """Recall of the best-scored neurons, `[token, budget]`, and where there is one."""
-    hits = (
-        fires.gather(1, scores.sort(dim=1, descending=True, stable=True).indices).cumsum(1).double()
-    )
-    active = hits[:, -1:]
-    budgets = torch.tensor(BUDGETS, dtype=torch.float64)
-    size = (active * budgets.to(scores.device, non_blocking=True)).ceil()
-    found = hits.gather(1, (size.long() - 1).clamp(0, hits.shape[1] - 1))
-    some = (active > 0).expand_as(found)
-    return torch.where(some, found / active.clamp(min=1), 0.0), some
+def _at_budgets(
+    scores: Float[Tensor, "token d_mlp"],
+    fires: Bool[Tensor, "token d_mlp"],
+    active: Int[Tensor, " token"],
+) -> Float[Tensor, "token budget"]:
+    """Recall of the best-scored neurons; NaN where none fires."""
+    d_mlp = scores.shape[1]
+    budgets = torch.tensor(BUDGETS, dtype=torch.float64).to(scores.device, non_blocking=True)
+    size = (active[:, None] * budgets).ceil().long().clamp(1, d_mlp)
+    everyone = _ascending(scores)
+    firing = _ascending(torch.where(fires, scores, -torch.inf))
+    least = everyone.gather(1, d_mlp - size)  # the smallest score within the budget
+
+    def above_and_equal(ordered: Tensor) -> tuple[Tensor, Tensor]:
+        up_to, below = (torch.searchsorted(ordered, least, right=right) for right in (True, False))
+        return d_mlp - up_to, up_to - below
+
+    above, equal = above_and_equal(everyone)
+    hits, tied = above_and_equal(firing)
+    return (hits + tied * ((size - above) / equal)) / active.double()[:, None]
+
+
+def _ascending(scores: Tensor) -> Tensor:
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.sort(scores.numpy(), axis=1))  # many times faster than torch's
+    return scores.sort(dim=1).values

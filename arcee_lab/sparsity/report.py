@@ -19,6 +19,7 @@ from arcee_lab.sparsity.comparison import Comparison, compare
 from arcee_lab.sparsity.cost import Saving, Weights
 from arcee_lab.sparsity.coverage import Coverage
 from arcee_lab.sparsity.positions import Positions
+from arcee_lab.sparsity.predictors import Predictability
 from arcee_lab.sparsity.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SparsityReport:
         n_documents: Documents read.
         n_windows: Windows they were cut to.
         share: 1 window in so many was shown to the analyses beside the core.
+        stride: Of the tokens of these, predictors were tried on 1 in so many.
         n_shared: Of the N tokens, how many lie in these.
         seconds: Wall time of the pass.
         costs: Seconds that the host spent on each analysis, and on the pass as a whole; an analysis
@@ -63,6 +65,7 @@ class SparsityReport:
     n_documents: int
     n_windows: int
     share: int
+    stride: int
     n_shared: int
     seconds: float
     costs: Mapping[str, float]
@@ -257,8 +260,9 @@ class SparsityReport:
     def _costs(self) -> pd.DataFrame:
         whole = self.costs["pass"]
         tokens = {"pass": self.n_tokens, "core": self.n_tokens}
-        for name, result in self.further.items():
-            tokens[name] = int(result.frame()["n_tokens"].iloc[0])
+        for name, result in self.results.items():
+            if name in self.further or isinstance(result, Predictability):
+                tokens[name] = int(result.frame()["n_tokens"].iloc[0])
         return pd.DataFrame(
             [
                 (
@@ -315,11 +319,12 @@ class SparsityReport:
         mine, theirs = ((r.model, r.dtype, tuple(r.fired.shape)) for r in (self, other))
         if mine != theirs:
             raise ValueError(f"cannot merge the reports of {mine} and {theirs}; expected one model")
-        mine, theirs = ((sorted(r.states), r.share) for r in (self, other))
+        mine, theirs = ((sorted(r.states), r.share, r.stride) for r in (self, other))
         if mine != theirs:
             raise ValueError(
-                f"cannot merge {mine[0]} at 1 window in {mine[1]} with {theirs[0]} at 1 in "
-                f"{theirs[1]}; measure both with the same analyses= and share="
+                f"cannot merge {mine[0]} at 1 window in {mine[1]}, predictors at 1 token in "
+                f"{mine[2]}, with {theirs[0]} at 1 in {theirs[1]} and {theirs[2]}; measure both "
+                "with the same analyses= and share="
             )
         states = {}
         for name, state in self.states.items():

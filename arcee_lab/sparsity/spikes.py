@@ -95,10 +95,14 @@ class Spikes(Analysis):
         return exact.new("top", (shape.layers,), device)
 
     def layer(self, state: State, seen: Seen) -> None:
-        strongest = seen.written.amax(1).double()
+        if seen.on_cpu:
+            strongest = torch.from_numpy(seen.firings.largest(seen.firings.written)).double()
+        else:
+            strongest = seen.written.amax(1).double()
         bias = getattr(seen.mlp.down, "bias", None)
         y = seen.y if not isinstance(bias, torch.Tensor) else seen.y - bias
-        norm = torch.linalg.vector_norm(y, dim=1, dtype=torch.float64)
+        wide = torch.promote_types(y.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(y, dim=1, dtype=wide).double()
         share = torch.where(norm > 0, strongest / norm, 0.0).clamp(max=MOST)
         spans = seen.tokens.spans
         sums, counts = exact.by_window(share, spans), exact.by_window(norm > 0, spans)

@@ -117,32 +117,34 @@ class Pass:
         active: list[Tensor] = []
         inputs: list[Tensor] = []
 
-        def rows(x: Tensor, which: int) -> Tensor:
+        def there(x: Tensor) -> tuple[Tensor, Tensor]:
             # The layers of one model may lie on several devices.
             if x.device not in places:
-                both = (job.tokens.places, job.first)
-                places[x.device] = tuple(  # type: ignore[assignment]
-                    place.to(x.device, non_blocking=True) for place in both
+                places[x.device] = (
+                    job.tokens.places.to(x.device, non_blocking=True),
+                    job.first.to(x.device, non_blocking=True),
                 )
-            return x.reshape(-1, x.shape[-1]).index_select(0, places[x.device][which])
+            return places[x.device]
+
+        def rows(x: Tensor) -> Tensor:
+            return x.reshape(-1, x.shape[-1]).index_select(0, there(x)[0]).to(device)
 
         def saw_input(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs.append(rows(args[0], 0).to(device))
+            inputs.append(rows(args[0]))
 
         def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
-            post = rows(args[0], 0).to(device)
-            first = rows(args[0], 1).to(device)
+            post = args[0].reshape(-1, args[0].shape[-1])
             with self._timed(CORE):
-                active.append(core.add_layer(self.states[CORE], mlp.layer, post, first))
+                active.append(core.add_layer(self.states[CORE], mlp.layer, post, *there(post)))
             if not shown:
                 return
             seen = Seen(
                 layer=mlp.layer,
                 mlp=mlp,
-                post=post,
+                post=rows(args[0]),
                 active=active[-1],
                 x=inputs[-1],
-                y=rows(out, 0).to(device),
+                y=rows(out),
                 before=inputs[-2] if len(inputs) > 1 else None,
                 norms=self.norms[mlp.layer],
                 tokens=job.tokens,
@@ -229,6 +231,7 @@ class Pass:
             "ids": int(windows.ids.astype("int64").sum()),
             "batches": len(self.plan.batches),
             "share": self.plan.share,
+            "stride": self.plan.stride,
             "analyses": list(self.analyses),
             "rank": here.rank,
             "processes": here.size,

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from arcee_lab.sparsity import exact
+from arcee_lab.sparsity import bits, exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Seen, Shape, State
 from arcee_lab.sparsity.exact import Mean
 
@@ -178,35 +178,20 @@ class Unions(Analysis):
         }
 
     def layer(self, state: State, seen: Seen) -> None:
-        fires = seen.post != 0
-        d_mlp = fires.shape[1]
-        sizes = state["within_s"].shape[1]
-        unions, there, whole, keep, slots = [], [], [], [], []
-        for (start, stop), slot in zip(seen.tokens.spans, seen.tokens.slots, strict=True):
-            counted = stop - start
-            so_far = torch.zeros(d_mlp, dtype=torch.bool, device=fires.device)
-            shares = []
-            for power in range(sizes):
-                if 2**power <= counted:
-                    part = fires[start + (2**power // 2 if power else 0) : start + 2**power]
-                    so_far = so_far | _any(part)
-                    shares.append(so_far.sum())
-                else:
-                    shares.append(torch.zeros((), dtype=torch.int64, device=fires.device))
-            unions.append(torch.stack(shares))
-            there.append([float(2**power <= counted) for power in range(sizes)])
-            whole.append((so_far | _any(fires[start:stop])).sum())
-            if slot < WINDOWS:
-                keep.append(start + counted // 2)
-                slots.append(slot)
-        there = torch.tensor(there).to(fires.device, non_blocking=True)
-        exact.add(state, "within", seen.layer, torch.stack(unions) / d_mlp, there)
-        shares = torch.stack(whole) / d_mlp
-        exact.add(state, "sequence", seen.layer, shares, torch.ones_like(shares))
-        if keep:
-            to = exact.places(slots, fires.device)
-            masks = fires.index_select(0, exact.places(keep, fires.device))
-            state["kept_masks"][to, seen.layer] = pack(masks)
+        d_mlp, device = seen.post.shape[1], seen.post.device
+        spans = np.array(seen.tokens.spans)
+        sizes = spans[:, 1] - spans[:, 0]
+        found = of_bits(seen.packed, spans) if seen.on_cpu else of_masks(seen.post != 0, spans)
+        there = torch.from_numpy(sizes[:, None] >= LENGTHS).to(device, non_blocking=True)
+        shares = found.double() / d_mlp
+        exact.add(state, "within", seen.layer, torch.where(there, shares[:, :-1], 0.0), there)
+        exact.add(state, "sequence", seen.layer, shares[:, -1], torch.ones_like(shares[:, -1]))
+        slots = np.array(seen.tokens.slots)
+        kept = np.flatnonzero(slots < WINDOWS)
+        if len(kept):
+            middles = spans[kept, 0] + sizes[kept] // 2
+            to = exact.places(slots[kept], device)
+            state["kept_masks"][to, seen.layer] = _kept(seen, middles)
 
     def batch(self, state: State, tokens, active, losses) -> None:
         kept = [(slot, key) for slot, key in zip(tokens.slots, tokens.keys, strict=True)]
@@ -250,15 +235,55 @@ def pack(masks: Tensor) -> UInt8[Tensor, "*any byte"]:
     return (padded.unflatten(-1, (-1, 8)) * bits).sum(-1, dtype=torch.uint8)
 
 
-def unpack(masks: np.ndarray, d_mlp: int) -> np.ndarray:
-    """What `pack` packed, as booleans."""
-    return np.unpackbits(masks, axis=-1, count=d_mlp).astype(bool)
+def of_bits(
+    packed: UInt8[np.ndarray, "token byte"], spans: Int[np.ndarray, "window 2"]
+) -> Int[Tensor, "window size"]:
+    """Neurons that the first 1, 2, 4, ... tokens of each window use, and all of them at last.
+
+    What a window is too short for is 0.
+    """
+    words = bits.words(packed)
+    unions = np.zeros((len(spans), len(LENGTHS) + 1, words.shape[1]), np.uint64)
+    for window, (start, stop) in enumerate(spans.tolist()):
+        so_far, done = 0, start
+        for place in _reached(stop - start):
+            until = start + 2**place if place >= 0 else stop
+            so_far = so_far | np.bitwise_or.reduce(words[done:until], axis=0)
+            unions[window, place] = so_far
+            done = until
+    return torch.from_numpy(np.bitwise_count(unions).sum(2, dtype=np.int64))
+
+
+def of_masks(
+    fires: Bool[Tensor, "token d_mlp"], spans: Int[np.ndarray, "window 2"]
+) -> Int[Tensor, "window size"]:
+    """The same from booleans."""
+    size = (len(spans), len(LENGTHS) + 1)
+    unions = torch.zeros(size, dtype=torch.int64, device=fires.device)
+    for window, (start, stop) in enumerate(spans.tolist()):
+        so_far, done = torch.zeros_like(fires[0]), start
+        for place in _reached(stop - start):
+            until = start + 2**place if place >= 0 else stop
+            if until > done:
+                so_far = so_far | _any(fires[done:until])
+            unions[window, place] = so_far.sum()
+            done = until
+    return unions
+
+
+def _reached(size: int) -> list[int]:
+    """Places of the lengths that a window of a size holds, then that of the whole window."""
+    return [*range(min(size.bit_length(), len(LENGTHS))), -1]
+
+
+def _kept(seen: Seen, tokens: np.ndarray) -> UInt8[Tensor, "token byte"]:
+    if seen.on_cpu:
+        return torch.from_numpy(seen.packed[tokens, : -(-seen.post.shape[1] // 8)])
+    return pack(seen.post.index_select(0, exact.places(tokens, seen.post.device)) != 0)
 
 
 def _any(fires: Tensor) -> Tensor:
     # The largest of bytes is several times faster than any() of booleans.
-    if not len(fires):
-        return torch.zeros(fires.shape[1], dtype=torch.bool, device=fires.device)
     return fires.view(torch.uint8).amax(0).bool()
 
 
@@ -272,7 +297,7 @@ def _across(masks: np.ndarray, sizes: np.ndarray, d_mlp: int) -> Mean:
     value, half = np.full((2, len(sizes), layers), np.nan)
     windows = np.zeros((len(sizes), layers), np.int64)
     for layer in range(layers):
-        fires = unpack(masks[:, layer], d_mlp)
+        fires = bits.unpack(masks[:, layer], d_mlp)
         for place, size in enumerate(sizes):
             groups = len(fires) // int(size)
             union = fires[: groups * size].reshape(groups, int(size), d_mlp).any(1).mean(1)

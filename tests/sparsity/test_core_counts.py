@@ -67,33 +67,46 @@ def test_equals_the_reference_in_the_dtype_it_runs_in(dtype):
 def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     seed, dtype, tokens, d_mlp, density, signed
 ):
-    """The path of bytes on a CPU and that of other devices; -0.0, of a plain ReLU, is a zero."""
+    """The path of bits on a CPU and that of other devices; -0.0, of a plain ReLU, is a zero."""
     from arcee_lab.sparsity import counting
 
     rng = np.random.default_rng(seed)
     fires = rng.random((tokens, d_mlp)) < density
     values = np.where(fires, rng.uniform(1e-4, 9, fires.shape), -0.0 if signed else 0.0)
     post = torch.from_numpy(values).to(dtype)
-    mask = post != 0
-    for active, fired in (counting.firing(post), (mask.sum(1), mask.sum(0))):
-        assert active.dtype == fired.dtype == torch.int64
-        assert np.array_equal(active, fires.sum(1))
-        assert np.array_equal(fired, fires.sum(0))
+    kind = rng.integers(0, 3, tokens)  # of a row: counted, first, padding
+    places, first = (torch.from_numpy(np.flatnonzero(kind == which)) for which in (0, 1))
+    by_bits = counting.count(post, places, first)
+    for found in (by_bits, counting.count_dense(post, places, first)):
+        assert found.active.dtype == found.fired.dtype == found.fired_first.dtype == torch.int64
+        assert np.array_equal(found.active, fires[kind == 0].sum(1))
+        assert np.array_equal(found.fired, fires[kind == 0].sum(0))
+        assert np.array_equal(found.fired_first, fires[kind == 1].sum(0))
+        counted = post[places].float()
+        assert found.top == (counted.max() if len(counted) else 0)
+        assert (found.overflow, found.nan) == (0, 0)
+    assert np.array_equal(counting.fires(post), fires)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_extremes_see_overflow_and_nan(dtype):
-    from arcee_lab.sparsity.counting import extremes
+def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
+    from arcee_lab.sparsity.counting import count, count_dense
 
-    post = torch.tensor([[0.0, 3.0], [2.0, 70000.0], [1.0, 0.0]], dtype=dtype)
-    top, overflow, nan = extremes(post)
-    assert (top.item(), overflow, nan) == (post.max().float().item(), 1, 0)
-    post[2, 0] = -torch.nan
-    assert extremes(post)[2] == 1
-    post[2, 0] = torch.nan
-    top, overflow, nan = extremes(post)
-    assert (overflow, nan) == (1, 1)
-    assert extremes(post[:0]) == (0, 0, 0)
+    def told(how, counted):
+        found = how(post, torch.tensor(counted, dtype=torch.int64), torch.tensor([3]))
+        return found.top.item(), found.overflow.item(), found.nan.item()
+
+    post = torch.tensor([[0.0, 3.0], [2.0, 70000.0], [1.0, 0.0], [9e4, 0.0]], dtype=dtype)
+    largest = post[:3].max().float().item()
+    for how in (count, count_dense):
+        assert told(how, [0, 1, 2]) == (largest, 1, 0)
+        assert told(how, [0, 2]) == (3.0, 0, 0)
+        assert told(how, []) == (0, 0, 0)
+    for nan in (torch.nan, -torch.nan):
+        post[2, 0] = nan
+        for how in (count, count_dense):
+            assert told(how, [0, 1, 2])[1:] == (1, 1)
+            assert told(how, [0, 1]) == (largest, 1, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -117,7 +130,8 @@ def test_no_update_reads_back_to_the_host(dtype):
         return torch.zeros(size, dtype=kind, device=meta)
 
     counts = core.new_state(shape, meta)
-    active = core.add_layer(counts, 1, blank(n, 24), blank(len(job.first), 24))
+    places = job.tokens.places.to(meta), job.first.to(meta)
+    active = core.add_layer(counts, 1, blank(job.input_ids.numel(), 24), *places)
     core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
     seen = Seen(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),

@@ -1,0 +1,88 @@
+"""A CPU's bits and lists give what the dense path of other devices gives; which tokens count."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from dense import Letters, pair, plant
+
+TEXTS = ["abcdefghabcdefgabbbaacc", "hgf", "aabbccddeeffgg", "cabbage", "fade", "headcabbagefeed"]
+
+
+@pytest.mark.parametrize(("d_mlp", "dtype"), [(72, "float64"), (270, "float64"), (270, "bfloat16")])
+def test_every_analysis_gives_the_same_on_both_paths(monkeypatch, d_mlp, dtype):
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.analysis import Seen
+
+    model = plant(*pair(d_mlp=d_mlp, bias=True))[0].to(getattr(torch, dtype))
+
+    def measured():
+        names = ["all", "low_rank"]
+        return measure(model, Letters(), TEXTS, analyses=names, context=20, batch_size=3, share=1)
+
+    fast = measured().states
+    monkeypatch.setattr(Seen, "on_cpu", property(lambda seen: False))
+    dense = measured().states
+    for name, state in fast.items():
+        for key, tensor in state.items():
+            other = dense[name][key]
+            assert tensor.dtype == other.dtype
+            if name in ("core", "octaves", "unions", "overlap") or key == "max_tile":
+                assert torch.equal(tensor, other), (name, key)
+            else:  # real terms are rounded to 2^-20; in bf16 norms, and what is written, differ
+                limit = tensor.abs().max().item() * (1e-9 if dtype == "float64" else 0.02) + 1
+                assert (tensor - other).abs().max() <= limit, (name, key)
+    assert fast["blocks"]["max_tile"].max() > 0 or d_mlp < 128
+
+
+def test_counts_of_the_share_take_four_bytes_while_they_fit():
+    from arcee_lab.sparsity.analysis import Shape
+    from arcee_lab.sparsity.octaves import Octaves
+
+    def made(tokens):
+        state = Octaves().init(Shape(1, 4, 6, 10, 8, tokens), torch.device("meta"))
+        return state["octaves"].dtype
+
+    assert made(2**31 - 1) == torch.int32
+    assert made(2**31) == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("share", "few", "stride"), [(None, 99, 16), (None, 4096, 1), (1, 99, 1), (2, 4096, 16)]
+)
+def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, share, few, stride):
+    """Of each window of the share, those whose position plus its checksum is a multiple of 16."""
+    from arcee_lab.sparsity import batches, measure
+    from arcee_lab.sparsity.batches import plan
+    from arcee_lab.texts import cut
+
+    monkeypatch.setattr(batches, "FEW_TOKENS", few)
+
+    model = plant(*pair(d_mlp=40, bias=True))[0]
+    windows = cut(
+        Letters(), TEXTS * 3 + ["abcdefgh" * number for number in range(1, 9)], context=20
+    )
+    made = plan(windows, batch_size=4, share=share)
+    assert made.stride == stride
+    expected, found = set(), []
+    for row in range(len(windows)):
+        key = zlib.crc32(windows[row].tobytes())
+        if key % made.share == 0:
+            places = np.arange(2, len(windows[row]))  # the first that counts has none before it
+            expected |= {(row, p) for p in places.tolist() if (p + key) % stride == 0}
+    for (rows, _), job in zip(made.batches, made.jobs(range(len(made.batches))), strict=True):
+        if job.in_share:
+            owner = np.repeat(rows, [stop - start for start, stop in job.tokens.spans])
+            at = job.tokens.sampled
+            found += zip(owner[at].tolist(), job.tokens.positions[at].tolist(), strict=True)
+    assert len(found) == len(expected) > 0
+    assert set(found) == expected
+    report = measure(model, Letters(), windows, share=share)
+    assert set(report.frame("predictors")["n_tokens"].dropna()) == {len(expected)}
+    costs = report.frame("costs").set_index("analysis")["n_tokens"]
+    assert costs["predictors"] == len(expected)
+    assert f"N = {len(expected):,} tokens" in report.result("predictors").headline
+    if (share, stride) == (None, 16):
+        with pytest.raises(ValueError, match="predictors at 1 token in 16"):
+            report.merge(measure(model, Letters(), windows, share=1))
