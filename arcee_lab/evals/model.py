@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -22,6 +22,7 @@ from arcee_lab.evals.caching import require_own_cache
 from arcee_lab.evals.changing import changes_of
 from arcee_lab.evals.encoding import Encoder
 from arcee_lab.evals.finding import quiet_lm_eval
+from arcee_lab.evals.heads.rows import Advance
 from arcee_lab.evals.packed import Cost, Scorer
 from arcee_lab.evals.rolling import windows_of
 from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_in
@@ -36,7 +37,6 @@ BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
 BUDGET_ELSEWHERE = 16384
 
 Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
-Advance = Callable[[float], Any]
 _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
@@ -402,10 +402,13 @@ class ArceeLab(_Base):
                     f"window has {self.max_length}, prompt included; set max_gen_toks lower, e.g. "
                     f"--gen_kwargs max_gen_toks={self.max_length // 2}."
                 )
-        with self._scorer.changes.around(self.model):
-            answers = super().generate_until(requests, disable_tqdm=True)
-        advance(len(requests))
-        return answers
+        own = self.cache_hook
+        self.cache_hook = _Telling(own, advance)
+        try:
+            with self._scorer.changes.around(self.model):
+                return super().generate_until(requests, disable_tqdm=True)
+        finally:
+            self.cache_hook = own
 
     def _encoder(self) -> Encoder:
         return Encoder(self.tokenizer, self.prefix_token_id, self.add_bos_token)
@@ -418,6 +421,17 @@ class ArceeLab(_Base):
             return
         with tqdm(total=total, desc=what, disable=disable or self.rank != 0) as bar:
             yield bar.update
+
+
+class _Telling(NamedTuple):
+    """A cache hook, which lm-eval calls as soon as it has a text, that moves a bar too."""
+
+    own: Any
+    advance: Advance
+
+    def add_partial(self, *answer: Any) -> None:
+        self.own.add_partial(*answer)
+        self.advance(1)
 
 
 def _values(intervention: Values) -> tuple[Intervention, ...]:

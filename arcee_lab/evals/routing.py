@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.changing import Changes, changes_of
 from arcee_lab.evals.heads.qa import find_spans
-from arcee_lab.evals.heads.rows import label_columns
+from arcee_lab.evals.heads.rows import Advance, label_columns
 from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
 from arcee_lab.interventions import Intervention
@@ -75,7 +76,7 @@ class Heads:
     ready: dict[str, Ready] = field(default_factory=dict)
 
     def loglikelihood(
-        self, requests: Sequence[Instance], advance: Callable[[int], Any]
+        self, requests: Sequence[Instance], advance: Advance
     ) -> list[tuple[float, bool]]:
         """Log-probability of each request's label, and whether it is the head's choice."""
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
@@ -94,17 +95,20 @@ class Heads:
                 texts = {text: n for n, text in enumerate(dict.fromkeys(text for text, _ in asked))}
                 with ready.changes.around(ready.model):
                     scores = score_sequence(
-                        ready.model, ready.tokenizer, list(texts), batch_size=self._batch(ready)
+                        ready.model,
+                        ready.tokenizer,
+                        list(texts),
+                        batch_size=self._batch(ready),
+                        advance=partial(_times, advance, len(numbers)),
                     )
             best = scores.argmax(dim=-1).tolist()
             rows = scores.tolist()
             for number, (text, label) in zip(numbers, asked, strict=True):
                 row, column = texts[text], at[label.strip()]
                 answers[number] = (rows[row][column], best[row] == column)
-            advance(len(numbers))
         return answers
 
-    def generate(self, requests: Sequence[Instance], advance: Callable[[int], Any]) -> list[str]:
+    def generate(self, requests: Sequence[Instance], advance: Advance) -> list[str]:
         """What the token or QA head says of each request's document, as text."""
         answers = [""] * len(requests)
         for task, head, numbers in _by_task(requests):
@@ -117,10 +121,10 @@ class Heads:
                 docs = [requests[n].doc for n in numbers]
                 _require_columns(docs[0], head)
                 with ready.changes.around(ready.model):
-                    found = _ANSWERS[head](ready, docs, self._batch(ready))
+                    share = partial(_times, advance, len(numbers))
+                    found = _ANSWERS[head](ready, docs, self._batch(ready), share)
             for number, text in zip(numbers, found, strict=True):
                 answers[number] = text
-            advance(len(numbers))
         return answers
 
     def model(self, head: str, task: str) -> nn.Module:
@@ -160,7 +164,12 @@ class Heads:
         return self.ready[head]
 
 
-def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int) -> list[str]:
+def _times(advance: Advance, requests: int, share: float) -> None:
+    """Tells of a share of some requests in requests."""
+    advance(requests * share)
+
+
+def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
     labelled = label_words(
         ready.model,
         ready.tokenizer,
@@ -168,11 +177,12 @@ def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int) -> list[str
         texts=[doc.get("text") for doc in docs],
         expected={label for doc in docs for label in doc.get("labels", ())},
         batch_size=batch,
+        advance=advance,
     )
     return [json.dumps(labels) for labels in labelled]
 
 
-def _span(ready: Ready, docs: Sequence[dict[str, Any]], batch: int) -> list[str]:
+def _span(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
     return find_spans(
         ready.model,
         ready.tokenizer,
@@ -180,6 +190,7 @@ def _span(ready: Ready, docs: Sequence[dict[str, Any]], batch: int) -> list[str]
         [doc["context"] for doc in docs],
         may_be_empty=[bool(doc.get("may_be_empty")) for doc in docs],
         batch_size=batch,
+        advance=advance,
     )
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -107,9 +107,10 @@ def run(
     )
     if interventions is not None:
         lm.intervene(interventions)
-    for task in loaded["tasks"].values():
-        _set_fewshot(task, num_fewshot)
-    return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
+    with ExitStack() as stack:
+        for task in loaded["tasks"].values():
+            stack.enter_context(_fewshot(task, num_fewshot))
+        return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
 
 
 def as_lm(
@@ -189,14 +190,19 @@ def _run(
     return result
 
 
-def _set_fewshot(task: Any, wanted: int | None) -> None:
-    """As lm-eval does: a task that says 0 keeps it."""
+@contextmanager
+def _fewshot(task: Any, wanted: int | None) -> Iterator[None]:
+    """Sets examples as lm-eval does, where a task that says 0 keeps it; undone in the end."""
     own = task.get_config("num_fewshot")
     if wanted is not None and own != 0:
         task.set_config(key="num_fewshot", value=wanted)
     elif own is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    try:
+        yield
+    finally:
+        task.set_config(key="num_fewshot", value=own)
 
 
 def _documents(task: Any, limit: int | None) -> int:

@@ -188,3 +188,37 @@ def test_bad_numbers_and_a_window_too_small(demo):
         ArceeLab(demo[0])
     with pytest.raises(ValueError, match="head='qa', but the model in memory has the causal head"):
         ArceeLab(*demo, head="qa")
+
+
+def test_examples_are_those_of_one_run(lm, tmp_path):
+    """A run sets a task's number of examples, and the next one finds the task's own."""
+    rows = [f'{{"q": "The dogs {n}", "a": " sleep."}}\n' for n in range(6)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: json\noutput_type: loglikelihood\ntest_split: test\n"
+        "training_split: train\nfewshot_split: train\ndoc_to_text: q\ndoc_to_target: a\n"
+        f"dataset_kwargs: {{data_files: {{train: {tmp_path}/train.jsonl, "
+        f"test: {tmp_path}/test.jsonl}}}}\nmetric_list: [{{metric: acc}}]\n"
+    )
+    own = find_tasks(tmp_path / "own.yaml")
+    plain, shots, again = (
+        run(lm, tasks=own, num_fewshot=n, progress=False) for n in (None, 2, None)
+    )
+    assert [one.settings["num_fewshot"]["own"] for one in (plain, shots, again)] == [0, 2, 0]
+    prompts = [one.samples["own"][0]["arguments"][0][0] for one in (plain, shots, again)]
+    assert [prompt.count("The dogs") for prompt in prompts] == [1, 3, 1]
+    assert plain.scores == again.scores
+
+
+def test_the_bar_moves_while_texts_are_generated_and_heads_answer():
+    lm = ArceeLab("demo", device="cpu", batch_size=2)
+    told: list[float] = []
+    lm.bar = lambda total: told.append
+    names = {"arcee_demo_copy": 4, "arcee_demo_ner": 20, "arcee_demo_qa": 20}
+    for name, task in find_tasks(list(names))["tasks"].items():
+        told.clear()
+        task.build_all_requests(limit=names[name])
+        assert len(lm.generate_until(task.instances)) == names[name]
+        assert sum(told) == pytest.approx(names[name])
+        assert len(told) >= 3

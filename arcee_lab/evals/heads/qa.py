@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.answering import Answer, Window, cut_windows, spans_of
-from arcee_lab.evals.heads.rows import in_batches, require_head
+from arcee_lab.evals.heads.rows import Advance, in_batches, require_head
 
 
 @torch.no_grad()
@@ -21,6 +21,7 @@ def find_spans(
     max_answer_tokens: int = 30,
     max_length: int | None = None,
     batch_size: int = 8,
+    advance: Advance | None = None,
 ) -> list[str]:
     """The best span of each context, as text.
 
@@ -38,6 +39,7 @@ def find_spans(
         max_answer_tokens: Longest span in tokens.
         max_length: Tokens a window, question included; the model's context by default.
         batch_size: Windows a forward.
+        advance: Called behind each forward with its share of the work.
 
     Raises:
         ValueError: The model has another head, a question or context is empty, or a window has no
@@ -52,7 +54,9 @@ def find_spans(
         windows += found
     best: list[Answer | None] = [None] * len(questions)
     empty = [float("inf")] * len(questions)  # of several windows, the one surest of an answer
-    for numbers, ids, mask in in_batches(parts, [w.ids for w in windows], batch_size=batch_size):
+    for numbers, ids, mask in in_batches(
+        parts, [w.ids for w in windows], batch_size=batch_size, advance=advance
+    ):
         output = model(input_ids=ids, attention_mask=mask)
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         for row, number in enumerate(numbers):

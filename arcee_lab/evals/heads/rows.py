@@ -1,13 +1,15 @@
 """Texts of unequal length through a model: sorted, padded on the right, masked."""
 
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.texts import plan_batches
+
+Advance = Callable[[float], Any]  # told how much more is done
 
 
 def require_head(model: nn.Module, head: str) -> Anatomy:
@@ -67,7 +69,11 @@ def require_room(parts: Anatomy, rows: Sequence[Sequence[int]]) -> None:
 
 
 def in_batches(
-    parts: Anatomy, rows: Sequence[Sequence[int]], *, batch_size: int
+    parts: Anatomy,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    advance: Advance | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
     """Rows of token ids as padded batches, shortest first.
 
@@ -75,6 +81,7 @@ def in_batches(
         parts: The model, whose device the tensors go to.
         rows: Token ids.
         batch_size: Rows a batch.
+        advance: Called behind each batch with its share of all rows.
 
     Yields:
         The rows' numbers, their ids `[batch, pos]`, and the attention mask `[batch, pos]`.
@@ -86,3 +93,5 @@ def in_batches(
         ids = torch.tensor([[*rows[n], *[pad] * (width - len(rows[n]))] for n in numbers])
         mask = torch.tensor([[1] * len(rows[n]) + [0] * (width - len(rows[n])) for n in numbers])
         yield numbers, ids.to(device), mask.to(device)
+        if advance is not None:
+            advance(len(numbers) / len(rows))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.heads.rows import (
+    Advance,
     head_labels,
     in_batches,
     label_columns,
@@ -25,6 +26,7 @@ def score_sequence(
     *,
     labels: Sequence[str] | None = None,
     batch_size: int = 8,
+    advance: Advance | None = None,
 ) -> Float[Tensor, "text n_labels"]:
     """What a sequence head makes of texts; a text that comes twice is read once.
 
@@ -34,6 +36,7 @@ def score_sequence(
         texts: The texts.
         labels: The labels wanted, in this order; all of the head's, in its order, by default.
         batch_size: Texts a forward.
+        advance: Called behind each forward with its share of the work.
 
     Returns:
         Natural logarithms of probabilities over all labels of the head, in float32 on the CPU.
@@ -60,7 +63,7 @@ def score_sequence(
     rows = [tokenizer(text, verbose=False)["input_ids"] for text in distinct]
     require_room(parts, rows)
     scores = torch.empty(len(rows), len(columns))
-    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size):
+    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         scores[list(numbers)] = logits.float().log_softmax(-1).cpu()[:, columns]
     return scores[[distinct[text] for text in texts]]

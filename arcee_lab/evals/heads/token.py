@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.heads.rows import (
+    Advance,
     head_labels,
     in_batches,
     require_head,
@@ -78,6 +79,7 @@ def label_words(
     texts: Sequence[str | None] | None = None,
     expected: Iterable[str] = (),
     batch_size: int = 8,
+    advance: Advance | None = None,
 ) -> list[list[str]]:
     """The labels that a token head gives to words.
 
@@ -89,6 +91,7 @@ def label_words(
             a tokenizer may make another token of a full stop behind a space.
         expected: Labels that the head must know, such as the right ones.
         batch_size: Documents a forward.
+        advance: Called behind each forward with its share of the work.
 
     Returns:
         One label a word.
@@ -123,7 +126,7 @@ def label_words(
         ends.append(last_tokens(encoded["offset_mapping"], spans))
     require_room(parts, rows)
     labels: list[list[str]] = [[] for _ in rows]
-    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size):
+    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
         best = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.argmax(-1).tolist()
         for number, row in zip(numbers, best, strict=True):
             labels[number] = [names[row[end]] for end in ends[number]]
