@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--share",
         type=flags.positive,
         metavar="N",
-        help="analyses beside the core look at 1 window in N (default: 8, or 1 below 64 windows)",
+        help="analyses beside the core look at 1 window in N, and predictors at 1 token in 16 of "
+        "those; 1 shows them everything (default: 8, or all windows below 64)",
     )
 
 
@@ -102,7 +103,9 @@ def _measured(
     if here.first:
         folder.mkdir(exist_ok=True)
         run = prepare(model, windows, wanted, share=args.share, batch_size=args.batch_size)
-        print(f"{name or args.model}: {estimate(run, processes=here.size)}", flush=True)
+        further = [analysis for analysis in wanted if analysis in registry.FURTHER]
+        said = estimate(run, further=further, processes=here.size)
+        print(f"{name or args.model}: {said}", flush=True)
     here.barrier()
     report = measure(
         model,

@@ -13,7 +13,7 @@ grouping. Means of real numbers are held in fixed point for that reason; see `ex
 A streamed analysis subclasses `Analysis` and stands in `registry.STREAMED`. One that needs further
 forwards (CETT, truncation curves, co-activation, a trained probe) is a function
 
-    analysis(model, tokenizer, windows, *, batch_size) -> a frozen dataclass, a `Result`
+    analysis(model, tokenizer, windows, *, batch_size, progress) -> a frozen dataclass, a `Result`
 
 and stands in `registry.FURTHER`. `measure(..., analyses=["cett"])` calls it after the pass and puts
 what it gives into `report.further["cett"]`.

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from arcee_lab.interventions import Cett
 from arcee_lab.sparsity.analysis import Result
@@ -148,6 +149,7 @@ def cett_ppl(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> CettPerplexity:
     """Finds the largest common CETT that perplexity allows, on a sample of tokens.
 
@@ -163,6 +165,7 @@ def cett_ppl(
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the order in which documents are drawn.
+        progress: Whether to show bars on stderr.
 
     Raises:
         ValueError: A gated MLP, no language-model head, an increase that is not positive, texts
@@ -178,7 +181,7 @@ def cett_ppl(
     if not increases or min(increases) <= 0:
         raise ValueError(f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%")
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
-    curves = curves_of(model, sample, batch_size=batch_size, seed=seed)
+    curves = curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
     layers = mlps(model)
     norms = curves.norms.to(model.device)
     tried: dict[float, int] = {}
@@ -197,6 +200,7 @@ def cett_ppl(
             with truncating(layers, norms, "cett", parameters, batch=batch, kept=left):
                 logits = logits_of(model, batch)
             add(scores, batch.as_one_group(), logits, logits)
+            bar.update(int(batch.attention_mask.sum()))
         mean = float(scores.nll.sum() / scores.targets.sum())
         if not losses and not np.isfinite(mean):
             raise ValueError(
@@ -209,15 +213,16 @@ def cett_ppl(
         n_targets.append(int(scores.targets.sum()))
         return tried[level]
 
-    attempt(0.0)
     found = []
-    for increase in increases:
-        low, high = 0.0, 1.0
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            good = np.exp(losses[attempt(middle)] - losses[0]) <= 1 + increase
-            low, high = (middle, high) if good else (low, middle)
-        found.append(tried[low])
+    with tqdm(unit="tok", unit_scale=True, disable=not progress) as bar:
+        attempt(0.0)
+        for increase in increases:
+            low, high = 0.0, 1.0
+            for _ in range(STEPS):
+                middle = (low + high) / 2
+                good = np.exp(losses[attempt(middle)] - losses[0]) <= 1 + increase
+                low, high = (middle, high) if good else (low, middle)
+            found.append(tried[low])
     return CettPerplexity(
         increases=tuple(increases),
         found=tuple(found),

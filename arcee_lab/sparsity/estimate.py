@@ -1,10 +1,13 @@
 """What a measurement will take, before it runs."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from arcee_lab.sparsity import registry
+from arcee_lab.sparsity.sample import DEFAULT_TOKENS
 from arcee_lab.sparsity.stream import Pass, new_states
 
 _STATISTICS = 1.3  # a pass takes so many times its forwards, about
@@ -17,11 +20,13 @@ class Estimate:
     Attributes:
         windows: Windows to read.
         tokens: Their tokens, first positions included.
-        shared: Tokens that the analyses beside the core look at.
+        shared: Tokens that the analyses beside the core look at; 0 where there are none.
         share: 1 window in so many.
         forwards: Forwards of this rank.
         state_bytes: What the counts take on the model's device, whatever the length of the text.
-        seconds: About how long this rank takes; from the time of one forward.
+        seconds: About how long this rank takes for the pass; from the time of one forward.
+        further: Analyses with forwards of their own, after the pass.
+        further_seconds: About how long those take.
     """
 
     windows: int
@@ -31,15 +36,24 @@ class Estimate:
     forwards: int
     state_bytes: int
     seconds: float
+    further: tuple[str, ...]
+    further_seconds: float
 
     def __str__(self) -> str:
-        minutes = self.seconds / 60
-        about = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+        closely, then = "", ""
+        if self.shared:
+            closely = f"1 window in {self.share} looked at closely ({self.shared:,} tokens); "
+        if self.further:
+            then = f", then {_about(self.further_seconds)} for {', '.join(self.further)}"
         return (
             f"{self.tokens:,} tokens in {self.windows:,} windows, {self.forwards:,} forwards; "
-            f"1 window in {self.share} looked at closely ({self.shared:,} tokens); counts take "
-            f"{self.state_bytes / 1e6:,.1f} MB; about {about}"
+            f"{closely}counts take {self.state_bytes / 1e6:,.1f} MB; about "
+            f"{_about(self.seconds)}{then}"
         )
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def state_bytes(run: Pass) -> int:
@@ -48,12 +62,13 @@ def state_bytes(run: Pass) -> int:
     return sum(x.nbytes for state in states.values() for x in state.values())
 
 
-def estimate(run: Pass, *, processes: int = 1) -> Estimate:
+def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> Estimate:
     """Estimates a pass; runs one forward twice, on one window of middling length.
 
     Args:
         run: The pass, from `measure.prepare`.
-        processes: Ranks that share it.
+        further: Analyses of `registry.FURTHER` that follow it, on samples of their default size.
+        processes: Ranks that share the pass.
     """
     windows = run.plan.windows
     sizes = windows.bounds[1:] - windows.bounds[:-1]
@@ -65,13 +80,16 @@ def estimate(run: Pass, *, processes: int = 1) -> Estimate:
             out = run.model.base_model(input_ids=ids.to(run.model.device), use_cache=False)
         float(out[0][0, -1, 0])  # waits for the device
         seconds = time.perf_counter() - began
-    whole = seconds / ids.shape[1] * windows.n_tokens / processes * _STATISTICS
+    token = seconds / ids.shape[1] * _STATISTICS
+    readings = sum(registry.READINGS[name] for name in further)
     return Estimate(
         windows=len(windows),
         tokens=windows.n_tokens,
-        shared=run.plan.shared_tokens,
+        shared=run.plan.shared_tokens if run.analyses else 0,
         share=run.plan.share,
         forwards=-(-len(run.plan.batches) // processes),
         state_bytes=state_bytes(run),
-        seconds=whole,
+        seconds=token * windows.n_tokens / processes,
+        further=tuple(further),
+        further_seconds=token * min(windows.n_tokens, DEFAULT_TOKENS) * readings,
     )

@@ -62,7 +62,7 @@ def measure(
             model and texts, and gets the report of all.
         resume: A file to save the state to every minute and to go on from after a kill. Ranks need
             one each.
-        progress: Whether to show a bar with tokens/s on stderr.
+        progress: Whether to show bars with tokens/s on stderr.
 
     Returns:
         The counts, with frames, figures and files.
@@ -108,7 +108,10 @@ def measure(
     for name in names:
         if name in registry.FURTHER and here.first:
             began = time.perf_counter()
-            results[name] = registry.further(name)(inner, tokenizer, windows, batch_size=batch_size)
+            analysis = registry.further(name)
+            results[name] = analysis(
+                inner, tokenizer, windows, batch_size=batch_size, progress=progress
+            )
             costs[name] = time.perf_counter() - began
     return replace(report, further=results, costs=costs)
 

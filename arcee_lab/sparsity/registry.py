@@ -24,6 +24,8 @@ FURTHER: dict[str, str] = {
     "cett_ppl": "arcee_lab.sparsity.cett_ppl:cett_ppl",
     "truncation": "arcee_lab.sparsity.truncation:truncation",
 }
+# About how often each of these reads its sample; for the estimate before a run.
+READINGS = {"cett": 3, "cett_ppl": 28, "truncation": 72}
 # Takes long to prepare, so only when it is named.
 _PREPARED = {"low_rank"}
 GROUPS = {

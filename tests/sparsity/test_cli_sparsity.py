@@ -28,7 +28,7 @@ def run(*words, analyses="core"):
     from arcee_lab.cli import main
 
     try:
-        return main(["sparsity", *map(str, words), "--analyses", analyses])
+        return main(["sparsity", *map(str, words), "--analyses", *analyses.split()])
     except SystemExit as stop:
         return stop.code
 
@@ -77,6 +77,19 @@ def test_writes_every_file_and_says_where(tmp_path, text, capsys):
         rate = neurons.loc[neurons["layer"] == row["layer"], "rate"]
         assert row["zeros"] == pytest.approx(1 - rate.mean())
         assert re.search(rf"^ +{row['layer']} +{row['zeros']:.1%} ", said.out, re.MULTILINE)
+
+
+def test_several_analyses_of_both_kinds_by_name(tmp_path, text, capsys):
+    out = tmp_path / "out"
+    words = ["demo", "--text", text, text, "--out", out]
+    assert run(*words, analyses="overlap cett") == 0
+    said = capsys.readouterr()
+    wanted = files(CORE | {"overlap", "cett"}) | {"further.safetensors"}
+    assert {path.name for path in out.iterdir()} == wanted
+    assert re.search(r"about \d+ s, then \d+ s for cett\n", said.out)
+    costs = pd.read_parquet(out / "costs.parquet")
+    assert list(costs["analysis"]) == ["pass", "core", "overlap", "cett"]
+    assert re.search(r"^cett +\d+\.\d\d +\d+   demo: ", said.out, re.MULTILINE)
 
 
 def test_the_same_command_again_gives_the_same_numbers(tmp_path, capsys):

@@ -43,6 +43,24 @@ def test_they_equal_the_calls_of_their_own(report, demo):
     assert (sparsest["sparsity"] > sparsest["zeros"]).all()
 
 
+def test_the_estimate_names_them_and_their_time(demo):
+    from arcee_lab.sparsity import registry
+    from arcee_lab.sparsity.estimate import estimate
+    from arcee_lab.sparsity.measure import prepare
+    from arcee_lab.texts import cut
+
+    assert set(registry.READINGS) == set(registry.FURTHER)
+    windows = cut(demo[1], TEXTS, context=1024)
+    run = prepare(demo[0], windows, (), share=None, batch_size=2)
+    found = estimate(run, further=["cett", "truncation"])
+    assert found.shared == 0
+    assert "closely" not in str(found)
+    # So short a text is the sample itself.
+    assert found.further_seconds == pytest.approx(found.seconds * (3 + 72))
+    assert str(found).endswith(" for cett, truncation")
+    assert "then" not in str(estimate(run))
+
+
 def test_saved_and_read_again_they_are_the_same(report, tmp_path):
     from arcee_lab.sparsity import SparsityReport
 
