@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     def report(result: Evaluation) -> None:
         files = result.save(args.out)
         print(f"{result.headline}\n\n{table(result.scores)}\n")
-        print(f"files  {args.out}: {', '.join(sorted(path.name for path in files))}")
+        print(f"files  {args.out}: results.json, scores.csv, samples_TASK.jsonl ({len(files) - 2})")
 
     try:
         result = evaluate(

@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         figure = probes.figure()
         storage.write_atomic(args.out / "probes.png", figure._repr_png_())
         print(probes.frame().to_string(index=False, float_format="{:.3f}".format) + "\n")
-    trained = train_head(model, tokenizer, train, test=test, recipe=recipe)
+    trained = train_head(
+        model, tokenizer, train, test=test, recipe=recipe, resume=args.out / "unfinished"
+    )
     folder = trained.save(args.out / "checkpoint")
     print(trained)
     print(f"\nload   al.load({str(folder)!r}, head={args.head!r})")

@@ -2,11 +2,13 @@
 
 import copy
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
+from arcee_lab import storage
 from arcee_lab.evals import metrics
 from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
@@ -32,6 +34,7 @@ from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.training.heads.recipe import HeadRecipe
+from arcee_lab.training.heads.resuming import ResumableTrainer, SaveNowAndThen, last_state
 from arcee_lab.training.heads.trained import TrainedHead
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # LoRA's
@@ -49,6 +52,7 @@ def train_head(
     *,
     test: Labelled | None = None,
     recipe: HeadRecipe | None = None,
+    resume: str | Path | None = None,
     progress: bool = True,
 ) -> TrainedHead:
     """Fits a new sequence or token head.
@@ -60,13 +64,17 @@ def train_head(
         train: What to fit it on; decides the kind of head and its labels.
         test: Held-out texts with the same labels, scored at the end.
         recipe: How; `HeadRecipe()` by default.
+        resume: A folder for the state of the run, written every two minutes and removed in the end.
+            The same call goes on from what a killed one left there, to the very same weights. It
+            holds Trainer's own files, some of which torch pickles and reads as plain tensors.
         progress: Show a bar over the steps.
 
     Returns:
         The model with its head, scores and losses.
 
     Raises:
-        ValueError: The texts do not fit the model or one another, or LoRA's package is missing.
+        ValueError: The texts do not fit the model or one another, LoRA's package is missing, or
+            `resume` is the folder of another run.
 
     Example:
         >>> import arcee_lab as al
@@ -87,24 +95,29 @@ def train_head(
     recipe = recipe or HeadRecipe()
     parts = anatomy(model)
     rows = encode(parts, tokenizer, train)
+    settings = {
+        "model": parts.model.name_or_path,
+        "head": train.head,
+        "labels": list(train.names),
+        "texts": len(train),
+        "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
+        "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
+    }
+    folder = None if resume is None else storage.claim(resume, settings)
     with _seeds_kept(recipe.seed):
         headed = _new_head(parts.backbone, train)
-        losses = _fit(headed, rows, recipe, token=train.head == "token", progress=progress)
+        token = train.head == "token"
+        losses = _fit(headed, rows, recipe, token=token, folder=folder, progress=progress)
     headed.name_or_path = parts.model.name_or_path
+    if folder is not None:
+        shutil.rmtree(folder)
     return TrainedHead(
         model=headed,
         tokenizer=tokenizer,
         scores=() if test is None else _scored(headed, tokenizer, test, recipe.batch_size),
         majority=(train if test is None else test).majority,
         losses=tuple(losses),
-        settings={
-            "model": parts.model.name_or_path,
-            "head": train.head,
-            "labels": list(train.names),
-            "texts": len(train),
-            "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
-            "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
-        },
+        settings=settings,
     )
 
 
@@ -127,20 +140,28 @@ def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
 
 
 def _fit(
-    model: ArceePreTrainedModel, rows: list, recipe: HeadRecipe, *, token: bool, progress: bool
+    model: ArceePreTrainedModel,
+    rows: list,
+    recipe: HeadRecipe,
+    *,
+    token: bool,
+    folder: Path | None,
+    progress: bool,
 ) -> list[dict[str, int | float]]:
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
     trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
     cache, model.config.use_cache = model.config.use_cache, False
-    watch = _Watch(progress=progress)
+    callbacks: list[TrainerCallback] = [_Watch(progress=progress)]
+    if folder is not None:
+        callbacks.append(SaveNowAndThen(_LOG_EVERY))
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
+        with tempfile.TemporaryDirectory() as nothing:
+            trainer = ResumableTrainer(
                 model=trained,
                 args=TrainingArguments(
-                    output_dir=folder,
+                    output_dir=nothing if folder is None else str(folder),
                     num_train_epochs=recipe.epochs,
                     per_device_train_batch_size=recipe.batch_size,
                     learning_rate=recipe.rate,
@@ -148,7 +169,8 @@ def _fit(
                     seed=recipe.seed,
                     use_cpu=model.device.type == "cpu",
                     logging_steps=_LOG_EVERY,
-                    save_strategy="no",
+                    save_strategy="no",  # but when `SaveNowAndThen` asks for it
+                    save_total_limit=1,
                     report_to=[],
                     disable_tqdm=True,
                     remove_unused_columns=False,
@@ -156,11 +178,12 @@ def _fit(
                 ),
                 train_dataset=rows,  # pyright: ignore[reportArgumentType]
                 data_collator=partial(collate, token=token, pad=model.config.pad_token_id or 0),
-                callbacks=[watch],
+                callbacks=callbacks,
             )
             trainer.remove_callback(PrinterCallback)
             trainer.remove_callback(ProgressCallback)
-            trainer.train()
+            state = None if folder is None else last_state(folder)
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
         if recipe.tune == "lora":
             trained.merge_and_unload()
     finally:
@@ -168,7 +191,8 @@ def _fit(
         for name, weight in model.named_parameters():
             weight.requires_grad_(wanted.get(name, True))
     model.eval()
-    return watch.losses
+    logged = [one for one in trainer.state.log_history if "loss" in one]
+    return [{"step": int(one["step"]), "loss": float(one["loss"])} for one in logged]
 
 
 def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
@@ -188,21 +212,20 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
 
 
 class _Watch(TrainerCallback):
-    """Keeps the losses, and moves a bar; Trainer's own callbacks print."""
+    """Moves a bar; Trainer's own callbacks print."""
 
     def __init__(self, *, progress: bool):
-        self.losses: list[dict[str, int | float]] = []
         self._bar = tqdm(unit="step", disable=not progress)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.reset(total=state.max_steps)
+        self._bar.update(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self.losses.append({"step": state.global_step, "loss": float(logs["loss"])})
             self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
