@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,8 +67,8 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     ids = np.random.default_rng(0).integers(3, 1000, TOKENS).astype(np.int32)
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
-    # As with more windows, 1 token in 16 goes to the predictors; of so few, all are in the share.
-    plan = batches.plan(windows, batch_size=len(windows), share=None)
+    # All windows are shown; predictors are tried on 1 token in 16, as of a text of any length.
+    plan = replace(batches.plan(windows, batch_size=4, share=1), stride=batches.STRIDE)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]

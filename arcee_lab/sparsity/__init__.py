@@ -41,6 +41,7 @@ batches       which windows go into which forward, and which are in the share
 stream        the pass: hooks, ranks, resuming
 measure       the call
 report        SparsityReport: frames and figures; files: what it writes and reads
+tables        its tables of layers, neurons, tokens and costs
 passage       a few neurons on a few words, one by one
 page          report.html
 """

@@ -10,7 +10,8 @@ from arcee_lab import storage
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.domains import Domains
 from arcee_lab.sparsity.passage import Passage, read_passage
-from arcee_lab.sparsity.report import RARE, SparsityReport
+from arcee_lab.sparsity.report import SparsityReport
+from arcee_lab.sparsity.tables import RARE
 from arcee_lab.texts import Windows
 from arcee_lab.views.figure import Figure, png
 from arcee_lab.views.html import bar_list, key_table

@@ -9,27 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import core, registry
+from arcee_lab.sparsity import core, registry, tables
 from arcee_lab.sparsity.analysis import Result, State, join
 from arcee_lab.sparsity.comparison import Comparison, compare
 from arcee_lab.sparsity.cost import Saving, Weights
 from arcee_lab.sparsity.coverage import Coverage
 from arcee_lab.sparsity.positions import Positions
-from arcee_lab.sparsity.predictors import Predictability
 from arcee_lab.sparsity.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
-
-RARE = 0.001  # below this rate a neuron counts as rare
-HOT = 0.5  # above this one as hot
-# Frames that need no analysis beside the core, and results that stand on it.
-_PLAIN = ("layers", "neurons", "tokens", "costs")
-_DERIVED = ("coverage", "positions", "ids", "saving")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -189,9 +181,9 @@ class SparsityReport:
             ValueError: Another word, or an analysis that was not asked for.
         """
         if what == "thresholds" and "octaves" in self.states:
-            return self._thresholds()
-        if what in _PLAIN:
-            return getattr(self, f"_{what}")()
+            return tables.thresholds(self)
+        if what in tables.PLAIN:
+            return tables.PLAIN[what](self)
         return self.result(what).frame()
 
     def result(self, name: str) -> Result:
@@ -207,104 +199,12 @@ class SparsityReport:
             raise ValueError(
                 f"{name!r} was not measured; ask for it: measure(..., analyses=[{wanted!r}])"
             )
-        known = ", ".join([*_PLAIN, "thresholds", *self.results])
+        known = ", ".join([*tables.PLAIN, "thresholds", *self.results])
         raise ValueError(f"there is no {name!r} in the report; expected one of {known}")
-
-    def _layers(self) -> pd.DataFrame:
-        rates, counted = self.rates, self.states["core"]
-        return pd.DataFrame(
-            {
-                "layer": range(len(self.fired)),
-                "zeros": self.zeros.numpy(),
-                "zeros_first": self.zeros_first.numpy(),
-                "active_mean": (self.fired.sum(dim=1) / self.n_tokens).numpy(),
-                "active_p05": self.quantiles(0.05).numpy(),
-                "active_p50": self.quantiles(0.50).numpy(),
-                "active_p95": self.quantiles(0.95).numpy(),
-                "hot": (rates > HOT).sum(dim=1).numpy(),
-                "rare": (rates < RARE).sum(dim=1).numpy(),
-                "dead": self.dead.numpy(),
-                "dead_below": 3 / self.n_tokens,
-                "largest": counted["max_post"].numpy(),
-                "overflow_tokens": counted["overflow"].numpy(),
-                "n_tokens": self.n_tokens,
-            }
-        )
-
-    def _neurons(self) -> pd.DataFrame:
-        layers, d_mlp = self.fired.shape
-        return pd.DataFrame(
-            {
-                "layer": torch.arange(layers).repeat_interleave(d_mlp).numpy(),
-                "neuron": torch.arange(d_mlp).repeat(layers).numpy(),
-                "fired": self.fired.flatten().numpy(),
-                "rate": self.rates.flatten().numpy(),
-                "fired_first": self.fired_first.flatten().numpy(),
-                "n_tokens": self.n_tokens,
-                "n_first": self.n_first,
-            }
-        )
-
-    def _tokens(self) -> pd.DataFrame:
-        counted = self.states["core"]
-        active = counted["kept_active"].numpy()
-        columns: dict[str, Any] = {
-            "id": counted["kept_ids"].numpy(),
-            "position": counted["kept_positions"].numpy(),
-        }
-        # Two bytes a count: d_mlp is below 65,536 in every model that this can be run on today.
-        small = np.uint16 if self.fired.shape[1] < 2**16 else np.uint32
-        columns |= {f"layer_{n}": active[:, n].astype(small) for n in range(active.shape[1])}
-        return pd.DataFrame(columns)
-
-    def _costs(self) -> pd.DataFrame:
-        whole = self.costs["pass"]
-        tokens = {"pass": self.n_tokens, "core": self.n_tokens}
-        for name, result in self.results.items():
-            if name in self.further or isinstance(result, Predictability):
-                tokens[name] = int(result.frame()["n_tokens"].iloc[0])
-        return pd.DataFrame(
-            [
-                (
-                    name,
-                    seconds,
-                    seconds / whole if whole else np.nan,
-                    tokens.get(name, self.n_shared),
-                )
-                for name, seconds in self.costs.items()
-            ],
-            columns=["analysis", "seconds", "of_pass", "n_tokens"],
-        )
-
-    def _thresholds(self) -> pd.DataFrame:
-        octaves: Any = self.result("octaves")
-        rows = [
-            (layer, 2.0**exponent, share, octaves.tokens)
-            for exponent in range(-39, 24)
-            for layer, share in enumerate(octaves.below(exponent))
-        ]
-        return pd.DataFrame(rows, columns=["layer", "threshold", "below", "n_tokens"])
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers, as JSON values."""
-        return {
-            "model": self.model,
-            "dtype": self.dtype,
-            "device": self.device,
-            "documents": self.n_documents,
-            "windows": self.n_windows,
-            "tokens": self.n_tokens,
-            "first positions, apart": self.n_first,
-            "neurons": self.fired.numel(),
-            "exact zeros": float(self.zeros.mean()),
-            "exact zeros at first positions": float(self.zeros_first.mean()),
-            "neurons that never fired": int(self.dead.sum()),
-            "their rate is below (95 %)": 3 / self.n_tokens,
-            "1 window in so many was looked at closely": self.share,
-            "tokens in these": self.n_shared,
-            "seconds": round(self.seconds, 3),
-            "tokens per second": round(self.tokens_per_second, 1),
-        }
+        return tables.summary(self)
 
     # ------------------------------------------------------------------ with other reports
 
