@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from attention_cases import CASES, Largest, batch_of, call_of, reference_patterns
+from largest import Largest
+from tiny_calls import CASES, batch_of, call_of, reference_patterns
 
 import arcee_lab as al
 from arcee_lab.attention import (

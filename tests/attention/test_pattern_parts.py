@@ -2,14 +2,8 @@
 
 import pytest
 import torch
-from attention_cases import (
-    CASES,
-    EVERYTHING,
-    Largest,
-    batch_of,
-    call_of,
-    reference_patterns,
-)
+from largest import Largest
+from tiny_calls import CASES, EVERYTHING, batch_of, call_of, reference_patterns
 
 import arcee_lab as al
 

@@ -8,7 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 PRELUDE = f"""
 import sys
-sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "recording")!r}]
+sys.path.insert(0, {str(TESTS)!r})
 import torch
 torch.set_num_threads(1)
 """

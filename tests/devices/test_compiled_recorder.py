@@ -3,22 +3,20 @@
 Compiled code runs in processes without the shape checks of conftest.py, which break a full graph.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_calls import batch_of, hooks_of
 
 import arcee_lab as al
 
-RECORDING = Path(__file__).parent.parent / "recording"
-sys.path.append(str(RECORDING))
-from capture_cases import batch_of, hooks_of  # noqa: E402
+TESTS = Path(__file__).parent.parent
 
 PRELUDE = f"""
 import sys
-sys.path.append({str(RECORDING)!r})
+sys.path.append({str(TESTS)!r})
 import torch
-from capture_cases import EVERYTHING, batch_of, hooks_of, modes_of
+from tiny_calls import EVERYTHING, batch_of, hooks_of, modes_of
 import arcee_lab as al
 from arcee_lab.model import ArceeConfig
 from arcee_lab.model.anatomy import HEADS

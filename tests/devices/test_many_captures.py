@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-RECORDING = Path(__file__).parent.parent / "recording"
+TESTS = Path(__file__).parent.parent
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is allocated")
@@ -14,9 +14,9 @@ def test_memory_does_not_grow_and_no_hook_is_left(run_clean):
     run_clean(
         f"""
         import ctypes, gc, sys, tracemalloc
-        sys.path.append({str(RECORDING)!r})
+        sys.path.append({str(TESTS)!r})
         import torch
-        from capture_cases import EVERYTHING, batch_of, hooks_of, modes_of
+        from tiny_calls import EVERYTHING, batch_of, hooks_of, modes_of
         import arcee_lab as al
         from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 

@@ -1,16 +1,11 @@
 """Weights on several devices, on disk, or in CPU memory: names, order and bits stay the same."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from tiny_calls import EVERYTHING, batch_of
 
 import arcee_lab as al
 from arcee_lab.model.anatomy import HEADS
-
-sys.path.append(str(Path(__file__).parent.parent / "recording"))
-from capture_cases import EVERYTHING, batch_of
 
 ABLATED = [
     al.Ablate("layers.1.mlp.hook_post", units=[3, 70]),

@@ -1,17 +1,12 @@
 """int8 weights: every site has its name, its shape and its place in the order; blocks act there."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from tiny_calls import EVERYTHING, batch_of, hooks_of
 from transformers import QuantoConfig
 
 import arcee_lab as al
 from arcee_lab.model.anatomy import HEADS
-
-sys.path.append(str(Path(__file__).parent.parent / "recording"))
-from capture_cases import EVERYTHING, batch_of, hooks_of
 
 SPREAD = 0.1  # of the largest value: int8 rounds a weight by 1/254 of its row's largest
 

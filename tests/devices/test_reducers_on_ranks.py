@@ -7,7 +7,7 @@ def test_tensor_parallel_and_gathered_statistics(tmp_path):
     torchrun(
         """
 import logging
-from capture_cases import batch_of
+from tiny_calls import batch_of
 from transformers.distributed.configuration_utils import DistributedConfig
 import arcee_lab as al
 from arcee_lab import ranks

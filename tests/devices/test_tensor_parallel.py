@@ -4,7 +4,7 @@ from launch import torchrun
 
 SHARED = """
 import logging
-from capture_cases import EVERYTHING, batch_of
+from tiny_calls import EVERYTHING, batch_of
 from transformers.distributed.configuration_utils import DistributedConfig
 import arcee_lab as al
 from arcee_lab import ranks

@@ -6,45 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-EVERYTHING = ["*", "*scores", "*pattern"]
-
-
-def batch_of(*, padding: str | None = None, batch: int = 2, length: int = 9, seed: int = 0) -> dict:
-    """A batch whose second half of the rows has three pads on one side."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(3, 50, (batch, length), generator=generator)
-    mask = torch.ones_like(ids)
-    if padding:
-        pads = slice(0, 3) if padding == "left" else slice(length - 3, length)
-        ids[batch // 2 :, pads], mask[batch // 2 :, pads] = 0, 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def reference_of(model):
-    """transformers' own Arcee with the same weights, kernel and class of head."""
-    from transformers.models.arcee import configuration_arcee, modeling_arcee
-
-    config = configuration_arcee.ArceeConfig(
-        **model.config.to_dict(), attn_implementation=model.config._attn_implementation
-    )
-    reference = getattr(modeling_arcee, type(model).__name__)(config).to(model.dtype).eval()
-    state = model.state_dict()
-    if type(model).__name__.endswith("QuestionAnswering"):
-        state = {k.replace("model.", "transformer.", 1): v for k, v in state.items()}
-    reference.load_state_dict(state)
-    return reference
-
-
-def hooks_of(model) -> dict:
-    return {
-        name: (
-            dict(m._forward_hooks),
-            dict(m._forward_pre_hooks),
-            sorted({"forward", "generate"} & set(m.__dict__)),
-        )
-        for name, m in model.named_modules()
-    }
-
 
 @contextmanager
 def changed(reference, site: str, change: Callable[[Tensor], Tensor]):

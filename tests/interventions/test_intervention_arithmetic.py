@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plain import batch_of, changed, meant, reference_of
+from plain import changed, meant
+from tiny_calls import batch_of, reference_of
 
 import arcee_lab as al
 
@@ -20,7 +21,7 @@ def randn(*shape, seed=1):
 
 def agree(model, batch, interventions, site, change, *, exact=True):
     """Logits inside the block are those of the reference with the plain change, bit for bit."""
-    reference = reference_of(model)
+    reference = reference_of(model, model.config._attn_implementation)
     real = batch["attention_mask"].bool()
     with torch.no_grad():
         clean = model(**batch).logits

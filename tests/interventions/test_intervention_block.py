@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from plain import EVERYTHING, batch_of, changed, hooks_of, reference_of
+from plain import changed
+from tiny_calls import EVERYTHING, batch_of, hooks_of, reference_of
 
 import arcee_lab as al
 from arcee_lab.model.anatomy import HEADS, anatomy
@@ -89,7 +90,7 @@ def test_the_gradient_is_that_of_plain_torch(tiny, kind):
 
 def test_the_gradient_is_that_of_hooks_on_the_reference(tiny):
     model, batch = tiny(), batch_of()
-    reference = reference_of(model)
+    reference = reference_of(model, model.config._attn_implementation)
 
     def zero(x):
         keep = torch.ones(72)
@@ -165,7 +166,7 @@ def test_replace_can_be_trained(tiny):
 @pytest.mark.parametrize("head", HEADS)
 def test_every_class_of_head(tiny, head):
     model, batch = tiny(head), batch_of(padding="right")
-    reference = reference_of(model)
+    reference = reference_of(model, model.config._attn_implementation)
     with torch.no_grad(), changed(reference, RESID, lambda x: x * 0.5):
         expected = reference(**batch)
     with torch.no_grad(), al.intervene(model, al.Scale(RESID, 0.5)):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plain import batch_of, changed, meant, reference_of
+from plain import changed, meant
+from tiny_calls import batch_of, reference_of
 
 import arcee_lab as al
 
@@ -124,7 +125,7 @@ def test_positions_count_the_cache_and_steps(tiny, padding, kind):
 def test_generate_equals_steps_of_the_reference(tiny, kind, use_cache, padding):
     """Greedy ids of generate, and of whole forwards of the reference with plain hooks."""
     model, batch = tiny(), batch_of(padding=padding, length=7)
-    reference = reference_of(model)
+    reference = reference_of(model, model.config._attn_implementation)
     with al.capture(model, SITE) as acts:
         model(**batch_of(padding=padding, length=7, seed=5))
     source, big = 5 * acts[SITE], 3 * step()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plain import batch_of, hooks_of
+from tiny_calls import batch_of, hooks_of
 
 import arcee_lab as al
 

@@ -1,6 +1,7 @@
 """Pairs of sequences, metrics, and patching as plain hooks on transformers' own Arcee."""
 
 import torch
+from tiny_calls import reference_of
 from torch import Tensor
 
 SITES = {
@@ -32,16 +33,6 @@ def metric(logits: Tensor) -> Tensor:
     return logits.log_softmax(-1)[place, 5 + place] * (1 + place)
 
 
-def reference_of(model):
-    """transformers' own Arcee with the same weights and class of head."""
-    from transformers.models.arcee import configuration_arcee, modeling_arcee
-
-    config = configuration_arcee.ArceeConfig(**model.config.to_dict(), attn_implementation="sdpa")
-    reference = getattr(modeling_arcee, type(model).__name__)(config).to(model.dtype).eval()
-    reference.load_state_dict(model.state_dict())
-    return reference
-
-
 def last_token(logits: Tensor, mask: Tensor) -> Tensor:
     rows = [logits[i, mask[i].nonzero().max()] for i in range(len(logits))]
     return torch.stack(rows)
@@ -51,7 +42,7 @@ class Reference:
     """The reference with a hook at one site of one layer: `change(x)`, heads side by side."""
 
     def __init__(self, model):
-        self.model = reference_of(model)
+        self.model = reference_of(model, "sdpa")
 
     def __call__(self, batch: dict, site: str = "", change=None) -> Tensor:
         """The metric a pair."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from capture_cases import EVERYTHING, POST, batch_of, hooks_of, modes_of, reference_of
+from tiny_calls import EVERYTHING, POST, batch_of, hooks_of, modes_of, reference_of
 
 import arcee_lab as al
 

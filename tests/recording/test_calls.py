@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from capture_cases import POST, batch_of
+from tiny_calls import POST, batch_of
 
 import arcee_lab as al
 

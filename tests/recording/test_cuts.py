@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from capture_cases import POST, batch_of
+from tiny_calls import POST, batch_of
 
 import arcee_lab as al
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from capture_cases import EVERYTHING, POST, batch_of, reference_of
+from tiny_calls import CASES, EVERYTHING, POST, batch_of, call_of, reference_of, reference_patterns
 from torch import nn
 
 import arcee_lab as al
@@ -160,44 +160,11 @@ def reading(model, **call):
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    "case", ["chunk", "static prefill", "static decode", "packed", "both ways", "-inf", "per head"]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_pattern_of_every_mask_is_the_references(tiny, attn, case):
-    from transformers import DynamicCache, StaticCache
-
-    model, batch = tiny(attn=attn), batch_of()
-    reference = reference_of(model)
-    ids = batch["input_ids"]
-    calls = {}
-    for name, one in (("ours", model), ("reference", reference)):
-        call: dict = {"input_ids": ids}
-        if case == "chunk":
-            call["cache"] = DynamicCache(config=model.config)
-            one(input_ids=ids[:, :4], cache=call["cache"])
-            call["input_ids"] = ids[:, 4:]
-        elif case.startswith("static"):
-            call["cache"] = StaticCache(model.config, max_cache_len=16)
-            if case == "static decode":
-                one(input_ids=ids[:, :8], cache=call["cache"])
-                call["input_ids"] = ids[:, 8:]
-        elif case == "packed":
-            call["position_ids"] = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2)
-            call["use_cache"] = False
-        elif case == "both ways":
-            call["is_causal"] = False
-        else:
-            heads = 4 if case == "per head" else 1
-            allowed = torch.ones(9, 9, dtype=torch.bool).tril().expand(2, heads, 9, 9).clone()
-            allowed[1, :, :, :3] = False
-            if case == "per head":
-                allowed[:, 2, :, 5] = False
-            least = -torch.inf if case == "-inf" else torch.finfo(torch.float32).min
-            call["attention_mask"] = torch.zeros(allowed.shape).masked_fill(~allowed, least)
-        calls[name] = call
-    got = reading(model, **calls["ours"])
-    with torch.no_grad():
-        expected = reference(**calls["reference"], output_attentions=True).attentions[0]
+    model = tiny(attn=attn)
+    got = reading(model, **call_of(model, case))
+    expected = reference_patterns(model, case)[0]
     read_any = ~got.sum(-1).eq(0)
     assert read_any.sum() >= read_any.numel() - 3 * 4
     torch.testing.assert_close(got[read_any], expected[read_any], atol=2e-6, rtol=2e-5)

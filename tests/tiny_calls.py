@@ -1,10 +1,10 @@
-"""Calls of every kind with the reference's eager pattern, and the largest tensor that was made."""
+"""Calls of every kind, the reference on the same weights, and what a block has to put back."""
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, StaticCache
 
 EVERYTHING = ["*", "*scores", "*pattern"]
+POST = "layers.*.mlp.hook_post"
 CASES = [
     "plain",
     "left",
@@ -28,16 +28,6 @@ def batch_of(*, padding: str | None = None, batch: int = 2, length: int = 9, see
         pads = slice(0, 3) if padding == "left" else slice(length - 3, length)
         ids[batch // 2 :, pads], mask[batch // 2 :, pads] = 0, 0
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def reference_of(model):
-    """transformers' own Arcee with the same weights, eager."""
-    from transformers.models.arcee import configuration_arcee, modeling_arcee
-
-    config = configuration_arcee.ArceeConfig(**model.config.to_dict(), attn_implementation="eager")
-    reference = getattr(modeling_arcee, type(model).__name__)(config).to(model.dtype).eval()
-    reference.load_state_dict(model.state_dict())
-    return reference
 
 
 @torch.no_grad()
@@ -73,6 +63,19 @@ def call_of(model, case: str) -> dict:
     return call
 
 
+def reference_of(model, attn: str = "eager"):
+    """transformers' own Arcee with the same weights and class of head."""
+    from transformers.models.arcee import configuration_arcee, modeling_arcee
+
+    config = configuration_arcee.ArceeConfig(**model.config.to_dict(), attn_implementation=attn)
+    reference = getattr(modeling_arcee, type(model).__name__)(config).to(model.dtype).eval()
+    state = model.state_dict()
+    if type(model).__name__.endswith("QuestionAnswering"):
+        state = {k.replace("model.", "transformer.", 1): v for k, v in state.items()}
+    reference.load_state_dict(state)
+    return reference
+
+
 @torch.no_grad()
 def reference_patterns(model, case: str) -> list[torch.Tensor]:
     """By layer the eager pattern of transformers' own model in the same call."""
@@ -81,17 +84,16 @@ def reference_patterns(model, case: str) -> list[torch.Tensor]:
     return list(output.attentions)
 
 
-class Largest(TorchDispatchMode):
-    """The most elements that any tensor had that was made inside, views left out."""
+def hooks_of(model) -> dict:
+    return {
+        name: (
+            dict(m._forward_hooks),
+            dict(m._forward_pre_hooks),
+            sorted({"forward", "generate"} & set(m.__dict__)),
+        )
+        for name, m in model.named_modules()
+    }
 
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else (out,):
-            # An expanded view holds fewer elements than it shows.
-            if isinstance(x, torch.Tensor):
-                self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
-        return out
+def modes_of(model) -> list[str]:
+    return [m.pattern_mode for m in model.modules() if hasattr(m, "pattern_mode")]
