@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
     )
+    model.require_heads(tasks["tasks"].values())
     # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
     storage.claim(args.out, settings)
 
@@ -102,11 +103,20 @@ def run(args: argparse.Namespace) -> int:
     except TaskFailed as failed:
         if failed.result.samples:
             report(failed.result)
+        else:
+            _disown(args.out)
         if isinstance(failed.__cause__, ValueError):
             raise
         raise RuntimeError(str(failed)) from failed  # no bad input: a fault, with its traceback
     report(result)
     return 130 if result.unfinished else 0
+
+
+def _disown(folder: Path) -> None:
+    """Gives back a folder in which nothing was written, so that a corrected command may have it."""
+    (folder / storage.RUN_FILE).unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _data(words: Sequence[str]) -> str | dict[str, str] | None:

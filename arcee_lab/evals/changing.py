@@ -7,9 +7,11 @@ rows of one document each.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -26,12 +28,14 @@ from arcee_lab.interventions import (
     Scale,
     Threshold,
     TopK,
+    from_json,
     intervene,
     to_json,
 )
 from arcee_lab.interventions.constants import Constant
 from arcee_lab.model.anatomy import Anatomy, anatomy
 
+Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
 # What changes a token by its own activation alone.
 _BY_TOKEN = (Ablate, Add, Cett, Clamp, ProjectOut, Scale, Threshold, TopK)
 
@@ -73,6 +77,27 @@ class Changes:
             else:
                 rows += json.loads(to_json(one))["interventions"]
         return rows
+
+
+def values_of(intervention: Values) -> tuple[Intervention, ...]:
+    """Interventions as an evaluation is given them: values, or the file that they are written in.
+
+    Raises:
+        ValueError: There is no such file, or it holds something else.
+    """
+    if intervention is None:
+        return ()
+    if isinstance(intervention, Intervention):
+        return (intervention,)
+    if isinstance(intervention, (str, os.PathLike)):
+        path = Path(intervention)
+        if not path.is_file():
+            raise ValueError(
+                f"intervention={str(intervention)!r} is no file; expected one that "
+                "al.interventions.to_json wrote."
+            )
+        return tuple(from_json(path.read_text(encoding="utf-8")))
+    return tuple(intervention)
 
 
 def changes_of(

@@ -4,9 +4,8 @@ import copy
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,16 +18,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.caching import require_own_cache
-from arcee_lab.evals.changing import changes_of
+from arcee_lab.evals.changing import Values, changes_of, values_of
 from arcee_lab.evals.encoding import Encoder
 from arcee_lab.evals.finding import quiet_lm_eval
 from arcee_lab.evals.heads.rows import Advance
 from arcee_lab.evals.packed import Cost, Scorer
 from arcee_lab.evals.rolling import windows_of
-from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_in
+from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
 from arcee_lab.evals.trie import Wanted
 from arcee_lab.fingerprint import model_fingerprint, tokenizer_fingerprint
-from arcee_lab.interventions import Intervention, from_json
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.loading import load
 
@@ -36,7 +34,6 @@ _log = logging.getLogger("arcee_lab")
 BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
 BUDGET_ELSEWHERE = 16384
 
-Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
 _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
@@ -179,7 +176,7 @@ class ArceeLab(_Base):
         Raises:
             ValueError: If they do not fit the model, or cannot act in an evaluation.
         """
-        values = _values(intervention)
+        values = values_of(intervention)
         if values and self.exact:
             raise ValueError(
                 "exact=True keeps lm-eval's padding, which interventions would take for tokens; "
@@ -195,11 +192,22 @@ class ArceeLab(_Base):
             for head, one in self._heads.ready.items()
         }
 
+    def require_heads(self, tasks: Iterable[Any]) -> None:
+        """Checks that the model has the heads that tasks ask for, before any document is read.
+
+        Raises:
+            ValueError: It lacks one; the task is named.
+        """
+        for task, head in heads_asked(tasks):
+            if head is None:
+                self._require_lm(task)
+            else:
+                self._heads.require(head, task)
+
     def models_for(self, tasks: Iterable[Any]) -> list[nn.Module]:
         """The models that answer the documents of tasks; heads are loaded."""
-        heads = {task.task_name: task.eval_docs[0].get("head") for task in tasks}
         found: dict[int, nn.Module] = {}
-        for task, head in heads.items():
+        for task, head in heads_asked(tasks):
             model = self.model if head is None else self._heads.model(head, task)
             found[id(model)] = model
         return list(found.values())
@@ -285,7 +293,8 @@ class ArceeLab(_Base):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-likelihoods of whole texts."""
-        self._require_lm(requests)
+        if requests:
+            self._require_lm(requests[0].task_name)
         if self.exact:
             self.cost.exact += len(requests)
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
@@ -335,14 +344,15 @@ class ArceeLab(_Base):
         theirs = [request for request, is_head in zip(requests, routed, strict=True) if is_head]
         mine = [request for request, is_head in zip(requests, routed, strict=True) if not is_head]
         from_heads = iter(ask_heads(theirs) if theirs else ())
-        self._require_lm(mine)
+        if mine:
+            self._require_lm(mine[0].task_name)
         from_lm = iter(ask_lm(mine) if mine else ())
         return [next(from_heads if is_head else from_lm) for is_head in routed]
 
-    def _require_lm(self, requests: Sequence[Instance]) -> None:
-        if requests and self.main != "causal":
+    def _require_lm(self, task: str | None) -> None:
+        if self.main != "causal":
             raise ValueError(
-                f"Task {requests[0].task_name!r} needs an LM head, and the model has the "
+                f"Task {task!r} needs an LM head, and the model has the "
                 f"{self.main} head; give pretrained= a causal checkpoint."
             )
 
@@ -419,8 +429,15 @@ class ArceeLab(_Base):
         if self.bar is not None:
             yield self.bar(total)
             return
+        done = 0.0
         with tqdm(total=total, desc=what, disable=disable or self.rank != 0) as bar:
-            yield bar.update
+
+            def advance(more: float | int) -> None:
+                nonlocal done
+                done += more
+                bar.update(round(done) - bar.n)
+
+            yield advance
 
 
 class _Telling(NamedTuple):
@@ -432,19 +449,3 @@ class _Telling(NamedTuple):
     def add_partial(self, *answer: Any) -> None:
         self.own.add_partial(*answer)
         self.advance(1)
-
-
-def _values(intervention: Values) -> tuple[Intervention, ...]:
-    if intervention is None:
-        return ()
-    if isinstance(intervention, Intervention):
-        return (intervention,)
-    if isinstance(intervention, (str, os.PathLike)):
-        path = Path(intervention)
-        if not path.is_file():
-            raise ValueError(
-                f"intervention={str(intervention)!r} is no file; expected one that "
-                "al.interventions.to_json wrote."
-            )
-        return tuple(from_json(path.read_text(encoding="utf-8")))
-    return tuple(intervention)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,13 @@ class Ready(NamedTuple):
 def head_of(request: Instance) -> str | None:
     """The head that a request's document names; None for the LM."""
     return request.doc.get("head") if isinstance(request.doc, dict) else None
+
+
+def heads_asked(tasks: Iterable[Any]) -> Iterator[tuple[str, str | None]]:
+    """The names of tasks, and the head that a task's first document names."""
+    for task in tasks:
+        first = next(iter(task.eval_docs), None)
+        yield task.task_name, first.get("head") if isinstance(first, dict) else None
 
 
 def heads_in(source: str | os.PathLike, revision: str | None = None) -> list[str]:
@@ -132,22 +139,35 @@ class Heads:
         with _named(task):
             return self._ready(head).model
 
+    def require(self, head: str, task: str) -> None:
+        """Checks that there is a head for a task that asks for it; nothing is loaded.
+
+        Raises:
+            ValueError: There is none; the task is named.
+        """
+        with _named(task):
+            self._source(head)
+
     def _batch(self, ready: Ready) -> int:
         return self.batch_size if ready.changes.padding else 1
 
-    def _ready(self, head: str) -> Ready:
+    def _source(self, head: str) -> Source:
         if head not in ARGUMENTS:
             raise ValueError(
                 f"its documents ask for the head {head!r}; expected one of {', '.join(ARGUMENTS)}."
             )
+        source = self.sources.get(head)
+        if source is None:
+            raise ValueError(
+                f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
+                "checkpoint with that head, or train one with `arcee-lab train-head`."
+            )
+        return source
+
+    def _ready(self, head: str) -> Ready:
+        source = self._source(head)
         if head not in self.ready:
             argument = ARGUMENTS[head]
-            source = self.sources.get(head)
-            if source is None:
-                raise ValueError(
-                    f"it needs a {head} head, and the model has none. Give {argument}=PATH, a "
-                    "checkpoint with that head, or train one with `arcee-lab train-head`."
-                )
             if isinstance(source, nn.Module):
                 if self.tokenizer is None:
                     raise ValueError(f"{argument}= is a model, and there is no tokenizer for it.")
@@ -164,7 +184,7 @@ class Heads:
         return self.ready[head]
 
 
-def _times(advance: Advance, requests: int, share: float) -> None:
+def _times(advance: Advance, requests: int, share: float | int) -> None:
     """Tells of a share of some requests in requests."""
     advance(requests * share)
 

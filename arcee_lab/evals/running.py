@@ -14,9 +14,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.evals.changing import Values
 from arcee_lab.evals.finding import Data, Loaded, find_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
-from arcee_lab.evals.model import ArceeLab, Values
+from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed
 from arcee_lab.evals.routing import Source
 
@@ -77,10 +78,11 @@ def run(
         Scores with intervals, and the samples.
 
     Raises:
-        ValueError: For an unknown task, a broken task file or missing data, before any forward.
-        TaskFailed: A ValueError, for a task that could not be scored: a missing head, a context
-            window too small, an intervention whose condition no token of the task meets. Its
-            `result` holds the tasks that were done before.
+        ValueError: For an unknown task, a broken task file, missing data or a missing head, before
+            any forward.
+        TaskFailed: A ValueError, for a task that could not be scored: a label that the head lacks,
+            a context window too small, an intervention whose condition no token of the task meets.
+            Its `result` holds the tasks that were done before.
 
     Example:
         >>> import arcee_lab as al
@@ -107,6 +109,7 @@ def run(
     )
     if interventions is not None:
         lm.intervene(interventions)
+    lm.require_heads(loaded["tasks"].values())
     with ExitStack() as stack:
         for task in loaded["tasks"].values():
             stack.enter_context(_fewshot(task, num_fewshot))

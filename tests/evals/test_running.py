@@ -99,6 +99,16 @@ def test_a_missing_head_is_named(demo, loaded):
         run(*demo, tokcls=demo[0], tasks=tasks, limit=2, progress=False)
 
 
+def test_a_missing_head_is_told_before_any_forward(demo, loaded, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ArceeLab, "loglikelihood", lambda self, requests, **_: asked.append(1))
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in ("arcee_demo_facts", HEADS[1])}}
+    with pytest.raises(ValueError, match=f"Task '{HEADS[1]}': it needs a token head") as failed:
+        run(*demo, tasks=tasks, limit=2, progress=False)
+    assert not isinstance(failed.value, TaskFailed)
+    assert asked == []
+
+
 def test_a_model_without_an_lm_head_is_named(loaded):
     model, tokenizer = al.load("demo", head="sequence")
     heads = {"tasks": {"arcee_demo_sentiment": loaded["tasks"]["arcee_demo_sentiment"]}}

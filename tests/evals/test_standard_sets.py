@@ -172,7 +172,7 @@ def test_one_argument_puts_a_file_in_place_of_the_hub(tmp_path, monkeypatch, dem
     assert [len(loaded["tasks"][name].eval_docs) for name in names] == [2, 1]
     with pytest.raises(ValueError, match="data names the task 'arcee_ag_news', which is not among"):
         find_tasks(["arcee_sst2"], data={"arcee_sst2": file, "arcee_ag_news": file})
-    with pytest.raises(ValueError, match=r"could not be loaded.*other.tsv is missing"):
+    with pytest.raises(ValueError, match=r"^Task .arcee_sst2.: data file other.tsv is missing"):
         find_tasks(["arcee_sst2"], data="other.tsv")
     # the demo's head says bad and good, not negative and positive
     with pytest.raises(ValueError, match="'arcee_sst2': The head has no label 'negative'"):

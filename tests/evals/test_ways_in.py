@@ -113,6 +113,19 @@ def test_a_task_that_fails_costs_no_other(demo, tmp_path, capsys):
     assert (tmp_path / "out" / "samples_arcee_demo_verdict.jsonl").exists()
 
 
+def test_a_command_that_wrote_nothing_leaves_no_folder(tmp_path, capsys):
+    file, out = tmp_path / "dev.tsv", tmp_path / "out"
+    file.write_text("sentence\tlabel\na fine film\t1\n")
+    words = ["eval", "demo", "--tasks", "arcee_sst2", "--data", str(file), "--out", str(out)]
+    assert main(words) == 2
+    assert "Task 'arcee_sst2': The head has no label 'negative'" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words[:-3], "none.tsv", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "error: Task 'arcee_sst2': data file none.tsv is missing" in error
+    assert "could not be loaded" not in error
+
+
 @pytest.mark.parametrize("run", [command.main, lambda words: main(["eval", "demo", *words[1:]])])
 def test_bad_input_is_one_line_and_code_2(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
