@@ -67,7 +67,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     ids = np.random.default_rng(0).integers(3, 1000, TOKENS).astype(np.int32)
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
-    # All windows are shown; predictors are tried on 1 token in 16, as of a text of any length.
+    # All windows are shown; predictors are tried on 1 token in 32, as of a text of any length.
     plan = replace(batches.plan(windows, batch_size=4, share=1), stride=batches.STRIDE)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
@@ -261,8 +261,9 @@ def main(argv: list[str] | None = None) -> int:
         method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "
         "side in random order. The allocator "
         f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
-        "alone and one after the other as in the pass, where they share the list of neurons that "
-        "fire; the row of 1 window in 8 is the core and an eighth of the latter.",
+        "alone and one after the other as in the pass, where they share the rows that are copied "
+        "out and the list of neurons that fire; the row of 1 window in 8 is the core and an eighth "
+        "of the latter.",
         path=args.out,
     )
     missed = [

@@ -145,11 +145,13 @@ class Seen:
         # NumPy finds the nonzeros of booleans in a third of torch's time.
         where = np.flatnonzero(self._fires)
         active = self.active.numpy()
-        neurons = where - np.repeat(np.arange(n_tokens) * d_mlp, active)
+        neurons = np.repeat(np.arange(n_tokens) * d_mlp, active)
+        np.subtract(where, neurons, out=neurons)
         dtype = torch.promote_types(self.post.dtype, torch.float32)
         values = self.post.reshape(-1).index_select(0, torch.from_numpy(where)).to(dtype).numpy()
         starts = np.concatenate([[0], active.cumsum()])
-        return bits.Firings(starts, neurons, values, values * self.norms.numpy()[neurons])
+        written = values * self.norms.numpy()[neurons]
+        return bits.Firings(starts, where, neurons, values, written)
 
     @cached_property
     def _fires(self) -> Bool[np.ndarray, "token d_mlp"]:

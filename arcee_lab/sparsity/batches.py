@@ -2,8 +2,8 @@
 
 A window is in the share when the checksum of its token ids is a multiple of the share, so the
 choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it. Predictors are dearer than all else, so of those windows they are tried on 1 token in 16:
-those whose position plus the window's checksum is a multiple of 16. Where `share=1` is asked for,
+change it. Predictors are dearer than all else, so of those windows they are tried on 1 token in 32:
+those whose position plus the window's checksum is a multiple of 32. Where `share=1` is asked for,
 and by default on texts below 1,024 tokens, it is every token. One that has none before it in its
 window is left out there.
 """
@@ -23,7 +23,7 @@ from arcee_lab.texts import Windows, plan_batches
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
 FEW_TOKENS = 1024  # below which predictors are then tried on all of them
-STRIDE = 16  # of the share's tokens, predictors are tried on 1 in so many
+STRIDE = 32  # of the share's tokens, predictors are tried on 1 in so many
 
 
 @dataclass(frozen=True, eq=False)

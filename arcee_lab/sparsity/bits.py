@@ -20,12 +20,14 @@ class Firings:
 
     Attributes:
         starts: Where each token's begin in the list, and where the last one's end.
+        places: Where they lie in the flattened `[token, d_mlp]`.
         neurons: Their numbers, ascending within a token.
         values: a of each; fp32, or fp64 where the model computes in it.
         written: ‖n_i‖ = a_i ‖w_i‖ of each.
     """
 
     starts: Int[np.ndarray, " token_and_end"]
+    places: Int[np.ndarray, " firing"]
     neurons: Int[np.ndarray, " firing"]
     values: Float[np.ndarray, " firing"]
     written: Float[np.ndarray, " firing"]

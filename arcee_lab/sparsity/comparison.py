@@ -120,18 +120,26 @@ class Comparison(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """Zeros of both by layer."""
+        """Zeros of both by layer, and their agreement where both were read at the same tokens."""
         from arcee_lab.views.curves import Line, lines
 
         layers = np.arange(len(self.first))
+        curves = [
+            Line(f"zeros: {name}", layers, 1 - rates.mean(1))
+            for name, rates in zip(self.names, (self.first, self.second), strict=True)
+        ]
+        if self.same_tokens:
+            curves += [
+                Line("agreement of what fires", layers, self.agreement),
+                Line("agreement by chance", layers, self.chance, None, True, 2),
+            ]
         return lines(
-            [
-                Line(name, layers, 1 - rates.mean(1))
-                for name, rates in zip(self.names, (self.first, self.second), strict=True)
-            ],
+            curves,
             x="layer",
-            y="share of exact zeros",
-            title="Exact zeros by layer",
+            y="share",
+            title=f"Two models on one text ({self.same_tokens:,} tokens in common)"
+            if self.same_tokens
+            else "Exact zeros by layer",
             dark=dark,
         )
 

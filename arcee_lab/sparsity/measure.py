@@ -51,7 +51,7 @@ def measure(
             "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
             truncation curves, on samples of their own; the first rank alone does them).
         share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
-            its tokens; predictors are tried on 1 in 16 of their tokens. 1 shows all windows, and
+            its tokens; predictors are tried on 1 in 32 of their tokens. 1 shows all windows, and
             all tokens to predictors. By default 8, or all windows where there are fewer than 64
             (and all tokens to predictors, below 1,024).
         batch_size: Windows a forward.

@@ -94,7 +94,7 @@ class Neighbours(Analysis):
     name: ClassVar[str] = "neighbours"
     title: ClassVar[str] = "Layers against each other"
     reading: ClassVar[str] = (
-        "A strong cell says that two layers use many neurons at the same tokens. The cosine of "
+        "A dark cell says that two layers use many neurons at the same tokens. The cosine of "
         "neighbouring inputs, in the table, says how well one layer's input stands for the next: "
         "with ReLU² that is all a predictor of zeros needs."
     )

@@ -184,26 +184,24 @@ class Octaves(Analysis):
 
 def of_firings(firings: Firings, d_mlp: int) -> Int[Tensor, "octave d_mlp"]:
     """How many activations each neuron has in each octave, from those that are not 0."""
-    key = _octave(torch.from_numpy(firings.values)).numpy()
-    key *= d_mlp
-    key += firings.neurons
+    key = _octave(torch.from_numpy(firings.values)).mul_(d_mlp).numpy() + firings.neurons
     return torch.from_numpy(np.bincount(key, minlength=OCTAVES * d_mlp).reshape(OCTAVES, d_mlp))
 
 
 def of_dense(post: Float[Tensor, "token d_mlp"]) -> Int[Tensor, "octave d_mlp"]:
     """The same from all entries, zeros in a row of their own that is dropped."""
-    rows = torch.where(post != 0, _octave(post), OCTAVES)
+    rows = torch.where(post != 0, _octave(post), OCTAVES).long()
     table = torch.zeros(OCTAVES + 1, post.shape[1], dtype=torch.int64, device=post.device)
     return table.scatter_add_(0, rows, torch.ones_like(rows))[:OCTAVES]
 
 
 def _octave(a: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
-    """The octave of each value above 0; int64."""
+    """The octave of each value above 0, in the integer of its dtype."""
     # The exponent stands in the bits; a is not negative, so no sign is before it. Infinity has the
     # largest one and lands in the last octave.
     wide = a.float() if a.dtype == torch.float16 else a
     kind, shift, bias = _EXPONENT[wide.dtype]
-    return ((wide.view(kind) >> shift) - (bias + LOWEST)).clamp_(0, OCTAVES - 1).long()
+    return (wide.view(kind) >> shift).sub_(bias + LOWEST).clamp_(0, OCTAVES - 1)
 
 
 def _middles(bins: int, lowest: int, per_octave: int) -> np.ndarray:

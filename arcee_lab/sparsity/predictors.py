@@ -17,7 +17,7 @@ layer, which takes seconds to minutes at full size, so it runs only when asked f
 Recall at a budget: the ⌈b k_t⌉ neurons with the largest scores, for b of 0.5 to 3 times the number
 that does fire. Neurons of equal score that the budget cuts apart count by the part that is in it.
 
-Each of these costs a matrix product, so N, the tokens that they are tried on, is 1 in 16 of the
+Each of these costs a matrix product, so N, the tokens that they are tried on, is 1 in 32 of the
 share's, or all where `share=1` was asked for or the text is short; see `batches`. N stands in the
 frame, and the intervals are those of N tokens.
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 BUDGETS = (0.5, 1.0, 1.5, 2.0, 3.0)
 METRICS = ("recall", "precision", "sparsity", "weighted")
 _TOGETHER = 2048  # tokens whose scores exist together
-_STEPS = 512, 32  # neurons multiplied, and rounded, together on a CPU: they stay in its cache
+_STEPS = 1024, 32  # neurons multiplied, and rounded, together on a CPU: they stay in its cache
 _SMALLEST = 1e-30  # what a neuron's largest weight counts as, where all are 0
 
 
@@ -305,8 +305,7 @@ def _metrics(said: Bool[Tensor, "token d_mlp"], seen: Seen) -> dict[str, Tensor]
     if seen.on_cpu:
         firings, packed = seen.firings, bits.pack(said.numpy())
         both, size = bits.count(packed & seen.packed), bits.count(packed)
-        rows = np.repeat(np.arange(len(said)), np.diff(firings.starts))
-        hit = said.numpy()[rows, firings.neurons]
+        hit = said.numpy().reshape(-1)[firings.places]
         held, whole = firings.sums(firings.written * hit), firings.sums(firings.written)
         both, size, held, whole = map(torch.from_numpy, (both, size, held, whole))
     else:

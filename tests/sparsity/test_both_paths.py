@@ -49,10 +49,10 @@ def test_counts_of_the_share_take_four_bytes_while_they_fit():
 
 
 @pytest.mark.parametrize(
-    ("share", "few", "stride"), [(None, 99, 16), (None, 4096, 1), (1, 99, 1), (2, 4096, 16)]
+    ("share", "few", "stride"), [(None, 99, 32), (None, 4096, 1), (1, 99, 1), (2, 4096, 32)]
 )
 def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, share, few, stride):
-    """Of each window of the share, those whose position plus its checksum is a multiple of 16."""
+    """Of each window of the share, those whose position plus its checksum is a multiple of 32."""
     from arcee_lab.sparsity import batches, measure
     from arcee_lab.sparsity.batches import plan
     from arcee_lab.texts import cut
@@ -83,6 +83,6 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, shar
     costs = report.frame("costs").set_index("analysis")["n_tokens"]
     assert costs["predictors"] == len(expected)
     assert f"N = {len(expected):,} tokens" in report.result("predictors").headline
-    if (share, stride) == (None, 16):
-        with pytest.raises(ValueError, match="predictors at 1 token in 16"):
+    if (share, stride) == (None, 32):
+        with pytest.raises(ValueError, match="predictors at 1 token in 32"):
             report.merge(measure(model, Letters(), windows, share=1))

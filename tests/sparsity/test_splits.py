@@ -285,6 +285,9 @@ def test_two_models_on_the_same_tokens(model):
         assert frame["js_bits"][layer] == pytest.approx(js)
         hot = [set(np.argsort(-x, kind="stable")[:8].tolist()) for x in (p, q)]
         assert frame["hot_jaccard"][layer] == len(hot[0] & hot[1]) / len(hot[0] | hot[1])
+    drawn = {line.get_label(): line.get_ydata() for line in found.figure().axes[0].lines}
+    assert np.array_equal(drawn["agreement of what fires"], frame["agreement"])
+    assert np.array_equal(drawn["agreement by chance"], frame["agreement_chance"])
     mine = one.compare(one).frame()
     assert (mine["agreement"] == 1).all()
     assert np.allclose(mine["js_bits"], 0)
