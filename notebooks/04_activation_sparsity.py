@@ -26,6 +26,7 @@ TEXTS = {  # domain -> documents; of files: {"prose": list(al.texts.read_files([
 }
 TOKENS = 1024  # of the analyses that run the model again and again; 4096 on a GPU
 LAYER = None  # of the analyses of one layer; None takes the middle
+OTHER = None  # a second model of this shape to hold against it; None: this one, rounded to 4 bits
 
 # %%
 model, tokenizer = al.load(MODEL, device=DEVICE)
@@ -74,6 +75,33 @@ report.figure_rates()
 
 # %%
 report.figure_coverage()
+
+# %% [markdown]
+# **Sizes.** Each line is a layer and starts, on the left, at its exact zeros; further right it
+# tells how many activations a threshold would drop. A flat line says that hardly anything lies
+# between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
+
+# %%
+report.figure("octaves")
+
+# %% [markdown]
+# **Concentration.** `n_eff` is how many neurons would write the output at equal shares, `k90` how
+# many of a token's neurons hold 90 % of it, largest first; Hoyer goes from 0, all alike, to 1,
+# one neuron. They are far below the number that fires, because the square makes large ones larger.
+
+# %%
+report.frame("octaves").round(3)
+
+# %% [markdown]
+# **Spikes.** The height is the length of the strongest neuron's contribution over that of the
+# whole output; above 1, others cancel part of it. ReLU² squares whatever is large, so one neuron
+# can hold a token's output, and half precision ends at relu(u) = 255.9: see `overflow_tokens`.
+
+# %%
+report.figure("spikes")
+
+# %%
+report.frame("spikes").round(3)
 
 # %% [markdown]
 # **Over training.** Each line is a layer of the demo, on held-out text, from the log of its
@@ -174,6 +202,22 @@ report.figure_positions()
 report.figure_ids()
 
 # %% [markdown]
+# **Loss.** Tokens are grouped by how hard the next one is to tell; a point is the mean share of
+# neurons that fire at them. A fixed top-k would draw flat lines, ReLU² lets a layer use as many
+# neurons as a token asks for.
+
+# %%
+report.figure("losses")
+
+# %% [markdown]
+# **Layers.** A cell is the correlation of two layers' active neurons over the tokens: a dark one
+# says that both work hard at the same tokens, one at 0 that they go their own ways. It is a
+# correlation of plain counts, which only exact zeros give.
+
+# %%
+report.figure("neighbours")
+
+# %% [markdown]
 # ## Who could know beforehand
 #
 # `down_proj` can skip silent neurons as soon as `up_proj` has run. To skip `up_proj` too, one has
@@ -220,10 +264,47 @@ domains = al.sparsity.domains(by_domain)
 domains.figure()
 
 # %% [markdown]
+# ## Against another model
+#
+# A Base model against its fine-tune, a checkpoint against a later one, or weights against their
+# rounding, neuron by neuron on the same text. **Agreement** is the overlap of what fires at the
+# same token; dashed is what two such models would share by chance. With exact zeros both are sets,
+# so rounding can be judged by whom it wakes and whom it silences, before any loss is taken.
+
+# %%
+other, _ = al.load(OTHER or MODEL, device=DEVICE)
+if OTHER is None:
+    for mlp in al.sparsity.mlps(other):
+        scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
+        mlp.up.weight.data.div_(scale).round_().mul_(scale)
+second = al.sparsity.measure(
+    other, tokenizer, texts, batch_size=32, share=1, analyses=["unions"],
+    label=OTHER or "up_proj rounded to 4 bits",
+)  # fmt: skip
+comparison = report.compare(second)
+del other
+comparison.figure()
+
+# %%
+comparison.frame().round(3)
+
+# %% [markdown]
 # ## What it would save
 #
-# How many times fewer bytes a decoding step has to read, if silent rows of `down_proj` are left
-# alone, and if those of `up_proj` could be guessed as well. This is arithmetic from the zeros
+# **Blocks.** Each line is a layer: the share of blocks of neighbouring neurons in which none
+# fires, by their size, against the dashed line of zeros that lie scattered. Kernels skip blocks,
+# and ReLU² has its zeros wherever training put them; groups of four, of which hardware skips two,
+# ask for less (`two_four`, and `lost`, what that drops of the output's square).
+
+# %%
+report.figure("blocks")
+
+# %%
+report.frame("blocks")[["layer", "two_four", "lost", "zero_16", "tile", "fullest_tile"]].round(4)
+
+# %% [markdown]
+# **Bytes.** How many times fewer a decoding step has to read, if silent rows of `down_proj` are
+# left alone, and if those of `up_proj` could be guessed as well. This is arithmetic from the zeros
 # above; it is exact for the first, because in ReLU² skipping a zero changes nothing.
 
 # %%
