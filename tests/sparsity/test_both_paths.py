@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from dense import Letters, pair, plant
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 TEXTS = ["abcdefghabcdefgabbbaacc", "hgf", "aabbccddeeffgg", "cabbage", "fade", "headcabbagefeed"]
 
@@ -86,3 +88,44 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, shar
     if (share, stride) == (None, 32):
         with pytest.raises(ValueError, match="predictors at 1 token in 32"):
             report.merge(measure(model, Letters(), windows, share=1))
+
+
+@settings(max_examples=15)
+@given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=5), wide=st.booleans())
+def test_sums_by_window_where_some_windows_are_empty(sizes, wide):
+    from arcee_lab.sparsity import exact
+
+    stops = np.cumsum(sizes).tolist()
+    spans = tuple(zip([0, *stops[:-1]], stops, strict=True))
+    x = torch.from_numpy(np.random.default_rng(sum(sizes)).normal(size=(stops[-1], 3)))
+    x = x if wide else x[:, 0]
+    expected = torch.stack([x[start:stop].sum(0) for start, stop in spans])
+    found = exact.by_window(x, spans)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 99), tokens=st.integers(1, 9), d_mlp=st.integers(1, 300))
+def test_bits_and_the_list_say_what_the_activations_say(seed, tokens, d_mlp):
+    from arcee_lab.sparsity import bits
+    from arcee_lab.sparsity.analysis import Seen
+
+    rng = np.random.default_rng(seed)
+    dense = np.where(rng.random((tokens, d_mlp)) < rng.random(), rng.random((tokens, d_mlp)), 0)
+    norms = rng.random(d_mlp).astype(np.float32)
+    post, active = torch.from_numpy(dense), torch.from_numpy((dense != 0).sum(1))
+    seen = Seen.__new__(Seen)  # what counts here is read off these three
+    for name, value in (("post", post), ("active", active), ("norms", torch.from_numpy(norms))):
+        object.__setattr__(seen, name, value)
+    assert seen.packed.shape[1] % 16 == 0
+    assert np.array_equal(bits.unpack(seen.packed, d_mlp), dense != 0)
+    assert np.array_equal(bits.count(seen.packed), active)
+    found = seen.firings
+    assert np.array_equal(np.diff(found.starts), active)
+    token = np.repeat(np.arange(tokens), active)
+    assert np.array_equal(dense[token, found.neurons], found.values)
+    assert np.array_equal(found.places, token * d_mlp + found.neurons)
+    assert np.array_equal(found.written, found.values * norms[found.neurons])
+    assert np.allclose(found.sums(found.values), dense.sum(1))
+    assert np.array_equal(found.largest(found.values), dense.max(1))
