@@ -19,13 +19,14 @@ from transformers import DynamicCache
 
 from arcee_lab.evals.batching import batches
 from arcee_lab.evals.changing import Changes
-from arcee_lab.evals.prefix import by_prefix, handed_out
+from arcee_lab.evals.prefix import by_prefix, handed_out, side_by_side
 from arcee_lab.evals.targets import Found, answers_of, found_in
 from arcee_lab.evals.trie import Row, Wanted, rows_of
 from arcee_lab.interventions import Intervening
 from arcee_lab.model.modeling import ArceeForCausalLM
 
 _CALLS = 20  # that cost as much as the tokens of a full batch, beside their own
+_HELD = 4  # budgets of tokens whose keys and values wait for a call that they share
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
 
 
@@ -102,23 +103,42 @@ class Scorer:
             torch.no_grad(),
         ):
             tell = block if branch and self.changes.tagged else None
-            for prefix, group in groups:
-                cache = self._prefix(group[0], prefix, tell) if prefix else None
-                for indices in batches(
-                    [len(row) - prefix for row in group],
-                    budget=self.budget,
-                    call=self.budget // _CALLS,
-                    padding=self.changes.padding,
-                ):
-                    batch = [group[index] for index in indices]
-                    found.append(self._forward(batch, prefix, cache, tell))
-                    advance(sum(len(row.reads) for row in batch))
+            for batch, prefixes, cache in self._batches(groups, tell):
+                found.append(self._forward(batch, prefixes, cache, tell))
+                advance(sum(len(row.reads) for row in batch))
         self.cost.requests += count
         self.cost.logits_bytes = max([self.cost.logits_bytes, *(one.logits_bytes for one in found)])
         return answers_of(found, count)
 
+    def _batches(
+        self, groups: Iterable[tuple[int, list[Row]]], tell: Intervening | None
+    ) -> Iterator[tuple[list[Row], list[int], DynamicCache | None]]:
+        """Rows of one call, how many of the nodes of each are read before, and their cache."""
+        alone: list[tuple[int, Row]] = []
+        for prefix, group in groups:
+            if prefix and len(group) == 1:
+                alone.append((prefix, group[0]))
+                continue
+            cache = self._prefix(group[0], prefix, tell) if prefix else None
+            for indices in batches(
+                [len(row) - prefix for row in group],
+                budget=self.budget,
+                call=self.budget // _CALLS,
+                padding=self.changes.padding,
+            ):
+                rows = [group[index] for index in indices]
+                shared = None if cache is None else handed_out(cache, len(rows), self.model.config)
+                yield rows, [prefix] * len(rows), shared
+        # What is left of rows whose beginning is their own is short: several share a call.
+        sizes = [max(prefix, _HELD * (len(row) - prefix)) for prefix, row in alone]
+        for indices in batches(sizes, budget=_HELD * self.budget, call=self.budget):
+            several = [alone[index] for index in indices]
+            caches = [self._prefix(row, prefix, tell) for prefix, row in several]
+            together = side_by_side(caches, self.model.config)
+            yield [row for _, row in several], [prefix for prefix, _ in several], together
+
     def _prefix(self, row: Row, length: int, tell: Intervening | None) -> DynamicCache:
-        """The keys and values of a shared prefix."""
+        """The keys and values of a beginning."""
         cache = DynamicCache(config=self.model.config)
         if tell is not None:
             tell.set_tags(torch.arange(length)[None])
@@ -137,39 +157,43 @@ class Scorer:
         return self.model.model(**arguments).last_hidden_state, self.model.lm_head
 
     def _forward(
-        self, batch: list[Row], prefix: int, cache: DynamicCache | None, tell: Intervening | None
+        self,
+        batch: list[Row],
+        prefixes: list[int],
+        cache: DynamicCache | None,
+        tell: Intervening | None,
     ) -> Found:
         """One forward, and what it answers."""
         device = self.model.device
-        width = len(batch[0]) - prefix
+        lengths = [len(row) - prefix for row, prefix in zip(batch, prefixes, strict=True)]
+        width, past = max(lengths), max(prefixes)
         shape = (len(batch), width)
         ids, depths, ends = (np.zeros(shape, int) for _ in range(3))
-        for index, row in enumerate(batch):
-            n = len(row) - prefix
+        for index, (row, prefix, n) in enumerate(zip(batch, prefixes, lengths, strict=True)):
             ids[index, :n] = row.tokens[prefix:]
             depths[index, :n] = row.depths[prefix:]
-            ends[index, :n] = row.ends[prefix:]
+            ends[index, :n] = np.array(row.ends[prefix:]) - prefix
         plain = cache is None and not any(row.branches for row in batch)
         arguments: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids).to(device),
             "use_cache": False,
         }
         if not plain:
-            lengths = torch.tensor([len(row) - prefix for row in batch], device=device)
-            tree = _tree(torch.from_numpy(ends - prefix * (ends > 0)).to(device), lengths, prefix)
+            told = (torch.tensor(one, device=device) for one in (ends, lengths, prefixes))
+            tree = _tree(*told, past=past)
             arguments["attention_mask"] = tree[:, None]
             arguments["position_ids"] = torch.from_numpy(depths).to(device)
-        elif any(len(row) < width for row in batch):
+        elif min(lengths) < width:
             arguments["attention_mask"] = torch.from_numpy((ends > 0).astype(int)).to(device)
         if cache is not None:
-            arguments["cache"] = handed_out(cache, len(batch), self.model.config)
+            arguments["cache"] = cache
         if tell is not None:
-            before = np.broadcast_to(np.arange(prefix), (len(batch), prefix))
+            before = np.broadcast_to(np.arange(past), (len(batch), past))
             tell.set_tags(torch.from_numpy(np.concatenate([before, depths], axis=1)).to(device))
         self.cost.fed += width * len(batch)
         self.cost.rows += len(batch)
         states, head = self._states(**arguments)
-        return found_in(states, batch, prefix=prefix, head=head)
+        return found_in(states, batch, prefixes=prefixes, head=head)
 
 
 def _watched(model: ArceeForCausalLM) -> bool:
@@ -199,19 +223,20 @@ def _mask_for_hooks_alone(model: ArceeForCausalLM) -> Iterator[None]:
         handle.remove()
 
 
-def _tree(ends: Tensor, lengths: Tensor, prefix: int) -> Tensor:
-    """Which keys each query may read, `[row, q_pos, k_pos]`.
+def _tree(ends: Tensor, lengths: Tensor, prefixes: Tensor, *, past: int) -> Tensor:
+    """Which keys each query may read, `[row, q_pos, k_pos]`; those of the prefixes come first.
 
     Padding reads nothing of its own, so that hooks are told it is padding: its diagonal is False.
     """
     width = ends.shape[1]
     columns = torch.arange(width, device=ends.device)
-    if not prefix:
+    if not past:
         # A query that may read nothing is undefined in some kernels; padding reads the first token.
         ends = ends.clone()
         ends[:, 0] = width
     tree = (columns <= columns[:, None]) & (columns[:, None] < ends[:, None, :])
-    if prefix:
+    if past:
         real = columns < lengths[:, None]
-        tree = torch.cat([real[..., None].expand(-1, -1, prefix), tree], dim=-1)
+        before = torch.arange(past, device=ends.device) < prefixes[:, None]
+        tree = torch.cat([real[..., None] & before[:, None], tree], dim=-1)
     return tree

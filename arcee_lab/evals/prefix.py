@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 
@@ -83,3 +84,21 @@ def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> Dyna
         layer.keys = keys.expand(rows, -1, -1, -1)
         layer.values = values.expand(rows, -1, -1, -1)
     return copy
+
+
+def side_by_side(caches: Sequence[DynamicCache], config: PreTrainedConfig) -> DynamicCache:
+    """Caches of one sequence each as one of all; the shorter ones end in zeros, to be masked."""
+    if len(caches) == 1:
+        return caches[0]
+    together = DynamicCache(config=config)
+    longest = max(cache.get_seq_length() for cache in caches)
+
+    def padded(states: Tensor) -> Tensor:
+        return torch.nn.functional.pad(states, (0, 0, 0, longest - states.shape[2]))
+
+    for own, *others in zip(together.layers, *(cache.layers for cache in caches), strict=True):
+        layer, given = cast(Any, own), cast(list[Any], others)
+        keys = torch.cat([padded(one.keys) for one in given])
+        layer.lazy_initialization(keys, keys)
+        layer.keys, layer.values = keys, torch.cat([padded(one.values) for one in given])
+    return together

@@ -38,17 +38,20 @@ class Found(NamedTuple):
     logits_bytes: int
 
 
-def found_in(states: Tensor, batch: Sequence[Row], *, prefix: int, head: nn.Module | None) -> Found:
+def found_in(
+    states: Tensor, batch: Sequence[Row], *, prefixes: Sequence[int], head: nn.Module | None
+) -> Found:
     """Reads off what rows ask.
 
     Args:
         states: `[row, node, d_model]` before the head, or logits `[row, node, vocab]`.
         batch: The rows, right-padded to the same number of nodes.
-        prefix: How many nodes of each row lie before these.
+        prefixes: How many nodes of each row lie before these.
         head: What makes logits of states; None if they are logits.
     """
     width = states.shape[1]
-    asked = [(index * width - prefix, one) for index, row in enumerate(batch) for one in row.reads]
+    starts = [index * width - prefix for index, prefix in enumerate(prefixes)]
+    asked = [(start, one) for start, row in zip(starts, batch, strict=True) for one in row.reads]
     counts = [len(one.targets) for _, one in asked]
     wanted = np.array([target for _, one in asked for target in one.targets])
     places = np.array([node for _, one in asked for node in one.nodes])

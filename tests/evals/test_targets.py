@@ -40,8 +40,8 @@ def test_scores_are_those_of_log_softmax(monkeypatch, piece, dtype):
     states = 3 * torch.randn(len(rows), max(map(len, rows)), 6, dtype=dtype)
     with torch.no_grad():
         logits = head(states)
-        through = found_in(states, rows, prefix=0, head=head)
-        whole = found_in(logits, rows, prefix=0, head=None)
+        through = found_in(states, rows, prefixes=[0] * len(rows), head=head)
+        whole = found_in(logits, rows, prefixes=[0] * len(rows), head=None)
     logs = logits.float().log_softmax(-1)
     got = answers_of([through], count=5)
     for number, mine in places.items():
@@ -58,7 +58,7 @@ def test_scores_are_those_of_log_softmax(monkeypatch, piece, dtype):
 def test_of_equal_logits_the_first_is_the_likeliest():
     """As argmax has it: in half precision ties are common."""
     (row,) = rows_of([Wanted(n, [1], 0, [n]) for n in range(4)], longest=8)
-    found = found_in(torch.tensor([[[0.5, 2.0, 2.0, 1.0]]]), [row], prefix=0, head=None)
+    found = found_in(torch.tensor([[[0.5, 2.0, 2.0, 1.0]]]), [row], prefixes=[0], head=None)
     assert [greedy for _, greedy in answers_of([found], count=4)] == [False, True, False, False]
 
 

@@ -98,6 +98,31 @@ def test_scores_equal_single_sequences(tiny, sequences, data):
     torch.testing.assert_close(got, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
+def test_long_documents_share_the_call_of_what_is_left_of_them(tiny, monkeypatch):
+    """Each reads its own beginning, whose length differs, and no other's."""
+    model = tiny()
+    starts = [[47 - size, *range(3, 3 + size)] for size in (20, 31, 26)]
+    asked = [
+        [
+            Wanted(3 * n + c, [*start, 40 + c, 2, 7], len(start) - 1, [40 + c, 2, 7, 9])
+            for c in (0, 1, 2)
+        ]
+        for n, start in enumerate(starts)
+    ]
+    scorer = Scorer(model, Changes(), budget=40)
+    calls = []
+    own = scorer._forward
+    monkeypatch.setattr(scorer, "_forward", lambda *args: calls.append(args[1]) or own(*args))
+    got = scorer.score(asked, count=9)
+    assert calls == [[31, 26, 20]]
+    for one in (wanted for document in asked for wanted in document):
+        with torch.no_grad():
+            logs = model(torch.tensor([one.tokens])).logits[0].log_softmax(-1)[one.first :]
+        expected = sum(logs[place, target].item() for place, target in enumerate(one.targets))
+        assert abs(got[one.number][0] - expected) <= 1e-4
+        assert got[one.number][1] == (logs.argmax(-1).tolist() == list(one.targets))
+
+
 def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     """On the meta device a host read raises; so does a tensor that was left on the CPU."""
     from arcee_lab.evals import packed
@@ -105,9 +130,16 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     shots = list(range(3, 25))
     branched = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
     shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
+    long = [
+        [
+            Wanted(5 + n, [1, *range(40, 74 + m), 2, n], 34 + m, [2, n, 5])
+            for n in (2 * m, 2 * m + 1)
+        ]
+        for m in range(2)
+    ]
     model = tiny().to("meta")
     found = []
     monkeypatch.setattr(packed, "answers_of", lambda batches, count: found.extend(batches) or [])
-    Scorer(model, Changes(), budget=64).score([branched, *shared], count=5)
-    assert [one.numbers for one in found] == [[2, 3, 4], [0, 1]]
+    Scorer(model, Changes(), budget=64).score([branched, *shared, *long], count=9)
+    assert [one.numbers for one in found] == [[2, 3, 4], [0, 1], [7, 8, 5, 6]]
     assert all(one.scores.is_meta and one.greedy.is_meta for one in found)
