@@ -311,6 +311,7 @@ class ArceeLab(_Base):
             found = self._scorer.score(
                 [[window] for mine in windows for window in mine],
                 count=count,
+                greedy=False,
                 advance=lambda done: advance(done * share),
             )
         totals = [sum(found[window.number][0] for window in mine) for mine in windows]

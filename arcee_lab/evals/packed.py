@@ -78,6 +78,7 @@ class Scorer:
         documents: Iterable[Sequence[Wanted]],
         *,
         count: int,
+        greedy: bool = True,
         advance: Callable[[int], Any] = lambda done: None,
     ) -> list[tuple[float, bool]]:
         """Scores the requests of documents.
@@ -85,11 +86,12 @@ class Scorer:
         Args:
             documents: Requests, numbered from 0 through all documents.
             count: How many requests there are.
+            greedy: Whether it is asked if targets are the likeliest tokens.
             advance: Called with the number of requests done since it was called before.
 
         Returns:
             Of each request the log-likelihood in nats, and whether each target is the likeliest
-            token.
+            token; True where that is not asked.
         """
         branch = self.branch
         rows = [
@@ -104,7 +106,7 @@ class Scorer:
         ):
             tell = block if branch and self.changes.tagged else None
             for batch, prefixes, cache in self._batches(groups, tell):
-                found.append(self._forward(batch, prefixes, cache, tell))
+                found.append(self._forward(batch, prefixes, cache, tell, greedy))
                 advance(sum(len(row.reads) for row in batch))
         self.cost.requests += count
         self.cost.logits_bytes = max([self.cost.logits_bytes, *(one.logits_bytes for one in found)])
@@ -162,6 +164,7 @@ class Scorer:
         prefixes: list[int],
         cache: DynamicCache | None,
         tell: Intervening | None,
+        greedy: bool,
     ) -> Found:
         """One forward, and what it answers."""
         device = self.model.device
@@ -193,7 +196,7 @@ class Scorer:
         self.cost.fed += width * len(batch)
         self.cost.rows += len(batch)
         states, head = self._states(**arguments)
-        return found_in(states, batch, prefixes=prefixes, head=head)
+        return found_in(states, batch, prefixes=prefixes, head=head, greedy=greedy)
 
 
 def _watched(model: ArceeForCausalLM) -> bool:

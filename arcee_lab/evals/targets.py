@@ -26,7 +26,8 @@ class Found(NamedTuple):
         counts: Targets of each.
         order: For each score, which target it is of, counted through the requests.
         scores: Log-likelihood of each target in nats, fp32.
-        greedy: Whether it is the likeliest token, the first of these if there are several.
+        greedy: Whether it is the likeliest token, the first of these if there are several; empty
+            where nobody asks.
         logits_bytes: Most bytes of logits at one time, fp32 copies included.
     """
 
@@ -39,7 +40,12 @@ class Found(NamedTuple):
 
 
 def found_in(
-    states: Tensor, batch: Sequence[Row], *, prefixes: Sequence[int], head: nn.Module | None
+    states: Tensor,
+    batch: Sequence[Row],
+    *,
+    prefixes: Sequence[int],
+    head: nn.Module | None,
+    greedy: bool = True,
 ) -> Found:
     """Reads off what rows ask.
 
@@ -48,6 +54,7 @@ def found_in(
         batch: The rows, right-padded to the same number of nodes.
         prefixes: How many nodes of each row lie before these.
         head: What makes logits of states; None if they are logits.
+        greedy: Whether it is asked which targets are the likeliest tokens.
     """
     width = states.shape[1]
     starts = [index * width - prefix for index, prefix in enumerate(prefixes)]
@@ -64,7 +71,7 @@ def found_in(
     flat = states.flatten(0, 1)
     kept = torch.from_numpy(nodes).to(states.device)
     rows, targets = (torch.from_numpy(x).to(states.device) for x in (at, wanted[order]))
-    scores, greedy, most = [], [], 0
+    scores, right, most = [], [], 0
     for (first, last), (begin, end) in zip(pairwise(cuts), pairwise(among), strict=True):
         logits = flat[kept[first:last]]
         if head is not None:
@@ -74,13 +81,18 @@ def found_in(
         ids = targets[begin:end].to(wide.device)
         scores.append(wide[mine, ids] - wide.logsumexp(dim=-1)[mine])
         # `max` gives the first of equal ones, as argmax does, which is three times slower on CPUs.
-        greedy.append(wide.max(dim=-1).indices[mine] == ids)
+        if greedy:
+            right.append(wide.max(dim=-1).indices[mine] == ids)
         copies = 8 if wide is not logits else 4  # one more inside logsumexp
         most = max(most, logits.numel() * (logits.element_size() + copies))
     if head is None:
         most += states.numel() * states.element_size()
     numbers = [one.number for _, one in asked]
-    return Found(numbers, counts, order, torch.cat(scores), torch.cat(greedy), most)
+    return Found(numbers, counts, order, torch.cat(scores), _joined(right), most)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)
 
 
 def answers_of(found: Sequence[Found], count: int) -> list[tuple[float, bool]]:
@@ -91,7 +103,8 @@ def answers_of(found: Sequence[Found], count: int) -> list[tuple[float, bool]]:
         count: How many requests there are.
 
     Returns:
-        Of each request its log-likelihood, and whether each of its targets is the likeliest token.
+        Of each request its log-likelihood, and whether each of its targets is the likeliest token
+        (True where nobody asked).
     """
     answers: list[tuple[float, bool]] = [(0.0, True)] * count
     if not found:
@@ -100,9 +113,11 @@ def answers_of(found: Sequence[Found], count: int) -> list[tuple[float, bool]]:
     starts = np.concatenate([[0], counts.cumsum()])
     before = np.cumsum([0, *(len(one.order) for one in found[:-1])])
     order = np.concatenate([one.order + n for one, n in zip(found, before, strict=True)])
-    scores, greedy = np.empty(len(order)), np.empty(len(order), bool)
+    scores, greedy = np.empty(len(order)), np.ones(len(order), bool)
     scores[order] = torch.cat([one.scores for one in found]).cpu().double().numpy()
-    greedy[order] = torch.cat([one.greedy for one in found]).cpu().numpy()
+    told = torch.cat([one.greedy for one in found]).cpu().numpy()
+    if len(told):
+        greedy[order] = told
     totals = np.add.reduceat(scores, starts[:-1])
     right = np.logical_and.reduceat(greedy, starts[:-1])
     numbers = [number for one in found for number in one.numbers]

@@ -82,7 +82,13 @@ def test_whole_texts_and_their_left_over_windows(reference, ours, monkeypatch):
 
     own = kept("hf", reference._loglikelihood_tokens)
     monkeypatch.setattr(reference, "_loglikelihood_tokens", own)
-    monkeypatch.setattr(ours._scorer, "score", kept("ours", ours._scorer.score))
+    # What lm-eval does not ask of whole texts, the flags, are asked here.
+    score = ours._scorer.score
+    monkeypatch.setattr(
+        ours._scorer,
+        "score",
+        kept("ours", lambda asked, **how: score(asked, **how | {"greedy": True})),
+    )
     expected = reference.loglikelihood_rolling(requests, disable_tqdm=True)
     got = ours.loglikelihood_rolling(requests, disable_tqdm=True)
     assert len(windows["hf"]) == len(windows["ours"]) > len(requests) + 1

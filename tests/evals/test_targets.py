@@ -84,3 +84,13 @@ def test_a_hook_on_the_logits_sees_those_of_every_token(demo):
         watched = Scorer(model, Changes(), budget=400).score(texts, count=2)
     assert acts["hook_logits"].shape == (2, 30, model.config.vocab_size)
     assert [one for one, _ in watched] == pytest.approx([one for one, _ in plain], abs=1e-5)
+
+
+def test_flags_that_nobody_asks_for_are_not_computed(demo):
+    model, _ = demo
+    texts = [[Wanted(n, list(range(1, 30 + n)), 0, [5] * (29 + n))] for n in range(2)]
+    scorer = Scorer(model, Changes(), budget=400)
+    asked, unasked = (scorer.score(texts, count=2, greedy=greedy) for greedy in (True, False))
+    assert [score for score, _ in asked] == [score for score, _ in unasked]
+    assert [flag for _, flag in asked] == [False, False]
+    assert [flag for _, flag in unasked] == [True, True]
