@@ -11,6 +11,8 @@ from arcee_lab.sparsity.sample import DEFAULT_TOKENS
 from arcee_lab.sparsity.stream import Pass, new_states
 
 _STATISTICS = 1.3  # a pass takes so many times its forwards, about
+_CUTS = 3  # and a reading so many times that: logits, losses, and the choice of neurons
+_TOKENS = 1024  # of the forward that is timed, at the most
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,28 @@ def state_bytes(run: Pass) -> int:
 
 
 def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> Estimate:
-    """Estimates a pass; runs one forward twice, on one window of middling length.
+    """Estimates a pass; runs one forward twice, on a batch of middling length or part of it.
 
     Args:
         run: The pass, from `measure.prepare`.
         further: Analyses of `registry.FURTHER` that follow it, on samples of their default size.
         processes: Ranks that share the pass.
     """
-    windows = run.plan.windows
-    sizes = windows.bounds[1:] - windows.bounds[:-1]
-    ids = torch.from_numpy(windows[int(sizes.argsort()[len(sizes) // 2])].astype("int64"))[None]
+    windows, device = run.plan.windows, run.model.device
+    (job,) = run.plan.jobs([len(run.plan.batches) // 2])
+    rows = slice(max(1, _TOKENS // job.input_ids.shape[1]))
+    ids, mask = job.input_ids[rows], job.attention_mask[rows]
     seconds = 0.0
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
         with torch.no_grad():
-            out = run.model.base_model(input_ids=ids.to(run.model.device), use_cache=False)
-        float(out[0][0, -1, 0])  # waits for the device
+            out = run.model.base_model(
+                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+            )
+        float(out[0][0, 0, 0])  # waits for the device
         seconds = time.perf_counter() - began
-    token = seconds / ids.shape[1] * _STATISTICS
-    readings = sum(registry.READINGS[name] for name in further)
+    token = seconds / int(mask.sum()) * _STATISTICS
+    readings = _CUTS * sum(registry.READINGS[name] for name in further)
     return Estimate(
         windows=len(windows),
         tokens=windows.n_tokens,

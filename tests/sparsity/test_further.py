@@ -56,7 +56,7 @@ def test_the_estimate_names_them_and_their_time(demo):
     assert found.shared == 0
     assert "closely" not in str(found)
     # So short a text is the sample itself.
-    assert found.further_seconds == pytest.approx(found.seconds * (3 + 72))
+    assert found.further_seconds == pytest.approx(found.seconds * 3 * (3 + 72))
     assert str(found).endswith(" for cett, truncation")
     assert "then" not in str(estimate(run))
 
