@@ -4,7 +4,8 @@
 
 Everybody answers the same question, on the same weights and the same padded batch: how often does
 each MLP neuron of each layer fire on a token that is no padding? nnsight and TransformerLens keep
-the neurons and NumPy counts them. The other rows are further reducers, for their price.
+the neurons and NumPy counts them; plain torch hooks keep nothing. The other rows are further
+reducers, for their price.
 """
 
 import argparse
@@ -67,6 +68,26 @@ def reducing(
     return reduce
 
 
+def by_hand(model: ArceeForCausalLM, batch: Mapping[str, torch.Tensor]) -> Callable[[], Counts]:
+    """A forward under a plain torch hook at every layer: the mask times the signs."""
+    real = batch["attention_mask"].flatten().float()
+    points = [layer.mlp.hook_post for layer in model.model.layers]
+
+    def count() -> Counts:
+        found: list[torch.Tensor] = []
+
+        def hook(module: object, args: object, post: torch.Tensor) -> None:
+            found.append(real @ post.flatten(0, 1).sign())
+
+        handles = [point.register_forward_hook(hook) for point in points]
+        model(**batch, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        return [counts.long().numpy() for counts in found]
+
+    return count
+
+
 def nnsight(reference: ReferenceForCausalLM, batch: Mapping[str, torch.Tensor]) -> Callable:
     """Nnsight's cache of every layer, counted by NumPy."""
     import nnsight as library
@@ -118,6 +139,9 @@ def run(*, rounds: int, peers: bool) -> dict[str, Paired]:
             rates.fired.numpy() for rates in reducing(model, al.reducers.FiringRate(), batch)()
         ]
         assert len(expected) == SETTING.shape["num_hidden_layers"]
+        contestants["torch hooks, mask @ post.sign()"] = by_hand(model, batch)
+        for mine, theirs in zip(expected, by_hand(model, batch)(), strict=True):
+            assert (mine == theirs).all()
         if peers:
             counters = {
                 "nnsight, tracer.cache and NumPy": nnsight(reference, batch),

@@ -31,11 +31,14 @@ def asked_of(parts: Anatomy, asked: Mapping[Any, Any]) -> dict[str, Asked]:
         one_or_more = _read(filters, given)
         for name in parts.resolve(filters):
             found.setdefault(name, []).append(one_or_more)
-    return {
-        name: _check(parts, name, _one(found[name]))
-        for name in parts.legend.sites()
-        if name in found
-    }
+    wanted = {name: _one(found[name]) for name in parts.legend.sites() if name in found}
+    checked = set()  # most layers ask for the same again
+    for name, one_or_more in wanted.items():
+        shape = features(parts, name)
+        if (shape, id(one_or_more)) not in checked:
+            _check(name, shape, one_or_more)
+            checked.add((shape, id(one_or_more)))
+    return wanted
 
 
 def features(parts: Anatomy, name: str) -> tuple[int, ...]:
@@ -71,8 +74,7 @@ def _one(found: list[Asked]) -> Asked:
     return tuple(r for one in found for r in ((one,) if isinstance(one, Reducer) else one))
 
 
-def _check(parts: Anatomy, name: str, asked: Asked) -> Asked:
-    shape = features(parts, name)
+def _check(name: str, shape: tuple[int, ...], asked: Asked) -> None:
     for reducer in (asked,) if isinstance(asked, Reducer) else asked:
         unknown = set(reducer.asks) - set(_ASKS)
         if unknown:
@@ -85,4 +87,3 @@ def _check(parts: Anatomy, name: str, asked: Asked) -> Asked:
             raise ValueError(f"{name}: {error}") from None
         if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             raise ValueError(f"init of {reducer!r} gives {state!r}; expected a dict of tensors.")
-    return asked

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.reducers.bytewise import counts_bytewise, fired_bytewise
 from arcee_lab.reducers.pieces import MOST_TOKENS, fires, piece_length
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result, unit_columns
@@ -66,7 +67,7 @@ class FiringRates(Result):
 class FiringRate(Reducer):
     """Counts the tokens on which each unit is above 0.
 
-    Counts are exact: int64, fed by fp32 sums of at most 2^24 ones.
+    Counts are exact: int64, fed by bytes, or by fp32 sums of at most 2^24 ones.
 
     Example:
         >>> import arcee_lab as al
@@ -91,6 +92,11 @@ class FiringRate(Reducer):
         token_mask: Bool[Tensor, "batch pos"],
         **asked: Any,
     ) -> None:
+        if counts_bytewise(x):
+            flat = x.flatten(0, 1).flatten(1)
+            state["fired"].view(-1).add_(fired_bytewise(flat, token_mask.flatten()))
+            state["tokens"] += token_mask.sum()
+            return
         one = {name: tensor[None] for name, tensor in state.items()}
         self.update_groups(one, x, token_mask[None])
 
