@@ -211,8 +211,8 @@ table.round(3)
 # as far, the neurons would be needed for everything. Hold each difference against the intervals in
 # the figure. `active a word`: how many of these neurons fire at an average word of the news.
 #
-# In the demo as it is shipped the larger set of marking neurons costs entities a few points, and its
-# random control costs them next to nothing; the tasks without names lose no more to the marking
+# In the demo as it is shipped the larger set of marking neurons costs entities a few points, and
+# its random control costs them next to nothing; the tasks without names lose no more to the marking
 # neurons than to the random ones. The loss is small beside the score: most of what the head needs
 # to find a person lies elsewhere, or in more than one place.
 
