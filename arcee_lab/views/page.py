@@ -13,7 +13,7 @@ body { max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem; color: var(--ink)
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem }
 p, figcaption, footer { color: var(--soft); margin: .3rem 0 .8rem }
-section { overflow-x: auto } figure { margin: 0 }
+section { overflow-x: auto } figure { margin: 0 } th { overflow-wrap: normal }
 img { width: 100%; max-width: 52rem; height: auto }
 footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: .8rem }
 """
