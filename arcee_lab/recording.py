@@ -48,6 +48,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._device = device
         self._grad = grad
         self._sites = parts.legend.sites()
+        self._uncut = selection.is_whole and selection.dtype is None and device is None
         self._records: dict[str, list[_Record]] = {name: [] for name in names}
         self._last: tuple[Tensor, Tensor] | None = None
         self._pairs: tuple[Call, torch.device, PairsSelection] | None = None
@@ -69,7 +70,7 @@ class Capture(Watch, Mapping[str, Any]):
         elif self._last is not None and self._last[0] is x:
             kept = self._last[1]  # one tensor under two names is stored once
         else:
-            kept = self._cut(name, x.detach(), self._call)
+            kept = x.detach() if self._uncut else self._cut(name, x.detach(), self._call)
             self._last = (x, kept)
         self._records[name].append(_Record(kept, edits_of(kept), self._call))
 

@@ -46,6 +46,8 @@ class Selection:
         Raises:
             ValueError: If an index argument is empty or holds something that is no whole number.
         """
+        if positions is heads is units is dtype is None:
+            return _WHOLE
         return cls(
             positions=indices(positions, what="positions"),
             heads=indices(heads, what="heads"),
@@ -113,6 +115,9 @@ class Selection:
             assert real is not None
             x = _take_positions(x, position, self.positions, real)
         return x if self.dtype is None else x.to(self.dtype)
+
+
+_WHOLE = Selection()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Finds the hook points of a loaded model by any accepted spelling."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from torch import nn
 
@@ -34,8 +34,8 @@ _SIZES = {  # axis -> where the configuration holds its length
 }
 
 
-@dataclass(frozen=True)
-class Anatomy:
+# A named tuple, not a dataclass: one is made for every block that is opened.
+class Anatomy(NamedTuple):
     """A model, its backbone and its legend.
 
     Attributes:
@@ -61,8 +61,10 @@ class Anatomy:
 
     def hook_point(self, name: str) -> HookPoint:
         """The module of a canonical name."""
-        root = self.model if name == "hook_logits" else self.backbone
-        return root.get_submodule(name)  # type: ignore[return-value]
+        module: nn.Module = self.model if name == "hook_logits" else self.backbone
+        for part in name.split("."):
+            module = module._modules[part]  # type: ignore[assignment]
+        return module  # type: ignore[return-value]
 
     def attention(self, name: str) -> ArceeAttention:
         """The attention module that a `self_attn` site lies in."""
@@ -88,18 +90,25 @@ def _resolve(legend: Legend, filters: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(legend.resolve(filters))
 
 
+@lru_cache(maxsize=64)
+def _legend(n_layers: int, head: str) -> Legend:
+    # One object for equal ones: what is cached by legend compares by identity first.
+    return Legend(n_layers, head)
+
+
 def anatomy(model: nn.Module) -> Anatomy:
     """Returns the anatomy of one of our models, also through a `torch.compile` wrapper.
 
     Raises:
         ValueError: If the model is not one of arcee_lab's classes.
     """
-    inner = getattr(model, "_orig_mod", model)
+    ours = isinstance(model, ArceePreTrainedModel)
+    inner = model if ours else getattr(model, "_orig_mod", model)
     for head, cls in HEADS.items():
         if isinstance(inner, cls):
             backbone = inner if isinstance(inner, ArceeModel) else inner.model
             assert isinstance(backbone, ArceeModel)
-            return Anatomy(inner, backbone, Legend(len(backbone.layers), head))
+            return Anatomy(inner, backbone, _legend(len(backbone.layers), head))
     raise ValueError(
         "Expected a model of arcee_lab, whose hook points are modules; got "
         f"{type(model).__module__}.{type(model).__qualname__}. Load it with al.load(...), or call "

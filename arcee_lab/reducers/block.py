@@ -100,7 +100,7 @@ class Reducing(Watch, Statistics):
         assert self._undo is not None
         if self._parts.model is not self._parts.backbone and self._stop is None:
             ended = self._parts.model.register_forward_hook(self._model_ended, always_call=True)
-            self._undo.callback(ended.remove)
+            self._undo.append(ended.remove)
         return self
 
     def gather(self, ranks: Ranks) -> Statistics:

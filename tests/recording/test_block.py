@@ -67,6 +67,25 @@ def test_everything_is_put_back_after_an_exception(tiny):
     assert torch.equal(model(**batch).logits, logits)
 
 
+def test_a_block_that_cannot_be_opened_leaves_nothing(tiny, monkeypatch):
+    import torch._dynamo
+
+    model, batch = tiny(), batch_of()
+    before, logits = hooks_of(model), model(**batch).logits
+    acts = al.capture(model, "*pattern", stop_at="layers.2.hook_attn_out")
+    with monkeypatch.context() as broken:
+        broken.setattr(acts, "_catch_stop", lambda undo: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            acts.__enter__()
+    assert hooks_of(model) == before
+    assert {m.current_mode() for m in model.modules() if hasattr(m, "current_mode")} == {"off"}
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+    assert torch.equal(model(**batch).logits, logits)
+    with acts:
+        model(**batch)
+    assert len(acts) == 3
+
+
 def test_a_site_that_never_fired_is_an_error(tiny):
     model = tiny()
     with pytest.raises(ValueError, match="3 of 3 sites never fired"), al.capture(model, POST):
