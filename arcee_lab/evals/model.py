@@ -312,6 +312,7 @@ class ArceeLab(_Base):
                 [[window] for mine in windows for window in mine],
                 count=count,
                 greedy=False,
+                together=True,
                 advance=lambda done: advance(done * share),
             )
         totals = [sum(found[window.number][0] for window in mine) for mine in windows]

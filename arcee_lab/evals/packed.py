@@ -10,6 +10,7 @@ from the device before the last batch is done.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from arcee_lab.model.modeling import ArceeForCausalLM
 
 _CALLS = 20  # that cost as much as the tokens of a full batch, beside their own
 _HELD = 4  # budgets of tokens whose keys and values wait for a call that they share
+_TEXTS = 96  # tokens a row of whole texts; its tree's attention grows with the square
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
 
 
@@ -79,6 +81,7 @@ class Scorer:
         *,
         count: int,
         greedy: bool = True,
+        together: bool = False,
         advance: Callable[[int], Any] = lambda done: None,
     ) -> list[tuple[float, bool]]:
         """Scores the requests of documents.
@@ -87,6 +90,8 @@ class Scorer:
             documents: Requests, numbered from 0 through all documents.
             count: How many requests there are.
             greedy: Whether it is asked if targets are the likeliest tokens.
+            together: Whether short documents that begin alike may share a row. They do not where
+                something hooks into the model: it would see their beginnings once for all.
             advance: Called with the number of requests done since it was called before.
 
         Returns:
@@ -94,9 +99,13 @@ class Scorer:
             token; True where that is not asked.
         """
         branch = self.branch
-        rows = [
-            row for one in documents for row in rows_of(one, branch=branch, longest=self.budget)
-        ]
+        if together and branch and not _hooked(self.model):
+            everything = chain.from_iterable(documents)
+            rows = rows_of(everything, longest=min(self.budget, _TEXTS), least=0.0)
+        else:
+            rows = [
+                row for one in documents for row in rows_of(one, branch=branch, longest=self.budget)
+            ]
         groups = by_prefix(rows, budget=self.budget) if branch else [(0, rows)]
         found: list[Found] = []
         with (
@@ -201,10 +210,16 @@ class Scorer:
 
 def _watched(model: ArceeForCausalLM) -> bool:
     """Whether hooks expect a call of the whole model, or logits by sequence."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks
-        for module in (model, model.lm_head, model.hook_logits)
-    )
+    return any(map(_has_hooks, (model, model.lm_head, model.hook_logits)))
+
+
+def _hooked(model: ArceeForCausalLM) -> bool:
+    """Whether anything but the interventions of this evaluation, not begun yet, hooks in."""
+    return any(map(_has_hooks, model.modules()))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 @contextmanager

@@ -82,18 +82,22 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) -> list[Row]:
-    """Lays the requests of one document into rows.
+def rows_of(
+    document: Iterable[Wanted], *, branch: bool = True, longest: int, least: float = 0.25
+) -> list[Row]:
+    """Lays the requests of one document, or short texts, into rows.
 
     Requests with the same tokens share a row in any case.
 
     Args:
-        document: Requests that may share tokens; those of other documents do not come in.
+        document: Requests that may share tokens; no others come in.
         branch: Whether different sequences may share a row.
         longest: Tokens a row of several sequences may have behind what all of them share.
+        least: The part of its tokens that a sequence must share to be let into a row. One token is
+            asked for in any case: a row has one root.
 
     Returns:
-        Rows, each with one sequence or several that share at least a quarter of their tokens.
+        Rows, each with one sequence or several.
 
     Example:
         >>> asked = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
@@ -110,7 +114,7 @@ def rows_of(document: Iterable[Wanted], *, branch: bool = True, longest: int) ->
         same = shared == len(tokens) == len(before)
         behind = len(tokens) - min(rows[-1].stem, shared) if rows else 0
         fits = rows and len(rows[-1]) - shared + behind <= longest
-        if not same and not (branch and fits and shared and 4 * shared >= len(tokens)):
+        if not same and not (branch and fits and shared and shared >= least * len(tokens)):
             _close(rows, path, 0)
             rows.append(Row(stem=len(tokens)))
             path, shared = [], 0

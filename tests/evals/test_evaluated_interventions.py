@@ -91,10 +91,14 @@ def test_hooks_see_each_token_once_and_no_padding(demo):
     assert stats[site].tokens < lm.cost.fed
 
 
-def test_whole_texts(demo):
-    intervention = al.Add("layers.1.hook_resid_post", 0.5, positions=[0, 5])
+@pytest.mark.parametrize("name", [*PACKED, *ALONE])
+def test_whole_texts(demo, name):
+    """Short ones that begin alike share a row where the intervention lets them."""
+    intervention = (PACKED | ALONE)[name]
     lm = ArceeLab(*demo, intervention=intervention)
-    texts = [Words(2).some(10, 30), Words(3).some(30, 50)]
+    long, other = Words(2).some(34, 34), Words(3).some(10, 20)
+    half = " ".join(long.split()[:12])
+    texts = [long, f"{half} {other}", other, long, half]
     got = lm.loglikelihood_rolling(rolling(texts), disable_tqdm=True)
     bos = lm.prefix_token_id
     with al.intervene(lm.model, intervention), torch.no_grad():
@@ -103,6 +107,9 @@ def test_whole_texts(demo):
             logs = lm.model(torch.tensor([[bos, *ids[:-1]]])).logits[0].log_softmax(-1)
             expected = logs[range(len(ids)), ids].sum().item()
             assert score == pytest.approx(expected, abs=2e-4)
+    info = lm.get_model_info()
+    assert info["packed"] == (name in PACKED or name == "logits at positions")
+    assert (lm.cost.rows < len(texts)) == info["packed"]
 
 
 def test_generation(demo):

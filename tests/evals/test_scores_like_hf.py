@@ -1,5 +1,7 @@
 """The LM's numbers are those of lm-eval's own `hf` around transformers' Arcee."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from asking import Words, generation, rolling, shapes
 from lm_eval.models.huggingface import HFLM
 from transformers import ArceeForCausalLM as Reference
 
+from arcee_lab.demo import stream
 from arcee_lab.evals import ArceeLab
 from arcee_lab.model.loading import DEMO
 
@@ -96,6 +99,21 @@ def test_whole_texts_and_their_left_over_windows(reference, ours, monkeypatch):
     assert [flag for _, flag in windows["ours"]] == [flag for _, flag in windows["hf"]]
     assert np.sum(got) == pytest.approx(sum(score for score, _ in windows["ours"]), abs=1e-6)
     assert np.abs(np.array(expected) - got).max() <= 1e-4 * 4  # the most windows of one text
+
+
+def test_short_texts_share_their_beginnings(reference, demo):
+    """The world's documents as they come, of which one comes again, one empty and one long text."""
+    lm = ArceeLab(*demo)
+    texts = [document.text for document in islice(stream(None, seed=6, split="test"), 24)]
+    texts += [texts[3], "", Words(6).some(150, 150)]
+    requests = rolling(texts)
+    expected = reference.loglikelihood_rolling(requests, disable_tqdm=True)
+    got = lm.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert np.abs(np.array(expected) - got).max() <= 1e-4 * 2
+    assert got[3] == got[24]
+    assert lm.cost.rows < len(texts) / 2
+    (alone,) = ArceeLab(*demo).loglikelihood_rolling(requests[:1], disable_tqdm=True)
+    assert alone == pytest.approx(got[0], abs=1e-4)
 
 
 def test_generation(reference, ours):

@@ -1,15 +1,37 @@
 """Rows of several sequences: the tree reads exactly what each sequence would read alone."""
 
+from itertools import pairwise
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
+from transformers import AttentionInterface
 
+import arcee_lab as al
+from arcee_lab.evals import packed
 from arcee_lab.evals.changing import Changes
 from arcee_lab.evals.packed import Scorer
 from arcee_lab.evals.prefix import by_prefix
+from arcee_lab.evals.rolling import windows_of
 from arcee_lab.evals.trie import Wanted, common_length, rows_of
 
 SEQUENCES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=7), min_size=1, max_size=6)
+TEXTS = st.lists(st.lists(st.integers(3, 5), max_size=30), min_size=1, max_size=8)
+ALIKE = [[3, 4, 5, 6], [3, 4, 5, 7], [3, 4, 5, 6], [3, 4], [8, 9, 3]]  # a tree of 6 behind the root
+
+
+def alone(model, one):
+    """The log-likelihood of a request, and whether it is greedy, by a forward of its own."""
+    with torch.no_grad():
+        logs = model(torch.tensor([one.tokens])).logits[0].log_softmax(-1)[one.first :]
+    score = logs[range(len(one.targets)), one.targets].sum().item()
+    return score, logs.argmax(-1).tolist() == list(one.targets)
+
+
+def windows(texts, longest=64):
+    return [one for mine in windows_of(texts, prefix=1, longest=longest) for one in mine]
 
 
 @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
@@ -33,6 +55,16 @@ def test_each_node_reads_its_own_document(sequences, longest):
             assert [row.depths[node] for node in before] == list(range(len(before)))
         assert len(row) <= max(longest, *(len(sequences[read.number]) for read in row.reads))
     assert sorted(seen) == list(range(len(sequences)))
+
+
+@given(SEQUENCES, st.integers(1, 20), st.sampled_from([0.0, 0.25, 0.5]))
+def test_no_sequence_joins_a_row_of_which_it_shares_too_little(sequences, longest, least):
+    asked = [Wanted(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
+    for row in rows_of(asked, longest=longest, least=least):
+        assert row.ends[0] == len(row)  # one root
+        read = [tuple(sequences[one.number]) for one in row.reads]
+        for before, one in pairwise(read):
+            assert common_length(before, one) >= max(1, least * len(one))
 
 
 def test_equal_sequences_share_a_row_even_where_nothing_may_branch():
@@ -116,17 +148,90 @@ def test_long_documents_share_the_call_of_what_is_left_of_them(tiny, monkeypatch
     got = scorer.score(asked, count=9)
     assert calls == [[31, 26, 20]]
     for one in (wanted for document in asked for wanted in document):
-        with torch.no_grad():
-            logs = model(torch.tensor([one.tokens])).logits[0].log_softmax(-1)[one.first :]
-        expected = sum(logs[place, target].item() for place, target in enumerate(one.targets))
+        expected, likeliest = alone(model, one)
         assert abs(got[one.number][0] - expected) <= 1e-4
-        assert got[one.number][1] == (logs.argmax(-1).tolist() == list(one.targets))
+        assert got[one.number][1] == likeliest
+
+
+@given(TEXTS, st.sampled_from([1, 40, 1000]), st.sampled_from([4, 16, 96]))
+def test_texts_score_together_as_alone(tiny, texts, budget, longest):
+    """Equal ones, empty ones, such as begin alike, and windows that a long one leaves over."""
+    model = tiny()
+    asked = windows(texts, longest=24)
+    scorer = Scorer(model, Changes(), budget=budget)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_TEXTS", longest)
+        got = scorer.score([[one] for one in asked], count=len(asked), together=True)
+    assert len(got) == len(asked)
+    for one, (score, greedy) in zip(asked, got, strict=True):
+        expected, likeliest = alone(model, one)
+        assert abs(score - expected) <= 1e-4
+        assert greedy == likeliest
+
+
+def test_texts_are_fed_what_they_do_not_share(tiny):
+    asked = windows(ALIKE)
+    costs = {}
+    for together in (True, False):
+        scorer = Scorer(tiny(), Changes(), budget=1000)
+        scorer.score([[one] for one in asked], count=5, together=together)
+        costs[together] = scorer.cost.rows, scorer.cost.fed
+    # The last token of a text is scored and not read.
+    assert costs == {True: (1, 1 + 3 + 2), False: (5, 4 + 4 + 4 + 2 + 3 + 3)}
+
+
+def test_a_text_alone_takes_no_tree(tiny, monkeypatch):
+    """Nor do long ones, each of which fills a row."""
+    masks = []
+    own = Scorer._states
+    monkeypatch.setattr(
+        Scorer, "_states", lambda self, **given: masks.append(given.keys()) or own(self, **given)
+    )
+    for texts in (ALIKE[:1], [[3, *[4] * 56], [3, *[5] * 56]]):
+        asked = windows(texts)
+        Scorer(tiny(), Changes(), budget=1000).score(
+            [[one] for one in asked], count=len(asked), together=True
+        )
+    assert masks == [{"input_ids", "use_cache"}] * 2
+
+
+def test_hooks_are_shown_every_text_whole(tiny):
+    """What is counted in a run does not depend on which texts share a row."""
+    model = tiny()
+    asked = [[one] for one in windows(ALIKE)]
+    scorer = Scorer(model, Changes(), budget=1000)
+    plain = scorer.score(asked, count=5, together=True)
+    site = "layers.1.mlp.hook_post"
+    with al.capture(model, {site: al.reducers.FiringRate()}) as stats:
+        watched = scorer.score(asked, count=5, together=True)
+    assert stats[site].tokens == sum(len(one.tokens) for (one,) in asked)
+    assert [one for one, _ in watched] == pytest.approx([one for one, _ in plain], abs=1e-5)
+
+
+def test_a_kernel_that_takes_no_tree_reads_each_text_alone(tiny, monkeypatch):
+    def causal(module, query, key, value, attention_mask, *, scaling, **unused):
+        assert attention_mask is None
+        groups = module.num_key_value_groups
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        output = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling
+        )
+        return output.transpose(1, 2).contiguous(), None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "causal", causal)
+    model = tiny(attn="causal")
+    asked = windows(ALIKE)
+    scorer = Scorer(model, Changes(), budget=1000)
+    got = scorer.score([[one] for one in asked], count=5, together=True)
+    assert scorer.cost.rows == 5
+    for one, (score, greedy) in zip(asked, got, strict=True):
+        expected, likeliest = alone(model, one)
+        assert abs(score - expected) <= 1e-4
+        assert greedy == likeliest
 
 
 def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     """On the meta device a host read raises; so does a tensor that was left on the CPU."""
-    from arcee_lab.evals import packed
-
     shots = list(range(3, 25))
     branched = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
     shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
