@@ -305,9 +305,9 @@ def main(argv: list[str] | None = None) -> int:
         "side in random order, tokenising included. hf 1 and hf 16 are hf at these batch sizes, "
         "with softmax_dtype=float32. Documents of the world have 7 to 52 tokens; the "
         "lengths of paragraphs are log-normal, half of them up to 60 words and a sixth over 160. "
-        "On whole texts hf at batch size 1 pads nothing and computes no token twice: there is "
-        "only its time for each call to save, and some of the head's; at batch size 16 its "
-        "padding, which the tokens fed show, bounds what there is to save. "
+        "On whole texts hf at batch size 1 pads nothing: there is only its time for each call to "
+        "save, some of the head's, and what short texts share from their start; at batch size 16 "
+        "its padding, which the tokens fed show, comes to that. "
         f"Every log-likelihood is within {ERROR:g} nats of both, plus one unit in the last place "
         "of the fp32 sum that hf returns, or the command fails. The A/A column is ours "
         "against itself." + (" The allocator keeps freed pages." if kept else ""),
