@@ -85,6 +85,16 @@ def test_committed_results_of_patterns_pass():
     assert re.findall(rows, section, re.MULTILINE) == ["pass", "pass"]
 
 
+def test_committed_results_of_evaluation_pass():
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    section = text.split("## Evaluation beside lm-eval's hf\n", 1)[1].split("\n## ", 1)[0]
+    assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 5
+    row = r"^\| (.*?) \| .*\| (?:>= [\d.]+, )>= [\d.]+ \| (\w+) \|"
+    verdicts = re.findall(row, section, re.MULTILINE)
+    assert len({task for task, _ in verdicts}) == 8
+    assert [verdict for _, verdict in verdicts] == ["pass"] * 16  # two shapes of model
+
+
 @pytest.mark.slow
 def test_patterns_run_without_the_peers(run_clean, tmp_path):
     said = run_clean(
