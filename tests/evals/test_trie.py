@@ -247,4 +247,7 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     monkeypatch.setattr(packed, "answers_of", lambda batches, count: found.extend(batches) or [])
     Scorer(model, Changes(), budget=64).score([branched, *shared, *long], count=9)
     assert [one.numbers for one in found] == [[2, 3, 4], [0, 1], [7, 8, 5, 6]]
+    texts = [[one] for one in windows(ALIKE)]
+    Scorer(model, Changes(), budget=64).score(texts, count=5, together=True)
+    assert sorted(found[-1].numbers) == [0, 1, 2, 3, 4]
     assert all(one.scores.is_meta and one.greedy.is_meta for one in found)
