@@ -43,6 +43,8 @@ class Tokens:
 
     def asked(self, reducer: Reducer, device: torch.device) -> dict[str, Any]:
         """What a reducer asks for besides."""
+        if not reducer.asks:
+            return {}
         makers = {"labels": self._own_labels, "seen": self._seen, "positions": self._positions}
         return {what: self._once(what, device, makers[what]) for what in reducer.asks}
 
@@ -180,9 +182,12 @@ def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: Tokens) -> Non
 
 
 def _init(reducer: Reducer, x: Tensor) -> State:
+    shape, device = tuple(x.shape[2:]), x.device
+    if not torch.is_inference_mode_enabled():
+        return reducer.init(shape, device)
     # A tensor made in inference mode could not be changed outside of it.
-    with torch.inference_mode(False), torch.no_grad():
-        return reducer.init(tuple(x.shape[2:]), x.device)
+    with torch.inference_mode(False):
+        return reducer.init(shape, device)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:

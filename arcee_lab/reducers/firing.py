@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -95,7 +96,7 @@ class FiringRate(Reducer):
         if counts_bytewise(x):
             flat = x.flatten(0, 1).flatten(1)
             state["fired"].view(-1).add_(fired_bytewise(flat, token_mask.flatten()))
-            state["tokens"] += token_mask.sum()
+            state["tokens"] += int(np.count_nonzero(token_mask.numpy()))
             return
         one = {name: tensor[None] for name, tensor in state.items()}
         self.update_groups(one, x, token_mask[None])

@@ -51,6 +51,25 @@ def test_firing_rates(case, first):
         assert result.rates.isnan().all()
 
 
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 150), st.booleans()), max_size=6),
+    width=st.integers(1, 40),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 2**31),
+)
+def test_firing_counts_over_many_pieces_and_runs_of_padding(runs, width, dtype, seed):
+    mask = torch.tensor([real for length, real in runs for _ in range(length)], dtype=torch.bool)
+    x = torch.randn(1, len(mask), width, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    x = torch.where(x.abs() < 0.3, -0.0, x)
+    x[:, ~mask] = torch.nan
+    x[:, :, 0] = torch.nan
+    state = FiringRate().init((width,), x.device)
+    for _ in range(2):
+        FiringRate().update(state, x, mask[None])
+    assert torch.equal(state["fired"], 2 * (x[0, mask] > 0).sum(0))
+    assert state["tokens"] == 2 * mask.sum()
+
+
 @given(case=calls(), first=FIRST, keep=st.integers(0, 40))
 def test_active_counts(case, first, keep):
     result, x = reduce(case, (POST, ActiveCount(keep, first=first))), case.read(first).post
