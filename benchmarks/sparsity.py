@@ -39,8 +39,8 @@ from arcee_lab.texts import Windows, cut
 
 SHARE = 8
 CORE, ALL = "core, every token", f"all analyses, 1 window in {SHARE}"
-CORE_AND_SIZES = "core and octaves, every token"
 SHOWN = "all analyses, every window"
+SPARED = "all but predictors, every window"
 DENSITY, WINDOW, TOKENS = 0.10, 256, 1024
 
 
@@ -67,8 +67,9 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     ids = np.random.default_rng(0).integers(3, 1000, TOKENS).astype(np.int32)
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
-    # All windows are shown; predictors are tried on 1 token in 32, as of a text of any length.
-    plan = replace(batches.plan(windows, batch_size=4, share=1), stride=batches.STRIDE)
+    # All windows are shown, and predictors are tried as in those windows that they are tried in.
+    stride = batches.STRIDE // batches.SPREAD
+    plan = replace(batches.plan(windows, batch_size=4, share=1), stride=stride)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]
@@ -80,7 +81,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         norms = mlp.write_norms()
     rows = job.tokens.places
     losses = torch.rand(len(rows))
-    active = core.add_layer(states["core"], 0, post, rows, job.first)
+    active = core.add_layer(states["core"], 0, post, norms, rows, job.first)
 
     def seen() -> Seen:
         # As in the pass: the rows that count are copied out.
@@ -89,7 +90,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         return Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
 
     def add_core() -> None:
-        found = core.add_layer(states["core"], 0, post, rows, job.first)
+        found = core.add_layer(states["core"], 0, post, norms, rows, job.first)
         core.add_batch(states["core"], job.tokens, len(job.first), found[:, None])
 
     def add(*chosen: str) -> Callable[[], None]:
@@ -101,21 +102,27 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
 
         return call
 
-    sizes = add("octaves")
     contestants: dict[str, Callable[[], object]] = {
         CORE: add_core,
-        CORE_AND_SIZES: lambda: (add_core(), sizes()),
         **{f"{name}, every window": add(name) for name in names},
         SHOWN: add(*names),
+        SPARED: add(*(name for name in names if name != "predictors")),
     }
     return lambda: module(x), contestants, float((post[rows] != 0).float().mean())
 
 
 def at_share(found: dict[str, Paired]) -> Paired:
     """The core at every token and the others at 1 window in 8, put together from their ratios."""
-    pairs = zip(found[CORE].ratios, found[SHOWN].ratios, strict=True)
-    milliseconds = found[CORE].milliseconds + found[SHOWN].milliseconds / SHARE
-    return Paired(milliseconds, tuple(base + shown / SHARE for base, shown in pairs))
+    tried = 1 / batches.SPREAD  # of these windows, the part in which predictors are tried
+
+    def together(core: float, shown: float, spared: float) -> float:
+        return core + (tried * shown + (1 - tried) * spared) / SHARE
+
+    parts = [found[name] for name in (CORE, SHOWN, SPARED)]
+    ratios = zip(*(part.ratios for part in parts), strict=True)
+    return Paired(
+        together(*(part.milliseconds for part in parts)), tuple(together(*each) for each in ratios)
+    )
 
 
 def on_demo() -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
@@ -264,8 +271,10 @@ def main(argv: list[str] | None = None) -> int:
         "side in random order. The allocator "
         f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
         "alone and one after the other as in the pass, where they share the rows that are copied "
-        "out and the list of neurons that fire; the row of 1 window in 8 is the core and an eighth "
-        "of the latter.",
+        "out and the list of neurons that fire; predictors on 1 token in "
+        f"{batches.STRIDE // batches.SPREAD}, which is done in 1 window of {batches.SPREAD} of the "
+        "share, so that the row of 1 window in 8 is the core, a sixteenth of all analyses and one "
+        "of all but predictors.",
         path=args.out,
     )
     missed = [

@@ -82,7 +82,7 @@ report.figure_coverage()
 # between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
 
 # %%
-report.figure("octaves")
+report.figure("concentration")
 
 # %% [markdown]
 # **Concentration.** `n_eff` is how many neurons would write the output at equal shares, `k90` how
@@ -90,7 +90,7 @@ report.figure("octaves")
 # one neuron. They are far below the number that fires, because the square makes large ones larger.
 
 # %%
-report.frame("octaves").round(3)
+report.frame("concentration").round(3)
 
 # %% [markdown]
 # **Spikes.** The height is the length of the strongest neuron's contribution over that of the

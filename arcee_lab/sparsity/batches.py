@@ -2,10 +2,12 @@
 
 A window is in the share when the checksum of its token ids is a multiple of the share, so the
 choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it. Predictors are dearer than all else, so of those windows they are tried on 1 token in 32:
-those whose position plus the window's checksum is a multiple of 32. Where `share=1` is asked for,
-and by default on texts below 1,024 tokens, it is every token. One that has none before it in its
-window is left out there.
+change it. Predictors are dearer than all else, so they are tried on 1 token in 32 of the share's:
+in 1 window of 2 those whose position plus the window's checksum is a multiple of 16. The other
+windows go into forwards of their own, since rounding the weights costs the same for few tokens as
+for many. Where all windows are in the share, it is 1 token in 32 of each; where `share=1` is asked
+for, and by default on texts below 1,024 tokens, it is every token. One that has none before it in
+its window is left out there.
 """
 
 import zlib
@@ -24,6 +26,7 @@ SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
 FEW_TOKENS = 1024  # below which predictors are then tried on all of them
 STRIDE = 32  # of the share's tokens, predictors are tried on 1 in so many
+SPREAD = 2  # and those lie in 1 in so many of its windows, where the share is not all
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +56,19 @@ class Plan:
         windows: The text.
         share: 1 window in so many is in the share.
         stride: Of its tokens, predictors are tried on 1 in so many.
+        spread: Those lie in 1 in so many of its windows.
         batches: `(window numbers, in the share)`, in the order of the pass.
     """
 
     windows: Windows
     share: int
     stride: int
+    spread: int
     batches: tuple[tuple[tuple[int, ...], bool], ...]
     _counted: np.ndarray
     _slots: np.ndarray
     _keys: np.ndarray
+    _tried: np.ndarray
 
     @property
     def shared_tokens(self) -> int:
@@ -86,16 +92,16 @@ class Plan:
             ids, start = windows[row], int(windows.bounds[row])
             input_ids[slot, : len(ids)] = ids
             mask[slot, : len(ids)] = 1
-            counted = np.flatnonzero(self._counted[start : start + len(ids)])
-            others = np.setdiff1d(np.arange(len(ids)), counted)
+            counts = self._counted[start : start + len(ids)]
+            counted, others = np.flatnonzero(counts), np.flatnonzero(~counts)
             first.append(slot * length + others)
             at = spans[-1][1] if spans else 0
             spans.append((at, at + len(counted)))
             following = np.append(ids[1:], -1)[counted]
             follows = np.diff(counted, prepend=-1) == 1
             follows[:1] = False
-            due = (counted + int(self._keys[row])) % self.stride == 0
-            sampled.append(at + np.flatnonzero(follows & due))
+            due = (counted + int(self._keys[row])) % (self.stride // self.spread) == 0
+            sampled.append(at + np.flatnonzero(follows & due & self._tried[row]))
             kept.append(
                 (slot * length + counted, ids[counted], counted, start + counted, following)
             )
@@ -136,6 +142,7 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
     stride = 1 if share == 1 or short else STRIDE
     share = share or (1 if len(windows) < FEW else SHARE)
+    spread = 1 if share == 1 else SPREAD
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
     if not counted.any():
@@ -147,9 +154,10 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     chosen = (keys % share == 0) & (sizes > 0)
     slots = np.where(chosen, np.cumsum(chosen) - 1, -1)
     batches = []
-    for group, in_share in ((chosen, True), (~chosen, False)):
+    tried = chosen & (keys // share % spread == 0)
+    for group, in_share in ((tried, True), (chosen & ~tried, True), (~chosen, False)):
         rows = np.flatnonzero(group)
         lengths = np.diff(windows.bounds)[rows].tolist()
         for batch in plan_batches(lengths, batch_size):
             batches.append((tuple(int(rows[place]) for place in batch), in_share))
-    return Plan(windows, share, stride, tuple(batches), counted, slots, keys)
+    return Plan(windows, share, stride, spread, tuple(batches), counted, slots, keys, tried)

@@ -7,9 +7,10 @@ dense operations instead, and get the same numbers.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8, UInt64
+from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt64
 
 _WHOLE = 16  # bytes: rows are filled with zeros to a multiple of 128 neurons
 
@@ -19,18 +20,19 @@ class Firings:
     """The neurons that fire, token after token.
 
     Attributes:
+        mask: Where they lie.
         starts: Where each token's begin in the list, and where the last one's end.
-        places: Where they lie in the flattened `[token, d_mlp]`.
-        neurons: Their numbers, ascending within a token.
-        values: a of each; fp32, or fp64 where the model computes in it.
-        written: ‖n_i‖ = a_i ‖w_i‖ of each.
+        written: ‖n_i‖ = a_i ‖w_i‖ of each; fp32, or fp64 where the model computes in it.
     """
 
+    mask: Bool[np.ndarray, "token d_mlp"]
     starts: Int[np.ndarray, " token_and_end"]
-    places: Int[np.ndarray, " firing"]
-    neurons: Int[np.ndarray, " firing"]
-    values: Float[np.ndarray, " firing"]
     written: Float[np.ndarray, " firing"]
+
+    @cached_property
+    def places(self) -> Int[np.ndarray, " firing"]:
+        """Where they lie in the flattened `[token, d_mlp]`."""
+        return np.flatnonzero(self.mask)
 
     def sums(self, x: Float[np.ndarray, " firing"]) -> Float[np.ndarray, " token"]:
         """Sums over each token's neurons, in double precision."""
@@ -61,6 +63,36 @@ def words(packed: UInt8[np.ndarray, "token byte"]) -> UInt64[np.ndarray, "token 
 def count(packed: UInt8[np.ndarray, "token byte"]) -> Int[np.ndarray, " token"]:
     """How many neurons fire at each token."""
     return np.bitwise_count(words(packed)).sum(1, dtype=np.int64)
+
+
+def pick(
+    rows: Int[np.ndarray, "row column"],
+    mask: Bool[np.ndarray, "row column"],
+    beside: Shaped[np.ndarray, "row column"],
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " picked"], Shaped[np.ndarray, " picked"]]:
+    """How many of each row are not 0, these themselves, and what stands beside them.
+
+    In half of the time that `rows[mask]` takes: first those fours of neighbours are taken of which
+    one is not 0, then these one by one. The cost hangs little on how zeros and others mix.
+
+    Args:
+        rows: Numbers.
+        mask: Where they are not 0.
+        beside: More numbers, of any kind.
+    """
+    starts = np.arange(len(rows) + 1) * rows.shape[1]
+    tables = [x.reshape(-1) for x in (rows, beside)]
+    if rows.shape[1] % 4 == 0:  # so that a four lies in one row
+        some = np.flatnonzero(mask.reshape(-1).view(np.uint32) != 0)
+        # Clipping costs less than the check that it replaces; nothing is out of bounds.
+        fours = [x.view(f"V{4 * x.itemsize}").take(some, mode="clip") for x in tables]
+        tables = [x.view(y.dtype) for x, y in zip(fours, tables, strict=True)]
+        starts = 4 * some.searchsorted(starts // 4)
+        mask = tables[0] != 0
+    where = np.flatnonzero(mask)
+    ends = where.searchsorted(starts)
+    picked, others = (x.take(where, mode="clip") for x in tables)
+    return ends[1:] - ends[:-1], picked, others
 
 
 def _reduced(how: np.ufunc, x: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -144,7 +144,7 @@ def of_firings(seen: Seen) -> dict[str, Float[Tensor, " token"]]:
         dropped = np.bincount(token, (n[:, :2] ** 2).sum(1), minlength=n_tokens)
         squares = firings.written**2
         if d_mlp % 4:
-            squares[firings.neurons >= 4 * groups] = 0
+            squares[firings.places % d_mlp >= 4 * groups] = 0
         whole = firings.sums(squares)
         found["lost"] = np.divide(dropped, whole, out=np.full(n_tokens, np.nan), where=whole > 0)
     words = bits.words(packed)

@@ -1,10 +1,12 @@
-"""The core, at every token: zeros, active neurons, firing rates, positions and token ids.
+"""The core, at every token: zeros, active neurons, rates, sizes, positions and token ids.
 
-Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these counts:
+Rows 1, 2, 3, 11, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
+counts:
 
     S_l = 1 - Σ_t Σ_i m / (N F)        m = 1 where a_i > 0; N tokens, F neurons
     k_t = Σ_i m                        active neurons of a token
     p_i = Σ_t m / N                    firing rate of a neuron
+    how many a, and a_i ‖w_i‖, lie in each bin of `sizes`
 
 Sources: Li et al., "The Lazy Neuron Phenomenon", arXiv:2210.06313 (S); Luo et al., "Sparsing Law",
 arXiv:2411.02335 (k by token id). All counts are int64; padding and first positions are in none but
@@ -16,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import exact
+from arcee_lab.sparsity import exact, sizes
 from arcee_lab.sparsity.analysis import Shape, State, Tokens
 from arcee_lab.sparsity.counting import Counts, count
 
@@ -35,6 +37,7 @@ def new_state(shape: Shape, device: torch.device) -> State:
         "fired": zeros(layers, shape.d_mlp),
         "fired_first": zeros(layers, shape.d_mlp),
         "active": zeros(layers, shape.d_mlp + 1),
+        "sized": zeros(layers, 2, sizes.BINS),
         "max_post": zeros(layers, dtype=torch.float32),
         "overflow": zeros(layers),
         "nan": zeros(layers),
@@ -55,6 +58,7 @@ def add_layer(
     state: State,
     layer: int,
     post: Float[Tensor, "row d_mlp"],
+    norms: Float[Tensor, " d_mlp"],
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Int[Tensor, " token"]:
@@ -64,13 +68,17 @@ def add_layer(
         state: The counts, changed in place.
         layer: Which layer.
         post: a at every position of the batch, padding included; it may lie on another device.
+        norms: ‖w_i‖ of the layer, on the device of the counts.
         places: The rows that count.
         first: The rows of first positions.
     """
     device = state["fired"].device
-    found = Counts(*(x.to(device, non_blocking=True) for x in count(post, places, first)))
+    norms = norms.to(post.device, non_blocking=True)
+    counts = count(post, norms, places, first)
+    found = Counts(*(x.to(device, non_blocking=True) for x in counts))
     state["fired"][layer] += found.fired
     state["fired_first"][layer] += found.fired_first
+    state["sized"][layer] += found.sized
     state["active"][layer].index_add_(0, found.active, torch.ones_like(found.active))
     state["max_post"][layer].copy_(torch.maximum(state["max_post"][layer], found.top))
     state["overflow"][layer] += found.overflow

@@ -1,21 +1,21 @@
-"""Which neurons fire, counted at every token: the arithmetic of the core.
+"""What fires and how strongly, counted at every token: the arithmetic of the core.
 
-Summing a table of booleans is slow on a CPU (torch widens each to 8 bytes), so there a token's
-neurons are counted over bits, eight a byte; a neuron's tokens over bytes, which hold a count of at
-most 255 rows at a time; and values are compared by the bits of the floats: a float that is not
-negative orders as its bits do. All rows of a batch are counted there, those that do not count too,
-and their part is taken off again: that is cheaper than to copy the others out. Elsewhere torch's
-own sums are fastest. Both are exact, and neither reads from a device.
+Summing a table of booleans is slow on a CPU (torch widens each to 8 bytes), so there a few rows at
+a time, which its cache holds, are counted in one go: a token's neurons over bits, eight a byte; a
+neuron's tokens over bytes, which hold a count of at most 255 rows; and values by the bits of the
+floats, since floats that are not negative order as their bits do. What fires is listed for the
+histograms of `sizes`, and only that. Elsewhere torch's own sums are fastest. Both are exact, and
+neither reads from a device.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import bits
+from arcee_lab.sparsity import bits, sizes
 
 OVERFLOW = 65504.0  # the largest float16
 _INTEGERS = {
@@ -25,6 +25,8 @@ _INTEGERS = {
     torch.float64: torch.int64,
 }
 _ROWS = 255  # what a byte can count to
+_TOGETHER = 2**17  # activations that the cache holds, with what is made of them
+_LISTED = 2**18  # activations above 0 whose sizes are counted together
 
 
 class Counts(NamedTuple):
@@ -34,6 +36,7 @@ class Counts(NamedTuple):
         active: How many neurons fire at each token.
         fired: On how many of the tokens each neuron fires.
         fired_first: The same over the first positions.
+        sized: Of a and of a ‖w‖, how many of the tokens' activations lie in each bin of `sizes`.
         top: The largest value over the tokens.
         overflow: Tokens with a value above 65504, the largest float16: relu(u) above 255.9.
         nan: 1 where there is a NaN (else 0).
@@ -42,13 +45,17 @@ class Counts(NamedTuple):
     active: Int[Tensor, " token"]
     fired: Int[Tensor, " d_mlp"]
     fired_first: Int[Tensor, " d_mlp"]
+    sized: Int[Tensor, "2 bin"]
     top: Float[Tensor, ""]
     overflow: Int[Tensor, ""]
     nan: Int[Tensor, ""]
 
 
 def count(
-    post: Float[Tensor, "row d_mlp"], places: Int[Tensor, " token"], first: Int[Tensor, " first"]
+    post: Float[Tensor, "row d_mlp"],
+    norms: Float[Tensor, " d_mlp"],
+    places: Int[Tensor, " token"],
+    first: Int[Tensor, " first"],
 ) -> Counts:
     """Counts a layer over a batch.
 
@@ -56,54 +63,79 @@ def count(
     zero, and the down projection gets nothing from it.
 
     Args:
-        post: a at every position of the batch, padding included.
+        post: a at every position of the batch, padding included; nowhere below 0.
+        norms: ‖w_i‖ of each neuron.
         places: The rows that count.
         first: The rows of first positions.
     """
+    norms = norms.to(post.dtype)
     if post.device.type == "cpu":
-        return _count_on_bits(post.detach(), places.numpy(), first.numpy())
-    return count_dense(post, places, first)
+        return _count_on_bits(post.detach(), norms, places.numpy(), first.numpy())
+    return count_dense(post, norms, places, first)
 
 
 def count_dense(
-    post: Float[Tensor, "row d_mlp"], places: Int[Tensor, " token"], first: Int[Tensor, " first"]
+    post: Float[Tensor, "row d_mlp"],
+    norms: Float[Tensor, " d_mlp"],
+    places: Int[Tensor, " token"],
+    first: Int[Tensor, " first"],
 ) -> Counts:
-    """`count` by torch's own sums."""
+    """`count` by torch's own sums; the norms are in the dtype of a."""
     counted, early = post.index_select(0, places), post.index_select(0, first)
-    mask = counted != 0
-    return Counts(mask.sum(1), mask.sum(0), (early != 0).sum(0), *_extremes(counted))
+    mask, sized = counted != 0, sizes.of_dense(counted, norms)
+    return Counts(mask.sum(1), mask.sum(0), (early != 0).sum(0), sized, *_extremes(counted))
 
 
-def fires(post: Float[Tensor, "row d_mlp"]) -> Bool[np.ndarray, "row d_mlp"]:
-    """Where a is not 0, on a CPU."""
+def magnitudes(post: Float[Tensor, "row d_mlp"]) -> Int[np.ndarray, "row d_mlp"]:
+    """The bits of each a on a CPU, without the sign of -0.0, which a plain ReLU may hand on."""
     patterns = _patterns(post)
-    return _not_zero(patterns, _signed(patterns))
+    if patterns.size and patterns.min() < 0:
+        return patterns & np.iinfo(patterns.dtype).max
+    return patterns
 
 
-def _count_on_bits(post: Tensor, places: np.ndarray, first: np.ndarray) -> Counts:
+def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.ndarray) -> Counts:
     n_rows, d_mlp = post.shape
     patterns = _patterns(post)
-    signed = _signed(patterns)
-    active, tops = np.zeros(n_rows, np.int64), np.zeros(n_rows, patterns.dtype)
-    fired = np.zeros(d_mlp, np.int64)
+    counts_here = np.zeros(n_rows, bool)
+    counts_here[places] = True
+    active, fired = np.zeros(n_rows, np.int64), np.zeros(d_mlp, np.int64)
+    sized, largest = torch.zeros(2, sizes.BINS, dtype=torch.int64), 0
+    together = min(max(_TOGETHER // d_mlp, 1), _ROWS)
+    mask = np.empty((together, d_mlp), bool)
+    beside = np.tile(_patterns(norms), (together, 1))
+    listed: list[list[np.ndarray]] = []
     for start in range(0, n_rows, _ROWS):
-        rows = patterns[start : start + _ROWS]
-        mask = _not_zero(rows, signed)
-        active[start : start + _ROWS] = bits.count(bits.pack(mask))
-        fired += mask.view(np.uint8).sum(0, dtype=np.uint8)
-        tops[start : start + _ROWS] = rows.max(1)
-    others = np.ones(n_rows, bool)
-    others[places] = False
-    fired -= _not_zero(patterns[others], signed).sum(0)
-    fired_first = _not_zero(patterns[first], signed).sum(0)
+        stop = min(start + _ROWS, n_rows)
+        so_far = np.zeros(d_mlp, np.uint8)
+        for at in range(start, stop, together):
+            here = slice(at, min(at + together, stop))
+            rows, chosen = patterns[here], counts_here[here]
+            if not chosen.all():
+                rows = rows[chosen]
+            hits = np.not_equal(rows, 0, out=mask[: len(rows)])
+            so_far += hits.view(np.uint8).sum(0, dtype=np.uint8)
+            active[here][chosen], *found = bits.pick(rows, hits, beside[: len(rows)])
+            listed.append(found)
+        fired += so_far
+        if stop == n_rows or sum(len(a) for a, _ in listed) > _LISTED:
+            a, norm = (np.concatenate(parts) for parts in zip(*listed, strict=True))
+            listed.clear()
+            if len(a) and a.min() < 0:
+                # -0.0, or a NaN with a sign: once more, without signs.
+                unsigned = torch.from_numpy(magnitudes(post)).view(post.dtype)
+                return _count_on_bits(unsigned, norms, places, first)
+            largest = max(largest, a.max(initial=0))
+            pair = (torch.from_numpy(x).view(post.dtype) for x in (a, norm))
+            for total, more in zip(sized, sizes.of_firings(*pair), strict=True):
+                total += more
     of_token, of_neuron = torch.from_numpy(active[places]), torch.from_numpy(fired)
-    early = torch.from_numpy(fired_first)
-    if len(places) and not signed:
-        top = torch.from_numpy(tops[places].max(keepdims=True)).view(post.dtype).float()[0]
-        if top <= OVERFLOW:  # false for NaN
-            none = torch.zeros((), dtype=torch.int64)
-            return Counts(of_token, of_neuron, early, top, none, none)
-    return Counts(of_token, of_neuron, early, *_extremes(post[places]))
+    early = torch.from_numpy((magnitudes(post[first]) != 0).sum(0))
+    top = torch.from_numpy(np.array([largest], patterns.dtype)).view(post.dtype).float()[0]
+    if top <= OVERFLOW:  # false for NaN
+        none = torch.zeros((), dtype=torch.int64)
+        return Counts(of_token, of_neuron, early, sized, top, none, none)
+    return Counts(of_token, of_neuron, early, sized, *_extremes(post[places]))
 
 
 def _extremes(post: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,14 +148,5 @@ def _extremes(post: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return top, (tops > OVERFLOW).sum(), nan.any().long()
 
 
-def _patterns(post: Tensor) -> np.ndarray:
-    return post.detach().view(_INTEGERS[post.dtype]).numpy()
-
-
-def _signed(patterns: np.ndarray) -> bool:
-    return patterns.size > 0 and bool(patterns.min() < 0)
-
-
-def _not_zero(patterns: np.ndarray, signed: bool) -> np.ndarray:
-    # A plain ReLU may hand on -0.0, whose bits are not 0: shifting the sign out makes it one.
-    return (patterns << 1 if signed else patterns) != 0
+def _patterns(x: Tensor) -> np.ndarray:
+    return x.detach().view(_INTEGERS[x.dtype]).numpy()

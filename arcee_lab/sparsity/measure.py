@@ -39,9 +39,10 @@ def measure(
 ) -> SparsityReport:
     """Measures how sparse the MLPs of a model are, exactly, in one pass over texts.
 
-    The core counts at every token: zeros, active neurons, firing rates, positions, token ids. The
-    other analyses look at a share of the windows. Padding never counts. The first token of each
-    window (BOS, where the tokenizer sets one) is counted apart: models treat it unlike any other.
+    The core counts at every token: zeros, active neurons, firing rates, sizes, positions, token
+    ids. The other analyses look at a share of the windows. Padding never counts. The first token of
+    each window (BOS, where the tokenizer sets one) is counted apart: models treat it unlike any
+    other.
 
     Args:
         model: An Arcee model, any head, or another model of ungated ReLU or ReLU² MLPs.
@@ -51,9 +52,9 @@ def measure(
             "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
             truncation curves, on samples of their own; the first rank alone does them).
         share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
-            its tokens; predictors are tried on 1 in 32 of their tokens. 1 shows all windows, and
-            all tokens to predictors. By default 8, or all windows where there are fewer than 64
-            (and all tokens to predictors, below 1,024).
+            its tokens; predictors are tried on 1 in 32 of their tokens, taken from half of them. 1
+            shows all windows, and all tokens to predictors. By default 8, or all windows where
+            there are fewer than 64 (and all tokens to predictors, below 1,024).
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.

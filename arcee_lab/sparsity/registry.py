@@ -8,7 +8,6 @@ from arcee_lab.sparsity.analysis import Analysis
 
 # Streamed on a share of the windows: name -> module and class. The core is none: it always runs.
 STREAMED = {
-    "octaves": "arcee_lab.sparsity.octaves:Octaves",
     "unions": "arcee_lab.sparsity.unions:Unions",
     "overlap": "arcee_lab.sparsity.overlap:Overlap",
     "spikes": "arcee_lab.sparsity.spikes:Spikes",

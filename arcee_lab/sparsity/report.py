@@ -15,6 +15,7 @@ from torch import Tensor
 from arcee_lab.sparsity import core, registry, tables
 from arcee_lab.sparsity.analysis import Result, State, join
 from arcee_lab.sparsity.comparison import Comparison, compare
+from arcee_lab.sparsity.concentration import Concentration
 from arcee_lab.sparsity.cost import Saving, Weights
 from arcee_lab.sparsity.coverage import Coverage
 from arcee_lab.sparsity.positions import Positions
@@ -149,6 +150,7 @@ class SparsityReport:
         counted, d_mlp = self.states["core"], self.fired.shape[1]
         found: dict[str, Result] = {
             "coverage": Coverage.of(self.rates.numpy(), self.n_tokens),
+            "concentration": Concentration.of(counted["sized"].numpy(), d_mlp, self.n_tokens),
             "positions": Positions.of(
                 counted["position_active"].numpy(), counted["position_tokens"].numpy(), d_mlp
             ),
@@ -173,15 +175,13 @@ class SparsityReport:
 
         Args:
             what: `layers`, one row a layer; `neurons`, one row a neuron; `tokens`, active neurons
-                of each of the first 131,072 tokens; `costs`, seconds by analysis; `thresholds`,
-                zeros by threshold; or the name of a result: `coverage`, `positions`, `ids`,
-                `saving`, and every analysis that was asked for.
+                of each of the first 131,072 tokens; `thresholds`, zeros by threshold; `costs`,
+                seconds by analysis; or the name of a result: `coverage`, `concentration`,
+                `positions`, `ids`, `saving`, and every analysis that was asked for.
 
         Raises:
             ValueError: Another word, or an analysis that was not asked for.
         """
-        if what == "thresholds" and "octaves" in self.states:
-            return tables.thresholds(self)
         if what in tables.PLAIN:
             return tables.PLAIN[what](self)
         return self.result(what).frame()
@@ -194,12 +194,11 @@ class SparsityReport:
         """
         if name in self.results:
             return self.results[name]
-        if name in registry.STREAMED or name in registry.FURTHER or name == "thresholds":
-            wanted = "octaves" if name == "thresholds" else name
+        if name in registry.STREAMED or name in registry.FURTHER:
             raise ValueError(
-                f"{name!r} was not measured; ask for it: measure(..., analyses=[{wanted!r}])"
+                f"{name!r} was not measured; ask for it: measure(..., analyses=[{name!r}])"
             )
-        known = ", ".join([*tables.PLAIN, "thresholds", *self.results])
+        known = ", ".join([*tables.PLAIN, *self.results])
         raise ValueError(f"there is no {name!r} in the report; expected one of {known}")
 
     def summary(self) -> dict[str, Any]:
@@ -316,6 +315,10 @@ class SparsityReport:
     def figure_coverage(self, *, dark: bool = False) -> "Figure":
         """How few neurons hold how much of all firing."""
         return self.figure("coverage", dark=dark)
+
+    def figure_concentration(self, *, dark: bool = False) -> "Figure":
+        """The share of activations below each threshold."""
+        return self.figure("concentration", dark=dark)
 
     def figure_positions(self, *, dark: bool = False) -> "Figure":
         """Active neurons by position."""

@@ -91,11 +91,11 @@ def costs(report: "SparsityReport") -> pd.DataFrame:
 
 def thresholds(report: "SparsityReport") -> pd.DataFrame:
     """One row a layer and power of two: the share of activations below it."""
-    octaves: Any = report.result("octaves")
+    sizes: Any = report.result("concentration")
     rows = [
-        (layer, 2.0**exponent, share, octaves.tokens)
+        (layer, 2.0**exponent, share, sizes.tokens)
         for exponent in range(-39, 24)
-        for layer, share in enumerate(octaves.below(exponent))
+        for layer, share in enumerate(sizes.below(exponent))
     ]
     return pd.DataFrame(rows, columns=["layer", "threshold", "below", "n_tokens"])
 
@@ -122,4 +122,10 @@ def summary(report: "SparsityReport") -> dict[str, Any]:
     }
 
 
-PLAIN = {"layers": layers, "neurons": neurons, "tokens": tokens, "costs": costs}
+PLAIN = {
+    "layers": layers,
+    "neurons": neurons,
+    "tokens": tokens,
+    "thresholds": thresholds,
+    "costs": costs,
+}

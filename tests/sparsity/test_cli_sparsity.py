@@ -7,9 +7,9 @@ from importlib import import_module
 import pandas as pd
 import pytest
 
-CORE = {"coverage", "positions", "ids", "saving"}
-ALL = {"blocks", "losses", "neighbours", "octaves", "overlap", "predictors", "spikes", "unions"}
-TABLES = {"neurons", "tokens", "costs"}
+CORE = {"coverage", "concentration", "positions", "ids", "saving"}
+ALL = {"blocks", "losses", "neighbours", "overlap", "predictors", "spikes", "unions"}
+TABLES = {"neurons", "tokens", "thresholds", "costs"}
 PICTURES = {"neurons", "rates", "sparsity", "tokens"}
 PLAIN = {"layers.json", "summary.json", "report.html", "run.json"}
 PLAIN |= {"report.json", "counts.safetensors"}
@@ -58,7 +58,7 @@ def test_writes_every_file_and_says_where(tmp_path, text, capsys):
     words = ["demo", "--text", text, text, "--out", out, "--batch-size", 2]
     assert run(*words, analyses="all") == 0
     said = capsys.readouterr()
-    assert {path.name for path in out.iterdir()} == files(CORE | ALL, TABLES | {"thresholds"})
+    assert {path.name for path in out.iterdir()} == files(CORE | ALL)
     assert re.match(
         r"demo: \d+ tokens in 2 windows, 1 forwards; .* counts take .* about ", said.out
     )

@@ -68,7 +68,7 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     seed, dtype, tokens, d_mlp, density, signed
 ):
     """The path of bits on a CPU and that of other devices; -0.0, of a plain ReLU, is a zero."""
-    from arcee_lab.sparsity import counting
+    from arcee_lab.sparsity import counting, sizes
 
     rng = np.random.default_rng(seed)
     fires = rng.random((tokens, d_mlp)) < density
@@ -76,8 +76,16 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     post = torch.from_numpy(values).to(dtype)
     kind = rng.integers(0, 3, tokens)  # of a row: counted, first, padding
     places, first = (torch.from_numpy(np.flatnonzero(kind == which)) for which in (0, 1))
-    by_bits = counting.count(post, places, first)
-    for found in (by_bits, counting.count_dense(post, places, first)):
+    norms = torch.from_numpy(rng.uniform(0.1, 3, d_mlp).astype(np.float32))
+    by_bits = counting.count(post, norms, places, first)
+    a, counted_norms = post[places].abs(), norms.to(dtype).expand(len(places), -1)
+    if dtype == torch.float16:
+        a, counted_norms = a.float(), counted_norms.float()
+    sized = np.stack([bins_by_hand(x.double().numpy()) for x in (a, a * counted_norms)])
+    for found in (by_bits, counting.count_dense(post, norms.to(dtype), places, first)):
+        assert found.sized.dtype == torch.int64
+        assert found.sized.shape == (2, sizes.BINS)
+        assert np.array_equal(found.sized, sized)
         assert found.active.dtype == found.fired.dtype == found.fired_first.dtype == torch.int64
         assert np.array_equal(found.active, fires[kind == 0].sum(1))
         assert np.array_equal(found.fired, fires[kind == 0].sum(0))
@@ -85,7 +93,72 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
         counted = post[places].float()
         assert found.top == (counted.max() if len(counted) else 0)
         assert (found.overflow, found.nan) == (0, 0)
-    assert np.array_equal(counting.fires(post), fires)
+    assert np.array_equal(counting.magnitudes(post) != 0, fires)
+
+
+def bins_by_hand(x):
+    """How many of the numbers above 0 lie in each bin, by logarithms and divisions."""
+    x = x[x > 0]
+    octave = np.floor(np.log2(x))
+    octave = (
+        octave + (x >= 2.0 ** (octave + 1)) - 1.0 * (x < 2.0**octave)
+    )  # where a log was rounded
+    part = np.floor((x / 2.0**octave - 1) * 128)
+    found = np.zeros(80 * 128, np.int64)
+    np.add.at(found, np.clip((octave + 40) * 128 + part, 0, len(found) - 1).astype(int), 1)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
+    from arcee_lab.sparsity import sizes
+
+    begins = torch.from_numpy(sizes.values()).to(dtype)
+    if dtype == torch.float16:  # it has neither the first bins nor the last
+        begins = begins[(begins >= 2**-14) & begins.isfinite()]
+        lost = int((torch.from_numpy(sizes.values()) < 2**-14).sum())
+    else:
+        lost = 0
+    ones = torch.ones_like(begins)
+    expected = np.zeros(sizes.BINS, np.int64)
+    expected[lost : lost + len(begins)] = 1
+    # Every bin begins at its own number, and what lies just below is in the one before.
+    below = torch.nextafter(
+        begins.to(torch.promote_types(dtype, torch.float32)),
+        torch.zeros(()).to(torch.promote_types(dtype, torch.float32)),
+    )
+    for how in (of_list, sizes.of_dense):
+        assert np.array_equal(how(begins[:, None], ones[:1])[0], expected)
+        if dtype in (torch.float32, torch.float64):
+            shifted = np.append(expected[1:], 0)
+            shifted[0] += 1  # below the first bin: in it all the same
+            assert np.array_equal(how(below[:, None], ones[:1])[0], shifted)
+    if dtype != torch.float16:
+        far = torch.tensor([[1e-38], [2.0**-60], [2.0**45], [torch.inf]], dtype=dtype)
+        for how in (of_list, sizes.of_dense):
+            found = how(far, ones[:1])[0]
+            assert (found[0], found[-1], found.sum()) == (2, 2, 4)
+
+
+def of_list(post, norms):
+    from arcee_lab.sparsity import sizes
+
+    return torch.stack(sizes.of_firings(post.flatten(), norms.expand(len(post))))
+
+
+@given(seed=st.integers(0, 999), rows=st.integers(0, 9), columns=st.integers(1, 40))
+def test_picked_is_what_a_mask_picks(seed, rows, columns):
+    from arcee_lab.sparsity import bits
+
+    rng = np.random.default_rng(seed)
+    table = rng.integers(1, 99, (rows, columns)).astype(rng.choice([np.int16, np.int32, np.int64]))
+    mask = rng.random((rows, columns)) < rng.random()
+    table[~mask] = 0
+    beside = rng.random((rows, columns)).astype(rng.choice([np.float32, np.float64]))
+    counts, picked, others = bits.pick(table, mask, beside)
+    assert np.array_equal(counts, mask.sum(1))
+    assert np.array_equal(picked, table[mask])
+    assert np.array_equal(others, beside[mask])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -93,7 +166,8 @@ def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
     from arcee_lab.sparsity.counting import count, count_dense
 
     def told(how, counted):
-        found = how(post, torch.tensor(counted, dtype=torch.int64), torch.tensor([3]))
+        rows = torch.tensor(counted, dtype=torch.int64)
+        found = how(post, torch.ones(2, dtype=dtype), rows, torch.tensor([3]))
         return found.top.item(), found.overflow.item(), found.nan.item()
 
     post = torch.tensor([[0.0, 3.0], [2.0, 70000.0], [1.0, 0.0], [9e4, 0.0]], dtype=dtype)
@@ -131,11 +205,12 @@ def test_no_update_reads_back_to_the_host(dtype):
 
     counts = core.new_state(shape, meta)
     places = job.tokens.places.to(meta), job.first.to(meta)
-    active = core.add_layer(counts, 1, blank(job.input_ids.numel(), 24), *places)
+    post, norms = blank(job.input_ids.numel(), 24), blank(24, kind=torch.float32)
+    active = core.add_layer(counts, 1, post, norms, *places)
     core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
     seen = Seen(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),
-        blank(24, kind=torch.float32), job.tokens,
+        norms, job.tokens,
     )  # fmt: skip
     for name in registry.STREAMED:
         analysis = registry.streamed(name)
@@ -186,9 +261,9 @@ def test_frames_and_quantiles_agree_with_the_counts():
     with pytest.raises(ValueError, match="there is no 'token' in the report; expected one of"):
         report.frame("token")
     few = measure(ours, Letters(), ["abcdefgh"], analyses=["core"])
-    for name in ("overlap", "thresholds"):
-        with pytest.raises(ValueError, match="was not measured; ask for it"):
-            few.frame(name)
+    with pytest.raises(ValueError, match="was not measured; ask for it"):
+        few.frame("overlap")
+    assert (few.frame("thresholds")["n_tokens"] == few.n_tokens).all()
 
 
 def test_dead_neurons_are_those_planted():

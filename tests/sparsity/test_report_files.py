@@ -80,8 +80,8 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
     [
         (lambda folder: (folder / "report.json").unlink(), "report.json is missing"),
         (lambda folder: (folder / "counts.safetensors").write_bytes(b"x"), "is damaged"),
-        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 2"),
-        (lambda folder: (folder / "report.json").write_text('{"version": 2}'), "is damaged"),
+        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 3"),
+        (lambda folder: (folder / "report.json").write_text('{"version": 3}'), "is damaged"),
     ],
 )
 def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):

@@ -46,9 +46,7 @@ def test_batches_change_nothing(model, batch_size, share):
         for key, tensor in state.items():
             other = found[1].states[name][key]
             # Real terms come from matrix products, whose last bits depend on the batch.
-            limit = (
-                0 if name in ("core", "unions", "octaves") else 1 + tensor.abs().max().item() * 1e-9
-            )
+            limit = 0 if name in ("core", "unions") else 1 + tensor.abs().max().item() * 1e-9
             assert (tensor.double() - other.double()).abs().max() <= limit, (name, key)
 
 
