@@ -68,8 +68,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
     # All windows are shown, and predictors are tried as in those windows that they are tried in.
-    stride = batches.STRIDE // batches.SPREAD
-    plan = replace(batches.plan(windows, batch_size=4, share=1), stride=stride)
+    plan = replace(batches.plan(windows, batch_size=4, share=1), every=batches.EVERY)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]
@@ -272,9 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
         "alone and one after the other as in the pass, where they share the rows that are copied "
         "out and the list of neurons that fire; predictors on 1 token in "
-        f"{batches.STRIDE // batches.SPREAD}, which is done in 1 window of {batches.SPREAD} of the "
-        "share, so that the row of 1 window in 8 is the core, a sixteenth of all analyses and one "
-        "of all but predictors.",
+        f"{batches.EVERY}, which is done in every second window of the share, so that the row of 1 "
+        "window in 8 is the core, a sixteenth of all analyses and one of all but predictors.",
         path=args.out,
     )
     missed = [

@@ -142,18 +142,19 @@ class Seen:
     @cached_property
     def firings(self) -> bits.Firings:
         """Which neurons fire, as a list with their values."""
-        rows, norms = self._magnitudes, self.norms.numpy()
+        rows, kind = self._magnitudes, self.post.dtype
         few = max(1, _TOGETHER // rows.shape[1])
-        beside = np.tile(norms, (few, 1))
-        parts = [
-            bits.pick(rows[at : at + few], self._fires[at : at + few], beside[: len(rows) - at])
-            for at in range(0, max(len(rows), 1), few)
-        ]
-        _, patterns, norm = (np.concatenate(x) for x in zip(*parts, strict=True))
-        dtype = torch.promote_types(self.post.dtype, torch.float32)
-        values = torch.from_numpy(patterns).view(self.post.dtype).to(dtype).numpy()
+        beside = np.tile(self.norms.numpy(), (few, 1))
+        written = []
+        for at in range(0, max(len(rows), 1), few):
+            here = slice(at, at + few)
+            _, patterns, norms = bits.pick(
+                rows[here], self._fires[here], beside[: max(len(rows) - at, 0)]
+            )
+            a = torch.from_numpy(patterns).view(kind)
+            written.append(a.to(torch.promote_types(kind, torch.float32)).numpy() * norms)
         starts = np.concatenate([[0], self.active.numpy().cumsum()])
-        return bits.Firings(self._fires, starts, values * norm)
+        return bits.Firings(self._fires, starts, np.concatenate(written))
 
     @cached_property
     def _fires(self) -> Bool[np.ndarray, "token d_mlp"]:

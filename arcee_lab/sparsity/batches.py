@@ -2,12 +2,12 @@
 
 A window is in the share when the checksum of its token ids is a multiple of the share, so the
 choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it. Predictors are dearer than all else, so they are tried on 1 token in 32 of the share's:
-in 1 window of 2 those whose position plus the window's checksum is a multiple of 16. The other
-windows go into forwards of their own, since rounding the weights costs the same for few tokens as
-for many. Where all windows are in the share, it is 1 token in 32 of each; where `share=1` is asked
-for, and by default on texts below 1,024 tokens, it is every token. One that has none before it in
-its window is left out there.
+change it. Predictors are dearer than all else, so they are tried in every second window of the
+share, again by its checksum, on 1 token in 32: those whose position plus the checksum is a multiple
+of 32. The other windows go into forwards of their own, since rounding the weights costs as much for
+few tokens as for many. Where all windows are in the share, they are tried in each; where `share=1`
+is asked for, and by default on texts below 1,024 tokens, on every token. One that has none before
+it in its window is left out there.
 """
 
 import zlib
@@ -25,8 +25,8 @@ from arcee_lab.texts import Windows, plan_batches
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
 FEW_TOKENS = 1024  # below which predictors are then tried on all of them
-STRIDE = 32  # of the share's tokens, predictors are tried on 1 in so many
-SPREAD = 2  # and those lie in 1 in so many of its windows, where the share is not all
+SPREAD = 2  # predictors are tried in 1 in so many of the share's windows, where it is not all
+EVERY = 32  # and there on 1 token in so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +55,25 @@ class Plan:
     Attributes:
         windows: The text.
         share: 1 window in so many is in the share.
-        stride: Of its tokens, predictors are tried on 1 in so many.
-        spread: Those lie in 1 in so many of its windows.
+        spread: Predictors are tried in 1 in so many of its windows.
+        every: And there on 1 token in so many.
         batches: `(window numbers, in the share)`, in the order of the pass.
     """
 
     windows: Windows
     share: int
-    stride: int
     spread: int
+    every: int
     batches: tuple[tuple[tuple[int, ...], bool], ...]
     _counted: np.ndarray
     _slots: np.ndarray
     _keys: np.ndarray
     _tried: np.ndarray
+
+    @property
+    def stride(self) -> int:
+        """Of the share's tokens, predictors are tried on 1 in so many."""
+        return self.spread * self.every
 
     @property
     def shared_tokens(self) -> int:
@@ -100,7 +105,7 @@ class Plan:
             following = np.append(ids[1:], -1)[counted]
             follows = np.diff(counted, prepend=-1) == 1
             follows[:1] = False
-            due = (counted + int(self._keys[row])) % (self.stride // self.spread) == 0
+            due = (counted + int(self._keys[row])) % self.every == 0
             sampled.append(at + np.flatnonzero(follows & due & self._tried[row]))
             kept.append(
                 (slot * length + counted, ids[counted], counted, start + counted, following)
@@ -140,7 +145,7 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     if share is not None and share < 1:
         raise ValueError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
     short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
-    stride = 1 if share == 1 or short else STRIDE
+    every = 1 if share == 1 or short else EVERY
     share = share or (1 if len(windows) < FEW else SHARE)
     spread = 1 if share == 1 else SPREAD
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
@@ -160,4 +165,4 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
         lengths = np.diff(windows.bounds)[rows].tolist()
         for batch in plan_batches(lengths, batch_size):
             batches.append((tuple(int(rows[place]) for place in batch), in_share))
-    return Plan(windows, share, stride, spread, tuple(batches), counted, slots, keys, tried)
+    return Plan(windows, share, spread, every, tuple(batches), counted, slots, keys, tried)
