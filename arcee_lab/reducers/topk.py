@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.pieces import pieces
-from arcee_lab.reducers.reducer import Reducer, State
+from arcee_lab.reducers.reducer import Reducer, State, check_whole
 from arcee_lab.reducers.result import Result, unit_columns
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ class Largest(Result):
         tokens: N, the tokens that were counted.
         rows_read: Sequences that were read.
         values: -inf where there were fewer tokens than places.
-        rows: The sequence, numbered from 0 in the order read; -1 where there is none.
+        rows: The sequence, numbered from 0 in the order read; -1 where there is none. A call with a
+            cache goes on with the last ones, whoever filled the cache.
         positions: The token in it, numbered from 0 and without padding; -1 where there is none.
     """
 
@@ -84,8 +85,7 @@ class TopK(Reducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k < 1:
-            raise ValueError(f"k={self.k}: expected 1 or more values a unit.")
+        check_whole("k", self.k, least=1)
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -112,9 +112,10 @@ class TopK(Reducer):
         **asked: Any,
     ) -> None:
         batch, length = token_mask.shape
-        # The next call of the same sequences, with a cache, brings no new ones.
+        # The next call of the same sequences, with a cache, brings no new ones; but the cache may
+        # have been filled before there was a state.
         fresh = (seen == 0).long() if isinstance(seen, Tensor) else int(seen == 0)
-        state["rows_read"] += batch * fresh
+        state["rows_read"].add_(batch * fresh).clamp_(min=batch)
         state["tokens"] += token_mask.sum()
         rows = torch.arange(batch, device=x.device) - batch + state["rows_read"]
         row_of = rows[:, None].expand(batch, length).flatten()

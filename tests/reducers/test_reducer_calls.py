@@ -102,6 +102,33 @@ def test_a_cached_decode_counts_each_token_once(tiny, cache, padding, first):
         counted(*run(model, calls, FiringRate(first=first)), masks)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_cache_that_was_filled_before_holds_sequences_too(tiny, tmp_path, cache):
+    """Largest values stand in the sequences of the cache, at their places in the whole text."""
+    model, ids = tiny(attn="eager"), ids_of(3, 9)
+    made = {"dynamic": DynamicCache, "static": StaticCache}[cache]
+    kept = made(config=model.config, **({"max_cache_len": 12} if cache == "static" else {}))
+    with torch.no_grad():
+        model(ids[:, :5], cache=kept)
+        with al.capture(model, {SITE: TopK(2)}) as stats, al.capture(model, SITE) as acts:
+            model(ids[:, 5:8], cache=kept)
+            model(ids[:, 8:], cache=kept)
+            model(ids[:1])  # and another after them
+    best = stats[SITE]
+    assert best.rows_read == 4
+    later = torch.cat(acts[SITE][:2], dim=1)  # [3, 4, units], of tokens 5 to 8
+    for unit in range(later.shape[-1]):
+        values = [(later[row, p, unit].item(), row, 5 + p) for row in range(3) for p in range(4)]
+        values += [(acts[SITE][2][0, p, unit].item(), 3, p) for p in range(9)]
+        expected = sorted(values, key=lambda found: -found[0])[:2]
+        assert [value for value, _, _ in expected] == best.values[unit].tolist()
+        if best.values[unit, 1] > 0:  # of zeros there are many
+            assert [row for _, row, _ in expected] == best.rows[unit].tolist()
+            assert [place for _, _, place in expected] == best.positions[unit].tolist()
+    stats.save(tmp_path / "run")
+    assert al.reducers.load(tmp_path / "run")[SITE].rows_read == 4
+
+
 def test_generate_counts_prompt_and_new_tokens(tiny):
     """As one forward over all but the last token; rows and positions are those of that forward."""
     model, ids = tiny(attn="eager"), ids_of(2, 6)
