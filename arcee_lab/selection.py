@@ -1,7 +1,9 @@
 """Which part of an activation is kept: positions, heads, units, dtype."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -165,14 +167,17 @@ def indices(value: Choice, *, what: str) -> Indices | None:
     """Reads an argument that is one whole number or several; `what` is its name in the error."""
     if value is None:
         return None
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    items = [value] if isinstance(value, int) else list(value)  # type: ignore[arg-type]
-    if not items or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+    given: Any = value.tolist() if isinstance(value, Tensor) else value
+    try:
+        items = list(given) if isinstance(given, Iterable) else [given]
+        found = tuple(operator.index(i) for i in items)  # NumPy's whole numbers are such too
+    except TypeError:
+        items, found = [], ()
+    if not found or any(isinstance(i, bool) for i in items):
         raise ValueError(
-            f"{what} must be one or more whole numbers, e.g. {what}=[0, 5]; got {value!r}."
+            f"{what} must be one or more whole numbers, e.g. {what}=[0, 5]; got {given!r}."
         )
-    return tuple(items)
+    return found
 
 
 def _check_range(what: str, chosen: Indices, name: str, axis: str, size: int) -> None:

@@ -233,7 +233,8 @@ def intervene(
         >>> with al.intervene(model, [half, al.Ablate("layers.1.mlp.hook_post", units=[17])]):
         ...     logits = model(**batch).logits
     """
-    given = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
+    one = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
+    given: Any = (interventions,) if one else tuple(interventions)
     strange = [one for one in given if not isinstance(one, Intervention)]
     if strange:
         raise ValueError(

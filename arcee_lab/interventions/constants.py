@@ -36,10 +36,13 @@ class Constant:
         tensor: Without a gradient.
 
     Raises:
-        ValueError: For a tensor that requires a gradient: a value has none to give.
+        ValueError: For a tensor that requires a gradient, since a value has none to give, and for
+            complex numbers.
     """
 
     def __init__(self, tensor: Tensor):
+        if tensor.is_complex():
+            raise ValueError(f"An intervention holds real numbers; got {tensor.dtype}.")
         if tensor.requires_grad:
             raise ValueError(
                 "An intervention holds constants; got a tensor that requires a gradient. detach() "
@@ -197,7 +200,7 @@ def _one(given: Any, *, what: str) -> float | Constant:
         return Constant(given)
     if isinstance(getattr(given, "mean", None), Tensor):
         return Constant(given.mean)
-    if isinstance(given, list):
+    if isinstance(given, list) and all(isinstance(one, Tensor) for one in given):
         raise ValueError(
             f"{what} holds a list, as a capture of {len(given)} forwards does; give the tensor "
             "of one forward."

@@ -1,7 +1,7 @@
 """What all interventions share: sites, conditions, and how they are compared and shown."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
@@ -104,7 +104,9 @@ class Intervention(ABC):
     mask: Tensor | Constant | None = None
 
     def __post_init__(self) -> None:
-        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        given: Any = self.sites
+        one = isinstance(given, str) or not isinstance(given, Iterable)
+        sites = (given,) if one else tuple(given)
         if not sites or not all(isinstance(site, str) for site in sites):
             raise ValueError(f"sites is a name or a list of names; got {self.sites!r}.")
         self._set(sites=sites)
@@ -114,6 +116,11 @@ class Intervention(ABC):
                 raise ValueError(f"{what} names an index twice: {list(chosen)}.")
             self._set(**{what: chosen})
         if self.mask is not None:
+            if not isinstance(self.mask, Tensor | Constant):
+                raise ValueError(
+                    "mask must be a tensor of bools [batch or 1, columns]; got "
+                    f"{type(self.mask).__name__}."
+                )
             mask = self.mask if isinstance(self.mask, Constant) else Constant(self.mask)
             self._set(mask=mask)
             kind, shape = mask.tensor.dtype, mask.tensor.shape

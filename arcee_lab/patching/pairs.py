@@ -46,6 +46,10 @@ class Pairs:
         Raises:
             ValueError: If they are not aligned, or a sequence has no token `at`.
         """
+        if not callable(metric):
+            raise ValueError(
+                f"The metric must be a function of logits, e.g. LogitDifference; got {metric!r}."
+            )
         if parts.legend.head == "base":
             raise ValueError(
                 "The metric reads logits, and this model has no head; load it with head='causal' "
@@ -121,8 +125,12 @@ def _inputs(batch: Batch, what: str) -> dict[str, Tensor]:
     if not isinstance(batch, Mapping) or "input_ids" not in batch or set(batch) - known:
         got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"{what} must hold input_ids, and may attention_mask; got {got}.")
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask")
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor | None):
+        got = ", ".join(f"{name} {type(given).__name__}" for name, given in batch.items())
+        raise ValueError(
+            f"{what} must hold tensors; got {got}. Call the tokenizer with return_tensors='pt'."
+        )
     mask = torch.ones_like(ids) if mask is None else mask
     if ids.ndim != 2 or mask.shape != ids.shape or not ids.numel():
         raise ValueError(

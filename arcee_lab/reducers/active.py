@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.pieces import fires, pieces
-from arcee_lab.reducers.reducer import Reducer, State, check_counts
+from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
 from arcee_lab.reducers.result import Result
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class ActiveCount(Reducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep < 0:
-            raise ValueError(f"keep={self.keep}: expected 0 or more tokens.")
+        check_whole("keep", self.keep, least=0)
 
     def init(self, shape: tuple[int, ...], device: torch.device) -> State:
         units = torch.Size(shape).numel()

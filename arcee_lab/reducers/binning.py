@@ -53,5 +53,8 @@ def check_octaves(low: int, high: int) -> None:
     Raises:
         ValueError: If they leave no bin, or reach past what floats hold.
     """
-    if not -150 <= low < high <= 150:
-        raise ValueError(f"low={low}, high={high}: expected -150 <= low < high <= 150 (octaves).")
+    whole = all(isinstance(octave, int) for octave in (low, high))
+    if not whole or not -150 <= low < high <= 150:
+        raise ValueError(
+            f"low={low!r}, high={high!r}: expected whole octaves, -150 <= low < high <= 150."
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 from arcee_lab.reducers.pieces import fires, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result
+from arcee_lab.selection import indices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +105,8 @@ class CoActivation(Reducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        units = tuple(int(unit) for unit in self.units)
-        if not units or len(set(units)) < len(units):
+        units = indices(self.units, what="units")
+        if units is None or len(set(units)) < len(units):
             raise ValueError(f"units={units}: expected one or more units, each once.")
         object.__setattr__(self, "units", units)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.reducer import Reducer, State, check_counts
+from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
 from arcee_lab.reducers.result import Result
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ class Grouped(Reducer):
             raise ValueError(f"{self.reducer!r}: expected a reducer that asks for no labels.")
         if self.reducer.first != "include":
             raise ValueError("Give first= to Grouped, not to the reducer in it.")
-        if self.groups < 1:
-            raise ValueError(f"groups={self.groups}: expected 1 or more.")
+        check_whole("groups", self.groups, least=1)
         if self.names is not None:
             object.__setattr__(self, "names", tuple(self.names))
             if len(set(self.names)) != self.groups:

@@ -62,7 +62,8 @@ class Quantiles(Result):
     def headline(self) -> str:
         broken = f", {self.nan:,} values are NaN" if self.nan else ""
         if self.counts.ndim > 1:
-            return f"N = {self.tokens:,} tokens, quantiles of {self.counts[..., 0].numel():,} units"
+            units = self.counts[..., 0].numel()
+            return f"N = {self.tokens:,} tokens, quantiles of {units:,} units{broken}"
         half, most = (float(self.quantile(share)) for share in (0.5, 0.99))
         return f"N = {self.tokens:,} tokens, median {half:.4g}, 99 % are up to {most:.4g}{broken}"
 
@@ -111,8 +112,8 @@ class Quantile(Reducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1e-4 <= self.error <= 0.3:
-            raise ValueError(f"error={self.error}: expected 0.0001 to 0.3.")
+        if not isinstance(self.error, float) or not 1e-4 <= self.error <= 0.3:
+            raise ValueError(f"error={self.error!r}: expected 0.0001 to 0.3.")
         if self.by not in get_args(By):
             raise ValueError(f"by={self.by!r}: expected one of {', '.join(get_args(By))}.")
         check_octaves(self.low, self.high)

@@ -107,6 +107,16 @@ class Reducer(ABC):
                     view.copy_(after[name])
 
 
+def check_whole(what: str, value: object, *, least: int) -> None:
+    """Refuses a setting that is no whole number, or too small.
+
+    Raises:
+        ValueError: It names the setting.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what}={value!r}: expected a whole number from {least} up.")
+
+
 def check_counts(state: State) -> None:
     """Refuses counts below 0.
 

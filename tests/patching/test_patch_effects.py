@@ -158,6 +158,10 @@ def test_batches_that_are_not_aligned(tiny):
         sweep(base, padded)
     with pytest.raises(ValueError, match=r"source must hold input_ids.*labels"):
         sweep(base, source | {"labels": source["input_ids"]})
+    lists = {name: x.tolist() for name, x in base.items()}
+    said = "base must hold tensors; got input_ids list, attention_mask list"
+    with pytest.raises(ValueError, match=said):
+        sweep(lists, source)
     with pytest.raises(ValueError, match=r"base must be \[pair, pos\]"):
         sweep({"input_ids": base["input_ids"][0]}, source)
     with pytest.raises(ValueError, match="this model has no head"):

@@ -92,7 +92,7 @@ def test_a_sequence_head_has_no_tokens_to_count(tiny):
         (lambda: Histogram(-200, 4), "-150 <= low < high <= 150"),
         (lambda: Quantile(error=0.5), "error=0.5"),
         (lambda: Quantile(error=0.0), "error=0.0"),
-        (lambda: CoActivation([]), "one or more units"),
+        (lambda: CoActivation([]), "units must be one or more whole numbers"),
         (lambda: CoActivation([1, 1]), "each once"),
         (lambda: Grouped(FiringRate(), 0), "groups=0"),
         (lambda: Grouped(FiringRate(), 2, names=["a", "a"]), "expected 2 different ones"),
@@ -121,6 +121,41 @@ def test_words_among_which_one_may_choose(run_clean):
     assert said == [
         "first='never': expected one of include, exclude, only.",
         "by='layer': expected one of site, unit.",
+    ]
+
+
+def test_settings_of_another_kind(run_clean):
+    """Without the shape checks; a unit 3.7 is not taken for unit 3."""
+    said = run_clean(
+        """
+        import numpy as np
+        from arcee_lab.reducers import *
+        for make in (
+            lambda: CoActivation([3.7]), lambda: CoActivation("12"), lambda: CoActivation(True),
+            lambda: TopK(2.5), lambda: TopK("3"), lambda: ActiveCount(1.5),
+            lambda: Grouped(FiringRate(), 2.5), lambda: Histogram(1.5, 3), lambda: Quantile("x"),
+            lambda: Quantile(low="x"),
+        ):
+            try:
+                print("accepted", make())
+            except ValueError as error:
+                print(error)
+        print(CoActivation(5).units, CoActivation(np.array([4, 2])).units)
+        """
+    ).splitlines()
+    units = "units must be one or more whole numbers, e.g. units=[0, 5]; got"
+    assert said == [
+        f"{units} [3.7].",
+        f"{units} '12'.",
+        f"{units} True.",
+        "k=2.5: expected a whole number from 1 up.",
+        "k='3': expected a whole number from 1 up.",
+        "keep=1.5: expected a whole number from 0 up.",
+        "groups=2.5: expected a whole number from 1 up.",
+        "low=1.5, high=3: expected whole octaves, -150 <= low < high <= 150.",
+        "error='x': expected 0.0001 to 0.3.",
+        "low='x', high=24: expected whole octaves, -150 <= low < high <= 150.",
+        "(5,) (4, 2)",
     ]
 
 
