@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from plain import changed
+from plain import changed, meant
 from tiny_calls import EVERYTHING, batch_of, hooks_of, reference_of
 
 import arcee_lab as al
@@ -350,13 +350,57 @@ def test_autocast(tiny, kind):
 
 
 def test_inference_mode_then_gradients_in_one_block(tiny):
-    """Tensors that were moved for a forward without a backward serve the next one too."""
-    model, batch = tiny(), batch_of()
-    edits = [al.Add(RESID, torch.rand(32), heads=None, positions=2), al.Scale(POST, 2.0, units=3)]
+    """Tensors that were moved for a forward without a backward serve the next one too.
+
+    Logits and gradients of the second forward are those of a block of its own, and of plain hooks
+    on the reference.
+    """
+    model, batch, step, factor = tiny(), batch_of(padding="left"), torch.rand(32), torch.rand(72)
+    column = torch.arange(9)[None]
+    edits = [
+        al.Add(RESID, step, positions=2),
+        al.Scale(POST, factor, units=[3, 5], tokens=range(3, 30)),
+        al.Ablate(POST, "mean", factor, mask=column == 6),
+    ]
+    third = meant(batch, positions=[2])[..., None]
+    some = meant(batch, tokens=range(3, 30))[..., None]
+    seventh = meant(batch, mask=(column == 6).expand(2, 9))[..., None]
+    two = torch.zeros(72, dtype=torch.bool)
+    two[[3, 5]] = True
+
+    def add(x):
+        return torch.where(third, x + step, x)
+
+    def scale_then_mean(x):
+        return torch.where(seventh, factor, torch.where(some & two, x * factor, x))
+
+    reference = reference_of(model, model.config._attn_implementation)
+    with changed(reference, RESID, add), changed(reference, POST, scale_then_mean):
+        expected = reference(**batch, labels=batch["input_ids"])
+        expected.loss.backward()
+    theirs = {name: p.grad for name, p in reference.named_parameters()}
+
+    def backward():
+        model.zero_grad()
+        output = model(**batch, labels=batch["input_ids"])
+        output.loss.backward()
+        return output.logits, {name: p.grad.clone() for name, p in model.named_parameters()}
+
     with al.intervene(model, edits):
         with torch.inference_mode():
-            model(**batch)
-        model(**batch, labels=batch["input_ids"]).loss.backward()
+            first = model(**batch).logits
+        logits, mixed = backward()
+    with al.intervene(model, edits):
+        _, alone = backward()
+    _, plain = backward()
+    real = batch["attention_mask"].bool()
+    assert torch.equal(first, logits)
+    assert torch.equal(logits[real], expected.logits[real])
+    assert mixed.keys() == theirs.keys()
+    for name, gradient in mixed.items():
+        assert torch.equal(gradient, alone[name]), name
+        assert torch.equal(gradient, theirs[name]), name
+    assert not torch.equal(mixed["lm_head.weight"], plain["lm_head.weight"])
 
 
 def test_compiled_and_traced_models_run_their_interventions(run_clean):
