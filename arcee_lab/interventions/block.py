@@ -233,8 +233,8 @@ def intervene(
         >>> with al.intervene(model, [half, al.Ablate("layers.1.mlp.hook_post", units=[17])]):
         ...     logits = model(**batch).logits
     """
-    one = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
-    given: Any = (interventions,) if one else tuple(interventions)
+    several = isinstance(interventions, Iterable)
+    given = tuple(interventions) if several else (interventions,)
     strange = [one for one in given if not isinstance(one, Intervention)]
     if strange:
         raise ValueError(
