@@ -85,6 +85,23 @@ def test_committed_results_of_patterns_pass():
     assert re.findall(rows, section, re.MULTILINE) == ["pass", "pass"]
 
 
+def test_committed_results_of_sparsity_pass():
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    section = text.split("## What measuring sparsity costs\n", 1)[1].split("\n## ", 1)[0]
+    assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 9
+    row = r"^\| (core|all analyses), (?:every token|1 window in 8) .*\| <= ([\d.]+) \| (\w+) \|$"
+    found = re.findall(row, section, re.MULTILINE)
+    assert [(name, float(limit)) for name, limit, _ in found] == [
+        ("core", 0.15),
+        ("all analyses", 0.25),
+        ("core", 1.5),
+        ("all analyses", 2.0),
+    ]
+    assert {verdict for *_, verdict in found} == {"pass"}
+    (megabytes,) = re.findall(r"^\| all \| ([\d.]+) \|$", section, re.MULTILINE)
+    assert float(megabytes) <= 350
+
+
 def test_committed_results_of_evaluation_pass():
     text = (BENCHMARKS / "RESULTS.md").read_text()
     section = text.split("## Evaluation beside lm-eval's hf\n", 1)[1].split("\n## ", 1)[0]

@@ -1,10 +1,10 @@
 """What fires and how strongly, counted at every token: the arithmetic of the core.
 
 Summing a table of booleans is slow on a CPU (torch widens each to 8 bytes), so there a few rows at
-a time, which its cache holds, are counted in one go: a token's neurons over bits, eight a byte; a
-neuron's tokens over bytes, which hold a count of at most 255 rows; and values by the bits of the
-floats, since floats that are not negative order as their bits do. What fires is listed for the
-histograms of `sizes`, and only that. Elsewhere torch's own sums are fastest. Both are exact, and
+a time, which its cache holds, are counted in one go. A neuron's tokens are counted over bytes,
+which hold a count of at most 255 rows. What is not 0 is listed, as the bits of the floats: from the
+list come a token's neurons, the histograms of `sizes`, and the largest value, since floats that are
+not negative order as their bits do. Elsewhere torch's own sums are fastest. Both are exact, and
 neither reads from a device.
 """
 
