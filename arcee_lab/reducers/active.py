@@ -1,5 +1,6 @@
 """How many units fire at a token."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,10 @@ class ActiveCounts(Result):
             raise ValueError(f"share={share}: expected 0 to 1.")
         if not self.tokens:
             raise ValueError("No token was counted; expected at least one.")
-        return int((self.counts.cumsum(0) >= max(1, share * self.tokens)).int().argmax())
+        # In whole numbers: torch compares these with a float in fp32. Not ceil alone: 0.07 · 100 is
+        # above 7 in floats.
+        rank = max(1, math.ceil(share * self.tokens * (1 - 1e-14)))
+        return int((self.counts.cumsum(0) >= rank).int().argmax())
 
     @property
     def headline(self) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
-from arcee_lab.reducers.result import Result
+from arcee_lab.reducers.result import Result, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ class Groups(Mapping[int | str, Any], Result):
 
         tables = []
         for name, result in self.items():
-            table = result.frame()
+            table = table_of(result)
             table.insert(0, "group", name)
             tables.append(table)
         return pd.concat(tables, ignore_index=True)

@@ -38,6 +38,20 @@ class Result(ABC):
         return f"<p>{escape(self.headline)}</p>{table}"
 
 
+def table_of(result: Any) -> "pd.DataFrame":
+    """The frame of what a reducer gave.
+
+    Raises:
+        ValueError: It has none: a reducer of the user's own gave a plain value.
+    """
+    if not hasattr(result, "frame"):
+        raise ValueError(
+            f"The result is of the type {type(result).__name__} and has no frame(). Read it by its "
+            "site, or have your reducer's finalize give an al.reducers.Result."
+        )
+    return result.frame()
+
+
 def unit_columns(shape: tuple[int, ...]) -> dict[str, Any]:
     """Columns that number the units of a site: `unit`, and `head` before it where it has heads."""
     names = ["unit"] if len(shape) == 1 else ["head", "unit"]

@@ -11,7 +11,7 @@ from torch import nn
 from arcee_lab.fingerprint import model_fingerprint
 from arcee_lab.ranks import Ranks
 from arcee_lab.reducers.reducer import Reducer, State
-from arcee_lab.reducers.result import Result
+from arcee_lab.reducers.result import Result, table_of
 from arcee_lab.sites import Legend
 
 if TYPE_CHECKING:
@@ -225,10 +225,14 @@ class Statistics(Mapping[str, Any]):
             which: Of several reducers at a site, the number of the one meant.
 
         Raises:
-            ValueError: If the sites have reducers of different kinds.
+            ValueError: If the sites have reducers of different kinds, fewer than that, or one
+                whose result has no frame.
         """
         import pandas as pd
 
+        fewest = min(len(self.reducers(site)) for site in self)
+        if not 0 <= which < fewest:
+            raise ValueError(f"which={which}: expected 0 to {fewest - 1}, a reducer of every site.")
         kinds = {type(self.reducers(site)[which]).__name__ for site in self}
         if len(kinds) > 1:
             raise ValueError(
@@ -238,7 +242,7 @@ class Statistics(Mapping[str, Any]):
         tables = []
         for site, found in self.items():
             result = found[which] if isinstance(found, tuple) else found
-            table = result.frame()
+            table = table_of(result)
             table.insert(0, "site", site)
             if site.startswith("layers."):
                 table.insert(1, "layer", int(site.split(".")[1]))

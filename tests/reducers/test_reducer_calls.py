@@ -301,3 +301,34 @@ def test_the_frame_of_all_sites(tiny):
         model(ids)
     with pytest.raises(ValueError, match=r"of different kinds.*stats\[site\]\.frame\(\)"):
         mixed.frame()
+    with pytest.raises(ValueError, match=r"which=2: expected 0 to 1, a reducer of every site\."):
+        stats.frame(2)
+
+
+def test_a_plain_value_makes_no_frame(tiny):
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Tokens(al.reducers.Reducer):
+        def init(self, shape, device):
+            return {"tokens": torch.zeros((), dtype=torch.int64, device=device)}
+
+        def update(self, state, x, token_mask, **asked):
+            state["tokens"] += token_mask.sum()
+
+        def finalize(self, state):
+            return int(state["tokens"])
+
+    model, ids = tiny(), ids_of()
+    with al.capture(model, {POST: Tokens(), "hook_embed": Grouped(Tokens(), 2)}) as stats:
+        stats.set_labels(torch.tensor([[0] * 9, [1] * 9]))
+        model(ids)
+    assert dict(stats["hook_embed"]) == {0: 9, 1: 9}
+    assert stats[SITE] == 18
+    said = r"The result is of the type int and has no frame\(\)"
+    with pytest.raises(ValueError, match=said):
+        stats["hook_embed"].frame()
+    with al.capture(model, {POST: Tokens()}) as plain:
+        model(ids)
+    with pytest.raises(ValueError, match=said):
+        plain.frame()

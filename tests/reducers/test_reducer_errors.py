@@ -270,7 +270,7 @@ def test_the_rows_of_the_page_are_what_errors_say():
     code += (folder.parent / "recording.py").read_text(encoding="utf-8")
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings in pieces
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
-    assert len(rows) == 17
+    assert len(rows) == 18
     for text in re.findall(r"`([^`]+)`", "".join(rows)):
         for part in re.split(r"\.\.\.|\bN\b|B x N", text):
             words = part.strip(" :;'[]")

@@ -10,6 +10,7 @@ from reducer_cases import POST, RESID, UNITS, Calls, Read, calls, models, top
 import arcee_lab as al
 from arcee_lab.reducers import (
     ActiveCount,
+    ActiveCounts,
     CoActivation,
     FiringRate,
     Grouped,
@@ -84,6 +85,17 @@ def test_active_counts(case, first, keep):
         assert dict(result.frame().to_numpy()) == dict(
             zip(*np.unique(active, return_counts=True), strict=True)
         )
+
+
+def test_the_token_that_decides_a_quantile_of_many():
+    """2^26 tokens, of which half have no active unit: fp32 could not tell half from one more."""
+    half = 2**25
+    counts = torch.tensor([half, 0, half])
+    result = ActiveCounts(2 * half, counts, torch.zeros(0, dtype=torch.int32))
+    assert result.quantile(0.5) == 0
+    assert result.quantile((half + 1) / (2 * half)) == 2
+    # 0.07 · 100 is above 7 in floats.
+    assert ActiveCounts(100, torch.tensor([7, 93]), result.kept).quantile(0.07) == 0
 
 
 @given(case=calls(), first=FIRST)
