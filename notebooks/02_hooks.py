@@ -277,7 +277,7 @@ heads.figure()
 
 # %% [markdown]
 # Some heads look one token back and some find the answer. The patterns of one of each, on one
-# document, show how they work together: the first tells every token what came before it, so that
+# document, show how they work together: the first tells most tokens what came before them, so that
 # the second can look for "the token before which stood what I am". The rows to read are those of
 # the second time.
 
