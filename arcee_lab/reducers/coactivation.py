@@ -145,3 +145,5 @@ class CoActivation(Reducer):
         fired = both.diagonal()
         if (both != both.t()).any() or (both > fired).any():
             raise ValueError("both is not a table of pairs")
+        if (fired > state["tokens"]).any():
+            raise ValueError("both is more than tokens")

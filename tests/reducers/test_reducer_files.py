@@ -233,12 +233,17 @@ DAMAGES = {
     "counts that do not add up": (tensor("2/counts", lambda x: x + 1), "do not add up"),
     "too many active": (tensor("2/kept", lambda x: x + 99), "more active units than"),
     "bins that do not add up": (tensor("3/counts", lambda x: x + 1), "do not add up"),
+    "quantiles that do not add up": (
+        tensor("4/counts", lambda x: put(x, 0, x[0] + 1)), "do not add up"
+    ),
+    "quantiles of nothing": (tensor("4/tokens", lambda x: x * 0), "do not add up"),
     "rows never read": (tensor("5/rows", lambda x: x + 7), "point outside"),
     "values that rise": (tensor("5/values", lambda x: x.flip(-1) + torch.arange(2)), "fall"),
     "no place but a value": (
         tensor("5/rows", lambda x: put(x, (0, 1), -1)), "do not fit each other"
     ),
     "pairs that are none": (tensor("6/both", lambda x: put(x, (0, 1), 9)), "table of pairs"),
+    "pairs of more than all": (tensor("6/both", lambda x: x + 99), "both is more than tokens"),
     "negative tokens": (tensor("7/tokens_by_group", lambda x: -1 - x), "counts below 0"),
 }  # fmt: skip
 
