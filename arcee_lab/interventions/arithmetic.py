@@ -63,6 +63,8 @@ class Clamp(Intervention):
         """`min(max(x, low), high)`."""
         low = None if self.low is None else place.number(self.low, what="low")
         high = None if self.high is None else place.number(self.high, what="high")
+        if low is not None and high is not None:
+            self._check_order(place)
 
         def change(x: Tensor, now: Forward) -> Tensor:
             if low is not None:
@@ -74,6 +76,23 @@ class Clamp(Intervention):
             return x
 
         return change
+
+    def _check_order(self, place: Place) -> None:
+        bounds = []
+        for what in ("low", "high"):
+            given = place.given(getattr(self, what), what=what)
+            if not isinstance(given, Constant):
+                bounds.append(torch.tensor(given, dtype=torch.float64))
+            elif given.tensor.is_meta:
+                return  # there is nothing to compare
+            else:
+                bound = place.part.fit(given.tensor, place.anatomy, name=place.name, what=what)
+                bounds.append(bound.cpu().double())
+        crossing = int((bounds[0] > bounds[1]).sum())
+        if crossing:
+            raise ValueError(
+                f"Clamp needs low <= high; at {place.name} {crossing} of the bounds cross."
+            )
 
 
 @dataclass(frozen=True, repr=False)

@@ -28,6 +28,8 @@ NAN = torch.tensor([1.0] * 31 + [torch.nan])
         (lambda: al.Add(RESID, torch.ones(31)), "where d_model is 32, not 31"),
         (lambda: al.Add(RESID, torch.ones(9, 32)), r"give a number or \[d_model\]"),
         (lambda: al.Add(PATTERN, torch.ones(9)), "give a number"),
+        (lambda: al.Clamp(POST, torch.arange(72.0), 70.5), "at layers.1.mlp.hook_post 1 of the"),
+        (lambda: al.Clamp(POST, 1, {POST: torch.zeros(72)}), "72 of the bounds cross"),
         (lambda: al.Scale(POST, torch.ones(5), units=[1, 2]), "where d_mlp is 72 or 2, not 5"),
         (lambda: al.Ablate(POST, "mean", {RESID: 1.0}), "value has nothing for layers.1.mlp"),
         (lambda: al.Ablate(POST, "resample", torch.ones(72)), r"must be rows \[n d_mlp\]"),
