@@ -203,8 +203,9 @@ def _load(spec: str, manager: TaskManager) -> Loaded:
         return manager.load(spec)  # type: ignore[return-value]
     # A task file runs code of its own and fetches data, so anything can be raised here.
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith(f"Task {spec!r}: "):
-            raise  # ours, and it says what to do
+        # Ours name the task and say what to do, also where a path or a group was asked for.
+        if isinstance(error, ValueError) and str(error).startswith("Task '"):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"Task {spec!r} could not be loaded ({type(error).__name__}): {reason} Check its data "

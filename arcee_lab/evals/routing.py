@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.changing import Changes, changes_of
 from arcee_lab.evals.heads.qa import find_spans
-from arcee_lab.evals.heads.rows import Advance, label_columns
+from arcee_lab.evals.heads.rows import Advance, label_columns, require_head
 from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
 from arcee_lab.interventions import Intervention
@@ -140,10 +140,10 @@ class Heads:
             return self._ready(head).model
 
     def require(self, head: str, task: str) -> None:
-        """Checks that there is a head for a task that asks for it; nothing is loaded.
+        """Checks that there is a head for a task that asks for it; no weight is loaded.
 
         Raises:
-            ValueError: There is none; the task is named.
+            ValueError: There is none, or not where it is said to be; the task is named.
         """
         with _named(task):
             self._source(head)
@@ -162,22 +162,25 @@ class Heads:
                 f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
                 "checkpoint with that head, or train one with `arcee-lab train-head`."
             )
+        if isinstance(source, nn.Module):
+            require_head(source, head)
+        elif head not in (inside := heads_in(source)):
+            raise ValueError(
+                f"{ARGUMENTS[head]}={os.fspath(source)!r} has no {head} head, only "
+                f"{', '.join(inside)}; scores would be those of random weights."
+            )
         return source
 
     def _ready(self, head: str) -> Ready:
-        source = self._source(head)
         if head not in self.ready:
-            argument = ARGUMENTS[head]
+            source = self._source(head)
             if isinstance(source, nn.Module):
                 if self.tokenizer is None:
-                    raise ValueError(f"{argument}= is a model, and there is no tokenizer for it.")
+                    raise ValueError(
+                        f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
+                    )
                 model, tokenizer = source, self.tokenizer
             else:
-                if head not in heads_in(source):
-                    raise ValueError(
-                        f"{argument}={os.fspath(source)!r} has no {head} head, only "
-                        f"{', '.join(heads_in(source))}; scores would be those of random weights."
-                    )
                 model, tokenizer = self.load(source, head)
             changes = changes_of(self.interventions, model)
             self.ready[head] = Ready(model.eval(), tokenizer, changes)

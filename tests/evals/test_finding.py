@@ -110,6 +110,17 @@ def test_missing_data_names_the_task(folder):
         find_tasks("mine", include=[folder])
 
 
+@pytest.mark.parametrize("asked", ["arcee_sst2", "heads/sst2.yaml", "own"])
+def test_an_error_of_ours_is_told_as_it_is(folder, asked):
+    """It names the task, whatever was asked for, and adds no advice that does not fit."""
+    (folder / "own.yaml").write_text("group: own\ntask: [arcee_sst2]\n")
+    (folder / "dev.tsv").write_text("sentence\tlabel\nfine\t7\n")
+    name = task_folder() / asked if asked.endswith(".yaml") else asked
+    with pytest.raises(ValueError, match=r"^Task 'arcee_sst2', row 0 has the label '7'") as failed:
+        find_tasks(name, include=[folder], data=folder / "dev.tsv")
+    assert "Check its data" not in str(failed.value)
+
+
 def test_a_path_that_is_not_there(folder):
     with pytest.raises(ValueError, match=r"no task file 'absent\.yaml'"):
         find_tasks("absent.yaml")

@@ -109,6 +109,24 @@ def test_a_missing_head_is_told_before_any_forward(demo, loaded, monkeypatch):
     assert asked == []
 
 
+def test_a_head_that_is_not_where_it_should_be_is_told_before_any_forward(
+    demo, loaded, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(ArceeLab, "loglikelihood", lambda self, requests, **_: asked.append(1))
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in ("arcee_demo_facts", HEADS[1])}}
+    (tmp_path / "config.json").write_text('{"architectures": ["ArceeForSequenceClassification"]}')
+    for source, message in (
+        (tmp_path, "has no token head, only sequence; scores would be those of random weights"),
+        (tmp_path / "absent", "is neither a folder, nor a Hub id"),
+        (demo[0], "Got a ArceeForCausalLM, expected a model with the token head"),
+    ):
+        with pytest.raises(ValueError, match=f"Task '{HEADS[1]}': .*{message}") as failed:
+            run(*demo, tokcls=source, tasks=tasks, limit=2, progress=False)
+        assert not isinstance(failed.value, TaskFailed)
+    assert asked == []
+
+
 def test_a_model_without_an_lm_head_is_named(loaded):
     model, tokenizer = al.load("demo", head="sequence")
     heads = {"tasks": {"arcee_demo_sentiment": loaded["tasks"]["arcee_demo_sentiment"]}}
