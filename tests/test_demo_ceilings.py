@@ -22,6 +22,21 @@ def test_entity_ceilings_agree_with_the_readers_they_describe():
     assert best_accuracy(both_sides=True) == pytest.approx(0.981, abs=0.001)
 
 
+def test_the_best_labels_of_all_words_agree_with_their_ceiling():
+    from arcee_lab.demo import documents, news
+
+    shares = []
+    for document in documents("news", n=3000, seed=5):
+        best = [word.tags.get("best_causal", word.tags.get("entity")) for word in document.words]
+        truth = [word.tags.get("entity") for word in document.words]
+        shares.append((sum(a == b for a, b in zip(best, truth, strict=True)), len(truth)))
+    right, words = map(sum, zip(*shares, strict=True))
+    ceiling = news.best_label_accuracy()
+    off = [a - ceiling * n for a, n in shares]
+    assert abs(right / words - ceiling) < 4 * sum(x * x for x in off) ** 0.5 / words
+    assert ceiling < 0.98
+
+
 def test_the_causal_reader_cannot_be_beaten_by_counting():
     """The commonest type of each (word before, first word), counted, comes no higher."""
     from collections import Counter, defaultdict

@@ -66,6 +66,15 @@ def test_what_the_demo_must_reach(card):
             assert score.n >= 300
 
 
+def test_the_shipped_card_says_what_the_scorecard_says(folder, card):
+    from arcee_lab.training import Recipe
+    from arcee_lab.training.card import model_card
+
+    shipped = (folder / "MODEL_CARD.md").read_text(encoding="utf-8").split("\n## ")
+    made = model_card(card, Recipe(), steps=[425, 1600, 1800]).split("\n## ")
+    assert [part for part in shipped if not part.startswith("Other seeds")] == made
+
+
 def test_losses_stay_above_entropy_and_near_it(measured):
     _, losses = measured
     for kind, loss in losses.items():

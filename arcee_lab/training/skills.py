@@ -191,6 +191,8 @@ def _ask_heads(tally: Tally, heads: Heads, seen: Seen) -> None:
         for i, word in enumerate(document.words):
             guess = TOKEN_LABELS[guesses[i + 1]]
             tally.add("token head, all words", guess == word.tags.get("bio", "O"))
+            unsure = word.tags.get("best_causal", word.tags.get("entity"))
+            tally.add("best label", unsure == word.tags.get("entity"))
             if "best_causal" in word.tags:
                 tally.add("token head", guess == word.tags["bio"])
                 for reader in ("causal", "both"):
@@ -237,7 +239,7 @@ def _scores(tally: Tally) -> tuple[Score, ...]:
         ("again", 1.0, 0.0, None),
         ("sequence head", verdict, verdict - 0.02, "best verdict"),
         ("token head", causal, causal - 0.02, "best token causal"),
-        ("token head, all words", 1.0, 0.0, None),
+        ("token head, all words", news.best_label_accuracy(), 0.0, "best label"),
         ("qa head", span, 0.85, "best answer"),
         ("qa head certain", 1.0, 0.0, None),
         ("qa head ambiguous", unsure, 0.0, None),
