@@ -136,6 +136,9 @@ def test_shared_flags():
     for word in ("0", "-1", "1.5", "many"):
         with pytest.raises(argparse.ArgumentError, match="whole number above 0"):
             parse(flags.add_compute, ["--batch-size", word])
+    for word in ("-1", "1.5", "many"):
+        with pytest.raises(argparse.ArgumentError, match="whole number from 0 up"):
+            parse(flags.add_compute, ["--seed", word])
 
 
 def test_one_source_of_text(tmp_path):

@@ -147,6 +147,7 @@ def test_the_same_seed_gives_the_same_head(base, reviews):
     one, two, other = (
         train_head(model, tokenizer, reviews, recipe=recipe, progress=False) for recipe in recipes
     )
+    assert str(one).endswith("of these, and no test texts were given")
     assert torch.equal(one.model.score.weight, two.model.score.weight)
     assert not torch.equal(one.model.score.weight, other.model.score.weight)
 

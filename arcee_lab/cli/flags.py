@@ -22,18 +22,22 @@ def positive(word: str) -> int:
     Raises:
         argparse.ArgumentTypeError: The word is no such number.
     """
-    try:
-        number = int(word)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {word!r}")
-    return number
+    return _whole(word, least=1, told="above 0")
 
 
 def natural(word: str) -> int:
     """Reads a whole number from zero on; see `positive`."""
-    return 0 if word == "0" else positive(word)
+    return _whole(word, least=0, told="from 0 up")
+
+
+def _whole(word: str, *, least: int, told: str) -> int:
+    try:
+        number = int(word)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number {told}, got {word!r}")
+    return number
 
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:

@@ -22,7 +22,7 @@ class TrainedHead:
         model: With the new head, in evaluation mode.
         tokenizer: Its tokenizer.
         scores: On the test texts, with 95 % bootstrap intervals; none without such texts.
-        majority: Share of the commonest label there.
+        majority: Share of the commonest label there; of the training texts without test texts.
         losses: `{"step", "loss"}` by step: the mean loss since the row before.
         settings: Recipe, labels, sizes.
     """
@@ -81,10 +81,11 @@ class TrainedHead:
     def headline(self) -> str:
         """What was trained, in one line."""
         said = self.settings
+        of = "the test" if self.scores else "these, and no test texts were given"
         return (
             f"{said['head']} head on {said['model']} ({said['recipe']['tune']}), {said['texts']:,} "
-            f"texts, {len(said['labels'])} labels; the commonest is {self.majority:.3f} of the test"
+            f"texts, {len(said['labels'])} labels; the commonest is {self.majority:.3f} of {of}"
         )
 
     def __str__(self) -> str:
-        return f"{self.headline}\n{table(self.scores)}"
+        return f"{self.headline}\n{table(self.scores)}" if self.scores else self.headline
