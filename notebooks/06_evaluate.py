@@ -35,8 +35,8 @@ print(f"{len(tasks['tasks'])} tasks on {MODEL}")
 # ## A clean run
 #
 # `al.evals.run` returns a frame and the samples. Here is the first metric of each task. The ceiling
-# is what the best reader of the same documents could score; where an arrow points down, less is
-# better, and the ceiling is a floor.
+# is what the best possible reader scores: exact, or, for `ner` and the texts, on all documents of
+# the task. Nats a word are the better the fewer they are, so there the ceiling is a floor.
 
 # %%
 clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
@@ -217,6 +217,7 @@ table.round(3)
 # to find a person lies elsewhere, or in more than one place.
 
 # %%
+lowest = min(first_metrics(row[3])["low"].min() for row in rows)
 with style():
     figure, panels = new(2.6, columns=len(few["tasks"]))
     for axes, task in zip(panels, few["tasks"], strict=True):
@@ -228,7 +229,7 @@ with style():
             low = value - [score["low"] for score in found]
             high = np.array([score["high"] for score in found]) - value
             axes.errorbar(
-                np.array([row[2] for row in own]),
+                np.array([row[2] for row in own]) + number,  # beside each other, not on top
                 value,
                 yerr=[low, high],
                 color=CATEGORIES[number],
@@ -236,7 +237,7 @@ with style():
                 markersize=4,
                 label=name if axes is panels[0] else None,
             )
-        axes.set(title=short, xlabel="active neurons off", ylim=(0, 1.02))
+        axes.set(title=short, xlabel="active neurons off", ylim=(lowest - 0.03, 1.01))
         axes.grid(linewidth=0.5)
     panels[0].set_ylabel("score, 95 %")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
