@@ -164,6 +164,21 @@ class Capture(Watch, Mapping[str, Any]):
         self._records = {name: [] for name in self._names}
         return taken
 
+    @property
+    def attended(self) -> Tensor | None:
+        """Which columns of the recorded forward are real, `[batch, pos]`.
+
+        None where columns are not those of the call (`positions=`), and where the block saw several
+        forwards, none with a mask, or one with a cache.
+        """
+        records = next(iter(self._records.values()))
+        mask = records[0].call.mask if len(records) == 1 else None
+        if self._selection.positions is not None or not isinstance(mask, Tensor):
+            return None
+        call = records[0].call
+        whole = mask.shape[-1] == call.length and (mask.ndim == 2 or mask.shape[-2] == call.length)
+        return call.attended(mask.device) if whole else None
+
     def grad(self, name: str) -> Any:
         """Gradient of what was backpropagated with respect to a captured activation.
 

@@ -61,6 +61,7 @@ class Intervening:
         self._wheres = list(dict.fromkeys(wheres))
         self._tags: Tensor | None = None
         self._matched: dict[Where, Tensor] = {}
+        self._misplaced: dict[str, Tensor] = {}
         self._fired: set[str] = set()
         self._calls = self._generating = 0
         self._now = self._forward(Call())
@@ -122,7 +123,13 @@ class Intervening:
 
     def _forward(self, call: Call) -> Forward:
         return Forward(
-            call, self._calls, self._generating > 0, self._placed, self._tags, self._matched
+            call,
+            self._calls,
+            self._generating > 0,
+            self._placed,
+            self._tags,
+            self._matched,
+            self._misplaced,
         )
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -189,9 +196,16 @@ class Intervening:
                 f"{len(silent)} of {len(self._bound)} sites never fired, e.g. {silent[0]!r}. "
                 "Expected the model to run inside the block: call it there, that same object."
             )
+        for name, misplaced in self._misplaced.items():
+            if not misplaced.is_meta and bool(misplaced):
+                raise ValueError(
+                    f"A source was patched into other tokens at {name}: its run was padded "
+                    "otherwise than the call. Pad both on one side and to one layout, or cut the "
+                    "source to the tokens meant: source[:, 3:4] with positions=3."
+                )
         for one in self.interventions:
             matched = self._matched.get(one.where)
-            # The only read from the device; on the meta device there is nothing to read.
+            # The only reads from the device; on the meta device there is nothing to read.
             if matched is not None and not matched.is_meta and not bool(matched):
                 raise ValueError(
                     f"No token met the conditions of {one!r} in {self._calls} forwards; padding "

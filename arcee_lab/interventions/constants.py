@@ -164,6 +164,23 @@ class BySite:
         return "{" + ", ".join(f"{name!r}: {value!r}" for name, value in self.entries) + "}"
 
 
+def as_mask(given: object, *, what: str) -> Constant:
+    """Reads bools over sequences and columns.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if not isinstance(given, Tensor | Constant):
+        raise ValueError(
+            f"{what} must be a tensor of bools [batch or 1, columns]; got {type(given).__name__}."
+        )
+    mask = given if isinstance(given, Constant) else Constant(given)
+    kind, shape = mask.tensor.dtype, mask.tensor.shape
+    if kind != torch.bool or len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{what} must be bools [batch or 1, columns]; got {kind} {list(shape)}.")
+    return mask
+
+
 Value = float | Constant | BySite
 
 

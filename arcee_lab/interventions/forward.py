@@ -24,6 +24,7 @@ class Forward:
         placed: The block's tensors by device.
         tags: What `set_tags` was given last.
         matched: Condition -> whether any token has met it so far, on the device.
+        misplaced: Site -> whether any token got the activation of another one, on the device.
     """
 
     call: Call
@@ -32,6 +33,7 @@ class Forward:
     placed: Placed
     tags: Tensor | None
     matched: dict[Where, Tensor]
+    misplaced: dict[str, Tensor]
     _hits: dict[tuple[Where, torch.device], Tensor] = field(default_factory=dict)
 
     def hits(self, where: Where, device: torch.device) -> Bool[Tensor, "batch pos"]:
@@ -59,6 +61,27 @@ class Forward:
                 "Intervene without positions, tokens, tags, mask or source, or at "
                 "norm.hook_normalized."
             )
+
+    def compare_tokens(
+        self, attended: Bool[Tensor, "batch columns"], where: Where, device: torch.device, name: str
+    ) -> None:
+        """Notes whether the tokens that are meant stand at the columns of the same ones elsewhere.
+
+        Args:
+            attended: Which columns of the other run are real.
+            where: The tokens that are meant.
+            device: Of the site.
+            name: Of the site.
+        """
+        real = self.call.attended(device)
+        there, inside = self.call.own_columns(self.placed.tensor(attended, device))
+        rank = self.placed.tensor(attended, device).cumsum(dim=1) - 1
+        mine = real.cumsum(dim=1) - 1 + self.call.attended_before(real)
+        same = there & (self.call.own_columns(rank)[0] == mine)
+        meant = real if where.everywhere else self.hits(where, device)
+        wrong = (meant & inside & ~same).any()
+        before = self.misplaced.get(name)
+        self.misplaced[name] = wrong if before is None else wrong | before.to(device)
 
     def random(self, seed: int) -> random.Random:
         """Random numbers that are the same at every site and in every recomputation."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from arcee_lab.interventions.constants import as_value
+from arcee_lab.interventions.constants import as_mask, as_value
 from arcee_lab.interventions.forward import Forward
 from arcee_lab.interventions.part import over_tokens
 from arcee_lab.interventions.placing import sent
@@ -108,6 +108,9 @@ class Patch(Intervention):
             axes. Heads and units may be cut to the ones changed already. Column i of the source
             goes to column i of the sequence, padding and cache included; in `generate` the tokens
             after its end are left alone.
+        attended: Which columns of the source are real, `[batch or 1, columns]` bools; a capture
+            tells it. Where it is known, a token that gets another one's activation is an error when
+            the block ends: the runs are padded on different sides, or to different lengths.
 
     Example:
         >>> import arcee_lab as al
@@ -121,10 +124,16 @@ class Patch(Intervention):
     """
 
     source: Any
+    attended: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names: tuple[str, ...] = self.sites  # type: ignore[assignment]
+        attended = self.attended
+        if attended is None:
+            attended = getattr(self.source, "attended", None)
+        if attended is not None:
+            self._set(attended=as_mask(attended, what="attended"))
         self._set(source=as_value(self.source, what="source", names=names))
 
     def bind(self, place: Place) -> Change:
@@ -132,6 +141,14 @@ class Patch(Intervention):
         given = place.activation(self.source, what="source")
         axes, axis = place.site.axes, position_axis(place.site.axes)
         whole = given.ndim == len(axes)
+        attended = None if self.attended is None else self.attended.tensor
+        if attended is not None and whole and axis is not None:
+            held = given.shape[axis]
+            if held not in (1, attended.shape[1]):
+                raise ValueError(
+                    f"attended has {attended.shape[1]} columns and source {held} tokens at "
+                    f"{place.name}; expected as many."
+                )
 
         def change(x: Tensor, now: Forward) -> Tensor:
             source = place.placed.tensor(given, x.device, x.dtype)
@@ -145,6 +162,8 @@ class Patch(Intervention):
             if axis is None or source.shape[axis] == 1:
                 return _filled(x, source)
             now.check_length(x, axis, axes, place.name)
+            if attended is not None:
+                now.compare_tokens(attended, self.where, x.device, place.name)
             return _aligned(x, source, axis, now, place)
 
         return change

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from arcee_lab.interventions.constants import BySite, Constant, Value
+from arcee_lab.interventions.constants import BySite, Constant, Value, as_mask
 from arcee_lab.interventions.forward import Forward
 from arcee_lab.interventions.part import Part
 from arcee_lab.interventions.placing import Placed
@@ -116,18 +115,7 @@ class Intervention(ABC):
                 raise ValueError(f"{what} names an index twice: {list(chosen)}.")
             self._set(**{what: chosen})
         if self.mask is not None:
-            if not isinstance(self.mask, Tensor | Constant):
-                raise ValueError(
-                    "mask must be a tensor of bools [batch or 1, columns]; got "
-                    f"{type(self.mask).__name__}."
-                )
-            mask = self.mask if isinstance(self.mask, Constant) else Constant(self.mask)
-            self._set(mask=mask)
-            kind, shape = mask.tensor.dtype, mask.tensor.shape
-            if kind != torch.bool or len(shape) != 2 or 0 in shape:
-                raise ValueError(
-                    f"mask must be bools [batch or 1, columns]; got {kind} {list(shape)}."
-                )
+            self._set(mask=as_mask(self.mask, what="mask"))
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():

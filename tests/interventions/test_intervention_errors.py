@@ -131,6 +131,57 @@ def test_a_block_without_effect_is_an_error(tiny):
         model(**batch_of(length=10))
 
 
+@pytest.mark.parametrize("where", [{}, {"positions": [0]}, {"tokens": range(3, 50)}])
+@pytest.mark.parametrize(("ours", "theirs"), [("left", "right"), ("right", "left"), (None, "left")])
+def test_a_source_padded_on_the_other_side_is_refused(tiny, ours, theirs, where):
+    """Columns are patched: other tokens would stand there, or padding."""
+    model = tiny()
+    one, two = batch_of(padding=theirs, seed=1), batch_of(padding=ours, seed=2)
+    with torch.no_grad(), al.capture(model, [RESID, POST]) as acts:
+        model(**one)
+    edit = al.Patch(RESID, acts, **where)
+    assert torch.equal(edit.attended.tensor, one["attention_mask"].bool())
+    with pytest.raises(
+        ValueError, match=r"patched into other tokens at layers\.0\.hook_resid_post"
+    ):
+        in_call(model, two, edit)
+    # Where a padded sequence is left alone, and for a tensor, of which nothing is known.
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0] = True
+    in_call(model, two, al.Patch(RESID, acts, mask=mask))
+    in_call(model, two, al.Patch(RESID, acts[RESID], **where))
+    in_call(model, one, edit)
+
+
+def test_what_a_source_says_of_its_tokens_lasts(tiny):
+    """Through JSON, in generate, for a shorter sequence on the right, and of the right length."""
+    from arcee_lab.interventions import from_json, to_json
+
+    model, batch = tiny(), batch_of(padding="right")
+    with torch.no_grad(), al.capture(model, RESID) as acts:
+        model(**batch)
+    whole = {"input_ids": batch["input_ids"], "attention_mask": torch.ones_like(batch["input_ids"])}
+    edit = al.Patch(RESID, acts, positions=[0, 5])
+    in_call(model, whole, edit)  # both sequences have these, at the same columns
+    (read,) = from_json(to_json(edit))
+    assert read == edit
+    wider = al.Patch(RESID, acts, positions=[0, 6])
+    for late in (wider, from_json(to_json(wider))):  # the second sequence has six tokens
+        with pytest.raises(ValueError, match="patched into other tokens"):
+            in_call(model, whole, late)
+    left = batch_of(padding="left")
+    with torch.no_grad(), al.capture(model, RESID) as acts:
+        model(**left)
+    with al.intervene(model, al.Patch(RESID, acts)):
+        model.generate(**left, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    with pytest.raises(ValueError, match="patched into other tokens"):  # noqa: SIM117
+        with al.intervene(model, al.Patch(RESID, acts)):
+            model.generate(**batch, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    short = al.Patch(RESID, acts[RESID], torch.ones(2, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="attended has 8 columns and source 9 tokens"):
+        al.intervene(model, short)
+
+
 def test_a_source_of_several_forwards_is_refused(tiny):
     model, batch = tiny(), batch_of()
     with al.capture(model, RESID) as acts:

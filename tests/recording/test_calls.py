@@ -23,6 +23,34 @@ def test_calls_of_any_style_and_several_forwards(tiny):
     assert torch.equal(first, third)
 
 
+def test_a_capture_knows_which_columns_are_real(tiny):
+    """Where its columns are those of one whole call with a mask; else it says nothing."""
+    model = tiny()
+    ids = torch.randint(3, 50, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    allowed = (torch.ones(9, 9).tril().bool() & mask[:, None].bool())[:, None]
+
+    def attended(*calls, **cuts):
+        with torch.no_grad(), al.capture(model, "layers.1.mlp.hook_post", **cuts) as acts:
+            for call in calls:
+                model(**call)
+        return acts.attended
+
+    padded = {"input_ids": ids, "attention_mask": mask}
+    assert torch.equal(attended(padded, units=[3]), mask.bool())
+    assert torch.equal(attended({"input_ids": ids, "attention_mask": allowed}), mask.bool())
+    for calls, cuts in (
+        ([{"input_ids": ids}], {}),
+        ([padded, padded], {}),
+        ([padded], {"positions": [0, 1]}),
+    ):
+        assert attended(*calls, **cuts) is None
+    cache = model(**padded, use_cache=True).past_key_values
+    step = {"input_ids": ids[:, :1], "attention_mask": torch.ones(2, 10), "cache": cache}
+    assert attended(step) is None
+
+
 def test_take_hands_over_and_forgets(tiny):
     model = tiny()
     with al.capture(model, POST) as acts:
