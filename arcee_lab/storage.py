@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"
+_SHOWN = 90  # characters of a setting in an error
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
@@ -156,9 +157,24 @@ def _read_run(run_file: Path) -> dict[str, Any]:
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
-    shown = ", ".join(f"{key} is {theirs.get(key)!r}, not {ours.get(key)!r}" for key in keys[:2])
-    return shown + (f", {len(keys) - 2} more" if len(keys) > 2 else "")
+    found = list(_differences(theirs, ours))
+    return ", ".join(found[:2]) + (f", {len(found) - 2} more" if len(found) > 2 else "")
+
+
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], inside: str = ""
+) -> Iterator[str]:
+    for key in {**theirs, **ours}:
+        one, other = theirs.get(key), ours.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{inside}{key}.")
+        elif one != other:
+            yield f"{inside}{key} is {_short(one)}, not {_short(other)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _flush(path: Path) -> None:

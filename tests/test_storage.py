@@ -83,6 +83,14 @@ def test_the_same_run_may_come_back_and_another_may_not(tmp_path):
     assert (folder / "run.json").read_bytes() == before
     with pytest.raises(ValueError, match=r"holds another run \(seed is 0, not 1\)"):
         claim(folder, settings | {"seed": 1})
+    nested = settings | {"recipe": {"rate": 0.1, "stages": list(range(99))}}
+    claim(tmp_path / "other", nested)
+    with pytest.raises(
+        ValueError, match=r"holds another run \(recipe\.rate is 0\.1, not 0\.2, rec"
+    ):
+        claim(tmp_path / "other", settings | {"recipe": {"rate": 0.2, "stages": []}})
+    with pytest.raises(ValueError, match=r"recipe\.stages is \[0, 1, 2, [\d, ]+\.\.\., not \[\]\)"):
+        claim(tmp_path / "other", settings | {"recipe": {"rate": 0.1, "stages": []}})
     with pytest.raises(ValueError, match="command is 'sparsity', not 'dump'"):
         check_claim(folder, {"command": "dump"})
     assert (folder / "run.json").read_bytes() == before

@@ -373,8 +373,8 @@ def changed(model):
 @pytest.mark.parametrize(
     ("texts", "fields", "match"),
     [
-        (TEXTS, None, "model is"),
-        ([*TEXTS, "7 8 9"], {}, "data is"),
+        (TEXTS, None, r"model\.fingerprint is"),
+        ([*TEXTS, "7 8 9"], {}, r"data\.fingerprint is"),
         (TEXTS, {"batch_size": 5}, "batch_size is 4, not 5"),
         (TEXTS, {"layout": "both"}, "layout is 'neuron', not 'both'"),
         (TEXTS, {"seed": 3}, "seed is 0, not 3"),
