@@ -48,6 +48,12 @@ class Tokens:
         makers = {"labels": self._own_labels, "seen": self._seen, "positions": self._positions}
         return {what: self._once(what, device, makers[what]) for what in reducer.asks}
 
+    def precise(self, device: torch.device) -> AbstractContextManager:
+        """Sums and products as written: autocast would take products of masks in half precision."""
+        if self._once("autocast", device, _autocasts):
+            return torch.autocast(device.type, enabled=False)
+        return nullcontext()
+
     def _once(self, what: str, device: torch.device, make: Any) -> Any:
         if (what, device) not in self._made:
             self._made[what, device] = make(device)
@@ -174,8 +180,8 @@ def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: Tokens) -> Non
     device = x.device
     mask, asked = tokens.mask(reducer.first, device), tokens.asked(reducer, device)
     after = dict(state)
-    with torch.no_grad(), _full_precision(device):
-        reducer.update(after, x.detach(), mask, **asked)
+    with torch.no_grad() if torch.is_grad_enabled() else nullcontext(), tokens.precise(device):
+        reducer.update(after, x.detach() if x.requires_grad else x, mask, **asked)
         for name, tensor in state.items():
             if after[name] is not tensor:  # an update that put a new tensor in
                 tensor.copy_(after[name])
@@ -190,8 +196,6 @@ def _init(reducer: Reducer, x: Tensor) -> State:
         return reducer.init(shape, device)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    """Sums and products as written: autocast would take products of masks in half precision."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+def _autocasts(device: torch.device) -> bool:
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -99,7 +99,9 @@ class MeanCovariance(Reducer):
         **asked: Any,
     ) -> None:
         dtype = state["mean"].dtype
-        for piece, mask in pieces(x, token_mask):
+        # To merge d² numbers costs as much as a product over hundreds of tokens; with d of them a
+        # piece takes no more memory than the state.
+        for piece, mask in pieces(x, token_mask, least=x.shape[-1]):
             count = mask.sum()
             values = torch.where(mask[:, None], piece, 0.0).to(dtype)
             mean = values.sum(0) / count.clamp(min=1)

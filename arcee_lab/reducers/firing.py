@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.bytewise import counts_bytewise, fired_bytewise
+from arcee_lab.reducers.bytewise import add_bytewise, counts_bytewise
 from arcee_lab.reducers.pieces import MOST_TOKENS, fires, piece_length
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result, unit_columns
@@ -94,9 +93,7 @@ class FiringRate(Reducer):
         **asked: Any,
     ) -> None:
         if counts_bytewise(x):
-            flat = x.flatten(0, 1).flatten(1)
-            state["fired"].view(-1).add_(fired_bytewise(flat, token_mask.flatten()))
-            state["tokens"] += int(np.count_nonzero(token_mask.numpy()))
+            state["tokens"] += add_bytewise(state["fired"], x, token_mask)
             return
         one = {name: tensor[None] for name, tensor in state.items()}
         self.update_groups(one, x, token_mask[None])

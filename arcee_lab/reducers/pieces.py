@@ -19,11 +19,20 @@ def piece_length(x: Float[Tensor, "token width"]) -> int:
 
 
 def pieces(
-    x: Float[Tensor, "batch pos *features"], token_masks: Bool[Tensor, "*group batch pos"]
+    x: Float[Tensor, "batch pos *features"],
+    token_masks: Bool[Tensor, "*group batch pos"],
+    *,
+    least: int = 1,
 ) -> Iterator[tuple[Float[Tensor, "token width"], Bool[Tensor, "*group token"]]]:
-    """Cuts activations and their masks along the tokens; features become one axis."""
+    """Cuts activations and their masks along the tokens; features become one axis.
+
+    Args:
+        x: The activations.
+        token_masks: One mask, or several.
+        least: Tokens that a piece has at least, where it costs something by itself.
+    """
     flat = x.flatten(0, 1).flatten(1)
-    length = piece_length(flat)
+    length = max(least, piece_length(flat))
     masks = token_masks.flatten(-2)
     yield from zip(flat.split(length), masks.split(length, dim=-1), strict=True)
 
