@@ -145,7 +145,7 @@ class ArceeLab(_Base):
                 add_bos_token=add_bos_token,
             )
         self.main = main
-        self.exact = exact in (True, "True", "true", 1)
+        self.exact = bool(exact)
         self.name = model.name_or_path or type(model).__name__
         self.bar: Callable[[int], Advance] | None = None
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
@@ -156,7 +156,13 @@ class ArceeLab(_Base):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> Any:
-        """As lm-eval makes it; its default device, cuda:0, means the CPU where there is no CUDA."""
+        """As lm-eval makes it; its default device, cuda:0, means the CPU where there is no CUDA.
+
+        Raises:
+            ValueError: An argument is not what it has to be; words of a command line can be
+                anything.
+        """
+        _require_arguments(arg_dict)
         more = {k: v for k, v in (additional_config or {}).items() if v is not None}
         if more.get("device") == "cuda:0" and not torch.cuda.is_available():
             _log.info("lm-eval's default device cuda:0 is not here; using the CPU")
@@ -440,6 +446,21 @@ class ArceeLab(_Base):
                 bar.update(round(done) - bar.n)
 
             yield advance
+
+
+def _require_arguments(given: dict) -> None:
+    if not given.get("pretrained"):
+        raise ValueError(
+            "arcee-lab needs a model; expected pretrained=demo, a folder or a Hub id, e.g. "
+            "--model_args pretrained=demo."
+        )
+    for name in ("max_length", "batch_tokens"):
+        value = given.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r}; expected a whole number of tokens above 0.")
+    for name in ("exact", "add_bos_token"):
+        if given.get(name) not in (None, True, False):
+            raise ValueError(f"{name}={given[name]!r}; expected True or False.")
 
 
 class _Telling(NamedTuple):

@@ -126,6 +126,22 @@ def test_a_command_that_wrote_nothing_leaves_no_folder(tmp_path, capsys):
     assert "could not be loaded" not in error
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "arcee-lab needs a model; expected pretrained=demo"),
+        ("pretrained=demo,max_length=many", "max_length='many'; expected a whole number of tokens"),
+        ("pretrained=demo,max_length=0", "max_length=0; expected a whole number of tokens above 0"),
+        ("pretrained=demo,batch_tokens=-5", "batch_tokens=-5; expected a whole number"),
+        ("pretrained=demo,exact=maybe", "exact='maybe'; expected True or False"),
+        ("pretrained=demo,add_bos_token=2", "add_bos_token=2; expected True or False"),
+    ],
+)
+def test_model_arguments_that_cannot_be(words, said):
+    with pytest.raises(ValueError, match=said):
+        ArceeLab.create_from_arg_string(words)
+
+
 @pytest.mark.parametrize("run", [command.main, lambda words: main(["eval", "demo", *words[1:]])])
 def test_bad_input_is_one_line_and_code_2(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
