@@ -5,9 +5,9 @@ choice hangs on the window's own tokens: how a text is cut into files, batches o
 change it. Predictors are dearer than all else, so they are tried in every second window of the
 share, again by its checksum, on 1 token in 32: those whose position plus the checksum is a multiple
 of 32. The other windows go into forwards of their own, since rounding the weights costs as much for
-few tokens as for many. Where all windows are in the share, they are tried in each; where `share=1`
-is asked for, and by default on texts below 1,024 tokens, on every token. One that has none before
-it in its window is left out there.
+few tokens as for many. Where all windows are in the share, or there are fewer than 128, they are
+tried in each of the share; where `share=1` is asked for, and by default on texts below 1,024
+tokens, on every token. One that has none before it in its window is left out there.
 """
 
 import zlib
@@ -147,7 +147,8 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
     every = 1 if share == 1 or short else EVERY
     share = share or (1 if len(windows) < FEW else SHARE)
-    spread = 1 if share == 1 else SPREAD
+    # In a short text the share is a handful of windows, and half of them may be none.
+    spread = 1 if share == 1 or len(windows) < SPREAD * FEW else SPREAD
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
     if not counted.any():

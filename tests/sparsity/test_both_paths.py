@@ -39,15 +39,19 @@ def test_every_analysis_gives_the_same_on_both_paths(monkeypatch, d_mlp, dtype):
 
 
 @pytest.mark.parametrize(
-    ("share", "few", "stride"), [(None, 99, 32), (None, 4096, 1), (1, 99, 1), (2, 4096, 64)]
+    ("share", "few_tokens", "few", "stride"),
+    [(None, 99, 64, 32), (None, 4096, 64, 1), (1, 99, 9, 1), (2, 4096, 9, 64), (2, 4096, 64, 32)],
 )
-def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, share, few, stride):
+def test_predictors_are_tried_on_the_tokens_that_the_docs_name(
+    monkeypatch, share, few_tokens, few, stride
+):
     """In every second window of a share, else in all: positions at multiples of 32, or all."""
     from arcee_lab.sparsity import batches, measure
     from arcee_lab.sparsity.batches import plan
     from arcee_lab.texts import cut
 
-    monkeypatch.setattr(batches, "FEW_TOKENS", few)
+    monkeypatch.setattr(batches, "FEW_TOKENS", few_tokens)
+    monkeypatch.setattr(batches, "FEW", few)
 
     model = plant(*pair(d_mlp=40, bias=True))[0]
     windows = cut(
@@ -59,7 +63,7 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(monkeypatch, shar
     for row in range(len(windows)):
         key = zlib.crc32(windows[row].tobytes())
         if key % made.share == 0:
-            spread = 2 if made.share > 1 else 1
+            spread = 2 if made.share > 1 and len(windows) >= 2 * batches.FEW else 1
             if key // made.share % spread == 0:
                 places = np.arange(2, len(windows[row]))  # the first counted has none before it
                 every = stride // spread
