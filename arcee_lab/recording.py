@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from arcee_lab.calls import Call
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention import edits_of
+from arcee_lab.model.loading import available_device
 from arcee_lab.model.pattern import Pairs
 from arcee_lab.reducers.asking import asked_of
 from arcee_lab.reducers.block import Reducing
@@ -296,8 +297,8 @@ def capture(
         A context manager that yields a `Capture`; for a mapping `al.reducers.Statistics`.
 
     Raises:
-        ValueError: For a filter that matches nothing or an index out of range, before any forward;
-            and, when the block ends, for a site that never fired.
+        ValueError: For a filter that matches nothing, an index out of range or a device that is not
+            there, before any forward; and, when the block ends, for a site that never fired.
 
     Example:
         >>> import arcee_lab as al
@@ -328,7 +329,7 @@ def capture(
         parts,
         names,
         selection,
-        device=None if device is None else torch.device(device),
+        device=None if device is None else available_device(device),
         stop=stop_site(stop_at, names, parts),
         grad=grad,
     )

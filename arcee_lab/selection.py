@@ -69,9 +69,10 @@ class Selection:
             ValueError: For an index out of range, or a cut along an axis that a site lacks.
         """
         sites = anatomy.legend.sites()
-        if self.dtype is not None and not self.dtype.is_floating_point:
+        known = self.dtype is None or isinstance(self.dtype, torch.dtype)
+        if not known or (self.dtype is not None and not self.dtype.is_floating_point):
             raise ValueError(
-                f"dtype must be a floating dtype such as torch.float16; got {self.dtype}."
+                f"dtype must be a floating dtype such as torch.float16; got {self.dtype!r}."
             )
         for name in names:
             axes = sites[name].axes

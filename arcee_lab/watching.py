@@ -213,7 +213,7 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy
     """The site that `stop_at` means, of a watch on `names`.
 
     Raises:
-        ValueError: If it lies before one of them.
+        ValueError: If it lies before one of them, or is none.
     """
     if stop_at is None or stop_at is False:
         return None
@@ -221,6 +221,8 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy
         return names[-1]
     if isinstance(stop_at, int):
         stop_at = f"layers.{stop_at}.hook_resid_post"
+    if not isinstance(stop_at, str):
+        raise ValueError(f"stop_at is True, a layer number or a site; got {stop_at!r}.")
     stop = parts.legend.canonical(stop_at)
     order = list(parts.legend.sites())
     late = [name for name in names if order.index(name) > order.index(stop)]

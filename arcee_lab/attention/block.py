@@ -1,6 +1,6 @@
 """The pass over heads: statistics of the pattern while a model runs, a few queries at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -228,7 +228,7 @@ def heads(
         True
     """
     parts = anatomy(model)
-    chosen = [statistics] if isinstance(statistics, Statistic) else list(statistics)
+    chosen = list(statistics) if isinstance(statistics, Sequence) else [statistics]
     wrong = [one for one in chosen if not isinstance(one, Statistic)]
     if wrong or not chosen:
         raise ValueError(
@@ -238,8 +238,12 @@ def heads(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]!r} is asked for twice; name each statistic once.")
-    filters = [layers] if isinstance(layers, str | int) else list(layers)
-    sites = [_site(one) for one in filters]
+    given: Any = layers
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    filters = list(given) if several else [given]
+    if not filters or not all(isinstance(layer, str | int) for layer in filters):
+        raise ValueError(f"layers are numbers or filters such as 'layers.4:8'; got {layers!r}.")
+    sites = [_site(layer) for layer in filters]
     return HeadStatistics(parts, parts.resolve(sites), chosen, tokens=tokens)
 
 

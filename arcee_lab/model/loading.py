@@ -86,7 +86,7 @@ def load(
             raise ValueError(
                 "Give device= or device_map=, not both; either decides where weights go."
             )
-        options["device_map"] = {"": _available(device)}
+        options["device_map"] = {"": available_device(device)}
     tokenizer = _tokenizer(folder, config)
     with _quiet_transformers():
         try:
@@ -204,7 +204,12 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
     return found
 
 
-def _available(device: str | torch.device) -> torch.device:
+def available_device(device: str | torch.device) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ValueError: If this torch cannot use it.
+    """
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

@@ -313,6 +313,15 @@ def test_wrong_types_are_told_where_nothing_checks_them(run_clean):
         model, tokenizer = al.load("demo")
         for ask, said in (
             (lambda: al.attention.heads(model, ["entropy"]), "statistics are values"),
+            (lambda: al.attention.heads(model, al.attention.Entropy), "statistics are values"),
+            (lambda: al.attention.heads(model, None), "statistics are values"),
+            (
+                lambda: al.attention.heads(model, al.attention.Entropy(), layers=1.5),
+                "layers are numbers or filters such as 'layers.4:8'; got 1.5",
+            ),
+            (lambda: al.capture(model, "*post", dtype="float16"), "got 'float16'"),
+            (lambda: al.capture(model, "*post", stop_at=1.5), "stop_at is True, a layer"),
+            (lambda: al.capture(model, "*post", device="moon"), "device='moon' cannot be used"),
             (lambda: al.attention.Offset(1.5), "whole number from 0 up; got 1.5"),
             (lambda: al.attention.TopKeys("3"), "whole number from 1 up; got '3'"),
         ):
