@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from arcee_lab import storage
 from arcee_lab.cli import flags
 from arcee_lab.demo import KINDS, SPLITS, Document, documents
 
@@ -31,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws the documents and prints or writes them."""
     kind = None if args.kind == MIX else args.kind
-    found = documents(kind, n=args.n, seed=args.seed, split=args.split)
     jsonl = args.jsonl
+    if args.out is not None and args.out.exists():
+        raise ValueError(f"--out {args.out} exists; choose a new name, or remove it")
     if args.out is not None and not args.tags:
         if args.out.suffix not in (".jsonl", ".txt"):
             raise ValueError(f"--out {args.out} must end in .jsonl or .txt")
         if jsonl and args.out.suffix == ".txt":
             raise ValueError(f"--jsonl writes JSON lines, but --out {args.out} ends in .txt")
         jsonl = args.out.suffix == ".jsonl"
+    found = documents(kind, n=args.n, seed=args.seed, split=args.split)
     lines = [
         json.dumps(document.record(), ensure_ascii=False)
         if jsonl
@@ -50,9 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         print("\n".join(lines))
         return 0
-    if args.out.exists():
-        raise ValueError(f"--out {args.out} exists; choose a new name, or remove it")
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    storage.make_folder(args.out.parent)
+    storage.write_atomic(args.out, "\n".join(lines) + "\n")
     print(f"{len(found)} documents in {args.out}")
     return 0
 
