@@ -238,9 +238,8 @@ def heads(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]!r} is asked for twice; name each statistic once.")
-    given: Any = layers
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    filters = list(given) if several else [given]
+    several = isinstance(layers, Iterable) and not isinstance(layers, str)
+    filters: list[Any] = [*layers] if several else [layers]  # type: ignore[misc]
     if not filters or not all(isinstance(layer, str | int) for layer in filters):
         raise ValueError(f"layers are numbers or filters such as 'layers.4:8'; got {layers!r}.")
     sites = [_site(layer) for layer in filters]
