@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,17 @@ def find_tasks(
     """
     asked = [names] if isinstance(names, (str, os.PathLike)) else list(names)
     manager, specs, _ = _look_up([os.fspath(name) for name in asked], include, data)
+    if isinstance(data, Mapping) and not any(spec.endswith(".yaml") for spec in specs):
+        for name in data:  # before any data are fetched
+            if name not in manager.task_index:
+                raise _not_asked_for(name, specs)
     with quiet_lm_eval():
         built = [_load(spec, manager) for spec in dict.fromkeys(specs)]
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     for one in built:
         for part in loaded:
             loaded[part] |= one.get(part, {})
-    for name in data if isinstance(data, Mapping) else ():
-        if name not in loaded["tasks"]:
-            raise ValueError(
-                f"data names the task {name!r}, which is not among those that were asked for: "
-                f"{', '.join(loaded['tasks'])}."
-            )
+    _require_readers(data, loaded["tasks"])
     return loaded
 
 
@@ -110,6 +110,48 @@ def _told(data: Data) -> dict[str, Any] | None:
     if isinstance(data, Mapping):
         return {"data": {name: os.fspath(file) for name, file in data.items()}}
     return {"data": os.fspath(data)}
+
+
+def _not_asked_for(name: str, asked: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"data names the task {name!r}, which is not among those that were asked for: "
+        f"{', '.join(asked)}."
+    )
+
+
+def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
+    """Checks that files given in place of data are read by a task.
+
+    Raises:
+        ValueError: One is not.
+    """
+    if data is None:
+        return
+    readers = [name for name, task in tasks.items() if _reads_file(task.config.custom_dataset)]
+    if not isinstance(data, Mapping):
+        if not readers:
+            raise ValueError(
+                f"data={os.fspath(data)!r} is read by none of the tasks {', '.join(tasks)}; leave "
+                "it out, or ask for one of the field's data sets (see docs/evals.md)."
+            )
+        return
+    for name in data:
+        if name not in tasks:
+            raise _not_asked_for(name, tasks)
+        if name not in readers:
+            raise ValueError(
+                f"data names the task {name!r}, which reads no file; leave it out (see "
+                "docs/evals.md for those that do)."
+            )
+
+
+def _reads_file(make: Any) -> bool:
+    """Whether what makes a task's data takes `data`; of a stranger's `**` we cannot know."""
+    if not callable(make):
+        return False
+    told = signature(make).parameters
+    ours = getattr(make, "__module__", "").startswith("arcee_lab.")
+    return "data" in told or (not ours and any(p.kind == p.VAR_KEYWORD for p in told.values()))
 
 
 @contextmanager

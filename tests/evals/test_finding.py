@@ -110,6 +110,32 @@ def test_missing_data_names_the_task(folder):
         find_tasks("mine", include=[folder])
 
 
+def test_a_file_that_no_task_reads_is_no_silence(folder):
+    (folder / "dev.tsv").write_text("sentence\tlabel\nfine\t1\n")
+    file = folder / "dev.tsv"
+    for names in ("arcee_demo_facts", "mine"):
+        with pytest.raises(ValueError, match=f"dev.tsv' is read by none of the tasks {names}"):
+            find_tasks(names, include=[folder], data=file)
+    with pytest.raises(ValueError, match=r"the task 'arcee_demo_facts', which reads no file"):
+        find_tasks("arcee_demo_facts", data={"arcee_demo_facts": file})
+    for name in ("arcee_sts2", "arcee_squad"):  # the first is told before the Hub is asked
+        with pytest.raises(ValueError, match=f"the task '{name}', which is not among those"):
+            find_tasks("arcee_demo_facts", data={name: file})
+    both = find_tasks(["arcee_sst2", "arcee_demo_facts"], data=file)
+    assert len(both["tasks"]["arcee_sst2"].eval_docs) == 1
+    (folder / "makes.py").write_text(
+        "from datasets import Dataset\n"
+        "def rows(**told):\n"
+        "    return {'test': Dataset.from_list([{'q': told['data'], 'a': ' x'}])}\n"
+    )
+    (folder / "made.yaml").write_text(
+        "task: made\ncustom_dataset: !function makes.rows\noutput_type: loglikelihood\n"
+        "test_split: test\ndoc_to_text: q\ndoc_to_target: a\nmetric_list: [{metric: acc}]\n"
+    )
+    made = find_tasks(folder / "made.yaml", data={"made": file})["tasks"]["made"]
+    assert made.eval_docs[0]["q"]["made"] == str(file)
+
+
 @pytest.mark.parametrize("asked", ["arcee_sst2", "heads/sst2.yaml", "own"])
 def test_an_error_of_ours_is_told_as_it_is(folder, asked):
     """It names the task, whatever was asked for, and adds no advice that does not fit."""
