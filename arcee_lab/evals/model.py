@@ -62,7 +62,7 @@ class ArceeLab(_Base):
         revision: Of a Hub id.
         max_length: Longest input in tokens; by default what the model can read.
         add_bos_token: Whether a text gets BOS; by default what the tokenizer does.
-        max_batch_size: As lm-eval gives it; for batch_size="auto".
+        max_batch_size: Where batch_size="auto" begins to look; lm-eval's own number.
 
     Raises:
         ValueError: For a checkpoint, a head or an intervention that does not fit.
@@ -99,7 +99,7 @@ class ArceeLab(_Base):
         revision: str | None = None,
         max_length: int | None = None,
         add_bos_token: bool | None = None,
-        max_batch_size: int | None = None,
+        max_batch_size: int = 64,
         **unknown: Any,
     ):
         if unknown:

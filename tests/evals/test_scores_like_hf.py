@@ -124,6 +124,16 @@ def test_generation(reference, ours):
     assert any(expected)
 
 
+def test_a_batch_size_that_is_looked_for(demo, reference):
+    words = Words(4)
+    requests = generation([words.some(4, 20) for _ in range(3)])
+    lm = ArceeLab(*demo, batch_size="auto", max_batch_size=2)
+    assert lm.generate_until(requests, disable_tqdm=True) == reference.generate_until(
+        requests, disable_tqdm=True
+    )
+    assert ArceeLab(*demo, batch_size="auto").max_batch_size == reference.max_batch_size
+
+
 def test_exact_keeps_the_arithmetic_of_lm_eval(demo):
     plain = HFLM(pretrained=demo[0], tokenizer=demo[1], batch_size=4)
     exact = ArceeLab(*demo, exact=True, batch_size=4)
