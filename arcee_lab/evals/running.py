@@ -96,24 +96,37 @@ def run(
         loaded = cast(Loaded, tasks)
     else:
         loaded = find_tasks(tasks, include=include, data=data)
-    lm = as_lm(
-        model,
-        tokenizer,
-        seqcls=seqcls,
-        tokcls=tokcls,
-        qa=qa,
-        exact=exact or None,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-    )
-    if interventions is not None:
-        lm.intervene(interventions)
-    lm.require_heads(loaded["tasks"].values())
     with ExitStack() as stack:
+        stack.enter_context(modes_kept(model, seqcls, tokcls, qa))
+        lm = as_lm(
+            model,
+            tokenizer,
+            seqcls=seqcls,
+            tokcls=tokcls,
+            qa=qa,
+            exact=exact or None,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+        )
+        if interventions is not None:
+            lm.intervene(interventions)
+        lm.require_heads(loaded["tasks"].values())
         for task in loaded["tasks"].values():
             stack.enter_context(_fewshot(task, num_fewshot))
         return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
+
+
+@contextmanager
+def modes_kept(*models: Any) -> Iterator[None]:
+    """Puts models that were given back into the mode, training or not, in which they came."""
+    parts = [part for one in models if isinstance(one, nn.Module) for part in one.modules()]
+    modes = [part.training for part in parts]
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
 
 
 def as_lm(

@@ -16,7 +16,7 @@ from arcee_lab.evals.levels import POST, Level, top_k
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
 from arcee_lab.evals.routing import Source
-from arcee_lab.evals.running import as_lm, run
+from arcee_lab.evals.running import as_lm, modes_kept, run
 from arcee_lab.recording import capture
 from arcee_lab.reducers import FiringRate
 
@@ -188,34 +188,36 @@ def sweep(
         >>> len(result.steps)
         3
     """
-    loaded = tasks if isinstance(tasks, Mapping) else find_tasks(tasks, include=include)
-    lm = as_lm(
-        model,
-        tokenizer,
-        seqcls=seqcls,
-        tokcls=tokcls,
-        qa=qa,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-    )
-    chosen = top_k(lm.model) if levels is None else list(levels)
+    if isinstance(tasks, Mapping):
+        loaded = cast(Loaded, tasks)
+    else:
+        loaded = find_tasks(tasks, include=include)
+    with modes_kept(model, seqcls, tokcls, qa):
+        lm = as_lm(
+            model,
+            tokenizer,
+            seqcls=seqcls,
+            tokcls=tokcls,
+            qa=qa,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+        )
+        chosen = top_k(lm.model) if levels is None else list(levels)
+        told = {"limit": limit, "num_fewshot": num_fewshot, "seed": seed, "progress": progress}
+        return _steps(lm, loaded, [CLEAN, *chosen], told)
+
+
+def _steps(lm: ArceeLab, loaded: Loaded, levels: Sequence[Level], told: dict[str, Any]) -> Sweep:
+    """Runs one level after the other."""
     models = lm.models_for(loaded["tasks"].values())
     before = lm.interventions
     steps: list[Step] = []
     level = CLEAN
     try:
-        for level in [CLEAN, *chosen]:
+        for level in levels:
             with _measured(models) as counts:
-                found = run(
-                    lm,
-                    tasks=loaded,
-                    interventions=level.interventions,
-                    limit=limit,
-                    num_fewshot=num_fewshot,
-                    seed=seed,
-                    progress=progress,
-                )
+                found = run(lm, tasks=loaded, interventions=level.interventions, **told)
                 if found.unfinished:
                     raise KeyboardInterrupt  # inside the block, which may have seen no forward
             fired, cells, tokens = counts[0]

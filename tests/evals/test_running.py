@@ -127,6 +127,21 @@ def test_a_head_that_is_not_where_it_should_be_is_told_before_any_forward(
     assert asked == []
 
 
+def test_models_go_back_into_training(demo, loaded):
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in ("arcee_demo_facts", HEADS[1])}}
+    model, _ = al.load("demo")
+    head, _ = al.load("demo", head="token")
+    model.train()
+    model.model.layers[0].eval()  # a part may be frozen
+    head.train()
+    run(model, demo[1], tokcls=head, tasks=tasks, limit=2, progress=False)
+    al.evals.sweep(model, demo[1], tokcls=head, tasks=tasks, levels=[], limit=2, progress=False)
+    assert model.training
+    assert head.training
+    assert not model.model.layers[0].mlp.training
+    assert all(part.training for part in model.model.layers[1].modules())
+
+
 def test_a_model_without_an_lm_head_is_named(loaded):
     model, tokenizer = al.load("demo", head="sequence")
     heads = {"tasks": {"arcee_demo_sentiment": loaded["tasks"]["arcee_demo_sentiment"]}}
