@@ -272,7 +272,8 @@ def main(argv: list[str] | None = None) -> int:
         "alone and one after the other as in the pass, where they share the rows that are copied "
         "out and the list of neurons that fire; predictors on 1 token in "
         f"{batches.EVERY}, which is done in every second window of the share (from 128 windows "
-        "on), so that the row of 1 window in 8 is the core, a sixteenth of all analyses and one of all but predictors.",
+        "on), so that the row of 1 window in 8 is the core, a sixteenth of all analyses and one "
+        "of all but predictors.",
         path=args.out,
     )
     missed = [

@@ -102,6 +102,16 @@ def test_committed_results_of_sparsity_pass():
     assert float(megabytes) <= 350
 
 
+def test_committed_results_of_reducers_pass():
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    section = text.split("## What statistics cost\n", 1)[1].split("\n## ", 1)[0]
+    assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 31
+    for name in ("idle again (A/A)", "nnsight, tracer.cache", "TransformerLens, run_with_cache"):
+        assert section.count(name) == 1
+    row = r"\| arcee_lab, FiringRate \|.*\| <= 1\.04 \| (\w+) \|$"
+    assert re.findall(row, section, re.MULTILINE) == ["pass"]
+
+
 def test_committed_results_of_evaluation_pass():
     text = (BENCHMARKS / "RESULTS.md").read_text()
     section = text.split("## Evaluation beside lm-eval's hf\n", 1)[1].split("\n## ", 1)[0]
