@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_flash_attn_2_available
 
 import arcee_lab as al
 from arcee_lab.model.selfcheck import self_check
@@ -204,6 +205,12 @@ def test_a_bad_checkpoint_is_one_clear_error(folder, damage, said):
 def test_bad_names_and_arguments(name, arguments, said):
     with pytest.raises(ValueError, match=said):
         al.load(name, **arguments)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_an_absent_package_is_named():
+    with pytest.raises(ValueError, match=r"FlashAttention2.*load without the option"):
+        al.load("demo", attn="flash_attention_2")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -64,7 +64,8 @@ def load(
 
     Raises:
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
-            NaN, does not fit its tokenizer, or fails the self-check.
+            NaN, does not fit its tokenizer, or fails the self-check; or if an option needs a package
+            that is not installed.
 
     Example:
         >>> import arcee_lab as al
@@ -93,6 +94,11 @@ def load(
             model, info = HEADS[head].from_pretrained(
                 folder, config=config, dtype=_dtype(dtype), output_loading_info=True, **options
             )
+        except ImportError as error:  # of a kernel, or of a way to quantise
+            raise ValueError(
+                f"{name} cannot be loaded so: {error} Install that package, or load without the "
+                "option that needs it (attn='sdpa' needs none)."
+            ) from None
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
