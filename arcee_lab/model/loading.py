@@ -64,8 +64,8 @@ def load(
 
     Raises:
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
-            NaN, does not fit its tokenizer, or fails the self-check; or if an option needs a package
-            that is not installed.
+            NaN, does not fit its tokenizer, or fails the self-check; or if an option needs a
+            package that is not installed.
 
     Example:
         >>> import arcee_lab as al
