@@ -238,6 +238,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     [
         (["--train", "none.jsonl"], "data file none.jsonl is missing"),
         (["--train", "demo", "--probes"], "--probes needs --test"),
+        (["--train", "demo", "--test", "demo"], "--test demo is what --train names"),
         (["--train", "demo", "--learning-rate", "3"], "learning_rate=3.0; expected between"),
     ],
 )

@@ -2,11 +2,11 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from arcee_lab import storage
 from arcee_lab.cli import flags
+from arcee_lab.training.heads.labelled import file_of
 from arcee_lab.training.heads.recipe import HeadRecipe
 
 HELP = "Fit a sequence or token head on a backbone; with --probes, see what each layer knows."
@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head", choices=("sequence", "token"), required=True, help="one label a text, or a word"
     )
-    source = "a .jsonl, .csv, .tsv or .parquet file, a Hub id NAME[:SPLIT], or demo[:SPLIT]"
+    source = (
+        "a .jsonl, .csv, .tsv or .parquet file, a Hub id NAME[:SPLIT], demo[:SPLIT], or a task of "
+        "`arcee-lab eval` as TASK:FILE (the data set's own format) or TASK[:SPLIT] (the Hub)"
+    )
     parser.add_argument("--train", metavar="DATA", required=True, help=f"what to fit on: {source}")
     parser.add_argument("--test", metavar="DATA", help="held-out texts, scored at the end")
     parser.add_argument(
@@ -47,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
     if args.probes and args.test is None:
         raise ValueError(
             "--probes needs --test DATA: probes are scored on texts they have not seen."
+        )
+    if args.test == args.train:
+        raise ValueError(
+            f"--test {args.test} is what --train names; expected texts that the head has not seen."
         )
     from arcee_lab import load
     from arcee_lab.training.heads import probe_layers, read_labelled, train_head
@@ -82,10 +89,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace, recipe: HeadRecipe) -> dict[str, Any]:
     """What makes this run this run; a file counts by its content."""
-    files = [Path(name) for name in (args.train, args.test) if name is not None]
+    files = [file_of(name) for name in (args.train, args.test) if name is not None]
     names = ("model", "head", "train", "test", "text_column", "label_column", "limit", "probes")
     return {
         "command": "train-head",
-        "sha256": [storage.sha256(path) for path in files if path.is_file()],
+        "sha256": [storage.sha256(path) for path in files if path and path.is_file()],
         "recipe": asdict(recipe),
     } | {name: getattr(args, name) for name in (*names, "dtype", "device")}

@@ -7,8 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from arcee_lab.evals import standard
-from arcee_lab.evals.standard import entities, labels
-from arcee_lab.evals.standard.source import read_rows
+from arcee_lab.evals.standard import classified, entities, labels
 
 
 def write(path, text):
@@ -157,7 +156,7 @@ def test_without_a_network_the_error_says_what_to_do():
     with pytest.raises(
         ValueError, match=r"'arcee_sst2': the Hub did not give 'stanfordnlp/sst2'.*data"
     ):
-        read_rows(standard.SST2, None)
+        classified.SST2.documents()
 
 
 def test_one_argument_puts_a_file_in_place_of_the_hub(tmp_path, monkeypatch, demo):

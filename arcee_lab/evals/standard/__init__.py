@@ -11,31 +11,23 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from arcee_lab.evals.standard import entities, files, labels, questions
+from arcee_lab.evals.standard import classified, files, questions
 from arcee_lab.evals.standard.source import Source, read_rows
 
 Data = str | Mapping[str, str] | None
 
-SST2 = Source("sst2", "stanfordnlp/sst2", None, "validation", files.read_table)
-AG_NEWS = Source("ag_news", "fancyzhx/ag_news", None, "test", files.read_ag_news)
-MNLI = {
-    side: Source(f"mnli_{side}", "nyu-mll/glue", "mnli", f"validation_{side}", files.read_mnli)
-    for side in ("matched", "mismatched")
-}
-CONLL2003 = Source("conll2003", "tomaarsen/conll2003", None, "test", files.read_conll)
 SQUAD = Source("squad", "rajpurkar/squad", None, "validation", files.read_squad)
 SQUAD_V2 = Source("squad_v2", "rajpurkar/squad_v2", None, "validation", files.read_squad)
 
 
 def sst2(*, data: Data = None, **_: Any) -> DatasetDict:
     """SST-2's sentences; local: GLUE's `dev.tsv`."""
-    return _test(labels.labelled(read_rows(SST2, data), SST2, labels.SST2, text=("sentence",)))
+    return _test(classified.SST2.documents(data))
 
 
 def ag_news(*, data: Data = None, **_: Any) -> DatasetDict:
     """AG's news; local: the original `test.csv` (class 1 to 4, title, description)."""
-    rows = read_rows(AG_NEWS, data)
-    return _test(labels.labelled(rows, AG_NEWS, labels.AG_NEWS, text=("text",)))
+    return _test(classified.AG_NEWS.documents(data))
 
 
 def mnli(*, side: str, data: Data = None, **_: Any) -> DatasetDict:
@@ -47,14 +39,12 @@ def mnli(*, side: str, data: Data = None, **_: Any) -> DatasetDict:
         side: "matched" or "mismatched".
         data: A file in place of the Hub.
     """
-    source = MNLI[side]
-    rows = read_rows(source, data)
-    return _test(labels.labelled(rows, source, labels.MNLI, text=("premise", "hypothesis")))
+    return _test(classified.MNLI[side].documents(data))
 
 
 def conll2003(*, data: Data = None, **_: Any) -> DatasetDict:
     """CoNLL-2003's English names; local: `eng.testb`, whose labels are read as IOB1 or IOB2."""
-    return _test(entities.labelled(read_rows(CONLL2003, data), CONLL2003, entities.CONLL2003))
+    return _test(classified.CONLL2003.documents(data))
 
 
 def wikiann(*, language: str = "en", data: Data = None, **_: Any) -> DatasetDict:
@@ -64,8 +54,7 @@ def wikiann(*, language: str = "en", data: Data = None, **_: Any) -> DatasetDict
         language: Its code, as "en".
         data: A file in place of the Hub.
     """
-    source = Source("wikiann", "unimelb-nlp/wikiann", language, "test", files.read_wikiann)
-    return _test(entities.labelled(read_rows(source, data), source, entities.WIKIANN))
+    return _test(classified.wikiann(language).documents(data))
 
 
 def squad(*, data: Data = None, **_: Any) -> DatasetDict:

@@ -50,7 +50,7 @@ def read_rows(source: Source, data: str | Mapping[str, str] | None) -> Rows:
 def _from_file(source: Source, file: Path) -> Rows:
     where = f"Task 'arcee_{source.name}': data file {file}"
     if not file.is_file():
-        raise ValueError(f"{where} is missing; check the path, or leave `data` out for the Hub.")
+        raise ValueError(f"{where} is missing; check the path, or name none for the Hub.")
     try:
         if file.suffix == ".parquet":
             return parquet.read_table(file).to_pylist()
@@ -69,8 +69,9 @@ def _from_hub(source: Source) -> Rows:
     except (ValueError, OSError, DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"Task 'arcee_{source.name}': the Hub did not give {source.hub!r}: {reason} Check the "
-            "network, or name a file of your own (data=, --data FILE; see docs/evals.md)."
+            f"Task 'arcee_{source.name}': the Hub did not give {source.hub!r}, split "
+            f"{source.split!r}: {reason} Check the network, or name a file of your own (to "
+            "evaluate, data= or --data FILE; to train, TASK:FILE; see docs/evals.md)."
         ) from None
     assert isinstance(rows, datasets.Dataset)
     return rows.to_list()

@@ -1,7 +1,8 @@
 """A classification head for any data set, and probes that ask every layer the same.
 
 recipe     how a head is fitted, the same for Python and the command line
-labelled   texts with labels: files, a Hub data set, or the demo's world
+labelled   texts with labels: files, a Hub data set, a task's, or the demo's world
+tasks      the field's data sets, read as `arcee-lab eval` reads them
 encoding   their token ids, with a label where the head is asked
 fitting    `train_head`: transformers' Trainer around a new head
 trained    what comes out: the model, its scores on held-out texts, its losses

@@ -1,4 +1,4 @@
-"""Texts with labels: from files, from a Hub data set, or from the demo's world."""
+"""Texts with labels: from files, from the Hub, from a task, or from the demo's world."""
 
 import csv
 import json
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+
+from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
 WORLD = "demo"
@@ -53,7 +55,10 @@ def read_labelled(
 
     Args:
         source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file; a Hub id, `NAME[:split]`, by default
-            its train split; or `demo[:split]`, the reviews or news of the demo's world.
+            its train split; `demo[:split]`, the reviews or news of the demo's world; or a task of
+            `arcee-lab eval` on one of the field's data sets, as `TASK:FILE` in the data set's own
+            format or `TASK[:split]` on the Hub. A task brings its texts, its labels and their
+            names: the head can be evaluated by it as it is.
         head: "sequence" (one label a text) or "token" (one label a word).
         text_column: Column of the texts, or of the lists of words; "text", or "tokens", by default.
         label_column: Column of labels; "label", or "tags", by default.
@@ -73,6 +78,10 @@ def read_labelled(
         raise ValueError(f"head={head!r}; expected 'sequence' (a text) or 'token' (a word).")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 row or more.")
+    if (text_column or label_column) and is_task(str(source)):
+        raise ValueError(
+            f"{source} is a task, which knows its columns; leave the names of columns out."
+        )
     text = text_column or ("text" if head == "sequence" else "tokens")
     label = label_column or ("label" if head == "sequence" else "tags")
     rows, own = _open(str(source), head, label, limit)
@@ -118,6 +127,13 @@ def read_labelled(
     )
 
 
+def file_of(source: str) -> Path | None:
+    """The local file that a source reads, if it reads one."""
+    if is_task(source):
+        return task_file(source)
+    return Path(source) if Path(source).suffix in _READERS else None
+
+
 def _list(value: Any, head: str) -> list[Any]:
     return list(value) if head == "token" else [value]
 
@@ -136,6 +152,8 @@ def _open(
     name, _, split = source.partition(":")
     if name == WORLD:
         return _world(head, split or "train", limit)
+    if is_task(source):
+        return read_task(source, head)
     path = Path(source)
     if path.suffix in _READERS:
         if not path.is_file():

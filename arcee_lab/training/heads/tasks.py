@@ -1,0 +1,66 @@
+"""The field's data sets, read as `arcee-lab eval` reads them: `TASK:FILE`, or the Hub's splits."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+_PREFIX = "arcee_"
+
+
+def is_task(source: str) -> bool:
+    """Whether a source names a task, be it misspelt, and no file or data set of the Hub."""
+    from arcee_lab.evals.standard.classified import BY_TASK
+
+    name = source.partition(":")[0]
+    if any(mark in name for mark in "./\\"):
+        return False
+    return name.startswith(_PREFIX) or bool(get_close_matches(name, BY_TASK, cutoff=0.8))
+
+
+def task_file(source: str) -> Path | None:
+    """The file of a task's source; a plain word without a dot is a split (`./train` is a file)."""
+    rest = source.partition(":")[2]
+    return Path(rest) if "." in rest or Path(rest).name != rest else None
+
+
+def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows that hold what the task asks, letter for letter, and the names of its labels.
+
+    Args:
+        source: `TASK:FILE` in the data set's own format, or `TASK[:SPLIT]` on the Hub, by default
+            its train split.
+        head: "sequence" or "token".
+
+    Returns:
+        Rows with `text` and `label`, or `text`, `tokens` and `tags`; and the names, in the order of
+        the Hub's ids.
+
+    Raises:
+        ValueError: There is no such task, it asks another head, or its data cannot be read.
+    """
+    from arcee_lab.evals.standard import SQUAD, SQUAD_V2
+    from arcee_lab.evals.standard.classified import BY_TASK
+
+    name, _, split = source.partition(":")
+    if name in (f"{_PREFIX}{one.name}" for one in (SQUAD, SQUAD_V2)):
+        raise ValueError(
+            f"Task {name!r} asks for spans of a context; expected one label a text or a word: "
+            "sequence and token heads can be fitted, QA heads cannot."
+        )
+    if name not in BY_TASK:
+        near = get_close_matches(name, BY_TASK, n=3, cutoff=0.6) or BY_TASK
+        raise ValueError(
+            f"There is no task {name!r} to fit a head on; nearest: {', '.join(near)}. The demo's "
+            "own texts are 'demo'."
+        )
+    task = BY_TASK[name]
+    if task.head != head:
+        raise ValueError(
+            f"Task {name!r} is one of the {task.head} head; expected one of the {head} head, or "
+            f"head={task.head!r} (--head {task.head})."
+        )
+    file = task_file(source)
+    rows = task.documents(None if file is None else str(file), split=split or "train")
+    if head == "token":
+        rows = [{"text": r["text"], "tokens": r["words"], "tags": r["labels"]} for r in rows]
+    return rows, list(task.names)
