@@ -160,7 +160,10 @@ def test_installs_once_and_again_on_change(run, monkeypatch, tmp_path):
     for _ in range(2):
         run.environment(".venv", "dev")
     assert len(installs) == 1
-    assert installs[0][1:] == ["-m", "pip", "install", "-c", "constraints.txt", "-e", ".[dev]"]
+    assert installs[0][1:] == [
+        *("-m", "pip", "install", "--use-pep517"),
+        *("-c", "constraints.txt", "-e", ".[dev]"),
+    ]
     for name in ("pyproject.toml", "constraints.txt"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")
