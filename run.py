@@ -56,9 +56,7 @@ def environment(name, extras):
     venv = [sys.executable, "-m", "venv", str(folder)]
     if subprocess.call(venv + ["--clear"] * (folder.exists() and not python.exists())):
         fail(f"could not make {folder}; the lines above say why")
-    # An old pip would run the setup.py of what comes as source, which finds other build packages.
-    pip = [python, "-m", "pip", "install", "--use-pep517", "-c", "constraints.txt"]
-    pip += ["-e", f".[{extras}]"]
+    pip = [python, "-mpip", "install", "--use-pep517", "-cconstraints.txt", "-e", f".[{extras}]"]
     reason = "see its lines above"
     with subprocess.Popen(pip, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():

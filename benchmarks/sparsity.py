@@ -271,9 +271,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
         "alone and one after the other as in the pass, where they share the rows that are copied "
         "out and the list of neurons that fire; predictors on 1 token in "
-        f"{batches.EVERY}, which is done in every second window of the share (from 128 windows "
-        "on), so that the row of 1 window in 8 is the core, a sixteenth of all analyses and one "
-        "of all but predictors.",
+        f"{batches.EVERY}, which is done in every fourth window of the share (from 256 windows "
+        "on), so that the row of 1 window in 8 is the core, 1/32 of all analyses and 3/32 of all "
+        "but predictors.",
         path=args.out,
     )
     missed = [

@@ -160,10 +160,9 @@ def test_installs_once_and_again_on_change(run, monkeypatch, tmp_path):
     for _ in range(2):
         run.environment(".venv", "dev")
     assert len(installs) == 1
-    assert installs[0][1:] == [
-        *("-m", "pip", "install", "--use-pep517"),
-        *("-c", "constraints.txt", "-e", ".[dev]"),
-    ]
+    # Without pep517 an old pip builds what comes as source with packages that do not fit.
+    expected = "-mpip install --use-pep517 -cconstraints.txt -e .[dev]"
+    assert installs[0][1:] == expected.split()
     for name in ("pyproject.toml", "constraints.txt"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--share",
         type=flags.positive,
         metavar="N",
-        help="analyses beside the core look at 1 window in N, and predictors at 1 token in 32 of "
-        "every second of those; 1 shows them everything (default: 8, or all windows below 64)",
+        help="analyses beside the core look at 1 window in N, and predictors at 1 token in 16 of "
+        "every fourth of those; 1 shows them everything (default: 8, or all windows below 64)",
     )
 
 

@@ -2,12 +2,12 @@
 
 A window is in the share when the checksum of its token ids is a multiple of the share, so the
 choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it. Predictors are dearer than all else, so they are tried in every second window of the
-share, again by its checksum, on 1 token in 32: those whose position plus the checksum is a multiple
-of 32. The other windows go into forwards of their own, since rounding the weights costs as much for
-few tokens as for many. Where all windows are in the share, or there are fewer than 128, they are
-tried in each of the share; where `share=1` is asked for, and by default on texts below 1,024
-tokens, on every token. One that has none before it in its window is left out there.
+change it. Predictors are dearer than all else, so they are tried in every fourth window of the
+share, again by its checksum, on 1 token in 16: those whose position plus the checksum is a multiple
+of 16. The other windows go into forwards of their own, since rounding the weights costs as much for
+few tokens as for many. Where all windows are in the share, or there are fewer than 256, they are
+tried in each of the share on 1 token in 32; where `share=1` is asked for, and by default on texts
+below 1,024 tokens, on every token. One that has none before it in its window is left out there.
 """
 
 import zlib
@@ -25,8 +25,9 @@ from arcee_lab.texts import Windows, plan_batches
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given
 FEW_TOKENS = 1024  # below which predictors are then tried on all of them
-SPREAD = 2  # predictors are tried in 1 in so many of the share's windows, where it is not all
-EVERY = 32  # and there on 1 token in so many
+SPREAD = 4  # of a long text, predictors are tried in 1 in so many of the share's windows
+EVERY = 16  # and there on 1 token in so many
+EVERY_OF_ALL = 32  # of a shorter one in each of the share's windows, on 1 token in so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +146,11 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     if share is not None and share < 1:
         raise ValueError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
     short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
-    every = 1 if share == 1 or short else EVERY
+    all_tokens = share == 1 or short
     share = share or (1 if len(windows) < FEW else SHARE)
-    # In a short text the share is a handful of windows, and half of them may be none.
-    spread = 1 if share == 1 or len(windows) < SPREAD * FEW else SPREAD
+    # In a short text the share is a handful of windows, and a fourth of them may be none.
+    long = share > 1 and len(windows) >= SPREAD * FEW
+    spread, every = (SPREAD, EVERY) if long else (1, 1 if all_tokens else EVERY_OF_ALL)
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
     if not counted.any():

@@ -69,6 +69,8 @@ def pick(
     rows: Int[np.ndarray, "row column"],
     mask: Bool[np.ndarray, "row column"],
     beside: Shaped[np.ndarray, "row column"],
+    *,
+    into: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " picked"], Shaped[np.ndarray, " picked"]]:
     """How many of each row are not 0, these themselves, and what stands beside them.
 
@@ -79,20 +81,27 @@ def pick(
         rows: Numbers.
         mask: Where they are not 0.
         beside: More numbers, of any kind.
+        into: Where the latter two are written, from the start; by default to arrays of their own.
     """
-    starts = np.arange(len(rows) + 1) * rows.shape[1]
+    columns = rows.shape[1]
     tables = [x.reshape(-1) for x in (rows, beside)]
-    if rows.shape[1] % 4 == 0:  # so that a four lies in one row
+    if columns % 4 == 0:  # so that a four lies in one row
         some = np.flatnonzero(mask.reshape(-1).view(np.uint32) != 0)
         # Clipping costs less than the check that it replaces; nothing is out of bounds.
         fours = [x.view(f"V{4 * x.itemsize}").take(some, mode="clip") for x in tables]
         tables = [x.view(y.dtype) for x, y in zip(fours, tables, strict=True)]
-        starts = 4 * some.searchsorted(starts // 4)
+        ends = 4 * some.searchsorted(np.arange(columns // 4, rows.size // 4 + 1, columns // 4))
         mask = tables[0] != 0
+    else:
+        ends = np.arange(columns, rows.size + 1, columns)
     where = np.flatnonzero(mask)
-    ends = where.searchsorted(starts)
-    picked, others = (x.take(where, mode="clip") for x in tables)
-    return ends[1:] - ends[:-1], picked, others
+    counts = where.searchsorted(ends)
+    counts[1:] -= counts[:-1].copy()
+    buffers = (None, None) if into is None else (one[: len(where)] for one in into)
+    picked, others = (
+        x.take(where, out=out, mode="clip") for x, out in zip(tables, buffers, strict=True)
+    )
+    return counts, picked, others
 
 
 def _reduced(how: np.ufunc, x: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -104,23 +104,30 @@ def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.nd
     together = min(max(_TOGETHER // d_mlp, 1), _ROWS)
     mask = np.empty((together, d_mlp), bool)
     beside = np.tile(_patterns(norms), (together, 1))
-    listed: list[list[np.ndarray]] = []
+    # One array for all pieces, since to put many together costs as much as to count them.
+    listed = [np.empty(_LISTED + mask.size, patterns.dtype) for _ in range(2)]
+    n_listed, all_count = 0, len(places) == n_rows
     for start in range(0, n_rows, _ROWS):
         stop = min(start + _ROWS, n_rows)
         so_far = np.zeros(d_mlp, np.uint8)
         for at in range(start, stop, together):
             here = slice(at, min(at + together, stop))
-            rows, chosen = patterns[here], counts_here[here]
-            if not chosen.all():
-                rows = rows[chosen]
+            rows = patterns[here]
+            if not (whole := all_count or counts_here[here].all()):
+                rows = rows[counts_here[here]]
             hits = np.not_equal(rows, 0, out=mask[: len(rows)])
             so_far += hits.view(np.uint8).sum(0, dtype=np.uint8)
-            active[here][chosen], *found = bits.pick(rows, hits, beside[: len(rows)])
-            listed.append(found)
-        fired += so_far
-        if stop == n_rows or sum(len(a) for a, _ in listed) > _LISTED:
-            a, norm = (np.concatenate(parts) for parts in zip(*listed, strict=True))
-            listed.clear()
+            free = listed[0][n_listed:], listed[1][n_listed:]
+            found = bits.pick(rows, hits, beside[: len(rows)], into=free)
+            if whole:
+                active[here] = found[0]
+            else:
+                active[here][counts_here[here]] = found[0]
+            n_listed += len(found[1])
+            if n_listed < _LISTED and here.stop < n_rows:
+                continue
+            a, norm = (one[:n_listed] for one in listed)
+            n_listed = 0
             if len(a) and a.min() < 0:
                 # -0.0, or a NaN with a sign: once more, without signs.
                 unsigned = torch.from_numpy(magnitudes(post)).view(post.dtype)
@@ -129,6 +136,7 @@ def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.nd
             pair = (torch.from_numpy(x).view(post.dtype) for x in (a, norm))
             for total, more in zip(sized, sizes.of_firings(*pair), strict=True):
                 total += more
+        fired += so_far
     of_token, of_neuron = torch.from_numpy(active[places]), torch.from_numpy(fired)
     early = torch.from_numpy((magnitudes(post[first]) != 0).sum(0))
     top = torch.from_numpy(np.array([largest], patterns.dtype)).view(post.dtype).float()[0]

@@ -52,9 +52,10 @@ def measure(
             "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
             truncation curves, on samples of their own; the first rank alone does them).
         share: 1 window in so many is shown to the analyses beside the core, chosen by a checksum of
-            its tokens; predictors are tried on 1 token in 32 of every second of these (of each,
-            below 128 windows). 1 shows all windows, and all tokens to predictors. By default 8, or
-            all windows where there are fewer than 64 (and all tokens to predictors, below 1,024).
+            its tokens; predictors are tried on 1 token in 16 of every fourth of these (below 256
+            windows on 1 in 32 of each). 1 shows all windows, and all tokens to predictors. By
+            default 8, or all windows where there are fewer than 64 (and all tokens to predictors,
+            below 1,024).
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.

@@ -18,8 +18,8 @@ Recall at a budget: the ⌈b k_t⌉ neurons with the largest scores, for b of 0.
 that does fire. Neurons of equal score that the budget cuts apart count by the part that is in it.
 
 Each of these costs a matrix product, and rounding the weights of a layer costs more than that. So
-N, the tokens that they are tried on, is 1 in 32 of every second window of the share, or all where
-`share=1` was asked for or the text is short; see `batches`. N stands in the frame, and the
+N, the tokens that they are tried on, is 1 in 16 of every fourth window of the share, more of a
+short text, or all where `share=1` was asked for; see `batches`. N stands in the frame, and the
 intervals are those of N tokens.
 
 Sources: Song et al., "ProSparse", arXiv:2402.13516 (recall and predicted sparsity); Shin et al.,

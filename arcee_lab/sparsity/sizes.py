@@ -76,8 +76,12 @@ def _times(a: Tensor, norms: Tensor) -> Tensor:
 
 def _histogram(x: Float[Tensor, " firing"]) -> Int[Tensor, " bin"]:
     first, low = _first_bits(x)
-    # Bins below the first stay empty: to cut them off afterwards is cheaper than to subtract.
-    return torch.bincount(first.clamp(low, low + BINS - 1), minlength=low + BINS)[low:]
+    # What lies outside is put into the end bins afterwards: cheaper than to clamp each.
+    counts = torch.bincount(first, minlength=low + BINS)
+    found = counts[low : low + BINS].clone()
+    found[0] += counts[:low].sum()
+    found[-1] += counts[low + BINS :].sum()
+    return found
 
 
 def _first_bits(x: Float[Tensor, "*any"]) -> tuple[Int[Tensor, "*any"], int]:
