@@ -26,7 +26,7 @@ _INTEGERS = {
 }
 _ROWS = 255  # what a byte can count to
 _TOGETHER = 2**17  # activations that the cache holds, with what is made of them
-_LISTED = 2**18  # activations above 0 whose sizes are counted together
+_LISTED = 2**19  # activations above 0 whose sizes are counted together
 
 
 class Counts(NamedTuple):
