@@ -148,9 +148,11 @@ class LocalFolder(Folder):
         """See `Folder`."""
         with lock.held(self.path / storage.RUN_FILE, first=first, ranks=ranks):
             if first:
-                # Of a writer that was killed; nobody else writes now.
-                for part in self.path.rglob(".*.part"):
-                    part.unlink(missing_ok=True)
+                # Of a writer that was killed; nobody else writes now. The second kind is what
+                # safetensors begins beside the file that it is told to write.
+                for beginning in (".*.part", ".tmp*"):
+                    for part in self.path.rglob(beginning):
+                        part.unlink(missing_ok=True)
             yield
 
     def free_bytes(self) -> int | None:

@@ -125,6 +125,15 @@ def test_a_kill_between_the_files_of_a_shard_and_its_record(job, whole, tmp_path
     check_whole(job, folder, whole[0])
 
 
+def test_a_kill_inside_the_writer_of_safetensors(job, whole, tmp_path):
+    folder = tmp_path / "s"
+    assert killed_at(job, folder, call=1, when="after") == -signal.SIGKILL
+    beginning = next(folder.rglob("*.safetensors")).with_name(".tmp7bAsSt")
+    beginning.touch()
+    check_whole(job, folder, whole[0])
+    assert not beginning.exists()
+
+
 @pytest.mark.slow
 def test_a_kill_at_every_file(job, whole, tmp_path):
     for call in range(1, n_renames(job) + 1):
