@@ -64,6 +64,12 @@ def test_a_section_replaces_its_last_one_and_no_other(benchmarks, tmp_path):
     assert "- Command: `make Two`" in text
 
 
+def recorded(title: str) -> str:
+    """A section of the committed results."""
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
 def test_committed_results_are_whole_and_pass():
     sections = re.split(r"^## ", (BENCHMARKS / "RESULTS.md").read_text(), flags=re.M)[1:]
     assert all("- Command: `python3 run.py bench " in section for section in sections)
@@ -76,8 +82,7 @@ def test_committed_results_are_whole_and_pass():
 
 
 def test_committed_results_of_patterns_pass():
-    text = (BENCHMARKS / "RESULTS.md").read_text()
-    section = text.split("## How long attention patterns take", 1)[1].split("\n## ", 1)[0]
+    section = recorded("How long attention patterns take")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 31
     assert section.count("(A/A)") == 1
     assert "TransformerLens, run_with_cache of all layers" in section
@@ -86,8 +91,7 @@ def test_committed_results_of_patterns_pass():
 
 
 def test_committed_results_of_sparsity_pass():
-    text = (BENCHMARKS / "RESULTS.md").read_text()
-    section = text.split("## What measuring sparsity costs\n", 1)[1].split("\n## ", 1)[0]
+    section = recorded("What measuring sparsity costs")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 9
     row = r"^\| (core|all analyses), (?:every token|1 window in 8) .*\| <= ([\d.]+) \| (\w+) \|$"
     found = re.findall(row, section, re.MULTILINE)
@@ -103,8 +107,7 @@ def test_committed_results_of_sparsity_pass():
 
 
 def test_committed_results_of_reducers_pass():
-    text = (BENCHMARKS / "RESULTS.md").read_text()
-    section = text.split("## What statistics cost\n", 1)[1].split("\n## ", 1)[0]
+    section = recorded("What statistics cost")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 31
     for name in ("idle again (A/A)", "nnsight, tracer.cache", "TransformerLens, run_with_cache"):
         assert section.count(name) == 1
@@ -113,8 +116,7 @@ def test_committed_results_of_reducers_pass():
 
 
 def test_committed_results_of_evaluation_pass():
-    text = (BENCHMARKS / "RESULTS.md").read_text()
-    section = text.split("## Evaluation beside lm-eval's hf\n", 1)[1].split("\n## ", 1)[0]
+    section = recorded("Evaluation beside lm-eval's hf")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 5
     row = r"^\| (.*?) \| .*\| (?:>= [\d.]+, )>= [\d.]+ \| (\w+) \|"
     verdicts = re.findall(row, section, re.MULTILINE)

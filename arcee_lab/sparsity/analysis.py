@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 State = dict[str, Tensor]
 MOST_ROWS = 20  # of a frame that a notebook shows
-_TOGETHER = 2**17  # activations that a CPU's cache holds, with what is made of them
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Seen:
     def firings(self) -> bits.Firings:
         """Which neurons fire, as a list with their values."""
         rows, kind = self._magnitudes, self.post.dtype
-        few = max(1, _TOGETHER // rows.shape[1])
+        few = max(1, bits.TOGETHER // rows.shape[1])
         beside = np.tile(self.norms.numpy(), (few, 1))
         written = []
         for at in range(0, max(len(rows), 1), few):

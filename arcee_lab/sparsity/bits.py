@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt64
 
+TOGETHER = 2**17  # activations that a CPU's cache holds, with what is made of them
 _WHOLE = 16  # bytes: rows are filled with zeros to a multiple of 128 neurons
 
 

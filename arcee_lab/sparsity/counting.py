@@ -25,7 +25,6 @@ _INTEGERS = {
     torch.float64: torch.int64,
 }
 _ROWS = 255  # what a byte can count to
-_TOGETHER = 2**17  # activations that the cache holds, with what is made of them
 _LISTED = 2**19  # activations above 0 whose sizes are counted together
 
 
@@ -101,7 +100,7 @@ def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.nd
     counts_here[places] = True
     active, fired = np.zeros(n_rows, np.int64), np.zeros(d_mlp, np.int64)
     sized, largest = torch.zeros(2, sizes.BINS, dtype=torch.int64), 0
-    together = min(max(_TOGETHER // d_mlp, 1), _ROWS)
+    together = min(max(bits.TOGETHER // d_mlp, 1), _ROWS)
     mask = np.empty((together, d_mlp), bool)
     beside = np.tile(_patterns(norms), (together, 1))
     # One array for all pieces, since to put many together costs as much as to count them.
