@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lm_eval.tasks import TaskManager
@@ -66,6 +66,18 @@ def find_tasks(
             loaded[part] |= one.get(part, {})
     _require_readers(data, loaded["tasks"])
     return loaded
+
+
+def loaded_tasks(
+    tasks: Loaded | str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    include: Sequence[str | os.PathLike],
+    data: Data = None,
+) -> Loaded:
+    """What `find_tasks` gave already, or gives for these names."""
+    if isinstance(tasks, Mapping):
+        return cast(Loaded, tasks)
+    return find_tasks(tasks, include=include, data=data)
 
 
 def check_names(names: Sequence[str], *, include: Sequence[str | os.PathLike] = ()) -> bool:

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lm_eval.api.task
 import numpy as np
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.changing import Values
-from arcee_lab.evals.finding import Data, Loaded, find_tasks, quiet_lm_eval
+from arcee_lab.evals.finding import Data, Loaded, loaded_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed
@@ -92,10 +92,7 @@ def run(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
-    if isinstance(tasks, Mapping):
-        loaded = cast(Loaded, tasks)
-    else:
-        loaded = find_tasks(tasks, include=include, data=data)
+    loaded = loaded_tasks(tasks, include=include, data=data)
     with ExitStack() as stack:
         stack.enter_context(modes_kept(model, seqcls, tokcls, qa))
         lm = as_lm(

@@ -1,7 +1,7 @@
 """Quality against sparsity: the same tasks at many levels, with the model and data loaded once."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.evals.finding import Loaded, find_tasks
+from arcee_lab.evals.finding import Loaded, loaded_tasks
 from arcee_lab.evals.levels import POST, Level, top_k
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
@@ -188,10 +188,7 @@ def sweep(
         >>> len(result.steps)
         3
     """
-    if isinstance(tasks, Mapping):
-        loaded = cast(Loaded, tasks)
-    else:
-        loaded = find_tasks(tasks, include=include)
+    loaded = loaded_tasks(tasks, include=include)
     with modes_kept(model, seqcls, tokcls, qa):
         lm = as_lm(
             model,
