@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from arcee_lab import storage
 from arcee_lab.dump import lock
 
 Content = bytes | Callable[[Path], object]
+_LONGEST = 1024  # characters of a path
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,81 @@ class Written:
     sha256: str
 
 
+class WriteFailed(ValueError):
+    """A file of a store could not be written or removed.
+
+    Args:
+        path: The file.
+        error: What the system said.
+    """
+
+    def __init__(self, path: object, error: Exception):
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        super().__init__(
+            f"{path} cannot be written: {reason}. What was finished before is kept; make room or "
+            "repair the disk, then repeat the same command to continue."
+        )
+
+
+def plain_path(path: str) -> str:
+    """Checks that a path names a file below a folder, by its words alone.
+
+    Raises:
+        ValueError: It is empty, absolute or too long, or holds `..`, NUL or a backslash.
+    """
+    parts = path.split("/")
+    if (
+        len(path) > _LONGEST
+        or any(part in ("", ".", "..") for part in parts)
+        or any(mark in path for mark in ("\0", "\\"))
+        or ":" in parts[0]
+    ):
+        shown = path if len(path) <= 80 else path[:77] + "..."
+        raise ValueError(
+            f"path {shown!r} leads out of the store; expected one from the store's own folder, "
+            "with forward slashes and without '..'."
+        )
+    return path
+
+
+def inside(root: Path, path: str) -> Path:
+    """Where a path of a store is on this machine; nothing of a store is touched without this check.
+
+    No part of the path may be a symbolic link, so nobody who wrote the store decides which other
+    file is read, replaced or removed; the root itself may be one.
+
+    Raises:
+        ValueError: The path leads out of the root or through a link, or names something that is
+            neither a file nor a folder.
+    """
+    target = root
+    for part in plain_path(path).split("/"):
+        target = target / part
+        try:
+            mode = target.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ValueError(f"{target} cannot be looked at: {error.strerror}.") from error
+        if stat.S_ISLNK(mode):
+            raise ValueError(
+                f"{target} is a symbolic link, which may lead out of the store; expected plain "
+                "files and folders. Copy the store with its links followed (cp -rL) if you trust "
+                "who made it."
+            )
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(
+                f"{target} is a device, a pipe or a socket; expected a plain file. Do not trust "
+                "this store."
+            )
+    return root / path
+
+
 class Folder(ABC):
-    """Files by their path from the folder, with forward slashes; each is whole or absent."""
+    """Files by their path from the folder, with forward slashes; each is whole or absent.
+
+    Every call that takes a path raises ValueError where it leads out of the folder.
+    """
 
     name: str
 
@@ -38,7 +115,11 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, path: str, content: Content) -> Written:
-        """Writes a file: bytes, or a function that writes them to the local path it is given."""
+        """Writes a file: bytes, or a function that writes them to the local path it is given.
+
+        Raises:
+            WriteFailed: A full or failing disk.
+        """
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -55,9 +136,6 @@ class Folder(ABC):
         Args:
             path: The file.
             written: What a remote file has to be; another one is not kept.
-
-        Raises:
-            ValueError: A link that leads out of the folder.
         """
 
     def let_go(self, path: str) -> None:
@@ -102,34 +180,37 @@ class LocalFolder(Folder):
 
     def write(self, path: str, content: Content) -> Written:
         """See `Folder`."""
-        target = self.path / path
-        storage.make_folder(target.parent)
-        storage.write_atomic(target, content)
-        return Written(target.stat().st_size, storage.sha256(target))
+        target = inside(self.path, path)
+        try:
+            storage.make_folder(target.parent)
+            storage.write_atomic(target, content)
+            return Written(target.stat().st_size, storage.sha256(target))
+        except (OSError, SafetensorError) as error:
+            raise WriteFailed(target, error) from error
 
     def read(self, path: str) -> bytes:
         """See `Folder`."""
-        return self.local(path).read_bytes()
+        return inside(self.path, path).read_bytes()
 
     def size(self, path: str) -> int | None:
         """See `Folder`."""
-        target = self.path / path
+        target = inside(self.path, path)
         return target.stat().st_size if target.is_file() else None
 
     def local(self, path: str, written: Written | None = None) -> Path:
         """See `Folder`."""
-        target = self.path / path
-        if not target.resolve().is_relative_to(self.path.resolve()):
-            raise ValueError(f"{target} leads out of the store; expected a file inside {self.path}")
-        return target
+        return inside(self.path, path)
 
     def remove(self, path: str) -> None:
         """See `Folder`."""
-        target = self.path / path
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        target = inside(self.path, path)
+        try:
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteFailed(target, error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""
@@ -137,23 +218,31 @@ class LocalFolder(Folder):
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """See `Folder`."""
+        inside(self.path, storage.RUN_FILE)
         storage.claim(self.path, settings)
 
     def check_claim(self, settings: Mapping[str, Any]) -> None:
         """Raises what `claim` would and touches nothing."""
+        inside(self.path, storage.RUN_FILE)
         storage.check_claim(self.path, settings)
 
     @contextmanager
     def alone(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         """See `Folder`."""
-        with lock.held(self.path / storage.RUN_FILE, first=first, ranks=ranks):
+        run_file = inside(self.path, storage.RUN_FILE)
+        with lock.held(run_file, first=first, ranks=ranks):
             if first:
-                # Of a writer that was killed; nobody else writes now. The second kind is what
-                # safetensors begins beside the file that it is told to write.
-                for beginning in (".*.part", ".tmp*"):
-                    for part in self.path.rglob(beginning):
-                        part.unlink(missing_ok=True)
+                self._remove_beginnings()
             yield
+
+    def _remove_beginnings(self) -> None:
+        """Removes what a killed writer left; nobody else writes now."""
+        # The second kind is what safetensors begins next to the file that it is told to write.
+        # os.walk, since it does not follow links.
+        for place, _, names in os.walk(self.path):
+            for name in names:
+                if (name.startswith(".") and name.endswith(".part")) or name.startswith(".tmp"):
+                    Path(place, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int | None:
         """See `Folder`."""

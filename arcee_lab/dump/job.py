@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from arcee_lab import ranks
@@ -282,11 +281,6 @@ class Job:
                             f"stopped after shard {shard.number + 1} of {len(self.plan.shards)}, "
                             f"which is whole in {folder}; repeat the same command to go on"
                         )
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{folder} cannot be written: {error}. All shards that were finished before are "
-                "whole; make room or mend it, then repeat the same command to go on"
-            ) from error
         finally:
             self.writer_seconds = conveyor.seconds
 

@@ -23,6 +23,7 @@ FORMAT = "arcee_lab.dump"
 VERSION = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
+_LONGEST_PATH = 255
 _LARGEST = 2**28  # bytes of a manifest; a million shard files take less
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
 
@@ -347,7 +348,8 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...]) -> StoredShard
 def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
     fields = _Fields(value, where)
     path, sha256 = fields.text("path"), fields.text("sha256")
-    if not _PATH.fullmatch(path) or PurePosixPath(path).suffix != ".safetensors":
+    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
+    if not named or PurePosixPath(path).suffix != ".safetensors":
         raise ValueError(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")

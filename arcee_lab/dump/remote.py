@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 from arcee_lab import storage
 from arcee_lab.dump import lock
-from arcee_lab.dump.folder import Content, Folder, Written
+from arcee_lab.dump.folder import Content, Folder, WriteFailed, Written, plain_path
 
 # An object appears when its upload ends, so it needs no temporary name.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "r2", "memory"}
@@ -53,18 +55,21 @@ class RemoteFolder(Folder):
 
     def write(self, path: str, content: Content) -> Written:
         """See `Folder`."""
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / "content"
-            content(local) if callable(content) else local.write_bytes(content)
-            written = Written(local.stat().st_size, storage.sha256(local))
-            target = self._at(path)
-            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            if self._appears_whole:
-                self._fs.put_file(str(local), target)
-            else:
-                part = f"{target}.{uuid4().hex[:8]}.part"
-                self._fs.put_file(str(local), part)
-                self._fs.mv(part, target)
+        target = self._at(path)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                local = Path(scratch) / "content"
+                content(local) if callable(content) else local.write_bytes(content)
+                written = Written(local.stat().st_size, storage.sha256(local))
+                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                if self._appears_whole:
+                    self._fs.put_file(str(local), target)
+                else:
+                    part = f"{target}.{uuid4().hex[:8]}.part"
+                    self._fs.put_file(str(local), part)
+                    self._fs.mv(part, target)
+        except (OSError, SafetensorError) as error:
+            raise WriteFailed(f"{self.name}/{path}", error) from error
         return written
 
     def read(self, path: str) -> bytes:
@@ -84,7 +89,7 @@ class RemoteFolder(Folder):
         if self._copies is None:
             self._copies = Path(tempfile.mkdtemp(prefix="arcee_lab-"))
             weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
-        copy = self._copies / path
+        copy = self._copies / plain_path(path)
         if not copy.exists() and self.size(path) is not None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(copy.name + ".part")
@@ -99,13 +104,17 @@ class RemoteFolder(Folder):
     def let_go(self, path: str) -> None:
         """See `Folder`."""
         if self._copies is not None:
-            (self._copies / path).unlink(missing_ok=True)
+            (self._copies / plain_path(path)).unlink(missing_ok=True)
 
     def remove(self, path: str) -> None:
         """See `Folder`."""
+        target = self._at(path)
         self._fs.invalidate_cache()
-        if self._fs.exists(self._at(path)):
-            self._fs.rm(self._at(path), recursive=True)
+        try:
+            if self._fs.exists(target):
+                self._fs.rm(target, recursive=True)
+        except OSError as error:
+            raise WriteFailed(f"{self.name}/{path}", error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""
@@ -163,4 +172,4 @@ class RemoteFolder(Folder):
         self.write(_LOCK, json.dumps({"writer": writer, "time": time.time()}).encode())
 
     def _at(self, path: str) -> str:
-        return f"{self._root}/{path}"
+        return f"{self._root}/{plain_path(path)}"

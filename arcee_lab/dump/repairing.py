@@ -50,6 +50,8 @@ def repair(
     found = found or verify(folder, progress=progress)
     if found.whole:
         return found
+    for damage in found.damages:
+        folder.size(damage.path)  # refuses a place that leads out of the store
     manifest = Manifest.load(folder)
     job = Job(model, tokenizer, texts, config_of(manifest), tags=tags)
     _check_same(manifest, job)

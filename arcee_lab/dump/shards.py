@@ -88,7 +88,11 @@ class Damaged(ValueError):
 
 def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
     name = f"{folder}/{file.path}"
-    if (size := folder.size(file.path)) is None:
+    try:
+        size = folder.size(file.path)
+    except ValueError as error:
+        raise Damaged(name, str(error)) from error
+    if size is None:
         raise Damaged(name, "it is missing")
     if size != file.bytes:
         raise Damaged(name, f"it has {size} bytes; expected {file.bytes}")
