@@ -56,7 +56,7 @@ def places(tmp_path):
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("path", BY_WORDS, ids=lambda path: repr(path[:20]))
 def test_a_path_that_its_words_lead_out(places, operation, path):
-    store, outside = places
+    store, _ = places
     before = digest(store.parent)
     with pytest.raises(ValueError, match="leads out of the store"):
         OPERATIONS[operation](LocalFolder(store), path)
@@ -156,19 +156,22 @@ def test_plain_paths_are_as_before(tmp_path):
     LocalFolder(tmp_path).remove("not/there")
 
 
-@pytest.mark.parametrize("act", ["claim", "check_claim", "alone"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda folder: folder.claim({}),
+        lambda folder: folder.check_claim({}),
+        lambda folder: folder.alone().__enter__(),
+    ],
+    ids=["claim", "check_claim", "alone"],
+)
 def test_the_file_of_the_run_is_no_link(places, act):
     store, outside = places
     shutil.rmtree(store / "real")
     (outside / RUN_FILE).write_text("{}")
     (store / RUN_FILE).symlink_to(outside / RUN_FILE)
-    folder = LocalFolder(store)
     with pytest.raises(ValueError, match="is a symbolic link"):
-        if act == "alone":
-            with folder.alone():
-                pass
-        else:
-            getattr(folder, act)({})
+        act(LocalFolder(store))
     assert (outside / RUN_FILE).read_text() == "{}"
 
 

@@ -1,12 +1,13 @@
 """A store for other programs: files they read, and a statement of what was lost.
 
-parquet   one row a nonzero, sorted by neuron, and one row a token: for DuckDB, pandas, polars
+parquet   one row per nonzero, sorted by neuron, and one row per token: for DuckDB, pandas, polars
 coo       safetensors of token, unit and value: for torch, scipy, anything
 delphi    the latent cache of delphi, to explain and score neurons
-saelens   a data set of dense windows, as SAELens trains dictionaries on
+saelens   a data set of dense rows, as SAELens trains dictionaries on
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from arcee_lab import storage
 from arcee_lab.dump import sparse
@@ -85,13 +87,15 @@ def export(
         kind: `parquet`, `coo`, `delphi` or `saelens`.
         out: A folder, new or empty. `export.json` appears in it last and states what was lost.
         sites: Which sites; by default all that the kind can hold: sparse ones, for `saelens` all.
-        **options: `splits=` of `delphi`, `context=` and `names=` of `saelens`.
+        **options: `context=` of `delphi` and `saelens`, `example=` and `splits=` of `delphi`,
+            `names=` of `saelens`.
 
     Returns:
         The files, and what was lost.
 
     Raises:
-        ValueError: An unknown kind, a folder in use, or a site that the kind cannot hold.
+        ValueError: An unknown kind, a folder in use, a site that the kind cannot hold, or a full
+            disk; then nothing of the export stays.
     """
     if kind not in KINDS:
         raise ValueError(f"export kind is {kind!r}; expected one of {', '.join(KINDS)}")
@@ -111,19 +115,41 @@ def export(
         raise ValueError(f"store {store.folder} has no site that {kind} can hold")
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
-    out.mkdir(parents=True, exist_ok=True)
-    result = write(store, out, names, **options)
-    statement = {
-        "kind": kind,
-        "sites": names,
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        result = write(store, out, names, **options)
+        storage.write_json(out / STATEMENT, _statement(store, names, result))
+    except (OSError, SafetensorError) as error:
+        _empty(out)
+        raise ValueError(
+            f"export folder {out} cannot be written: {' '.join(str(error).split())}. Nothing of "
+            "the export was left there; make room, then repeat the same call."
+        ) from error
+    except BaseException:
+        _empty(out)
+        raise
+    return result
+
+
+def _empty(folder: Path) -> None:
+    """Removes what an export that failed has begun, so that the same call may be repeated."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _statement(store: "Store", names: Sequence[str], result: Export) -> dict[str, Any]:
+    return {
+        "kind": result.kind,
+        "sites": list(names),
         "model": store.manifest.model["name"],
         "model_fingerprint": store.manifest.model["fingerprint"],
         "tokens": len(store),
         "entries": result.entries,
         "lost": dict(result.lost),
     }
-    storage.write_json(out / STATEMENT, statement)
-    return result
 
 
 def _sparse_name(store: "Store", name: str, kind: str) -> str:
