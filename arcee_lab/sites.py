@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Literal
 
@@ -99,6 +100,9 @@ _LENS_SEGMENTS = {
     "ln_final": "norm",
 }
 
+
+_LONGEST_NAME = 100  # characters of a wrong name that are compared with the right ones
+_MOST_NAMES = 4096  # right names that it is compared with; 150 layers have fewer
 
 _NOT_THE_SAME = {
     r"(^|\.)(ln1|ln2|ln_final)\.hook_scale$": (
@@ -206,10 +210,13 @@ class Legend:
         return [name for name in names if spelled or not sites[name].on_request]
 
     def _nothing(self, text: str, sites: Mapping[str, Site]) -> str:
-        near = difflib.get_close_matches(self._readable(text), list(sites), n=3, cutoff=0.4)
+        # The search takes time in proportion to both lengths, and either may be anyone's.
+        wanted, names = self._readable(text)[:_LONGEST_NAME], list(islice(sites, _MOST_NAMES))
+        near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
         have = f"the model has layers 0 to {self.n_layers - 1} and the head {self.head!r}"
         hint = f"nearest: {', '.join(near)}" if near else "see docs/sites.md for all names"
-        return f"{text!r} matches no hook point ({have}); {hint}."
+        shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+        return f"{shown!r} matches no hook point ({have}); {hint}."
 
     def _readable(self, text: str) -> str:
         expanded = self._expand(text)

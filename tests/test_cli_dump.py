@@ -1,5 +1,8 @@
 """`arcee-lab dump` and `arcee-lab verify`: what they print, write and return."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +14,7 @@ from arcee_lab.dump.config import DumpConfig
 
 SMALL = ["--world", "story", "--max-tokens", "600", "--batch-size", "8", "--shard-tokens", "256"]
 SITES = ["--sites", "layers.0:2.mlp.hook_post"]
+NAMED = ["--model", "demo", "--world", "story"]
 
 
 def dump(folder, *more):
@@ -71,7 +75,7 @@ def test_a_dump_is_verified_damaged_and_repaired(tmp_path, capsys):
     path.write_bytes(content[:-4] + b"\0\0\0\1")
     assert main(["verify", str(folder)]) == 2
     assert "shard 1, layers.1.mlp.hook_relu/00001.safetensors" in capsys.readouterr().err
-    assert main(["verify", str(folder), "--repair"]) == 0
+    assert main(["verify", str(folder), "--repair", *NAMED]) == 0
     assert path.read_bytes() == content
     assert main(["verify", str(folder)]) == 0
 
@@ -88,18 +92,125 @@ def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path, capsys):
     assert "holds no manifest.json" in capsys.readouterr().err
 
 
-def test_repair_asks_where_a_model_comes_from(tmp_path, capsys):
-    import json
-
-    folder = tmp_path / "s"
-    assert dump(folder) == 0
+def retold(folder, **changes):
+    """Changes what the manifest says, and takes a file away."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["model"]["name"] = "somebody/model"
+    for name, value in changes.items():
+        manifest[name] |= value
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "tokens" / "00000.safetensors").unlink()
-    assert main(["verify", str(folder), "--repair"]) == 2
-    assert "Repeat the command with --model" in capsys.readouterr().err
-    assert main(["verify", str(folder), "--repair", "--model", "demo"]) == 0
+    (folder / "tokens" / "00000.safetensors").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "s"
+    assert dump(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def damaged(written, tmp_path):
+    """A copy of a store that lacks a file."""
+    shutil.copytree(written, tmp_path / "s")
+    retold(tmp_path / "s")
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize(
+    ("told", "given", "suggested"),
+    [
+        ({}, [], "`--model demo --world story`"),
+        ({}, ["--model", "demo"], "`--world story`"),
+        ({}, ["--world", "story"], "`--model demo`"),
+        ({"model": {"name": "some body/model"}}, NAMED[2:], "`--model 'some body/model'`"),
+        ({"model": {"name": "a\x1b[31m"}}, NAMED[2:], "`--model MODEL`"),
+        ({"model": {"name": "m" * 5000}}, NAMED[2:], "`--model MODEL`"),
+        ({"data": {"world": None, "dataset": "a/b:test"}}, NAMED[:2], "`--dataset a/b:test`"),
+        ({"data": {"world": None, "text": ["/etc/hosts"]}}, NAMED[:2], "`--text /etc/hosts`"),
+        ({"data": {"world": None, "text": [{"a": 1}, 3]}}, NAMED[:2], "`--text FILE FILE`"),
+        ({"data": {"world": None, "text": "x"}}, NAMED[:2], "`--text FILE`"),
+        ({"data": {"world": None}}, NAMED[:2], "`--text FILE`"),
+    ],
+)
+def test_repair_opens_only_what_is_named(
+    damaged, capsys, monkeypatch, tmp_path, told, given, suggested
+):
+    from arcee_lab import texts
+    from arcee_lab.model import loading
+
+    def opened(*args, **options):
+        raise AssertionError(f"{args} was opened, which nobody named")
+
+    retold(damaged, **told)
+    before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
+    for owner, name in ((texts, "read_files"), (texts, "read_dataset"), (loading, "load")):
+        monkeypatch.setattr(owner, name, opened)
+    assert main(["verify", str(damaged), "--repair", *given]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--repair opens only what you name" in said
+    assert suggested in said
+    assert "\x1b" not in said
+    assert {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()} == before
+
+
+def test_repair_from_named_sources(written, damaged, capsys, tmp_path):
+    """Whatever the manifest says of its sources; their fingerprints decide."""
+    canary = tmp_path / "canary.jsonl"
+    os.mkfifo(canary)  # whoever opens it waits for ever
+    lies = {"world": None, "dataset": "somebody/data", "text": [str(canary)]}
+    retold(damaged, model={"name": str(tmp_path)}, data=lies)
+    other = tmp_path / "other.txt"
+    other.write_text("The dogs bark.")
+    for texts in (["--text", str(other)], ["--world", "facts"]):
+        assert main(["verify", str(damaged), "--repair", "--model", "demo", *texts]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("arcee-lab: error: the store is of another data")
+    assert main(["verify", str(damaged), "--repair", *NAMED]) == 0
+    name = "tokens/00000.safetensors"
+    assert (damaged / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_repair_reads_no_more_than_the_store_holds(damaged, capsys):
+    """The texts of --world have no end, and the manifest asks for a million million tokens."""
+    retold(damaged, settings={"max_tokens": 10**12}, data={"max_tokens": 10**12})
+    assert main(["verify", str(damaged), "--repair", *NAMED]) == 2
+    assert "the store is of another data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"settings": {"threads": 10**9}}, "threads is 1000000000; expected at most 1024"),
+        ({"settings": {"max_tokens": "all"}}, "max_tokens is 'all'; expected a whole number"),
+        ({"settings": {"batch_size": None}}, "batch_size is None"),
+        ({"settings": {"sites": [["x"]]}}, "sites are"),
+        ({"settings": {"sites": 3}}, "are not those of a dump"),
+        ({"settings": {"sites": ["hook_embed"]}}, "sites are not those that its settings give"),
+        ({"settings": {"device": "meta"}}, "Name it with --device"),
+        ({"settings": {"device": ["cpu"]}}, "Name it with --device"),
+        ({"model": {"dtype": "float64"}}, "its model computed in 'float64'"),
+    ],
+)
+def test_settings_of_a_stranger(damaged, capsys, told, match):
+    retold(damaged, **told)
+    assert main(["verify", str(damaged), "--repair", *NAMED]) == 2
+    assert match in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_sources_without_repair(damaged, capsys):
+    assert main(["verify", str(damaged), *NAMED]) == 2
+    assert "expected --repair with them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["999999999", "1025", "0", "-1", "two"])
+def test_threads_have_a_bound(tmp_path, capsys, word):
+    try:
+        code = dump(tmp_path / "s", "--threads", word)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert "threads" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def source_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the manifest says of the texts; `arcee-lab verify --repair` reads them again by it."""
+    """What the manifest says of the texts; `arcee-lab verify --repair` asks for them by it."""
     name = args.dataset or (f"world:{args.world}" if args.world else " ".join(map(str, args.text)))
     return {
         "name": name,

@@ -1,28 +1,30 @@
 """`arcee-lab verify`: every checksum and count of an activation store."""
 
 import argparse
+import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from arcee_lab.cli import flags
 
 HELP = "Check every checksum and count of an activation store, and name what is damaged."
 EXAMPLE = "arcee-lab verify out/acts"
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `verify`."""
     parser.add_argument("store", metavar="DIR", help="the store, or its fsspec URL")
     parser.add_argument(
-        "--repair", action="store_true", help="compute the damaged shards again, and only these"
+        "--repair",
+        action="store_true",
+        help="compute the damaged shards again, and only these, from the model and the texts that "
+        "the store was made of; these are named by --model and by --text, --dataset or --world",
     )
     parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="the model for --repair (default: the one the store names, if that is demo or a "
-        "folder here)",
+        "--model", metavar="MODEL", help="for --repair: demo, a folder, or a Hub id"
     )
+    flags.add_texts(parser, required=False)
     parser.add_argument(
         "--device", metavar="NAME", help="where --repair computes (default: as the store says)"
     )
@@ -32,47 +34,81 @@ def run(args: argparse.Namespace) -> int:
     """Checks, repairs where that was asked, and exits with 2 if anything is still damaged."""
     from arcee_lab.dump.checking import verify
 
+    named = (args.model, args.text, args.dataset, args.world, args.device)
+    if not args.repair and any(named):
+        raise ValueError(
+            "--model, --text, --dataset, --world and --device say what to repair with; expected "
+            "--repair with them. Add it, or leave them out."
+        )
     found = verify(args.store, progress=True)
     if found.whole or not args.repair:
         print(found, file=sys.stdout if found.whole else sys.stderr)
         return 0 if found.whole else 2
     print(found)
     from arcee_lab.dump.manifest import Manifest
-    from arcee_lab.dump.repairing import repair
+    from arcee_lab.dump.repairing import config_of, repair
     from arcee_lab.model.loading import load
 
     manifest = Manifest.load(args.store)
+    _check_named(args, manifest)
+    config = config_of(manifest)
+    args.seed, args.max_tokens = config.seed, config.max_tokens
     model, tokenizer = load(
-        args.model or _named_model(manifest),
-        dtype=manifest.model["dtype"],
-        device=args.device or manifest.settings.get("device"),
+        args.model, dtype=_dtype(manifest), device=args.device or _device(manifest)
     )
-    texts = flags.read_texts(_source(manifest))
+    texts = flags.read_texts(args)
     found = repair(args.store, model, tokenizer, texts, found=found, progress=True)
     print(found)
     return 0 if found.whole else 2
 
 
-def _named_model(manifest: Any) -> str:
-    """The model that a store names; a stranger's store shall not choose what is downloaded."""
-    name = manifest.model["name"]
-    if name != "demo" and not Path(name).is_dir():
-        raise ValueError(
-            f"the store is of {name!r}, which is no folder here; expected to be told where the "
-            "model comes from. Repeat the command with --model"
-        )
-    return name
+def _check_named(args: argparse.Namespace, manifest: Any) -> None:
+    """A stranger's store does not decide which files or downloads are opened; the user does."""
+    texts = args.text or args.dataset or args.world
+    if args.model and texts:
+        return
+    wanted = [] if args.model else [f"--model {_word(manifest.model['name'], 'MODEL')}"]
+    if not texts:
+        wanted.append(_text_flag(manifest.data))
+    raise ValueError(
+        "--repair opens only what you name, and the model or the texts are not named; expected "
+        "--model, and --text, --dataset or --world. By its own account the store was made with "
+        f"`{' '.join(wanted)}`: if that is right, repeat the command with it."
+    )
 
 
-def _source(manifest: Any) -> argparse.Namespace:
-    """The text flags that a store was made with."""
-    given = {
-        name: manifest.data.get(name) for name in ("text", "dataset", "world", "max_tokens", "seed")
-    }
-    if not (given["text"] or given["dataset"] or given["world"]):
+def _text_flag(data: Any) -> str:
+    if data.get("world"):
+        return f"--world {_word(data['world'], 'KIND')}"
+    if data.get("dataset"):
+        return f"--dataset {_word(data['dataset'], 'NAME')}"
+    paths = data.get("text")
+    if not isinstance(paths, list) or not 0 < len(paths) <= 3:
+        paths = [None]
+    return f"--text {' '.join(_word(path, 'FILE') for path in paths)}"
+
+
+def _word(value: Any, otherwise: str) -> str:
+    """A stranger's word for a terminal: plain and short, or not shown."""
+    if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
+        return otherwise
+    return shlex.quote(value)
+
+
+def _dtype(manifest: Any) -> str:
+    if (got := manifest.model["dtype"]) not in flags.DTYPES:
         raise ValueError(
-            "the store does not say which texts it is of; expected one that `arcee-lab dump` "
-            "wrote. Repair it from Python: al.dump.repair(store, model, tokenizer, texts)"
+            f"the store says that its model computed in {got[:20]!r}; expected one of "
+            f"{', '.join(flags.DTYPES)}. Repair it from Python: al.dump.repair(store, model, "
+            "tokenizer, texts)."
         )
-    given["text"] = [Path(path) for path in given["text"] or ()]
-    return argparse.Namespace(**given)
+    return got
+
+
+def _device(manifest: Any) -> str:
+    if (got := manifest.settings.get("device")) not in _DEVICES:
+        raise ValueError(
+            f"the store does not say where it was computed; expected one of {', '.join(_DEVICES)}. "
+            "Name it with --device."
+        )
+    return got

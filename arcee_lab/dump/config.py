@@ -6,6 +6,18 @@ from typing import Any
 NEURON_LAYOUTS = ("neuron", "both", "dense")
 OTHER_LAYOUTS = ("dense", "int8")
 STORED_DTYPES = ("bfloat16", "float16", "float32")
+MOST_THREADS = 1024  # more than any machine gains by; a thread that waits takes memory too
+_MOST = 2**53  # of a whole number that JSON readers keep exact
+_RANGES = {
+    "batch_size": (1, _MOST),
+    "context": (2, _MOST),
+    "overlap": (0, _MOST),
+    "shard_tokens": (1, 65_536),
+    "max_tokens": (1, _MOST),
+    "seed": (0, _MOST),
+    "threads": (1, MOST_THREADS),
+    "queue_mib": (1, 2**30),
+}
 
 
 def _flag(default: Any, text: str, **more: Any) -> Any:
@@ -33,7 +45,7 @@ class DumpConfig:
             while it is filled, and is what a killed run computes again.
         max_tokens: Most tokens to read; None reads all.
         seed: Recorded, and the seed of texts that are drawn.
-        threads: Threads that convert and write.
+        threads: Threads that convert and write, up to 1,024.
         queue_mib: Most memory for activations that wait for them, in MiB.
 
     Raises:
@@ -62,7 +74,7 @@ class DumpConfig:
     shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536")
     max_tokens: int | None = _flag(None, "stop after so many tokens of text")
     seed: int = _flag(0, "seed of what is drawn")
-    threads: int = _flag(1, "threads that convert and write", same_bytes=True)
+    threads: int = _flag(1, "threads that convert and write, up to 1024", same_bytes=True)
     queue_mib: int = _flag(1024, "most MiB of activations that wait for them", same_bytes=True)
 
     def __post_init__(self) -> None:
@@ -77,13 +89,25 @@ class DumpConfig:
             if (got := getattr(self, name)) not in known:
                 expected = ", ".join(str(word) for word in known)
                 raise ValueError(f"{name} is {got!r}; expected one of {expected}")
-        for name in ("batch_size", "shard_tokens", "threads", "queue_mib"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.shard_tokens > 65_536:
-            raise ValueError(f"shard_tokens is {self.shard_tokens}; expected at most 65536")
+        for name, (least, most) in _RANGES.items():
+            self._check_whole(name, least, most)
+        if type(self.packed) is not bool:
+            raise ValueError(f"packed is {self.packed!r}; expected True or False.")
         if not self.sites:
             raise ValueError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
+        if not all(isinstance(site, str) for site in self.sites):
+            raise ValueError(f"sites are {self.sites!r}; expected names of hook points.")
+
+    def _check_whole(self, name: str, least: int, most: int) -> None:
+        got = getattr(self, name)
+        if got is None and type(self).__dataclass_fields__[name].default is None:
+            return
+        if not isinstance(got, int) or isinstance(got, bool):
+            raise ValueError(f"{name} is {got!r}; expected a whole number.")
+        if got < least:
+            raise ValueError(f"{name} is {got}; expected at least {least}.")
+        if got > most:
+            raise ValueError(f"{name} is {got}; expected at most {most}.")
 
     def settings(self) -> dict[str, Any]:
         """The fields on which the bytes of a store depend, as JSON values."""

@@ -10,12 +10,11 @@ import pandas as pd
 from arcee_lab.dump.batching import BatchPlan, PlannedShard, Row
 from arcee_lab.dump.filling import Arrival
 from arcee_lab.dump.layouts import SPARSE_LAYOUTS, Builder
-from arcee_lab.dump.manifest import StoredSite
+from arcee_lab.dump.manifest import BYTES_OF_TOKEN, StoredSite
 from arcee_lab.dump.sink import Sink
 from arcee_lab.dump.sparse import encoding_of
 
 _PROBES = 3
-_OF_TOKENS = 4 * 4 + 2  # bytes of ids, positions, documents, windows, attended and first
 _AHEAD = 1.2  # how far the text may be denser than the batches that were looked at
 
 
@@ -149,7 +148,9 @@ def estimate(
         _site(site, plan.shards, nonzeros[name] / max(1, n_probed * site.width))
         for name, site in sites.items()
     ]
-    total = sum(row.bytes for row in rows_of) + (_OF_TOKENS + 4 * len(plan.tags)) * plan.n_tokens
+    total = (
+        sum(row.bytes for row in rows_of) + (BYTES_OF_TOKEN + 4 * len(plan.tags)) * plan.n_tokens
+    )
     longest = max(len(shard) for shard in plan.shards)
     return Estimate(
         sites=tuple(rows_of),

@@ -125,6 +125,27 @@ class Builder:
         return [parts[at] for at in sorted(parts)]
 
 
+def least_bytes(layout: str, *, tokens: int, width: int, itemsize: int, nonzeros: int) -> int:
+    """Bytes of all tensors of a block, which its file cannot have fewer of.
+
+    Args:
+        layout: One of `LAYOUTS`.
+        tokens: Tokens of the block.
+        width: Values per token.
+        itemsize: Bytes per value.
+        nonzeros: Values that are not zero, where the layout counts them.
+    """
+    if layout == "int8":
+        return tokens * (width + 4)
+    if layout == "dense":
+        return tokens * width * itemsize
+    halves = [(width, tokens)] + ([(tokens, width)] if layout == "both" else [])
+    return sum(
+        sparse.encoded_bytes(rows=rows, width=columns, nonzeros=nonzeros, itemsize=itemsize)
+        for rows, columns in halves
+    )
+
+
 def encode(x: Float[Tensor, "token width"], layout: str = "neuron") -> Block:
     """The block of one tensor; `Builder` does the same batch by batch.
 

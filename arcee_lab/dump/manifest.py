@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from arcee_lab.dump.folder import Folder, folder_of
-from arcee_lab.dump.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS
+from arcee_lab.dump.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
 VERSION = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+BYTES_OF_TOKEN = 4 * 4 + 2  # ids, positions, documents, windows; attended, first
 _RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
+MOST_LAYERS = 1024  # no decoder has a sixth of them
+_MOST_AXES = 4
 _LONGEST_PATH = 255
 _LARGEST = 2**28  # bytes of a manifest; a million shard files take less
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
@@ -141,7 +144,7 @@ class StoredShard:
         Raises:
             ValueError: A missing, superfluous or impossible field, named.
         """
-        return _shard(value, where, sites)
+        return _shard(value, where, sites, n_tags=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,11 +251,15 @@ class Manifest:
         model = top.table("model", "name", "fingerprint", "dtype")
         if not isinstance(model.get("config"), dict):
             raise ValueError("model.config is missing; expected the model's config")
+        if "num_hidden_layers" in model["config"]:
+            _Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
         sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
         if len({site.name for site in sites}) < len(sites):
             raise ValueError("two sites have one name; expected each once")
+        tags = {name: _labels(name, labels) for name, labels in top.table("tags").items()}
         shards = tuple(
-            _shard(item, f"shard {at}", sites) for at, item in enumerate(top.list("shards"))
+            _shard(item, f"shard {at}", sites, len(tags))
+            for at, item in enumerate(top.list("shards"))
         )
         _check_cover(shards, top.number("n_tokens"))
         manifest = cls(
@@ -263,7 +270,7 @@ class Manifest:
             versions=top.table("versions"),
             sites=sites,
             shards=shards,
-            tags={name: _labels(name, labels) for name, labels in top.table("tags").items()},
+            tags=tags,
         )
         top.done()
         return manifest
@@ -310,9 +317,15 @@ class _Fields:
 def _site(value: Any, at: int) -> StoredSite:
     fields = _Fields(value, f"site {at}")
     name, shape = fields.text("name"), fields.list("shape")
-    if not _PATH.fullmatch(name) or "/" in name:
+    if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
         raise ValueError(f"site {at}: {_short(name)} is no hook point's name")
-    if not shape or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+    layer = re.match(r"layers\.([^.]*)", name)
+    if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
+        raise ValueError(
+            f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}"
+        )
+    sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
+    if not 0 < len(shape) <= _MOST_AXES or not sizes:
         raise ValueError(f"{name}: shape is {_short(shape)}; expected positive sizes")
     if math.prod(shape) >= 2**31:
         raise ValueError(f"{name}: shape {_short(shape)} has too many values a token")
@@ -324,7 +337,7 @@ def _site(value: Any, at: int) -> StoredSite:
     return StoredSite(name, tuple(shape), dtype, layout)
 
 
-def _shard(value: Any, where: str, sites: tuple[StoredSite, ...]) -> StoredShard:
+def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -> StoredShard:
     fields = _Fields(value, where)
     start, stop = fields.number("start"), fields.number("stop")
     if not start < stop <= start + MOST_TOKENS:
@@ -332,16 +345,29 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...]) -> StoredShard
     files = fields.table("sites")
     if set(files) != {site.name for site in sites}:
         raise ValueError(f"{where} has files of {_short(sorted(files))}; expected one a site")
+    length = stop - start
     tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
     of_sites = {
         site.name: _file(
             files[site.name],
             f"{where}: {site.name}",
-            most=(stop - start) * site.width if site.counts_nonzeros else None,
+            most=length * site.width if site.counts_nonzeros else None,
         )
         for site in sites
     }
     fields.done()
+    # What is read later is as large as the files are, and these have the sizes that are stated.
+    _check_size(tokens, f"{where}: tokens", length * (BYTES_OF_TOKEN + 4 * n_tags))
+    for site in sites:
+        file = of_sites[site.name]
+        least = least_bytes(
+            site.layout,
+            tokens=length,
+            width=site.width,
+            itemsize=site.torch_dtype.itemsize,
+            nonzeros=file.nonzeros or 0,
+        )
+        _check_size(file, f"{where}: {site.name}", least)
     return StoredShard(start, stop, tokens, of_sites)
 
 
@@ -357,6 +383,13 @@ def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
     size = fields.number("bytes")
     fields.done()
     return StoredFile(path, size, sha256, nonzeros)
+
+
+def _check_size(file: StoredFile, where: str, least: int) -> None:
+    if file.bytes < least:
+        raise ValueError(
+            f"{where}: bytes is {file.bytes}; expected at least {least} for its tokens and values"
+        )
 
 
 def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:

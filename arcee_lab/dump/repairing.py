@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from arcee_lab.dump.checking import Verification, verify
@@ -29,7 +30,8 @@ def repair(
     """Makes the damaged files of a store again from the model and the texts it was made of.
 
     A file is put in place only if it has the checksum that the manifest states, so a repair cannot
-    make a store worse, or mix two models.
+    make a store worse, or mix two models. Nothing that the manifest names is opened: model,
+    tokenizer and texts are those given here, and their fingerprints have to be the manifest's.
 
     Args:
         path: The store.
@@ -53,7 +55,10 @@ def repair(
     for damage in found.damages:
         folder.size(damage.path)  # refuses a place that leads out of the store
     manifest = Manifest.load(folder)
-    job = Job(model, tokenizer, texts, config_of(manifest), tags=tags)
+    # One token more than the store holds tells a longer text, however much the manifest asks for.
+    most = min(manifest.n_tokens + 1, config_of(manifest).max_tokens or manifest.n_tokens + 1)
+    config = replace(config_of(manifest), max_tokens=most)
+    job = Job(model, tokenizer, texts, config, tags=tags)
     _check_same(manifest, job)
     damaged = sorted({damage.shard for damage in found.damages})
     # A store that was copied without its run.json has no other writer.
@@ -74,7 +79,7 @@ def config_of(manifest: Manifest) -> DumpConfig:
     given = {name: value for name, value in manifest.settings.items() if name in names}
     try:
         return DumpConfig(**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"the manifest's settings are not those of a dump: {error}") from error
 
 
@@ -91,6 +96,8 @@ def _check_same(manifest: Manifest, job: Job) -> None:
                 f"{theirs['fingerprint'][:12]}..., this one's {got['fingerprint'][:12]}...); "
                 "expected the very same. Give the one that the store was made of"
             )
+    if tuple(job.sites.values()) != manifest.sites:
+        raise ValueError("the store's sites are not those that its settings give; dump it anew.")
     stored = [(shard.start, shard.stop) for shard in manifest.shards]
     if stored != [(shard.start, shard.stop) for shard in job.plan.shards]:
         raise ValueError("the store's shards are not those that its settings give; dump it anew")

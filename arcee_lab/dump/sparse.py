@@ -197,12 +197,23 @@ def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:
     nonzero, `dense` a value a cell. With 16-bit numbers that makes `index` the smallest up to one
     nonzero in 16 cells and, for 16-bit values, `dense` beyond 15 in 16.
     """
-    sizes = {
+    sizes = _sizes(rows, width, nonzeros, itemsize)
+    return min(sizes, key=lambda name: sizes[name])
+
+
+def encoded_bytes(*, rows: int, width: int, nonzeros: int, itemsize: int) -> int:
+    """Bytes of the arrays of the smallest encoding, offsets included."""
+    sizes = _sizes(rows, width, nonzeros, itemsize)
+    encoding = min(sizes, key=lambda name: sizes[name])
+    return sizes[encoding] + (0 if encoding == "dense" else 8 * (rows + 1))
+
+
+def _sizes(rows: int, width: int, nonzeros: int, itemsize: int) -> dict[str, int]:
+    return {
         "index": nonzeros * (index_dtype(width).itemsize + itemsize),
         "bitmap": rows * -(-width // 8) + nonzeros * itemsize,
         "dense": rows * width * itemsize,
     }
-    return min(sizes, key=lambda name: sizes[name])
 
 
 def pack(rows: Rows) -> dict[str, np.ndarray]:

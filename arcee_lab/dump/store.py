@@ -383,8 +383,7 @@ class Store:
         numbers = [name.split(".")[1] for name in self._sites if name.startswith("layers.")]
         stored = max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1
         config = self.manifest.model["config"].get("num_hidden_layers")
-        n_layers = max(stored, config if type(config) is int else 0)
-        return Legend(min(n_layers, 10_000), "causal")
+        return Legend(max(stored, config or 0), "causal")
 
     def _range(self, which: slice) -> tuple[int, int]:
         start, stop, step = which.indices(len(self))

@@ -2,11 +2,14 @@
 
 import copy
 import json
+import time
 
 import pytest
-from stores import make_store
+from stores import known_acts, make_store
 
-from arcee_lab.dump.manifest import MANIFEST, Manifest, stored_as
+from arcee_lab.dump.layouts import encode, least_bytes
+from arcee_lab.dump.manifest import DTYPES, MANIFEST, MOST_LAYERS, Manifest, stored_as
+from arcee_lab.dump.store import open as open_store
 
 BAD = {
     "another format": (lambda m: m.update(format="zarr"), "format is 'zarr'"),
@@ -25,6 +28,16 @@ BAD = {
     "a negative width": (lambda m: m["sites"][0].update(shape=[-3]), r"shape is \[-3\]"),
     "a width that overflows": (lambda m: m["sites"][0].update(shape=[2**20, 2**20]), "too many"),
     "a true width": (lambda m: m["sites"][0].update(shape=[True]), r"shape is \[True\]"),
+    "too many axes": (lambda m: m["sites"][0].update(shape=[1] * 9), r"shape is \[1, 1, 1"),
+    "no axis": (lambda m: m["sites"][0].update(shape=[]), r"shape is \[\]"),
+    "more values than bytes": (
+        lambda m: m["sites"][0].update(shape=[2**31 - 1]),
+        r"bytes is \d+; expected at least 17179869",
+    ),
+    "more tokens than bytes": (
+        lambda m: (m["shards"][2].update(stop=65_577), m.update(n_tokens=65_577)),
+        "shard 2: tokens: bytes is",
+    ),
     "a site twice": (lambda m: m["sites"].append(m["sites"][0]), "two sites have one name"),
     "a site that is a path": (lambda m: m["sites"][0].update(name="../x"), "no hook point's name"),
     "a site without files": (
@@ -53,6 +66,20 @@ BAD = {
     "tags without words": (lambda m: m.update(tags={"a": [1]}), "expected a list of words"),
 }
 BAD |= {
+    f"the layer {layer[:12]}": (
+        lambda m, layer=layer: m["sites"][0].update(name=f"layers.{layer}.mlp.hook_relu"),
+        "is of no layer; expected 0 to 1023",
+    )
+    for layer in ("9" * 20, "9" * 200, "1024", "-1", "x", "1e3")
+}
+BAD |= {
+    f"{count!r} layers": (
+        lambda m, count=count: m["model"]["config"].update(num_hidden_layers=count),
+        "num_hidden_layers is",
+    )
+    for count in (10**9, 1025, -1, "3", 3.0, None, True)
+}
+BAD |= {
     f"the path {path}": (
         lambda m, path=path: m["shards"][0]["tokens"].update(path=path),
         "is not a .safetensors file of the folder",
@@ -68,6 +95,7 @@ BAD |= {
         "t.pkl",
         "~/t.safetensors",
         "t.safetensors\n",
+        "t" * 300 + ".safetensors",
         "",
     )
 }
@@ -108,6 +136,38 @@ def test_a_damaged_manifest(tmp_path, text, message):
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=message):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["neuron", "both", "dense", "int8"])
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_least_bytes_are_those_of_the_tensors(layout, density, dtype):
+    """So that no file of ours is refused, and none that is smaller is believed."""
+    x = known_acts(40, 23, density, DTYPES[dtype])
+    block = encode(x, layout)
+    assert block.bytes == least_bytes(
+        layout,
+        tokens=40,
+        width=23,
+        itemsize=x.element_size(),
+        nonzeros=block.nonzeros or 0,
+    )
+
+
+def test_wrong_questions_are_answered_at_once(tmp_path):
+    """As many layers as a manifest may name, and questions as long as anyone likes."""
+    sites = {f"layers.{MOST_LAYERS - 1}.mlp.hook_relu": ("neuron", 0.1)}
+    store = open_store(make_store(tmp_path, sites=sites).folder)
+    assert len(store.neuron(MOST_LAYERS - 1, 3)) >= 0
+    with pytest.raises(ValueError, match="matches no hook point"):
+        store.find("layers.0.mlp.hook_pots")  # all names are made once
+    began = time.process_time()
+    for question in ("layers.0.mlp.hook_pots", "x" * 10**5, f"layers.{'9' * 4000}.mlp.hook_post"):
+        with pytest.raises(ValueError, match="matches no hook point") as error:
+            store.find(question)
+        assert len(str(error.value)) < 600
+    # Measured .2 s; without the bounds one such question takes 8 s and more.
+    assert time.process_time() - began < 4
 
 
 def test_no_store(tmp_path):

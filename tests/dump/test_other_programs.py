@@ -5,6 +5,7 @@ Without it `test_exports.py` holds the schemas that these programs rely on.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import arcee_lab as al
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
 
+_log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.net]
 NEURONS, RESID = "layers.1.mlp.hook_relu", "layers.1.hook_resid_post"
 CONFIG = DumpConfig(sites=(NEURONS, RESID), batch_size=32, max_tokens=20_000)
@@ -102,7 +104,6 @@ def answer(python, code, given, folder):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout.splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -224,8 +225,8 @@ def test_delphi_explains_and_scores(store, with_delphi, demo, tmp_path):
                     "right": 50,  # the client says yes to all
                 }
     assert n_scored >= 10
-    print(
-        f"{len(got['records'])} latents, {n_scored} explained and scored, "
+    _log.info(
+        f"delphi: {len(got['records'])} latents, {n_scored} explained and scored, "
         f"{sum(r['not_active'] for r in got['records'].values())} non-activating examples, none of "
         f"them padding; lost: {dict(done.lost)}"
     )
@@ -275,7 +276,8 @@ for name, width in given["sites"].items():
         dataset_path="ours",
         use_cached_activations=True,
         cached_activations_path=given["folder"] + "/" + name,
-        training_tokens=3 * 4096,
+        train_batch_size_tokens=1024,
+        training_tokens=3 * 1024,
         device="cpu",
     )
     nothing = Dataset.from_dict({"tokens": [[0] * cfg.context_size]})
@@ -312,7 +314,9 @@ def test_saelens_trains(store, with_saelens, tmp_path):
         # The same float32 values, added in float64: at most `width` roundings of each sum.
         bound = width * 2.0**-52 * float(store.tokens(slice(0, 4096), name).abs().sum(dim=1).max())
         assert np.abs(np.array(said["sums"]) - sums.numpy()).max() <= bound
-        assert [shape for shape, _ in said["steps"]] == [[4096, width]] * 3
+        assert [shape for shape, _ in said["steps"]] == [[1024, width]] * 3
         assert np.isfinite([loss for _, loss in said["steps"]]).all()
     losses = {name: [round(loss, 1) for _, loss in got[name]["steps"]] for name in widths}
-    print(f"{n_rows} rows of 128 from {len(store):,} tokens; losses of three steps: {losses}")
+    _log.info(
+        f"SAELens: {n_rows} rows of 128 from {len(store):,} tokens; losses of three steps: {losses}"
+    )

@@ -222,6 +222,16 @@ def test_bad_settings_leave_no_folder(tiny, tmp_path, fields, match):
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"shard_tokens": 65_537}, "expected at most 65536"),
         ({"sites": ()}, "no sites were asked for"),
+        ({"sites": (3,)}, "expected names of hook points"),
+        ({"threads": 999_999_999}, "threads is 999999999; expected at most 1024"),
+        ({"threads": True}, "threads is True; expected a whole number"),
+        ({"queue_mib": 2**40}, "queue_mib is 1099511627776; expected at most"),
+        ({"context": 1}, "context is 1; expected at least 2"),
+        ({"context": "64"}, "context is '64'; expected a whole number"),
+        ({"max_tokens": 0}, "max_tokens is 0; expected at least 1"),
+        ({"overlap": -1}, "overlap is -1; expected at least 0"),
+        ({"seed": 1.0}, "seed is 1.0; expected a whole number"),
+        ({"packed": "no"}, "packed is 'no'; expected True or False"),
     ],
 )
 def test_bad_fields(fields, match):
