@@ -1,23 +1,13 @@
 """What to dump. The flags of `arcee-lab dump` are made of these fields, so torch stays away."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from arcee_lab import bounds
 
 NEURON_LAYOUTS = ("neuron", "both", "dense")
 OTHER_LAYOUTS = ("dense", "int8")
 STORED_DTYPES = ("bfloat16", "float16", "float32")
-MOST_THREADS = 1024  # more than any machine gains by; a thread that waits takes memory too
-_MOST = 2**53  # of a whole number that JSON readers keep exact
-_RANGES = {
-    "batch_size": (1, _MOST),
-    "context": (2, _MOST),
-    "overlap": (0, _MOST),
-    "shard_tokens": (1, 65_536),
-    "max_tokens": (1, _MOST),
-    "seed": (0, _MOST),
-    "threads": (1, MOST_THREADS),
-    "queue_mib": (1, 2**30),
-}
 
 
 def _flag(default: Any, text: str, **more: Any) -> Any:
@@ -45,7 +35,7 @@ class DumpConfig:
             while it is filled, and is what a killed run computes again.
         max_tokens: Most tokens to read; None reads all.
         seed: Recorded, and the seed of texts that are drawn.
-        threads: Threads that convert and write, up to 1,024.
+        threads: Threads that convert and write.
         queue_mib: Most memory for activations that wait for them, in MiB.
 
     Raises:
@@ -65,22 +55,29 @@ class DumpConfig:
     store_dtype: str | None = _flag(
         None, "dtype of what is stored (default: as computed)", choices=STORED_DTYPES
     )
-    batch_size: int = _flag(8, "windows a forward")
+    batch_size: int = _flag(8, "windows a forward", most=bounds.ROWS)
     context: int | None = _flag(
-        None, "longest window in tokens (default: 1024, or what the model can read if less)"
+        None,
+        "longest window in tokens (default: 1024, or what the model can read if less)",
+        most=bounds.CONTEXT,
     )
-    overlap: int = _flag(0, "tokens that a long document's next window reads again")
+    overlap: int = _flag(
+        0, "tokens that a long document's next window reads again", most=bounds.CONTEXT
+    )
     packed: bool = _flag(False, "several windows in a row, in place of padding")
-    shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536")
-    max_tokens: int | None = _flag(None, "stop after so many tokens of text")
-    seed: int = _flag(0, "seed of what is drawn")
-    threads: int = _flag(1, "threads that convert and write, up to 1024", same_bytes=True)
-    queue_mib: int = _flag(1024, "most MiB of activations that wait for them", same_bytes=True)
+    shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536", most=65_536)
+    max_tokens: int | None = _flag(None, "stop after so many tokens of text", most=bounds.ANY)
+    seed: int = _flag(0, "seed of what is drawn", most=bounds.SEED)
+    threads: int = _flag(1, "threads that convert and write", same_bytes=True, most=bounds.THREADS)
+    queue_mib: int = _flag(
+        1024, "most MiB of activations that wait for them", same_bytes=True, most=bounds.MIB
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.sites, str):
             object.__setattr__(self, "sites", (self.sites,))
         object.__setattr__(self, "sites", tuple(self.sites))
+        self._check_kinds()
         for name, known in (
             ("layout", NEURON_LAYOUTS),
             ("others", OTHER_LAYOUTS),
@@ -89,25 +86,17 @@ class DumpConfig:
             if (got := getattr(self, name)) not in known:
                 expected = ", ".join(str(word) for word in known)
                 raise ValueError(f"{name} is {got!r}; expected one of {expected}")
-        for name, (least, most) in _RANGES.items():
-            self._check_whole(name, least, most)
-        if type(self.packed) is not bool:
-            raise ValueError(f"packed is {self.packed!r}; expected True or False.")
+        for one in fields(self):
+            got, most = getattr(self, one.name), one.metadata.get("most")
+            if got is None or most is None:
+                continue
+            least = 0 if one.default == 0 else 1
+            if got < least:
+                raise ValueError(f"{one.name} is {got}; expected at least {least}")
+            if got > most:
+                raise ValueError(f"{one.name} is {got}; expected at most {most}")
         if not self.sites:
             raise ValueError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
-        if not all(isinstance(site, str) for site in self.sites):
-            raise ValueError(f"sites are {self.sites!r}; expected names of hook points.")
-
-    def _check_whole(self, name: str, least: int, most: int) -> None:
-        got = getattr(self, name)
-        if got is None and type(self).__dataclass_fields__[name].default is None:
-            return
-        if not isinstance(got, int) or isinstance(got, bool):
-            raise ValueError(f"{name} is {got!r}; expected a whole number.")
-        if got < least:
-            raise ValueError(f"{name} is {got}; expected at least {least}.")
-        if got > most:
-            raise ValueError(f"{name} is {got}; expected at most {most}.")
 
     def settings(self) -> dict[str, Any]:
         """The fields on which the bytes of a store depend, as JSON values."""
@@ -117,3 +106,14 @@ class DumpConfig:
             for name, value in asdict(self).items()
             if not fields[name].metadata.get("same_bytes")
         }
+
+    def _check_kinds(self) -> None:
+        """The settings of a repair come from a manifest, which may hold anything."""
+        for one in fields(self):
+            got = getattr(self, one.name)
+            if "most" in one.metadata and type(got) is not int and not (got is one.default is None):
+                raise ValueError(f"{one.name} is {got!r}; expected a whole number.")
+        if type(self.packed) is not bool:
+            raise ValueError(f"packed is {self.packed!r}; expected True or False.")
+        if not all(isinstance(site, str) for site in self.sites):
+            raise ValueError(f"sites are {self.sites!r}; expected names of hook points.")

@@ -185,6 +185,8 @@ class LocalFolder(Folder):
             storage.make_folder(target.parent)
             storage.write_atomic(target, content)
             return Written(target.stat().st_size, storage.sha256(target))
+        except ValueError:  # it names the file itself
+            raise
         except (OSError, SafetensorError) as error:
             raise WriteFailed(target, error) from error
 

@@ -11,6 +11,7 @@ import torch
 from jobs import NEURONS, Numbers, digest, numbers
 
 import arcee_lab as al
+from arcee_lab import bounds
 from arcee_lab.dump import DumpConfig
 from arcee_lab.dump.filling import Arrival, Filling
 from arcee_lab.dump.folder import LocalFolder
@@ -223,10 +224,10 @@ def test_bad_settings_leave_no_folder(tiny, tmp_path, fields, match):
         ({"shard_tokens": 65_537}, "expected at most 65536"),
         ({"sites": ()}, "no sites were asked for"),
         ({"sites": (3,)}, "expected names of hook points"),
-        ({"threads": 999_999_999}, "threads is 999999999; expected at most 1024"),
+        ({"threads": 999_999_999}, f"threads is 999999999; expected at most {bounds.THREADS}"),
         ({"threads": True}, "threads is True; expected a whole number"),
         ({"queue_mib": 2**40}, "queue_mib is 1099511627776; expected at most"),
-        ({"context": 1}, "context is 1; expected at least 2"),
+        ({"context": 0}, "context is 0; expected at least 1"),
         ({"context": "64"}, "context is '64'; expected a whole number"),
         ({"max_tokens": 0}, "max_tokens is 0; expected at least 1"),
         ({"overlap": -1}, "overlap is -1; expected at least 0"),
