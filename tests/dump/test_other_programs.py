@@ -27,6 +27,7 @@ DELPHI = (
     "aiofiles",
     "anyio",
     "asyncer",
+    "beartype",
     "blobfile",
     "datasets",
     "eai-sparsify",
