@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.temporary import replace_method, without_compiled_code
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
         raise ValueError(f"min_zeros is {min_zeros}; expected a share from 0 to below 1.")
     downs = []
     for number, layer in enumerate(anatomy(model).backbone.layers):
-        linear: Any = layer.get_submodule("mlp.down_proj")
+        linear: Any = unwrap(layer).get_submodule("mlp.down_proj")
         name = f"layers.{number}.mlp.down_proj"
         _require_plain(name, linear)
         downs.append(_Down(name, linear, int((1 - min_zeros) * linear.in_features)))

@@ -81,14 +81,6 @@ def shards_of(parts: Anatomy) -> Shards | None:
     return Shards(parts, mesh.get_group("tp"))
 
 
-def whole_weight(weight: Any) -> Any:
-    """A weight of which the ranks hold parts, put together on each; any other as it is.
-
-    Every rank has to ask, else they wait for each other.
-    """
-    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-
-
 def _chunk(full: int, size: int) -> int:
     """Length of a part, but for the last ones: what torch.chunk and the plan's DTensors take."""
     return -(-full // size)

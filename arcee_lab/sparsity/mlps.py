@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
 
+from arcee_lab.model.adapters import effective_weight
 from arcee_lab.model.layers import ArceeMLP
+from arcee_lab.model.unwrap import unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,12 @@ class Mlp:
         return self.up.out_features
 
     def up_weight(self) -> Float[Tensor, "d_mlp d_model"]:
-        """What each neuron reads, dequantised where need be."""
-        return _weight(self.up)
+        """What each neuron reads, with its adapters, dequantised where need be."""
+        return effective_weight(self.up)
 
     def down_weight(self) -> Float[Tensor, "d_model d_mlp"]:
-        """What each neuron writes: column i is w_i. Dequantised where need be."""
-        return _weight(self.down)
+        """What each neuron writes: column i is w_i. With adapters, dequantised where need be."""
+        return effective_weight(self.down)
 
     def write_norms(self) -> Float[Tensor, " d_mlp"]:
         """‖w_i‖, in fp32: a neuron's share of the output is a_i w_i."""
@@ -74,7 +76,7 @@ def mlps(model: nn.Module) -> list[Mlp]:
     ReLU² between them.
 
     Args:
-        model: Any torch model, also one wrapped by torch.compile.
+        model: Any torch model, also a wrapped one.
 
     Raises:
         ValueError: An MLP is gated, its activation is another, the widths differ, or there is none.
@@ -85,7 +87,7 @@ def mlps(model: nn.Module) -> list[Mlp]:
         >>> [(mlp.layer, mlp.name) for mlp in al.sparsity.mlps(model)][0]
         (0, 'model.layers.0.mlp')
     """
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     found = []
     for name, module in model.named_modules():
         parts = _parts(name, module)
@@ -140,16 +142,3 @@ def _is_activation(module: nn.Module) -> bool:
     return home in ("transformers.activations", "torch.nn.modules.activation") and not hasattr(
         module, "in_proj_weight"
     )
-
-
-def _weight(linear: Any) -> Tensor:
-    weight = linear.weight
-    if isinstance(weight, Tensor) and weight.is_floating_point():
-        return weight.detach()
-    # A quantised layer tells its weight by what it does to the unit vectors.
-    bias = getattr(linear, "bias", None)
-    bias = bias() if callable(bias) else bias
-    device = weight.device if isinstance(weight, Tensor) else torch.device("cpu")
-    with torch.no_grad():
-        columns = linear(torch.eye(linear.in_features, device=device))
-    return (columns if bias is None else columns - bias).T.contiguous()

@@ -27,6 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcee_lab.fingerprint import model_name
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.at_down import at_down
 from arcee_lab.sparsity.bootstrap import interval, resamples
@@ -191,6 +193,7 @@ def probe(
         >>> al.sparsity.probe(model, tokenizer, texts, 1, rank=4, steps=2).rank
         4
     """
+    model = unwrap(model)
     mlp = one_mlp(model, layer)
     rank = max(1, mlp.d_model // 8) if rank is None else rank
     if not 1 <= rank <= min(mlp.d_model, mlp.d_mlp):
@@ -248,7 +251,7 @@ def probe(
     said = scores["probe"] > 0
     both = float((said & truth).sum())
     return Probe(
-        model=model.name_or_path or type(model).__name__,
+        model=model_name(model),
         layer=layer,
         a=a.cpu(),
         b=b.cpu(),

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arcee_lab import storage
+from arcee_lab.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.ranks import Ranks
 from arcee_lab.sparsity import core, exact
@@ -39,7 +40,7 @@ class Pass:
     """One pass over a text.
 
     Attributes:
-        model: The model, outside of any compile wrapper.
+        model: The model, outside of any wrapper.
         mlps: Its MLPs.
         plan: The forwards.
         shape: What fixes the shapes of the states.
@@ -228,7 +229,7 @@ class Pass:
     def _identity(self, here: Ranks) -> dict[str, Any]:
         windows = self.plan.windows
         return {
-            "model": self.model.name_or_path or type(self.model).__name__,
+            "model": model_name(self.model),
             "dtype": str(self.model.dtype),
             "tokens": windows.n_tokens,
             "ids": int(windows.ids.astype("int64").sum()),
