@@ -46,10 +46,7 @@ class _Down:
         self.sparse = self.dense = self.counted = 0
         self.zeros = 0.0
         self.left_alone = False
-
-    @property
-    def copy_bytes(self) -> int:
-        return self.linear.weight.numel() * self.linear.weight.element_size()
+        self.copy_bytes = linear.weight.numel() * linear.weight.element_size()
 
     def take_copy(self) -> None:
         # Columns of [d_model, d_mlp] lie apart in memory; gathering those is slower than dense.
@@ -146,6 +143,8 @@ class SparseDecode:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         assert self._undo is not None
         self._undo.close()
+        for down in self._downs:  # the counts stay, the model need not
+            del down.linear
 
     def __deepcopy__(self, memo: dict) -> "SparseDecode":
         raise ValueError("A model cannot be copied inside al.sparse_decode; copy it outside.")

@@ -129,7 +129,7 @@ def _require_neurons(value: Intervention, place: Place) -> None:
 
 def _column_norms(place: Place) -> Tensor:
     """Lengths of the columns of down_proj, `[d_mlp]`, fp32 or wider."""
-    mlp: Any = place.anatomy.hook_point(place.name.rsplit(".", 1)[0])
+    mlp: Any = place.anatomy.module(place.name.rsplit(".", 1)[0])
     weight = mlp.down_proj.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise _unreadable(place)

@@ -61,18 +61,23 @@ class Anatomy(NamedTuple):
             ) from None
 
     def hook_point(self, name: str) -> HookPoint:
-        """The module of a canonical name, or of the path to one."""
-        module: nn.Module = self.model if name == "hook_logits" else self.backbone
-        for part in name.split("."):
-            child = module._modules.get(part)
-            if child is None:  # a layer may be wrapped by itself, as by torch.compile
-                child = unwrap(module)._modules[part]
-            module = child  # type: ignore[assignment]
-        return module  # type: ignore[return-value]
+        """The module of a canonical name."""
+        return self.module(name)  # type: ignore[return-value]
 
     def attention(self, name: str) -> ArceeAttention:
         """The attention module that a `self_attn` site lies in."""
-        return self.hook_point(name.rsplit(".", 1)[0])  # type: ignore[return-value]
+        return self.module(name.rsplit(".", 1)[0])  # type: ignore[return-value]
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path inside the backbone, or `hook_logits`."""
+        module: nn.Module = self.model if path == "hook_logits" else self.backbone
+        for part in path.split("."):
+            child = module._modules.get(part)
+            if child is None:  # a layer may be wrapped by itself, as by torch.compile
+                child = unwrap(module)._modules[part]
+            assert child is not None
+            module = child
+        return module
 
     def size(self, axis: str) -> int:
         """Length of an axis that the configuration fixes.

@@ -36,6 +36,7 @@ from arcee_lab.sparsity.coactivation import one_mlp
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.sparsity.sample import draw
 from arcee_lab.texts import Windows
+from arcee_lab.threads import OneThread
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
@@ -208,7 +209,13 @@ def probe(
         )
     xs, posts, groups = [], [], []
     inputs: list[Tensor] = []
-    handle = mlp.up.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    thread = OneThread("a probe on it")
+
+    def keep(module: object, args: tuple) -> None:
+        if thread.own():
+            inputs.append(args[0])
+
+    handle = mlp.up.register_forward_pre_hook(keep)
     try:
         for batch in sample.batches(batch_size, model.device):
 

@@ -29,6 +29,7 @@ from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, co
 from arcee_lab.sparsity.batches import Job, Plan
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.temporary import without_compiled_code
+from arcee_lab.threads import OneThread
 
 CORE = "core"
 _LOSSES_AT_ONCE = 256  # tokens whose logits exist together
@@ -117,6 +118,7 @@ class Pass:
         places: dict[torch.device, tuple[Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
+        thread = OneThread("a measurement on it")
 
         def there(x: Tensor) -> tuple[Tensor, Tensor]:
             # The layers of one model may lie on several devices.
@@ -131,9 +133,12 @@ class Pass:
             return x.reshape(-1, x.shape[-1]).index_select(0, there(x)[0]).to(device)
 
         def saw_input(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs.append(rows(args[0]))
+            if thread.own():
+                inputs.append(rows(args[0]))
 
         def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
+            if not thread.own():
+                return
             post = args[0].reshape(-1, args[0].shape[-1])
             with self._timed(CORE):
                 norms = self.norms[mlp.layer]
