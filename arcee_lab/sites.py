@@ -106,8 +106,8 @@ _NOT_THE_SAME = {
         "for e.g. 'blocks.0.ln1.hook_out', which is ours, and divide it by the weight."
     ),
     r"(^|\.)(ln1|ln2|ln_final)\.[^.]*[*?\[]": (
-        "it reaches hook_scale and hook_normalized, which mean other quantities in TransformerLens. "
-        "Ask for 'hook_out' by name."
+        "it reaches hook_scale and hook_normalized, which mean other quantities in "
+        "TransformerLens. Ask for 'hook_out' by name."
     ),
     r"(^|\.)(ln1|ln2|ln_final)\.hook_scale$": (
         "TransformerLens's hook_scale divides, ours multiplies. Ask for e.g. "

@@ -230,7 +230,6 @@ def _mask_for_hooks_alone(model: ArceeForCausalLM) -> Iterator[None]:
     It holds padding on the right, which no token reads, and kernels are faster without. So numbers
     do not depend on whether anybody watches.
     """
-
     owner = get_ident()
 
     def strip(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -55,10 +55,14 @@ def _acting(module: nn.Module) -> tuple[str, ...]:
         return merged
     if getattr(module, "disable_adapters", False):
         return ()
-    held = {name for name, _ in module.named_modules()} | {name for name, _ in adapter_tensors(module)}
+    held = {name for name, _ in module.named_modules()} | {
+        name for name, _ in adapter_tensors(module)
+    }
     parts = {part for name in held for part in name.split(".")}
     active: Any = getattr(module, "active_adapters", None) or getattr(module, "active_adapter", ())
-    return tuple(name for name in ([active] if isinstance(active, str) else active) if name in parts)
+    return tuple(
+        name for name in ([active] if isinstance(active, str) else active) if name in parts
+    )
 
 
 def _adapted(layer: Any) -> Tensor:

@@ -3,7 +3,7 @@
     torch.compile                   OptimizedModule
     torch.nn.parallel               DistributedDataParallel, DataParallel
     torch.distributed checkpoints   CheckpointWrapper
-    peft                            PeftModel, PeftMixedModel; the adapters stay in the layers and act
+    peft                            PeftModel, PeftMixedModel; adapters stay in the layers and act
     accelerate                      gives one of these, or the model itself
 
 `torch.distributed.fsdp.fully_shard` changes the class of the model and needs no unwrapping.

@@ -89,7 +89,7 @@ class Statistics(Mapping[str, Any]):
         if parts.legend != self.legend:
             raise ValueError(
                 f"The statistics are of a model of {self.legend.n_layers} layers with the head "
-                f"{self.legend.head!r}; got {parts.legend.n_layers} layers and {parts.legend.head!r}."
+                f"{self.legend.head!r}; got {parts.legend.n_layers} and {parts.legend.head!r}."
             )
         self._model = weakref.ref(parts.model)
 

@@ -152,7 +152,9 @@ def error_curves(model, tokenizer):
 
 
 def truncated(model, tokenizer):
-    curves = al.sparsity.truncation(model, tokenizer, TEXTS, rules=["top_k"], levels={"top_k": [0.5, 0.01]})
+    curves = al.sparsity.truncation(
+        model, tokenizer, TEXTS, rules=["top_k"], levels={"top_k": [0.5, 0.01]}
+    )
     return flat(curves.nll)
 
 
@@ -197,9 +199,7 @@ def estimated(model, tokenizer):
 
 
 def evaluated(model, tokenizer):
-    result = al.evals.run(
-        model, tokenizer, tasks="arcee_demo_agreement_0", limit=2, progress=False
-    )
+    result = al.evals.run(model, tokenizer, tasks="arcee_demo_agreement_0", limit=2, progress=False)
     assert result.model == model_name(model)
     found = [sample["resps"] for sample in result.samples["arcee_demo_agreement_0"]]
     return flat([float(answer[0][0]) for doc in found for answer in doc])

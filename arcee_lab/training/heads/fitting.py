@@ -127,8 +127,8 @@ def _refuse_adapters(model: nn.Module) -> None:
     adapters = {one for _, _, names in adapted_layers(model) for one in names}
     if adapters:
         raise ValueError(
-            f"The model has the adapters {', '.join(sorted(adapters))}, and a new head is saved with "
-            "its backbone as a plain checkpoint; give peft_model.merge_and_unload()."
+            f"The model has the adapters {', '.join(sorted(adapters))}, and a new head is saved "
+            "with its backbone as a plain checkpoint; give peft_model.merge_and_unload()."
         )
 
 
