@@ -4,7 +4,8 @@
 
 Our Arcee is one; of transformers' models Nemotron, NanoChat, Jais2, Persimmon and OPT are others. A
 gated MLP (SwiGLU and kin) multiplies two projections, so a zero of its activation means something
-else: it is refused.
+else: it is refused. So is a mixture of experts: a routed expert sees some tokens only, and what it
+does at the others is no zero.
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def mlps(model: nn.Module) -> list[Mlp]:
         model: Any torch model, also a wrapped one.
 
     Raises:
-        ValueError: An MLP is gated, its activation is another, the widths differ, or there is none.
+        ValueError: An MLP is gated or a routed expert, its activation is another, the widths
+            differ, or there is none.
 
     Example:
         >>> import arcee_lab as al
@@ -90,6 +92,7 @@ def mlps(model: nn.Module) -> list[Mlp]:
     model = unwrap(model)
     found = []
     for name, module in model.named_modules():
+        _refuse_experts(name, module)
         parts = _parts(name, module)
         if parts is not None:
             up, down, squared = parts
@@ -105,6 +108,17 @@ def mlps(model: nn.Module) -> list[Mlp]:
             f"the MLPs of {type(model).__name__} have {widths} neurons; expected one width"
         )
     return found
+
+
+def _refuse_experts(name: str, module: nn.Module) -> None:
+    """Refuses routed experts, stacked in parameters `[expert, out, in]` or listed as modules."""
+    stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+    listed = isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "experts"
+    if len(stacked) >= 2 or (listed and len(module) > 1):
+        raise ValueError(
+            f"{name} ({type(module).__name__}) holds routed experts, each of which sees some "
+            "tokens only; expected MLPs that every token goes through. Measure a dense model"
+        )
 
 
 def _parts(name: str, module: nn.Module) -> tuple[Any, Any, bool] | None:
