@@ -28,7 +28,7 @@ class OneThread:
     def __init__(self, what: str):
         self._what = what
         self._owner = get_ident()
-        self.running = self._owner  # the thread of the forward that runs now
+        self.running = self._owner  # the thread of the last forward
 
     def begin(self) -> None:
         """Notes that a forward begins in this thread.
@@ -41,6 +41,10 @@ class OneThread:
             raise self._strange()
         self.running = here
 
+    def end(self) -> bool:
+        """Notes that a forward ends in this thread; False for one that was refused."""
+        return get_ident() == self.running
+
     def own(self) -> bool:
         """Whether what a hook sees in this thread belongs to the forward that runs now.
 
@@ -49,7 +53,8 @@ class OneThread:
         Raises:
             ValueError: For a forward in another thread.
         """
-        if get_ident() == self.running:
+        here = get_ident()
+        if here == self.running or here == self._owner:
             return True
         if in_backward():
             return False

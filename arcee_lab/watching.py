@@ -45,6 +45,8 @@ class Watch(ABC):
         whole: Whether `_saw` gets parts of ranks put together; else it gets this rank's part.
     """
 
+    _opened_by = "al.capture"  # for errors
+
     def __init__(
         self,
         parts: Anatomy,
@@ -90,7 +92,7 @@ class Watch(ABC):
                 f"This {type(self).__name__.lower()} has run already; call al.capture(...) again."
             )
         self._undo = []
-        self._thread = OneThread(f"this {type(self).__name__}")
+        self._thread = OneThread(self._opened_by)
         try:
             self._open(self._undo)
         except BaseException:
@@ -188,10 +190,9 @@ class Watch(ABC):
                 point._forward_hooks.move_to_end(handle_id)  # type: ignore[attr-defined]
 
     def _end(self, module: nn.Module, args: tuple, output: object) -> None:
-        if get_ident() != self._thread.running:
-            return  # a forward that was refused
-        self._inside -= 1
-        self._forward_done()
+        if self._thread.end():
+            self._inside -= 1
+            self._forward_done()
 
     def _catch_stop(self, undo: ExitStack) -> None:
         """Makes the model call return None at the stop, whichever of the two modules is called."""

@@ -71,7 +71,6 @@ def anatomy_facts(name: str) -> dict[str, str]:
     on_the_hub = on_the_hub and not Path(name).is_dir()
     source = name if on_the_hub else find_checkpoint(name)
     if isinstance(source, Path):
-        checkpoint.check_paths(source)
         fields = checkpoint.read_json(source / "config.json")
     else:
         fields = ArceeConfig.get_config_dict(source, trust_remote_code=False)[0]

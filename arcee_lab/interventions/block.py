@@ -90,7 +90,7 @@ class Intervening:
             raise ValueError("These interventions have run already; call al.intervene(...) again.")
         with ExitStack() as undo:
             undo.enter_context(without_compiled_code())
-            self._thread = OneThread("this al.intervene")
+            self._thread = OneThread("al.intervene")
             backbone = self._parts.backbone
             handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
             undo.callback(handle.remove)
@@ -153,7 +153,7 @@ class Intervening:
         self._calls += 1
 
     def _end(self, module: nn.Module, args: tuple, output: object) -> None:
-        if get_ident() == self._thread.running:  # else it was refused
+        if self._thread.end():
             self._inside -= 1
 
     def _acts(self, outside: bool) -> bool:

@@ -60,7 +60,8 @@ def inside(folder: Path, path: Path) -> Path:
     root, target = folder.resolve(), path.resolve()
     if target.is_relative_to(root):
         return path
-    if root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs":
+    caches = [parent.parent for parent in root.parents if parent.name == "snapshots"]
+    if any(target.parent == cache / "blobs" for cache in caches):
         return path
     raise ValueError(
         f"{path} leads out of the checkpoint, to {target}; expected every file inside {folder}. "
@@ -75,10 +76,9 @@ def check_folder(folder: Path) -> None:
         folder: A folder with config.json and weights.
 
     Raises:
-        ValueError: If it is of another architecture, a pickle, incomplete or truncated, or if a
-            path leads out of it.
+        ValueError: If it is of another architecture, a pickle, incomplete or truncated, or if its
+            index names a file elsewhere.
     """
-    check_paths(folder)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{folder} holds an adapter beside its model, which transformers would load only where "

@@ -136,7 +136,8 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
     """Returns the folder of a checkpoint, downloading a Hub id.
 
     Raises:
-        ValueError: If there is no such folder, or the Hub cannot give it.
+        ValueError: If there is no such folder, a file of it is a link to elsewhere, or the Hub
+            cannot give it.
     """
     text = os.fspath(name)
     if text == "demo":
@@ -148,6 +149,7 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
         return DEMO
     folder = Path(text).expanduser()
     if folder.is_dir():
+        checkpoint.check_paths(folder)
         return folder
     if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise ValueError(

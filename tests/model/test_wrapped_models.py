@@ -261,6 +261,24 @@ def test_calls_take_a_distributed_model(adapted, in_a_group, call):
     assert (call(model, tokenizer) - expected).norm() <= ROUNDING * expected.norm()
 
 
+def test_calls_take_what_accelerate_prepares(tiny, in_a_group):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    ids = torch.arange(3, 12)[None]
+    model = tiny()
+    with al.capture(model, "*.hook_post") as expected:
+        model(input_ids=ids)
+    try:
+        prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+        with al.capture(prepared, "*.hook_post") as acts:
+            prepared(input_ids=ids)
+    finally:
+        AcceleratorState._reset_state(True)
+    for name in acts:  # under autocast: 8 bits of mantissa through 3 layers
+        assert torch.allclose(acts[name].float(), expected[name], rtol=0.1, atol=0.05)
+
+
 def test_wrappers_nest(adapted):
     _, wrapped, _, tokenizer = adapted
     both = nn.DataParallel(torch.compile(wrapped, backend="eager"))
@@ -364,7 +382,8 @@ def test_sparse_decoding_under_adapters_elsewhere(adapted):
     assert block.frame()["sparse_calls"].sum() > 0
 
 
-def test_a_compiled_recorder_records_adapters(adapted, run_clean):
+@pytest.mark.slow
+def test_a_compiled_recorder_records_adapters(run_clean):
     said = run_clean(
         """
         import torch, arcee_lab as al

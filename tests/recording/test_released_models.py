@@ -103,6 +103,7 @@ def test_a_block_that_an_error_ended_holds_no_model(tiny, kind):
     assert there() is None
 
 
+@pytest.mark.slow
 def test_a_dropped_recorder_frees_its_model(run_clean):
     """It runs the model, so it holds it; nothing else may, such as the compiler's caches."""
     said = run_clean(

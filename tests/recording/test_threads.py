@@ -172,10 +172,12 @@ def test_a_whole_model_may_be_computed_again(tiny):
     def run(x):
         return model(inputs_embeds=x, use_cache=False).logits.square().mean()
 
-    with al.intervene(model, al.Scale(SITE, 0.5)):
+    with al.intervene(model, [al.Scale(SITE, 0.5), al.Scale("hook_logits", 2.0)]):
         (expected,) = torch.autograd.grad(run(embeds), embeds)
         loss = checkpoint(run, embeds, use_reentrant=False)
         assert in_thread(loss.backward) is None
+        again = model.model.layers[0].mlp(torch.ones(1, 2, 32))  # a part alone, by the owner
+        assert again.shape == (1, 2, 32)
     assert torch.allclose(embeds.grad, expected, rtol=1e-4, atol=1e-7)
 
 
