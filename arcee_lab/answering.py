@@ -72,12 +72,12 @@ def answer(
             f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
         )
     found: dict[tuple[int, int], Answer] = {}
-    device = next(model.parameters()).device
+    device = next(parts.model.parameters()).device
     for window in cut_windows(
         parts, tokenizer, question, context, max_length=max_length, stride=stride
     ):
         with torch.no_grad():
-            output = model(input_ids=torch.tensor([window.ids], device=device))
+            output = parts.model(input_ids=torch.tensor([window.ids], device=device))
         for span in spans_of(
             window,
             output.start_logits[0].float(),

@@ -63,6 +63,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
 
 def _writes(buffer: Tensor, selection: Selection, axes: Axes, running: Running) -> Hook:
     def hook(module: nn.Module, args: object, output: Tensor) -> None:
+        running.require_own_thread()
         x = selection.cut(output.detach(), axes, running.now)
         assert x.shape == buffer.shape  # copy_ would broadcast
         buffer.copy_(x)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from threading import get_ident
 from types import FunctionType
 from typing import Any
 
@@ -21,6 +22,19 @@ class Running:
 
     def __init__(self):
         self.now: Any = None  # on the instance: graphs guard on its dictionary
+        self.thread = 0  # of the call; 0 while none runs
+
+    def require_own_thread(self) -> None:
+        """Refuses an eager forward in another thread, which the hooks of a call would record.
+
+        Raises:
+            ValueError: If this is one.
+        """
+        if not torch.compiler.is_compiling() and get_ident() != self.thread:
+            raise ValueError(
+                "The model ran in another thread while a compiled recorder was called, which would "
+                "mix their activations. Let one thread use the model at a time."
+            )
 
 
 class CompiledRecorder(ABC):
@@ -73,12 +87,19 @@ class CompiledRecorder(ABC):
                 `logits_to_keep`.
         """
         self._check(args, kwargs)
+        if self._running.thread:
+            raise ValueError(
+                "This recorder is running already, in another thread or inside of itself; call it "
+                "from one thread at a time."
+            )
         run = self._graphs.get(state := self._foreign_hooks())
         if run is None:
             run = _compile(self._parts.model, self._prepare(), self._running, to=self._backend)
             self._graphs[state] = run
         self._has_run = False
         with ExitStack() as undo:
+            self._running.thread = get_ident()
+            undo.callback(setattr, self._running, "thread", 0)
             for name, hook in self._hooks.items():
                 undo.callback(self._parts.hook_point(name).register_forward_hook(hook).remove)
                 if self._sites[name].on_request:

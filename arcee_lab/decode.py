@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.temporary import replace_method, without_compiled_code
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ class _Down:
         self.sparse = self.dense = self.counted = 0
         self.zeros = 0.0
         self.left_alone = False
-
-    @property
-    def copy_bytes(self) -> int:
-        return self.linear.weight.numel() * self.linear.weight.element_size()
+        self.copy_bytes = linear.weight.numel() * linear.weight.element_size()
 
     def take_copy(self) -> None:
         # Columns of [d_model, d_mlp] lie apart in memory; gathering those is slower than dense.
@@ -145,6 +143,8 @@ class SparseDecode:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         assert self._undo is not None
         self._undo.close()
+        for down in self._downs:  # the counts stay, the model need not
+            del down.linear
 
     def __deepcopy__(self, memo: dict) -> "SparseDecode":
         raise ValueError("A model cannot be copied inside al.sparse_decode; copy it outside.")
@@ -225,7 +225,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
         raise ValueError(f"min_zeros is {min_zeros}; expected a share from 0 to below 1.")
     downs = []
     for number, layer in enumerate(anatomy(model).backbone.layers):
-        linear: Any = layer.get_submodule("mlp.down_proj")
+        linear: Any = unwrap(layer).get_submodule("mlp.down_proj")
         name = f"layers.{number}.mlp.down_proj"
         _require_plain(name, linear)
         downs.append(_Down(name, linear, int((1 - min_zeros) * linear.in_features)))

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.model.adapters import adapted_layers, adapter_tensors
+from arcee_lab.model.unwrap import unwrap
+
 # What a config says of its file or of the code that runs it, and not of the model.
 _NOT_THE_MODEL = {"transformers_version", "architectures", "dtype", "torch_dtype"}
 _AT_ONCE = 1 << 20  # words of a tensor that are mixed together; bounds the memory it takes
@@ -24,14 +27,16 @@ _ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """The fingerprint of a model: of its config and of every value of every named tensor.
+    """The fingerprint of a model: of its config, every value of every named tensor, and adapters.
+
+    A wrapper does not count; which adapters are active does, and how strongly.
 
     Each tensor is reduced to 128 bits on its own device, in integer arithmetic, and only these come
     back: a few milliseconds a gigabyte on a GPU. Weights that are offloaded are brought in one
     module at a time; of a tensor-parallel model every rank has to ask.
 
     Args:
-        model: Any torch module; its `config` takes part where it has one.
+        model: Any torch module, wrapped or not; its `config` takes part where it has one.
 
     Returns:
         64 hexadecimal digits.
@@ -46,6 +51,7 @@ def model_fingerprint(model: nn.Module) -> str:
         >>> len(model_fingerprint(model))
         64
     """
+    model = unwrap(model)
     digest = hashlib.sha256(b"model 1")
     config = getattr(model, "config", None)
     if config is not None:
@@ -61,7 +67,44 @@ def model_fingerprint(model: nn.Module) -> str:
         for name in sorted(mixed):
             dtype, shape, bits = mixed[name]
             _add(digest, f"{name} {dtype} {shape} {bits.tolist()}")
+    for name, layer, adapters in adapted_layers(model):
+        _add(digest, f"{name} {_strengths(layer, adapters)}")
     return digest.hexdigest()
+
+
+def model_name(model: nn.Module) -> str:
+    """What a result calls a model: its name, or its class, and the adapters that are active.
+
+    Adapters of one name differ by a word made from their values, so that runs with and without
+    them, and with two of them, have different names.
+
+    Args:
+        model: Any torch module, wrapped or not.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> from arcee_lab.fingerprint import model_name
+        >>> model_name(al.load("demo")[0])
+        'demo'
+    """
+    model = unwrap(model)
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    names: dict[str, None] = {}
+    digest = hashlib.sha256(b"adapters 1")
+    with torch.no_grad():
+        for path, layer, adapters in adapted_layers(model):
+            names |= dict.fromkeys(adapters)
+            _add(digest, f"{path} {_strengths(layer, adapters)}")
+            for tensor, x in adapter_tensors(layer):
+                bits = [] if x.device.type == "meta" else _mix(x).tolist()
+                _add(digest, f"{tensor} {x.dtype} {tuple(x.shape)} {bits}")
+    return f"{name} + {', '.join(names)} ({digest.hexdigest()[:8]})" if names else name
+
+
+def _strengths(layer: Any, adapters: tuple[str, ...]) -> list[tuple[str, Any]]:
+    scaling = getattr(layer, "scaling", None)
+    scaling = scaling if isinstance(scaling, dict) else {}
+    return [(name, scaling.get(name)) for name in adapters]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

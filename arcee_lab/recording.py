@@ -143,7 +143,7 @@ class Capture(Watch, Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return isinstance(name, str) and self._parts.legend.canonical(name) in self._records
+            return isinstance(name, str) and self._legend.canonical(name) in self._records
         except ValueError:
             return False
 
@@ -220,7 +220,7 @@ class Capture(Watch, Mapping[str, Any]):
         return [self._cut(name, r.value, r.call) for r in self._records[name]]
 
     def _recorded(self, name: str) -> str:
-        canonical = self._parts.legend.canonical(name)
+        canonical = self._legend.canonical(name)
         if canonical not in self._records:
             raise KeyError(f"{canonical} was not captured; captured are {self._names[:4]} ...")
         if not self._records[canonical]:

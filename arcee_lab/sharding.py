@@ -29,7 +29,8 @@ class Shards:
     """
 
     def __init__(self, parts: Anatomy, group: dist.ProcessGroup):
-        self._parts = parts
+        # Lengths, and not the model: what a block kept must not keep that alive.
+        self._full = {axis: parts.size(axis) for axis in _SPLIT_AXES}
         self._group = group
         self._size = dist.get_world_size(group)
         self._rank = dist.get_rank(group)
@@ -47,7 +48,7 @@ class Shards:
         axis = next((i for i, a in enumerate(self._sites[name].axes) if a in _SPLIT_AXES), None)
         if axis is None:
             return x
-        full = self._parts.size(self._sites[name].axes[axis])
+        full = self._full[self._sites[name].axes[axis]]
         if x.shape[axis] == full:
             return x  # another plan than transformers' own may leave it whole
         return _Gather.apply(x, axis, full, self._group)  # type: ignore[return-value]
@@ -79,14 +80,6 @@ def shards_of(parts: Anatomy) -> Shards | None:
     if mesh is None or "tp" not in (mesh.mesh_dim_names or ()) or mesh["tp"].size() == 1:
         return None
     return Shards(parts, mesh.get_group("tp"))
-
-
-def whole_weight(weight: Any) -> Any:
-    """A weight of which the ranks hold parts, put together on each; any other as it is.
-
-    Every rank has to ask, else they wait for each other.
-    """
-    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def _chunk(full: int, size: int) -> int:

@@ -99,12 +99,20 @@ _LENS_SEGMENTS = {
     "ln2": "post_attention_layernorm",
     "ln_final": "norm",
 }
-
+_LENS_NORMS = ("ln1", "ln2", "ln_final")
 
 _LONGEST_NAME = 100  # characters of a wrong name that are compared with the right ones
 _MOST_NAMES = 4096  # right names that it is compared with; 150 layers have fewer
 
 _NOT_THE_SAME = {
+    r"(^|\.)(ln1|ln2|ln_final)\.hook_normalized$": (
+        "TransformerLens's hook_normalized is taken before the norm's weight, ours after it. Ask "
+        "for e.g. 'blocks.0.ln1.hook_out', which is ours, and divide it by the weight."
+    ),
+    r"(^|\.)(ln1|ln2|ln_final)\.[^.]*[*?\[]": (
+        "it reaches hook_scale and hook_normalized, which mean other quantities in "
+        "TransformerLens. Ask for 'hook_out' by name."
+    ),
     r"(^|\.)(ln1|ln2|ln_final)\.hook_scale$": (
         "TransformerLens's hook_scale divides, ours multiplies. Ask for e.g. "
         "'layers.0.input_layernorm.hook_scale' and invert it."
@@ -188,7 +196,10 @@ class Legend:
     def _expand(self, text: str) -> list[str]:
         """Translates spellings and layer ranges; returns globs over canonical names."""
         text = re.sub(r"^(model|transformer)\.", "", text.strip())
-        segments = [_LENS_SEGMENTS.get(s, s) for s in text.split(".")]
+        given = text.split(".")
+        segments = [_LENS_SEGMENTS.get(s, s) for s in given]
+        if given[-1] == "hook_out" and len(given) > 1 and given[-2] in _LENS_NORMS:
+            segments[-1] = "hook_normalized"  # both are the norm's output
         if len(segments) > 1 and segments[0] == "layers":
             number = re.fullmatch(r"(-?\d*):(-?\d*)|(-\d+)", segments[1])
             if number:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from threading import get_ident
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from arcee_lab.model.attention import ArceeAttention
 from arcee_lab.model.pattern import Pairs
 from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
+from arcee_lab.threads import OneThread
 
 # Not typing.Self: beartype refuses it on single methods.
 Watching = TypeVar("Watching", bound="Watch")
@@ -32,7 +34,8 @@ class Watch(ABC):
     It sees the value that flows on, after every other hook. A layer that gradient checkpointing
     computes again is not heard of again. Compiled code runs eagerly inside, because a compiled
     graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
-    heard of whole, on every rank. Subclasses say what happens in `_saw`.
+    heard of whole, on every rank. A forward in another thread is an error, and once the block has
+    ended it holds nothing of the model. Subclasses say what happens in `_saw`.
 
     Args:
         parts: Of the model.
@@ -41,6 +44,8 @@ class Watch(ABC):
         seen: Whether `self._call` tells how many tokens the cache held.
         whole: Whether `_saw` gets parts of ranks put together; else it gets this rank's part.
     """
+
+    _opened_by = "al.capture"  # for errors
 
     def __init__(
         self,
@@ -51,7 +56,8 @@ class Watch(ABC):
         seen: bool = False,
         whole: bool = True,
     ):
-        self._parts = parts
+        self._parts = parts  # gone when the block has ended
+        self._legend = parts.legend
         self._names = names
         self._stop = stop
         self._seen = seen
@@ -86,6 +92,7 @@ class Watch(ABC):
                 f"This {type(self).__name__.lower()} has run already; call al.capture(...) again."
             )
         self._undo = []
+        self._thread = OneThread(self._opened_by)
         try:
             self._open(self._undo)
         except BaseException:
@@ -129,6 +136,8 @@ class Watch(ABC):
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._close()
+        del self._parts
+        self._hooks.clear()
         silent = [name for name in self._names if name not in self._fired]
         if kind is None and silent:
             raise ValueError(
@@ -147,7 +156,7 @@ class Watch(ABC):
         outside = name == "hook_logits"
 
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            if self._inside or outside:
+            if (self._inside or outside) and self._thread.own():
                 if wanted:
                     self._fired.add(name)
                     if self._shards is not None and self._whole:
@@ -162,7 +171,7 @@ class Watch(ABC):
         wanted, stops = name in self._names, name == self._stop
 
         def read(pairs: Pairs) -> None:
-            if self._inside:
+            if self._inside and self._thread.own():
                 if wanted:
                     self._fired.add(name)
                     self._saw_pairs(name, pairs)
@@ -172,6 +181,7 @@ class Watch(ABC):
         return read
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._thread.begin()
         self._inside += 1
         self._call = read_call(args, kwargs, seen=self._seen)
         for point, handle_id in self._hooks:
@@ -180,26 +190,28 @@ class Watch(ABC):
                 point._forward_hooks.move_to_end(handle_id)  # type: ignore[attr-defined]
 
     def _end(self, module: nn.Module, args: tuple, output: object) -> None:
-        self._inside -= 1
-        self._forward_done()
+        if self._thread.end():
+            self._inside -= 1
+            self._forward_done()
 
     def _catch_stop(self, undo: ExitStack) -> None:
         """Makes the model call return None at the stop, whichever of the two modules is called."""
-        running = []
+        running: list[int] = []  # the thread of each call; one in another thread is refused inside
 
         def stopping(module: nn.Module):
             inner = module.forward
 
             def forward(*args, **kwargs):
-                running.append(module)
+                here = get_ident()
+                running.append(here)
                 try:
                     return inner(*args, **kwargs)
                 except _Stop:
-                    if len(running) > 1:
+                    if running.count(here) > 1:
                         raise
                     return None
                 finally:
-                    running.pop()
+                    running.remove(here)
 
             return forward
 

@@ -20,6 +20,7 @@ LAYERS = (
         "recording",
         "planning",
         "temporary",
+        "threads",
         "answering",
         "reducers",
         "interventions",

@@ -33,6 +33,8 @@ class _Sums(NamedTuple):
 class HeadStatistics(Watch, Mapping[str, Any]):
     """What `heads` found: indexed by a statistic, or its name; iteration gives names."""
 
+    _opened_by = "al.attention.heads"
+
     def __init__(
         self, parts: Anatomy, names: list[str], statistics: Sequence[Statistic], *, tokens: bool
     ):

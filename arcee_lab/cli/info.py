@@ -1,6 +1,7 @@
 """`arcee-lab info [MODEL]`: versions and devices, and what a model is made of."""
 
 import argparse
+import copy
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -62,21 +63,33 @@ def anatomy_facts(name: str) -> dict[str, str]:
     import torch
     from transformers import AutoTokenizer
 
-    from arcee_lab.model import ArceeConfig, ArceeForCausalLM
-    from arcee_lab.model.anatomy import anatomy
-    from arcee_lab.model.loading import find_checkpoint
+    from arcee_lab.model import ArceeConfig, ArceeForCausalLM, checkpoint, limits
+    from arcee_lab.model.loading import find_checkpoint, read_config
+    from arcee_lab.sites import Legend
 
     on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     on_the_hub = on_the_hub and not Path(name).is_dir()
     source = name if on_the_hub else find_checkpoint(name)
-    kind = ArceeConfig.get_config_dict(source)[0].get("model_type")
+    if isinstance(source, Path):
+        fields = checkpoint.read_json(source / "config.json")
+    else:
+        fields = ArceeConfig.get_config_dict(source, trust_remote_code=False)[0]
+    kind = fields.get("model_type")
     if kind != "arcee":
         raise ValueError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models")
-    config = ArceeConfig.from_pretrained(source)
+    limits.check_numbers(fields, name)
+    limits.check_kernel(fields, None, name)
+    config = read_config(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    one_layer = copy.deepcopy(config)  # all layers have as many parameters
+    one_layer.num_hidden_layers = 1
     with torch.device("meta"):
-        model = ArceeForCausalLM(config)
+        model = ArceeForCausalLM(one_layer)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    layer = sum(p.numel() for p in model.model.layers[0].parameters())
     n_parameters = sum(p.numel() for p in model.parameters())
+    n_parameters += (config.num_hidden_layers - 1) * layer
+    sites = Legend(config.num_hidden_layers, "causal").sites()
     return {
         "model": name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -84,8 +97,7 @@ def anatomy_facts(name: str) -> dict[str, str]:
         f"d_mlp {config.intermediate_size}, {config.num_attention_heads} heads over "
         f"{config.num_key_value_heads} kv heads of {config.head_dim}",
         "context": f"{config.max_position_embeddings:,} tokens",
-        "vocabulary": f"{config.vocab_size:,} "
-        f"({len(AutoTokenizer.from_pretrained(source)):,} used by the tokenizer)",
+        "vocabulary": f"{config.vocab_size:,} ({len(tokenizer):,} used by the tokenizer)",
         "parameters": f"{n_parameters:,} ({n_parameters * dtype.itemsize / 2**20:,.1f} MiB)",
-        "hook points": f"{len(anatomy(model).legend.sites()):,}, named in docs/sites.md",
+        "hook points": f"{len(sites):,}, named in docs/sites.md",
     }

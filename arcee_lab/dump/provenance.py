@@ -10,7 +10,12 @@ import torch
 from arcee_lab.dump.batching import BatchPlan
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.manifest import DTYPES, StoredSite, stored_as
-from arcee_lab.fingerprint import data_fingerprint, model_fingerprint, tokenizer_fingerprint
+from arcee_lab.fingerprint import (
+    data_fingerprint,
+    model_fingerprint,
+    model_name,
+    tokenizer_fingerprint,
+)
 from arcee_lab.model.anatomy import Anatomy
 
 _PACKAGES = ("arcee_lab", "torch", "transformers", "numpy", "safetensors")
@@ -81,7 +86,7 @@ class Provenance:
         arrays += [plan.tags[name].numpy() for name in sorted(plan.tags)]
         facts = json.loads(model.config.to_json_string())
         self.model = {
-            "name": model.name_or_path or type(model).__name__,
+            "name": model_name(model),
             "fingerprint": model_fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "class": type(model).__name__,

@@ -34,6 +34,8 @@ class Sink(Watch):
         pieces: Which tokens of the batch belong where; set it before each forward.
     """
 
+    _opened_by = "a dump of it"
+
     def __init__(
         self,
         parts: Anatomy,

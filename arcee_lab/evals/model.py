@@ -26,7 +26,7 @@ from arcee_lab.evals.packed import Cost, Scorer
 from arcee_lab.evals.rolling import windows_of
 from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
 from arcee_lab.evals.trie import Wanted
-from arcee_lab.fingerprint import model_fingerprint, tokenizer_fingerprint
+from arcee_lab.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.loading import load
 
@@ -146,7 +146,7 @@ class ArceeLab(_Base):
             )
         self.main = main
         self.exact = bool(exact)
-        self.name = model.name_or_path or type(model).__name__
+        self.name = model_name(model)
         self.bar: Callable[[int], Advance] | None = None
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
         texts = batch_size if isinstance(batch_size, int) else 8
@@ -235,7 +235,7 @@ class ArceeLab(_Base):
             "tokenizer_fingerprint": self._fingerprints["tokenizer"],
             "model_dtype": str(self.model.dtype),
             "heads": {
-                head: source if isinstance(source, str) else type(source).__name__
+                head: model_name(source) if isinstance(source, nn.Module) else os.fspath(source)
                 for head, source in self._heads.sources.items()
             },
             "interventions": changes_of(self.interventions, self.model).spec()

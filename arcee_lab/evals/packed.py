@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -229,8 +230,11 @@ def _mask_for_hooks_alone(model: ArceeForCausalLM) -> Iterator[None]:
     It holds padding on the right, which no token reads, and kernels are faster without. So numbers
     do not depend on whether anybody watches.
     """
+    owner = get_ident()
 
     def strip(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if get_ident() != owner:  # a call that is not of this evaluation keeps its mask
+            return args, kwargs
         mask = kwargs.get("attention_mask")
         return args, kwargs | {"attention_mask": mask if mask is None or mask.ndim > 2 else None}
 

@@ -179,7 +179,7 @@ class Heads:
                     raise ValueError(
                         f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
                     )
-                model, tokenizer = source, self.tokenizer
+                model, tokenizer = anatomy(source).model, self.tokenizer
             else:
                 model, tokenizer = self.load(source, head)
             changes = changes_of(self.interventions, model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.selection import position_axis
 from arcee_lab.sharding import shards_of
 from arcee_lab.temporary import replace_method, without_compiled_code
+from arcee_lab.threads import OneThread, in_backward
 
 CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps how a layer is checkpointed
 
@@ -48,7 +50,7 @@ class Intervening:
 
     def __init__(self, parts: Anatomy, interventions: tuple[Intervention, ...]):
         self.interventions = interventions
-        self._parts = parts
+        self._parts = parts  # gone when the block has ended, like all that is bound to the model
         self._placed = Placed()
         self._shards = shards_of(parts)
         self._bound: dict[str, list[_Bound]] = {}
@@ -63,7 +65,8 @@ class Intervening:
         self._matched: dict[Where, Tensor] = {}
         self._misplaced: dict[str, Tensor] = {}
         self._fired: set[str] = set()
-        self._calls = self._generating = 0
+        self._names = tuple(self._bound)
+        self._calls = self._generating = self._inside = 0
         self._now = self._forward(Call())
         self._undo: ExitStack | None = None
         self._open = self._checkpointing = False
@@ -87,9 +90,11 @@ class Intervening:
             raise ValueError("These interventions have run already; call al.intervene(...) again.")
         with ExitStack() as undo:
             undo.enter_context(without_compiled_code())
+            self._thread = OneThread("al.intervene")
             backbone = self._parts.backbone
             handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
             undo.callback(handle.remove)
+            undo.callback(backbone.register_forward_hook(self._end, always_call=True).remove)
             self._checkpointing = backbone.gradient_checkpointing
             for layer in backbone.layers if self._checkpointing else ():
                 checkpoint: Any = layer._gradient_checkpointing_func
@@ -108,6 +113,8 @@ class Intervening:
         assert self._undo is not None
         self._undo.close()
         self._open = False
+        del self._parts
+        self._bound.clear()
         if kind is None:
             self._check_effect()
 
@@ -133,6 +140,8 @@ class Intervening:
         )
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._thread.begin()
+        self._inside += 1
         call = read_call(args, kwargs, seen=True)
         for where in self._wheres:
             where.check(call, self._tags)
@@ -142,6 +151,17 @@ class Intervening:
             )
         self._now = self._forward(call)
         self._calls += 1
+
+    def _end(self, module: nn.Module, args: tuple, output: object) -> None:
+        if self._thread.end():
+            self._inside -= 1
+
+    def _acts(self, outside: bool) -> bool:
+        """Whether a hook sees a forward of this block, or a layer of one that is computed again."""
+        if not self._thread.own():
+            return False
+        # A backward may compute layers again of a forward that was made before the block.
+        return self._inside > 0 or outside or not in_backward()
 
     def _remembering(self, checkpoint: Callable) -> Callable:
         """Has a layer that is computed again for its gradient meet its own forward again."""
@@ -157,7 +177,13 @@ class Intervening:
                         "inside the block."
                     )
                 self._now = now
-                return run(*inputs, **named)
+                running, self._thread.running = self._thread.running, get_ident()
+                self._inside += 1
+                try:
+                    return run(*inputs, **named)
+                finally:
+                    self._inside -= 1
+                    self._thread.running = running
 
             return checkpoint(run_as_then, *args, **kwargs)
 
@@ -169,7 +195,11 @@ class Intervening:
                 x = one(x, self._now)
             return x
 
+        outside = name == "hook_logits"
+
         def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+            if not self._acts(outside):
+                return output
             self._fired.add(name)
             if self._shards is not None:
                 return self._shards.change(name, output, change)
@@ -190,10 +220,10 @@ class Intervening:
     # ------------------------------------------------------------------ when it has run
 
     def _check_effect(self) -> None:
-        silent = [name for name in self._bound if name not in self._fired]
+        silent = [name for name in self._names if name not in self._fired]
         if silent:
             raise ValueError(
-                f"{len(silent)} of {len(self._bound)} sites never fired, e.g. {silent[0]!r}. "
+                f"{len(silent)} of {len(self._names)} sites never fired, e.g. {silent[0]!r}. "
                 "Expected the model to run inside the block: call it there, that same object."
             )
         for name, misplaced in self._misplaced.items():

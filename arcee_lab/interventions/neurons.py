@@ -9,7 +9,7 @@ from torch import Tensor
 from arcee_lab.interventions.constants import BySite, as_value
 from arcee_lab.interventions.forward import Forward
 from arcee_lab.interventions.value import Change, Intervention, Place
-from arcee_lab.sharding import whole_weight
+from arcee_lab.model.adapters import effective_weight
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,11 +129,12 @@ def _require_neurons(value: Intervention, place: Place) -> None:
 
 def _column_norms(place: Place) -> Tensor:
     """Lengths of the columns of down_proj, `[d_mlp]`, fp32 or wider."""
-    mlp = place.anatomy.backbone.get_submodule(place.name.rsplit(".", 1)[0])
-    weight = whole_weight(mlp.down_proj.weight)  # type: ignore[union-attr]
+    mlp: Any = place.anatomy.module(place.name.rsplit(".", 1)[0])
+    weight = mlp.down_proj.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise _unreadable(place)
-    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0)
+    weight = effective_weight(mlp.down_proj)
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0)
 
 
 def _unreadable(place: Place) -> ValueError:

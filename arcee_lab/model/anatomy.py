@@ -13,6 +13,7 @@ from arcee_lab.model.heads import (
 )
 from arcee_lab.model.layers import HookPoint
 from arcee_lab.model.modeling import ArceeForCausalLM, ArceeModel, ArceePreTrainedModel
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sites import Legend
 
 HEADS: dict[str, type[ArceePreTrainedModel]] = {
@@ -39,7 +40,7 @@ class Anatomy(NamedTuple):
     """A model, its backbone and its legend.
 
     Attributes:
-        model: The whole model, outside of any compile wrapper.
+        model: The whole model, outside of any wrapper.
         backbone: Its `ArceeModel`.
         legend: Names and order of its hook points.
     """
@@ -61,14 +62,22 @@ class Anatomy(NamedTuple):
 
     def hook_point(self, name: str) -> HookPoint:
         """The module of a canonical name."""
-        module: nn.Module = self.model if name == "hook_logits" else self.backbone
-        for part in name.split("."):
-            module = module._modules[part]  # type: ignore[assignment]
-        return module  # type: ignore[return-value]
+        return self.module(name)  # type: ignore[return-value]
 
     def attention(self, name: str) -> ArceeAttention:
         """The attention module that a `self_attn` site lies in."""
-        return self.backbone.get_submodule(name.rsplit(".", 1)[0])  # type: ignore[return-value]
+        return self.module(name.rsplit(".", 1)[0])  # type: ignore[return-value]
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path inside the backbone, or `hook_logits`."""
+        module: nn.Module = self.model if path == "hook_logits" else self.backbone
+        for part in path.split("."):
+            child = module._modules.get(part)
+            if child is None:  # a layer may be wrapped by itself, as by torch.compile
+                child = unwrap(module)._modules[part]
+            assert child is not None
+            module = child
+        return module
 
     def size(self, axis: str) -> int:
         """Length of an axis that the configuration fixes.
@@ -97,13 +106,12 @@ def _legend(n_layers: int, head: str) -> Legend:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Returns the anatomy of one of our models, also through a `torch.compile` wrapper.
+    """Returns the anatomy of one of our models, through the wrappers that `unwrap` knows.
 
     Raises:
         ValueError: If the model is not one of arcee_lab's classes.
     """
-    ours = isinstance(model, ArceePreTrainedModel)
-    inner = model if ours else getattr(model, "_orig_mod", model)
+    inner = model if isinstance(model, ArceePreTrainedModel) else unwrap(model)
     for head, cls in HEADS.items():
         if isinstance(inner, cls):
             backbone = inner if isinstance(inner, ArceeModel) else inner.model
@@ -111,6 +119,8 @@ def anatomy(model: nn.Module) -> Anatomy:
             return Anatomy(inner, backbone, _legend(len(backbone.layers), head))
     raise ValueError(
         "Expected a model of arcee_lab, whose hook points are modules; got "
-        f"{type(model).__module__}.{type(model).__qualname__}. Load it with al.load(...), or call "
-        "al.register() before transformers' Auto classes build it."
+        f"{type(inner).__module__}.{type(inner).__qualname__}"
+        f"{'' if inner is model else f' inside a {type(model).__name__}'}. Load it with "
+        "al.load(...), or call al.register() before transformers' Auto classes build it"
+        f"{'' if inner is model else ', and wrap what they give'}."
     )

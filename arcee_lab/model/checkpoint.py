@@ -10,6 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig
 
+# What a folder is read for; nothing else in it is opened.
+READ = {".jinja", ".json", ".model", ".safetensors", ".txt"}
+_LONGEST_JSON = 2**28  # bytes; an index of a large model has a few million
 HEAD_KEYS = re.compile(r"^(lm_head|score|qa_outputs)\.")
 
 
@@ -23,13 +26,47 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path.parent} has no {path.name}; expected a checkpoint folder with one."
         )
+    if path.stat().st_size > _LONGEST_JSON:
+        raise ValueError(f"{path} is {path.stat().st_size:,} bytes long; expected a small file.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); get the file again.") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}; expected a JSON object.")
     return value
+
+
+def check_paths(folder: Path) -> None:
+    """Checks that the files of a checkpoint folder lie in it, and are not links to others.
+
+    The Hub's cache keeps its files as links into `blobs`, next to the folder's `snapshots`; those
+    are its own.
+
+    Raises:
+        ValueError: Naming the first link that leads elsewhere.
+    """
+    for path in [*folder.iterdir(), *(folder / "heads").glob("*")]:
+        if path.suffix in READ or (path.name == "heads" and path.is_dir()):
+            inside(folder, path)
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """A path of a checkpoint folder, checked to lie in it.
+
+    Raises:
+        ValueError: If it leads out of it.
+    """
+    root, target = folder.resolve(), path.resolve()
+    if target.is_relative_to(root):
+        return path
+    caches = [parent.parent for parent in root.parents if parent.name == "snapshots"]
+    if any(target.parent == cache / "blobs" for cache in caches):
+        return path
+    raise ValueError(
+        f"{path} leads out of the checkpoint, to {target}; expected every file inside {folder}. "
+        "Copy the file there if it belongs to it."
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -39,8 +76,15 @@ def check_folder(folder: Path) -> None:
         folder: A folder with config.json and weights.
 
     Raises:
-        ValueError: If it is of another architecture, a pickle, incomplete or truncated.
+        ValueError: If it is of another architecture, a pickle, incomplete or truncated, or if its
+            index names a file elsewhere.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter beside its model, which transformers would load only where "
+            "peft is installed; load the model from a folder without adapter_config.json, then "
+            "peft.PeftModel.from_pretrained(model, adapter_folder)."
+        )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "arcee":
         raise ValueError(
@@ -64,7 +108,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set((read_json(index).get("weight_map") or {}).values()))
+        names = _shard_names(folder, index)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             raise ValueError(
@@ -83,6 +127,32 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ValueError(
         f"{folder} holds no weights; expected model.safetensors or its shards and index."
     )
+
+
+def _shard_names(folder: Path, index: Path) -> list[str]:
+    shards = read_json(index).get("weight_map") or {}
+    if not isinstance(shards, dict):
+        raise ValueError(f"{index} has a weight_map that is no mapping; get the file again.")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        # As on every system, whatever this one takes for a separator.
+        if re.search(r"[/\\\\:\0]", name) or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{index} names the shard {name!r}; expected the names of safetensors files in "
+                f"{folder}, without a folder."
+            )
+        inside(folder, folder / name)
+    return names
+
+
+def shapes_in(folder: Path) -> dict[str, list[int]]:
+    """The shape of every tensor, from the headers of the weights; no weight is read."""
+    shapes = {}
+    for file in _weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                shapes[name] = list(tensors.get_slice(name).get_shape())
+    return shapes
 
 
 def missing_head(info: dict) -> list[str]:

@@ -13,10 +13,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from arcee_lab.model import checkpoint
+from arcee_lab.model import checkpoint, limits
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.modeling import ArceePreTrainedModel
+from arcee_lab.model.options import as_dtype, check_options, one_dtype
 from arcee_lab.model.selfcheck import require_self_check
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
@@ -56,16 +57,17 @@ def load(
         revision: Branch, tag or commit of a Hub id.
         check: Compare four tokens with arithmetic written from the weights; see
             `arcee_lab.model.selfcheck.self_check`.
-        **options: Passed to transformers' `from_pretrained`, e.g. `quantization_config=`,
-            `device_map=`.
+        **options: Passed to transformers' `from_pretrained`: `quantization_config=`, `device_map=`
+            and the others of `arcee_lab.model.options`. `torch_dtype=` is another name of `dtype=`.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
-            NaN, does not fit its tokenizer, or fails the self-check; or if an option needs a
-            package that is not installed.
+            NaN, does not fit its tokenizer, has a size out of bounds or a path out of its folder,
+            asks for a kernel to be fetched, or fails the self-check; if an option is unknown, or
+            needs a package that is not installed. No code of a checkpoint is run.
 
     Example:
         >>> import arcee_lab as al
@@ -75,11 +77,13 @@ def load(
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r}; expected one of {', '.join(HEADS)}.")
+    dtype = one_dtype(dtype, options)
+    check_options(options)
     folder = find_checkpoint(name, revision=revision)
     checkpoint.check_folder(folder)
     if dtype is None:
         dtype = torch.float32 if folder == DEMO else "auto"
-    config, head_file = _head_config(folder, head, num_labels)
+    config, head_file = _head_config(folder, head, num_labels, attn)
     if attn is not None:
         options["attn_implementation"] = attn
     if device is not None:
@@ -92,7 +96,12 @@ def load(
     with _quiet_transformers():
         try:
             model, info = HEADS[head].from_pretrained(
-                folder, config=config, dtype=_dtype(dtype), output_loading_info=True, **options
+                folder,
+                config=config,
+                dtype=as_dtype(dtype),
+                output_loading_info=True,
+                trust_remote_code=False,
+                **options,
             )
         except ImportError as error:  # of a kernel, or of a way to quantise
             raise ValueError(
@@ -127,7 +136,8 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
     """Returns the folder of a checkpoint, downloading a Hub id.
 
     Raises:
-        ValueError: If there is no such folder, or the Hub cannot give it.
+        ValueError: If there is no such folder, a file of it is a link to elsewhere, or the Hub
+            cannot give it.
     """
     text = os.fspath(name)
     if text == "demo":
@@ -139,6 +149,7 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
         return DEMO
     folder = Path(text).expanduser()
     if folder.is_dir():
+        checkpoint.check_paths(folder)
         return folder
     if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise ValueError(
@@ -158,15 +169,20 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
 
 
 def _head_config(
-    folder: Path, head: str, num_labels: int | None
+    folder: Path, head: str, num_labels: int | None, attn: str | None
 ) -> tuple[ArceeConfig, Path | None]:
     if num_labels is not None and head not in ("sequence", "token"):
         raise ValueError(f"num_labels={num_labels} means nothing for head={head!r}; leave it out.")
-    try:
-        config = ArceeConfig.from_pretrained(folder)
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'config.json'} does not describe a model: {reason}") from None
+    if num_labels is not None and not 1 <= num_labels <= limits.MOST_LABELS:
+        raise ValueError(
+            f"num_labels={num_labels}; expected a whole number from 1 to {limits.MOST_LABELS:,}."
+        )
+    fields = checkpoint.read_json(folder / "config.json")
+    limits.check_numbers(fields, folder / "config.json")
+    limits.check_kernel(fields, attn, folder / "config.json")
+    config = read_config(folder)
+    shapes, quantised = checkpoint.shapes_in(folder), "quantization_config" in fields
+    limits.check_sizes(config, shapes, folder, quantised=quantised)
     file = folder / "heads" / f"{head}.safetensors"
     if file.is_file():
         labels = checkpoint.read_json(folder / "heads.json").get(head, {}).get("id2label")
@@ -183,9 +199,24 @@ def _head_config(
     return config, None
 
 
+def read_config(source: str | Path) -> ArceeConfig:
+    """The configuration in a folder, or of a Hub id; its numbers have to be checked before.
+
+    Raises:
+        ValueError: If it does not describe a model.
+    """
+    try:
+        return ArceeConfig.from_pretrained(source, trust_remote_code=False)
+    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The config.json of {source} does not describe a model: {reason}"
+        ) from None
+
+
 def _tokenizer(folder: Path, config: ArceeConfig) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -199,15 +230,6 @@ def _tokenizer(folder: Path, config: ArceeConfig) -> PreTrainedTokenizerBase:
             "resize the model with resize_token_embeddings and save it."
         )
     return tokenizer
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}; expected e.g. 'float32', 'bfloat16' or 'float16'.")
-    return found
 
 
 def available_device(device: str | torch.device) -> torch.device:

@@ -80,6 +80,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
 
 def _adds(reducers: tuple[Reducer, ...], states: tuple[State, ...], running: Running) -> Hook:
     def hook(module: nn.Module, args: object, output: Tensor) -> None:
+        running.require_own_thread()
         for reducer, state in zip(reducers, states, strict=True):
             accumulate(reducer, state, output, running.now)
 

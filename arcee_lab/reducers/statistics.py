@@ -1,5 +1,6 @@
 """Statistics of the sites of one model: what a block of reducers found, or what a file held."""
 
+import weakref
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from arcee_lab.fingerprint import model_fingerprint
+from arcee_lab.model.anatomy import anatomy
 from arcee_lab.ranks import Ranks
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.result import Result, table_of
@@ -35,7 +37,7 @@ class Statistics(Mapping[str, Any]):
         progress: What `save` was given, of statistics that were loaded.
 
     Args:
-        model: It, or its fingerprint.
+        model: It, which is not kept alive, or its fingerprint.
     """
 
     def __init__(
@@ -53,15 +55,43 @@ class Statistics(Mapping[str, Any]):
         self.shapes = dict(shapes)
         self.states = dict(states)
         self.progress = dict(progress or {})
-        self._model = model
+        self._model = model if isinstance(model, str) else weakref.ref(model)
 
     @property
     def fingerprint(self) -> str:
         """Of the model; every weight is read for it. `merge`, `gather` and `save` ask for it.
 
         Of a tensor-parallel model every rank has to ask, else they wait for each other.
+
+        Raises:
+            ValueError: If the model was deleted meanwhile; see `identify`.
         """
-        return self._model if isinstance(self._model, str) else model_fingerprint(self._model)
+        if isinstance(self._model, str):
+            return self._model
+        model = self._model()
+        if model is None:
+            raise ValueError(
+                "The model of these statistics was deleted before its fingerprint was taken; load "
+                "it again and call stats.identify(model), or save before the model goes."
+            )
+        return model_fingerprint(model)
+
+    def identify(self, model: nn.Module) -> None:
+        """Says of which model these are, where that model was deleted and loaded again.
+
+        Args:
+            model: With the same weights.
+
+        Raises:
+            ValueError: If it has other hook points.
+        """
+        parts = anatomy(model)
+        if parts.legend != self.legend:
+            raise ValueError(
+                f"The statistics are of a model of {self.legend.n_layers} layers with the head "
+                f"{self.legend.head!r}; got {parts.legend.n_layers} and {parts.legend.head!r}."
+            )
+        self._model = weakref.ref(parts.model)
 
     def __getitem__(self, name: str) -> Any:
         self._check_whole()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.temporary import without_compiled_code
+from arcee_lab.threads import OneThread
 
 # (layer, activation, pre-activation) -> the activation that flows on, or None to leave it.
 Change = Callable[[int, Tensor, Tensor], Tensor | None]
@@ -25,15 +26,19 @@ def at_down(mlps: Sequence[Mlp], change: Change) -> Iterator[None]:
             pre-activation of the same shape.
     """
     pre: dict[int, Tensor] = {}
+    thread = OneThread("a measurement on it")
 
     def keep(layer: int) -> Callable:
         def hook(module: nn.Module, args: object, u: Tensor) -> None:
-            pre[layer] = u
+            if thread.own():
+                pre[layer] = u
 
         return hook
 
     def replace(layer: int) -> Callable:
         def hook(module: nn.Module, args: tuple) -> tuple | None:
+            if not thread.own():
+                return None
             new = change(layer, args[0], pre.pop(layer))
             return None if new is None else (new, *args[1:])
 

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from arcee_lab.fingerprint import model_name
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.at_down import at_down
 from arcee_lab.sparsity.cett_curves import CettCurves
 from arcee_lab.sparsity.mlps import Mlp, mlps
@@ -74,6 +76,7 @@ def cett(
         >>> bool((curves.sparsity_at(0.2) > curves.zeros).all())
         True
     """
+    model = unwrap(model)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     return curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
 
@@ -97,7 +100,7 @@ def curves_of(
             "load the model in float32, or check its weights"
         )
     return CettCurves(
-        model=model.name_or_path or type(model).__name__,
+        model=model_name(model),
         n_tokens=n_tokens,
         n_documents=sample.windows.n_documents,
         seed=seed,

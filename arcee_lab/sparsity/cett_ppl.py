@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arcee_lab.interventions import Cett
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.cett import curves_of
 from arcee_lab.sparsity.cett_curves import CettCurves
@@ -180,6 +181,7 @@ def cett_ppl(
     """
     if not increases or min(increases) <= 0:
         raise ValueError(f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%")
+    model = unwrap(model)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     curves = curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
     layers = mlps(model)

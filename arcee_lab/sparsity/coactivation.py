@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.fingerprint import model_name
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.at_down import at_down
 from arcee_lab.sparsity.mlps import Mlp, mlps
@@ -249,6 +251,7 @@ def coactivation(
         >>> int(pairs.counts[3, 3]) == int(pairs.fired[:, 3].sum())
         True
     """
+    model = unwrap(model)
     chosen = one_mlp(model, layer)
     index = _neurons(neurons, chosen.d_mlp, seed)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
@@ -273,7 +276,7 @@ def coactivation(
             f"layer {layer} holds NaN; load the model in float32, or check its weights"
         )
     return CoActivation(
-        model=model.name_or_path or type(model).__name__,
+        model=model_name(model),
         layer=layer,
         neurons=index,
         fired=(values != 0).cpu(),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.mlps import mlps
 
@@ -51,7 +52,7 @@ class Weights:
     @classmethod
     def of(cls, model: Any) -> "Weights":
         """Of a model."""
-        model = getattr(model, "_orig_mod", model)
+        model = unwrap(model)
         everything = {id(x): x for x in model.parameters()}
         embedding = model.get_input_embeddings().weight
         head = model.get_output_embeddings()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from arcee_lab import ranks
+from arcee_lab.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity import batches, registry
 from arcee_lab.sparsity.analysis import Analysis, Shape
 from arcee_lab.sparsity.cost import Weights
@@ -59,7 +61,8 @@ def measure(
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
-        label: What the report is called beside others; the model's name by default.
+        label: What the report is called beside others; the model's name, and the adapters that
+            are active, by default.
         here: This process among those of a job; see `arcee_lab.ranks`. Every rank gives the same
             model and texts, and gets the report of all.
         resume: A file to save the state to every minute and to go on from after a kill. Ranks need
@@ -82,13 +85,13 @@ def measure(
         True
     """
     names = registry.chosen(analyses)
-    inner = getattr(model, "_orig_mod", model)
+    inner = unwrap(model)
     windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
     began = time.perf_counter()
     run = prepare(inner, windows, names, share=share, batch_size=batch_size)
     states = run.run(here, resume=None if resume is None else Path(resume), progress=progress)
-    name = inner.name_or_path or type(inner).__name__
+    name = model_name(inner)
     report = SparsityReport(
         model=name,
         label=label or name,
@@ -132,7 +135,7 @@ def windows_of(
     it would be held against one that had all.
 
     Args:
-        model: The model, outside of any compile wrapper.
+        model: The model, outside of any wrapper.
         tokenizer: Its tokenizer.
         texts: Documents, or windows, which are taken as they are.
         context: As for `measure`.
@@ -164,7 +167,7 @@ def prepare(
     """The pass, ready to run: what it would hold and do can be read off it.
 
     Args:
-        model: The model, outside of any compile wrapper.
+        model: The model, outside of any wrapper.
         windows: The text.
         names: Analyses, as `registry.chosen` gives them.
         share: As for `measure`.

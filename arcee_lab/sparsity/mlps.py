@@ -4,7 +4,8 @@
 
 Our Arcee is one; of transformers' models Nemotron, NanoChat, Jais2, Persimmon and OPT are others. A
 gated MLP (SwiGLU and kin) multiplies two projections, so a zero of its activation means something
-else: it is refused.
+else: it is refused. So is a mixture of experts: a routed expert sees some tokens only, and what it
+does at the others is no zero.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
 
+from arcee_lab.model.adapters import effective_weight
 from arcee_lab.model.layers import ArceeMLP
+from arcee_lab.model.unwrap import unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +55,12 @@ class Mlp:
         return self.up.out_features
 
     def up_weight(self) -> Float[Tensor, "d_mlp d_model"]:
-        """What each neuron reads, dequantised where need be."""
-        return _weight(self.up)
+        """What each neuron reads, with its adapters, dequantised where need be."""
+        return effective_weight(self.up)
 
     def down_weight(self) -> Float[Tensor, "d_model d_mlp"]:
-        """What each neuron writes: column i is w_i. Dequantised where need be."""
-        return _weight(self.down)
+        """What each neuron writes: column i is w_i. With adapters, dequantised where need be."""
+        return effective_weight(self.down)
 
     def write_norms(self) -> Float[Tensor, " d_mlp"]:
         """‖w_i‖, in fp32: a neuron's share of the output is a_i w_i."""
@@ -74,10 +77,11 @@ def mlps(model: nn.Module) -> list[Mlp]:
     ReLU² between them.
 
     Args:
-        model: Any torch model, also one wrapped by torch.compile.
+        model: Any torch model, also a wrapped one.
 
     Raises:
-        ValueError: An MLP is gated, its activation is another, the widths differ, or there is none.
+        ValueError: An MLP is gated or a routed expert, its activation is another, the widths
+            differ, or there is none.
 
     Example:
         >>> import arcee_lab as al
@@ -85,9 +89,10 @@ def mlps(model: nn.Module) -> list[Mlp]:
         >>> [(mlp.layer, mlp.name) for mlp in al.sparsity.mlps(model)][0]
         (0, 'model.layers.0.mlp')
     """
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     found = []
     for name, module in model.named_modules():
+        _refuse_experts(name, module)
         parts = _parts(name, module)
         if parts is not None:
             up, down, squared = parts
@@ -103,6 +108,17 @@ def mlps(model: nn.Module) -> list[Mlp]:
             f"the MLPs of {type(model).__name__} have {widths} neurons; expected one width"
         )
     return found
+
+
+def _refuse_experts(name: str, module: nn.Module) -> None:
+    """Refuses routed experts, stacked in parameters `[expert, out, in]` or listed as modules."""
+    stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+    listed = isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "experts"
+    if len(stacked) >= 2 or (listed and len(module) > 1):
+        raise ValueError(
+            f"{name} ({type(module).__name__}) holds routed experts, each of which sees some "
+            "tokens only; expected MLPs that every token goes through. Measure a dense model"
+        )
 
 
 def _parts(name: str, module: nn.Module) -> tuple[Any, Any, bool] | None:
@@ -140,16 +156,3 @@ def _is_activation(module: nn.Module) -> bool:
     return home in ("transformers.activations", "torch.nn.modules.activation") and not hasattr(
         module, "in_proj_weight"
     )
-
-
-def _weight(linear: Any) -> Tensor:
-    weight = linear.weight
-    if isinstance(weight, Tensor) and weight.is_floating_point():
-        return weight.detach()
-    # A quantised layer tells its weight by what it does to the unit vectors.
-    bias = getattr(linear, "bias", None)
-    bias = bias() if callable(bias) else bias
-    device = weight.device if isinstance(weight, Tensor) else torch.device("cpu")
-    with torch.no_grad():
-        columns = linear(torch.eye(linear.in_features, device=device))
-    return (columns if bias is None else columns - bias).T.contiguous()

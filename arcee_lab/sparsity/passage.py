@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.model.adapters import effective_weight
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.recording import capture
 from arcee_lab.sparsity.report import SparsityReport
 
@@ -103,16 +105,17 @@ def read_passage(
     ids = ids[:LONGEST]
     if len(ids) < 2:
         raise ValueError(f"the passage has {len(ids)} token; expected at least 2")
+    model = unwrap(model)
     with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
         model(input_ids=ids[None].to(model.device), use_cache=False)
     layers, neurons, values, active = [], [], [], []
     blocks = anatomy(model).backbone.layers
     most = per_layer or max(1, min(6, MOST_ROWS // len(blocks)))
     for layer, block in enumerate(blocks):
-        down_proj: Any = block.get_submodule("mlp.down_proj")
+        down_proj: Any = unwrap(block).get_submodule("mlp.down_proj")
         post = acts[f"layers.{layer}.mlp.hook_post"][0].float().cpu()
         active.append((post > 0).sum(-1))
-        writes = down_proj.weight.detach().float().norm(dim=0).cpu()
+        writes = effective_weight(down_proj).float().norm(dim=0).cpu()
         for neuron in _pick(post, writes, report.rates[layer], most):
             layers.append(layer)
             neurons.append(neuron)

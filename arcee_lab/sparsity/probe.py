@@ -27,6 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcee_lab.fingerprint import model_name
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.at_down import at_down
 from arcee_lab.sparsity.bootstrap import interval, resamples
@@ -34,6 +36,7 @@ from arcee_lab.sparsity.coactivation import one_mlp
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.sparsity.sample import draw
 from arcee_lab.texts import Windows
+from arcee_lab.threads import OneThread
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
@@ -191,6 +194,7 @@ def probe(
         >>> al.sparsity.probe(model, tokenizer, texts, 1, rank=4, steps=2).rank
         4
     """
+    model = unwrap(model)
     mlp = one_mlp(model, layer)
     rank = max(1, mlp.d_model // 8) if rank is None else rank
     if not 1 <= rank <= min(mlp.d_model, mlp.d_mlp):
@@ -205,7 +209,13 @@ def probe(
         )
     xs, posts, groups = [], [], []
     inputs: list[Tensor] = []
-    handle = mlp.up.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    thread = OneThread("a probe on it")
+
+    def keep(module: object, args: tuple) -> None:
+        if thread.own():
+            inputs.append(args[0])
+
+    handle = mlp.up.register_forward_pre_hook(keep)
     try:
         for batch in sample.batches(batch_size, model.device):
 
@@ -248,7 +258,7 @@ def probe(
     said = scores["probe"] > 0
     both = float((said & truth).sum())
     return Probe(
-        model=model.name_or_path or type(model).__name__,
+        model=model_name(model),
         layer=layer,
         a=a.cpu(),
         b=b.cpu(),

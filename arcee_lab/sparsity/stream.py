@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arcee_lab import storage
+from arcee_lab.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.ranks import Ranks
 from arcee_lab.sparsity import core, exact
@@ -28,6 +29,7 @@ from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, co
 from arcee_lab.sparsity.batches import Job, Plan
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.temporary import without_compiled_code
+from arcee_lab.threads import OneThread
 
 CORE = "core"
 _LOSSES_AT_ONCE = 256  # tokens whose logits exist together
@@ -39,7 +41,7 @@ class Pass:
     """One pass over a text.
 
     Attributes:
-        model: The model, outside of any compile wrapper.
+        model: The model, outside of any wrapper.
         mlps: Its MLPs.
         plan: The forwards.
         shape: What fixes the shapes of the states.
@@ -116,6 +118,7 @@ class Pass:
         places: dict[torch.device, tuple[Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
+        thread = OneThread("a measurement on it")
 
         def there(x: Tensor) -> tuple[Tensor, Tensor]:
             # The layers of one model may lie on several devices.
@@ -130,9 +133,12 @@ class Pass:
             return x.reshape(-1, x.shape[-1]).index_select(0, there(x)[0]).to(device)
 
         def saw_input(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs.append(rows(args[0]))
+            if thread.own():
+                inputs.append(rows(args[0]))
 
         def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
+            if not thread.own():
+                return
             post = args[0].reshape(-1, args[0].shape[-1])
             with self._timed(CORE):
                 norms = self.norms[mlp.layer]
@@ -228,7 +234,7 @@ class Pass:
     def _identity(self, here: Ranks) -> dict[str, Any]:
         windows = self.plan.windows
         return {
-            "model": self.model.name_or_path or type(self.model).__name__,
+            "model": model_name(self.model),
             "dtype": str(self.model.dtype),
             "tokens": windows.n_tokens,
             "ids": int(windows.ids.astype("int64").sum()),

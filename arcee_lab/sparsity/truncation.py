@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from arcee_lab.fingerprint import model_name
+from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity.at_down import at_down
 from arcee_lab.sparsity.cett import curves_of
 from arcee_lab.sparsity.keeping import RULES
@@ -79,6 +81,7 @@ def truncation(
         >>> float(curves.frame()["delta_nll"][0])  # all neurons kept
         0.0
     """
+    model = unwrap(model)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     found = mlps(model)
     plan = _plan(model, sample, found, rules, levels, batch_size=batch_size, seed=seed)
@@ -107,7 +110,7 @@ def truncation(
             "load it in float32, or check its weights"
         )
     return TruncationCurves(
-        model=model.name_or_path or type(model).__name__,
+        model=model_name(model),
         n_tokens=n_tokens,
         unit=sample.unit,
         seed=seed,

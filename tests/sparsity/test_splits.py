@@ -352,3 +352,31 @@ def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
     files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert files[0] == files[1]
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["tokens"] == one.n_tokens
+
+
+@pytest.mark.parametrize("kind", ["stacked", "listed"])
+def test_routed_experts_are_refused(kind):
+    """Beside them the shared expert of NemotronH is an MLP like any other, and stood for all."""
+    import transformers
+
+    from arcee_lab.sparsity import mlps
+
+    config = transformers.NemotronHConfig(
+        vocab_size=40,
+        hidden_size=32,
+        layers_block_type=["moe", "attention"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        moe_shared_expert_intermediate_size=24,
+        mlp_hidden_act="relu2",
+    )
+    model = transformers.NemotronHForCausalLM(config)
+    if kind == "listed":
+        shared = next(m for m in model.modules() if type(m).__name__ == "NemotronHMLP")
+        model = torch.nn.ModuleDict({"experts": torch.nn.ModuleList([shared, shared])})
+    with pytest.raises(ValueError, match=r"experts.*holds routed experts"):
+        mlps(model)

@@ -57,7 +57,7 @@ def find_spans(
     for numbers, ids, mask in in_batches(
         parts, [w.ids for w in windows], batch_size=batch_size, advance=advance
     ):
-        output = model(input_ids=ids, attention_mask=mask)
+        output = parts.model(input_ids=ids, attention_mask=mask)
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         for row, number in enumerate(numbers):
             owner, window = owners[number], windows[number]

@@ -64,6 +64,6 @@ def score_sequence(
     require_room(parts, rows)
     scores = torch.empty(len(rows), len(columns))
     for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         scores[list(numbers)] = logits.float().log_softmax(-1).cpu()[:, columns]
     return scores[[distinct[text] for text in texts]]

@@ -127,7 +127,8 @@ def label_words(
     require_room(parts, rows)
     labels: list[list[str]] = [[] for _ in rows]
     for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
-        best = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.argmax(-1).tolist()
+        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        best = logits.argmax(-1).tolist()
         for number, row in zip(numbers, best, strict=True):
             labels[number] = [names[row[end]] for end in ends[number]]
     return labels

@@ -29,6 +29,7 @@ from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
 from arcee_lab.evals.intervals import interval, redrawn
 from arcee_lab.evals.result import Score
+from arcee_lab.model.adapters import adapted_layers
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.training.heads.encoding import collate, encode
@@ -94,6 +95,7 @@ def train_head(
         raise ValueError(f"The training texts have {len(train.names)} label; expected two or more.")
     recipe = recipe or HeadRecipe()
     parts = anatomy(model)
+    _refuse_adapters(parts.model)
     rows = encode(parts, tokenizer, train)
     settings = {
         "model": parts.model.name_or_path,
@@ -119,6 +121,15 @@ def train_head(
         losses=tuple(losses),
         settings=settings,
     )
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    adapters = {one for _, _, names in adapted_layers(model) for one in names}
+    if adapters:
+        raise ValueError(
+            f"The model has the adapters {', '.join(sorted(adapters))}, and a new head is saved "
+            "with its backbone as a plain checkpoint; give peft_model.merge_and_unload()."
+        )
 
 
 def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
