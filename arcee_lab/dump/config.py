@@ -1,7 +1,9 @@
 """What to dump. The flags of `arcee-lab dump` are made of these fields, so torch stays away."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from arcee_lab import bounds
 
 NEURON_LAYOUTS = ("neuron", "both", "dense")
 OTHER_LAYOUTS = ("dense", "int8")
@@ -53,17 +55,27 @@ class DumpConfig:
     store_dtype: str | None = _flag(
         None, "dtype of what is stored (default: as computed)", choices=STORED_DTYPES
     )
-    batch_size: int = _flag(8, "windows a forward")
+    batch_size: int = _flag(8, "windows a forward", most=bounds.ROWS)
     context: int | None = _flag(
-        None, "longest window in tokens (default: 1024, or what the model can read if less)"
+        None,
+        "longest window in tokens (default: 1024, or what the model can read if less)",
+        most=bounds.CONTEXT,
     )
-    overlap: int = _flag(0, "tokens that a long document's next window reads again")
+    overlap: int = _flag(
+        0, "tokens that a long document's next window reads again", most=bounds.CONTEXT
+    )
     packed: bool = _flag(False, "several windows in a row, in place of padding")
-    shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536")
-    max_tokens: int | None = _flag(None, "stop after so many tokens of text")
-    seed: int = _flag(0, "seed of what is drawn")
-    threads: int = _flag(1, "threads that convert and write", same_bytes=True)
-    queue_mib: int = _flag(1024, "most MiB of activations that wait for them", same_bytes=True)
+    shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536", most=65_536)
+    max_tokens: int | None = _flag(
+        None, "stop after so many tokens of text", most=bounds.ANY
+    )
+    seed: int = _flag(0, "seed of what is drawn", most=bounds.SEED)
+    threads: int = _flag(
+        1, "threads that convert and write", same_bytes=True, most=bounds.THREADS
+    )
+    queue_mib: int = _flag(
+        1024, "most MiB of activations that wait for them", same_bytes=True, most=bounds.MIB
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.sites, str):
@@ -77,11 +89,15 @@ class DumpConfig:
             if (got := getattr(self, name)) not in known:
                 expected = ", ".join(str(word) for word in known)
                 raise ValueError(f"{name} is {got!r}; expected one of {expected}")
-        for name in ("batch_size", "shard_tokens", "threads", "queue_mib"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.shard_tokens > 65_536:
-            raise ValueError(f"shard_tokens is {self.shard_tokens}; expected at most 65536")
+        for one in fields(self):
+            got, most = getattr(self, one.name), one.metadata.get("most")
+            if got is None or most is None:
+                continue
+            least = 0 if one.default == 0 else 1
+            if got < least:
+                raise ValueError(f"{one.name} is {got}; expected at least {least}")
+            if got > most:
+                raise ValueError(f"{one.name} is {got}; expected at most {most}")
         if not self.sites:
             raise ValueError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
 

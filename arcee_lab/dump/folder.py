@@ -147,12 +147,8 @@ class LocalFolder(Folder):
     def alone(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         """See `Folder`."""
         with lock.held(self.path / storage.RUN_FILE, first=first, ranks=ranks):
-            if first:
-                # Of a writer that was killed; nobody else writes now. The second kind is what
-                # safetensors begins beside the file that it is told to write.
-                for beginning in (".*.part", ".tmp*"):
-                    for part in self.path.rglob(beginning):
-                        part.unlink(missing_ok=True)
+            if first:  # of a writer that was killed; nobody else writes now
+                storage.remove_beginnings(self.path)
             yield
 
     def free_bytes(self) -> int | None:
