@@ -66,13 +66,9 @@ class DumpConfig:
     )
     packed: bool = _flag(False, "several windows in a row, in place of padding")
     shard_tokens: int = _flag(16_384, "most tokens a file, up to 65536", most=65_536)
-    max_tokens: int | None = _flag(
-        None, "stop after so many tokens of text", most=bounds.ANY
-    )
+    max_tokens: int | None = _flag(None, "stop after so many tokens of text", most=bounds.ANY)
     seed: int = _flag(0, "seed of what is drawn", most=bounds.SEED)
-    threads: int = _flag(
-        1, "threads that convert and write", same_bytes=True, most=bounds.THREADS
-    )
+    threads: int = _flag(1, "threads that convert and write", same_bytes=True, most=bounds.THREADS)
     queue_mib: int = _flag(
         1024, "most MiB of activations that wait for them", same_bytes=True, most=bounds.MIB
     )

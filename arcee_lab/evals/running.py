@@ -123,9 +123,7 @@ def run(
         lm.require_heads(loaded["tasks"].values())
         for task in loaded["tasks"].values():
             stack.enter_context(_fewshot(task, num_fewshot))
-        return _run(
-            lm, loaded, limit=limit, draws=draws, seed=seed, out=out, progress=progress
-        )
+        return _run(lm, loaded, limit=limit, draws=draws, seed=seed, out=out, progress=progress)
 
 
 @contextmanager

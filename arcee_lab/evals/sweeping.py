@@ -151,8 +151,8 @@ def sweep(
     """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
 
     The clean run comes first. A level that changes no number, such as `TopK` of the whole width,
-    gives its scores bit for bit. An interrupt ends the sweep with `Interrupted`, whose `partial` holds
-    the levels that are whole.
+    gives its scores bit for bit. An interrupt ends the sweep with `Interrupted`, whose `partial`
+    holds the levels that are whole.
 
     Args:
         model: As `al.evals.run` takes it.
