@@ -1,8 +1,10 @@
 """Files that are whole or absent, and folders that belong to one run."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +15,9 @@ from typing import Any
 RUN_FILE = "run.json"
 BEGINNINGS = (".*.part", ".tmp*")  # being written by us, by safetensors
 _SHOWN = 90  # characters of a setting in an error
+_RUST = re.compile(r"\(os error (\d+)\)")
+# What a file system without hard links says.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class NotWritten(OSError, ValueError):
@@ -23,7 +28,10 @@ class NotWritten(OSError, ValueError):
     """
 
     def __init__(self, path: Path, error: Exception):
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        # Writers in Rust, of safetensors and tokenizers, have errors of their own for the system's.
+        number = _RUST.search(str(error))
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+        reason = reason or " ".join(str(error).split())
         super().__init__(
             f"{path} cannot be written: {reason}. Make room or get permission there, then repeat "
             "the same call or command: what was finished before is kept."
@@ -245,7 +253,9 @@ def _write_once(path: Path, text: str) -> bool:
             os.link(part, path)  # unlike a rename it fails where the name is taken
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             if path.exists():
                 return False
             os.replace(part, path)
@@ -272,8 +282,7 @@ def _told(path: Path, part: Path | None = None) -> Iterator[None]:
     except BaseException as error:
         if part is not None:
             _remove(part)
-        # Writers in Rust, of safetensors and tokenizers, have errors of their own for the system's.
-        failed = isinstance(error, OSError) or "(os error " in str(error)
+        failed = isinstance(error, OSError) or _RUST.search(str(error))
         if isinstance(error, Exception) and failed and not isinstance(error, NotWritten):
             raise NotWritten(path, error) from error
         raise
