@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"
-BEGINNINGS = (".*.part", ".tmp*")  # being written by us, by safetensors
+_BEGINNING = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
 _SHOWN = 90  # characters of a setting in an error
 _RUST = re.compile(r"\(os error (\d+)\)")
 # What a file system without hard links says.
@@ -107,8 +107,8 @@ def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Pat
 
 def remove_beginnings(folder: str | Path) -> None:
     """Removes what writers that were killed have begun in a folder; nobody may be writing there."""
-    for beginning in BEGINNINGS:
-        for part in list(Path(folder).rglob(beginning)):
+    for part in list(Path(folder).rglob(".*.part")):
+        if _is_beginning(part):
             _remove(part)
 
 
@@ -271,7 +271,7 @@ def _part_of(path: Path) -> Path:
 
 
 def _is_beginning(path: Path) -> bool:
-    return any(path.match(beginning) for beginning in BEGINNINGS)
+    return _BEGINNING.fullmatch(path.name) is not None
 
 
 @contextmanager

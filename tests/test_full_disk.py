@@ -62,7 +62,7 @@ def test_a_run_is_claimed_whole_or_not_at_all(tmp_path):
     with full_disk(tmp_path, 3), pytest.raises(ValueError, match=r"run\.json cannot be written"):
         storage.claim(tmp_path / "run", {"a": 1})
     assert list((tmp_path / "run").iterdir()) == []
-    (tmp_path / "run" / ".run.json.0.part").write_text("{")  # a kill leaves this
+    (tmp_path / "run" / ".run.json.0123abcd.part").write_text("{")  # a kill leaves this
     storage.claim(tmp_path / "run", {"a": 1})
     with pytest.raises(ValueError, match="holds another run"):
         storage.claim(tmp_path / "run", {"a": 2})

@@ -46,8 +46,8 @@ def test_a_killed_run_goes_on(monkeypatch, tmp_path, reviews, tune):
     assert written
     assert (frozen == []) is (tune != "full"), "the frozen backbone is not written"
 
-    (state / ".state.safetensors.0.part").mkdir()  # as a kill while it is written leaves it
-    (state / ".state.safetensors.0.part" / ".tmpX").write_bytes(b"")
+    (state / ".state.safetensors.0123abcd.part").mkdir()  # as a kill while it is written leaves it
+    (state / ".state.safetensors.0123abcd.part" / ".tmpX").write_bytes(b"")
     steps.clear()
     killed = 0
     resumed = fit(reviews, recipe, out=tmp_path / "run")

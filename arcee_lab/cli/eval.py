@@ -95,7 +95,6 @@ def run(args: argparse.Namespace) -> int:
     # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
     storage.claim(args.out, settings)
 
-    storage.remove_beginnings(args.out)
     try:
         result = evaluate(
             model,

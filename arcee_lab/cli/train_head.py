@@ -72,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = load(args.model, head="base", dtype=args.dtype, device=args.device)
     # Claimed only now: a mistyped file name shall not leave a folder that then is "another run".
     storage.claim(args.out, settings)
-    storage.remove_beginnings(args.out)
     if args.probes and test is not None:  # before the backbone may change
         probes = probe_layers(model, tokenizer, train, test, batch_size=recipe.batch_size)
         storage.write_atomic(args.out / "probes.csv", probes.frame().to_csv(index=False))

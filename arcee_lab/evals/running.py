@@ -173,6 +173,7 @@ def _run(
     }
     keeping = None
     if out is not None:
+        storage.remove_beginnings(out)  # of a run that was killed
         keeping = Keeping(Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings})
     for group in loaded.get("groups", {}).values():
         _require_means(group)

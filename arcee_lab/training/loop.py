@@ -247,8 +247,8 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
     if step and (not rows or rows[0]["step"] != 0 or rows[-1]["step"] <= step - every):
         raise ValueError(
             f"{path} lacks rows of the first {step} steps, which {path.with_name(STATE)} has "
-            "behind it. Remove both and repeat the same call or command to start again, or choose another "
-            "folder."
+            "behind it. Remove both and repeat the same call or command to start again, or choose "
+            "another folder."
         )
     if text:
         _write_log(path, rows)

@@ -114,8 +114,8 @@ def train_head(
         "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
     }
     folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
-    if folder is not None:
-        storage.remove_beginnings(folder)
+    if out is not None:
+        storage.remove_beginnings(out)  # of a run that was killed
     with _seeds_kept(recipe.seed), StopWish("the steps up to the next state") as wish:
         headed = _new_head(parts.backbone, train)
         headed.name_or_path = parts.model.name_or_path

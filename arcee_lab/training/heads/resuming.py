@@ -57,7 +57,7 @@ class ResumableTrainer(Trainer):
             return
         try:
             self._told = _checked(read_state(self._file, self._wanted())[1])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise damaged(self._file, error) from error
         (scratch / _PROGRESS).write_text(json.dumps(self._told["progress"]))
         self.train(resume_from_checkpoint=str(scratch))
