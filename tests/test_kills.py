@@ -1,4 +1,4 @@
-"""Killed at random moments, a call goes on and ends with the files of one that nothing disturbed."""
+"""Killed at random moments, a call goes on and ends with the files of an undisturbed one."""
 
 import os
 import random
