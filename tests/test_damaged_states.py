@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 
 import arcee_lab as al
 from arcee_lab.demo import MIX
-from arcee_lab.training import Recipe, Stage, train
+from arcee_lab.demo.tokenizer import build_tokenizer
+from arcee_lab.training import Recipe, Stage, loop, train
 from arcee_lab.training.heads import HeadRecipe, fitting, read_labelled, resuming, train_head
+from arcee_lab.training.joint import Heads
+from arcee_lab.training.start import untrained
 from arcee_lab.training.state import read_state
 
 SHAPE = {"d_model": 16, "d_mlp": 24, "layers": 2, "heads": 4, "kv_heads": 2, "rows": 2}
@@ -30,9 +33,14 @@ def metadata_of(path):
     return json.loads(raw[8 : 8 + size])["__metadata__"]
 
 
+def tensors_of(path):
+    """Copies, since the file is written over and a mapped one would end the process."""
+    return {name: one.clone() for name, one in load_file(path).items()}
+
+
 def damages(path):
     """Name -> a function that writes a damaged state over `path`."""
-    raw, tensors, told = path.read_bytes(), load_file(path), metadata_of(path)
+    raw, tensors, told = path.read_bytes(), tensors_of(path), metadata_of(path)
     first = next(name for name, one in tensors.items() if name.startswith("optimizer.exp_avg."))
     weight = first.removeprefix("optimizer.exp_avg.")
 
@@ -73,7 +81,7 @@ def test_the_demo(tmp_path):
     state = out / "state.safetensors"
     raw, found = damages(state)
     told = metadata_of(state)
-    tensors = load_file(state)
+    tensors = tensors_of(state)
     for key, value in (
         ("step", "9"),
         ("step", "-1"),
@@ -84,12 +92,19 @@ def test_the_demo(tmp_path):
     ):
         wrong = told | {key: value}
         found[f"{key} is {value}"] = lambda wrong=wrong: save_file(tensors, state, metadata=wrong)
+    tokenizer = build_tokenizer()
+    model, heads = untrained(RECIPE, tokenizer), Heads(RECIPE.d_model, seed=0)
+    optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()])
+    before = [one.clone() for one in model.parameters()]
     for name, damage in found.items():
         damage()
         with pytest.raises(ValueError, match=WAY_OUT) as refused:
-            train(RECIPE, out, save_every=2)
+            loop._resume(out, RECIPE, model, heads, optimizer)
         assert str(state) in str(refused.value), name
         assert "\n" not in str(refused.value), name
+    assert all(map(torch.equal, model.parameters(), before)), "a damaged state was used"
+    with pytest.raises(ValueError, match=WAY_OUT):
+        train(RECIPE, out)
     state.write_bytes(raw)
     log = out / "log.jsonl"
     lines = log.read_bytes()
@@ -128,7 +143,7 @@ def test_a_head(tmp_path, monkeypatch, tune):
             fit()
     state = out / "unfinished" / "state.safetensors"
     raw, found = damages(state)
-    told, tensors = metadata_of(state), load_file(state)
+    told, tensors = metadata_of(state), tensors_of(state)
     for key, change in (
         ("progress", {"global_step": 9}),
         ("progress", {"global_step": -1}),

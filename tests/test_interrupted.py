@@ -50,8 +50,8 @@ def test_training_the_demo_saves_the_step_and_goes_on(tmp_path, caplog):
     before = signal.getsignal(signal.SIGINT)
     with (
         caplog.at_level(logging.WARNING, "arcee_lab"),
-        pytest.raises(Interrupted, match=r"after step 3, which is saved in .*repeat the same"),
-    ) as stopped:
+        pytest.raises(Interrupted, match=r"after step 3, which is saved in .*repeat") as stopped,
+    ):
         train(RECIPE, tmp_path / "run", save_every=100, on_step=press)
     assert "finishing the current step; Ctrl-C again stops at once" in caplog.text
     assert signal.getsignal(signal.SIGINT) is before

@@ -28,7 +28,7 @@ from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.skills import lm_shares
 from arcee_lab.training.start import untrained
-from arcee_lab.training.state import damaged, read_state
+from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 from arcee_lab.training.watch import held_out, read
 
 STATE, LOG = "state.safetensors", "log.jsonl"
@@ -178,8 +178,8 @@ def _save(
     tensors = {}
     for name, weight in _named(model, heads):
         tensors[name] = weight.detach().contiguous()
-        for key, value in optimizer.state[weight].items():
-            tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+        for key, value in moments(optimizer, weight).items():
+            tensors[f"optimizer.{key}.{name}"] = value
     step, seen, starts = done
     metadata = {
         "step": str(step),
@@ -205,11 +205,9 @@ def _resume(
     path = out / STATE
     if not path.exists():
         return 0, 0, [0]
-    wanted = {}
+    wanted: dict[str, Tensor] = {}
     for name, weight in _named(model, heads):
-        wanted[name] = weight
-        wanted[f"optimizer.step.{name}"] = torch.zeros(())
-        wanted |= {f"optimizer.{key}.{name}": weight for key in ("exp_avg", "exp_avg_sq")}
+        wanted |= with_moments(name, weight)
     try:
         tensors, metadata = read_state(path, wanted)
         if metadata.get("recipe") != json.dumps(recipe.settings(), sort_keys=True):
@@ -221,14 +219,12 @@ def _resume(
             raise ValueError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
         if sorted(starts) != starts:
             raise ValueError(f"it claims stages begun at {starts}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise damaged(path, error) from error
     with torch.no_grad():
         for name, weight in _named(model, heads):
             weight.copy_(tensors[name])
-            optimizer.state[weight] = {
-                key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            optimizer.state[weight] = {key: tensors[f"optimizer.{key}.{name}"] for key in MOMENTS}
     return step, tokens, starts
 
 

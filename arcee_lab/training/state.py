@@ -3,8 +3,27 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.optim import Optimizer
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW knows of a parameter
+
+
+def moments(optimizer: Optimizer, weight: Tensor) -> dict[str, Tensor]:
+    """What AdamW knows of a parameter: zeros, from which it begins, before the first gradient."""
+    known = optimizer.state.get(weight)
+    if not known:
+        zeros = torch.zeros_like(weight)
+        known = {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+    return {key: known[key].contiguous() for key in MOMENTS}
+
+
+def with_moments(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """A parameter and what AdamW knows of it under their names in a state, for `read_state`."""
+    like = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+    return {name: weight} | {f"optimizer.{key}.{name}": like[key] for key in MOMENTS}
 
 
 def read_state(
@@ -30,7 +49,8 @@ def read_state(
                 shape = file.get_slice(name).get_shape()
                 if list(shape) != list(like.shape):
                     raise ValueError(f"{name} has the shape {shape}; expected {list(like.shape)}")
-            tensors = {name: file.get_tensor(name) for name in wanted}
+            # Copies: what safetensors gives is mapped from the file, which may be cut meanwhile.
+            tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(str(error)) from error

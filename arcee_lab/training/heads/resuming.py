@@ -23,11 +23,10 @@ from transformers.trainer_callback import TrainerState
 
 from arcee_lab import storage
 from arcee_lab.dump.stopping import StopWish
-from arcee_lab.training.state import damaged, read_state
+from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
 STATE = "state.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW knows of a parameter
 _PROGRESS = "trainer_state.json"  # what Trainer reads of a run, by this name
 
 
@@ -57,7 +56,7 @@ class ResumableTrainer(Trainer):
             return
         try:
             self._told = _checked(read_state(self._file, self._wanted())[1])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise damaged(self._file, error) from error
         (scratch / _PROGRESS).write_text(json.dumps(self._told["progress"]))
         self.train(resume_from_checkpoint=str(scratch))
@@ -69,8 +68,8 @@ class ResumableTrainer(Trainer):
         self.store_flos()
         tensors = {name: one.detach().contiguous() for name, one in self._trained().items()}
         for name, one in self._trained().items():
-            kept = self.optimizer.state[one]
-            tensors |= {f"optimizer.{key}.{name}": kept[key].contiguous() for key in _MOMENTS}
+            kept = moments(self.optimizer, one)
+            tensors |= {f"optimizer.{key}.{name}": kept[key] for key in MOMENTS}
         tensors["generator.torch"] = torch.random.get_rng_state()
         if torch.cuda.is_available():
             tensors["generator.cuda"] = torch.cuda.random.get_rng_state()
@@ -109,7 +108,7 @@ class ResumableTrainer(Trainer):
         trained = [one for group in self.optimizer.param_groups for one in group["params"]]
         for number, one in enumerate(trained):
             name = names[id(one)]
-            state[number] = {key: tensors[f"optimizer.{key}.{name}"] for key in _MOMENTS}
+            state[number] = {key: tensors[f"optimizer.{key}.{name}"] for key in MOMENTS}
         for group, rate in zip(own["param_groups"], rates, strict=True):
             group["lr"] = rate
         self.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
@@ -141,9 +140,7 @@ class ResumableTrainer(Trainer):
         if torch.cuda.is_available():
             wanted["generator.cuda"] = torch.cuda.random.get_rng_state()
         for name, one in self._trained().items():
-            wanted[name] = one
-            wanted |= {f"optimizer.{key}.{name}": one for key in ("exp_avg", "exp_avg_sq")}
-            wanted[f"optimizer.step.{name}"] = torch.zeros(())
+            wanted |= with_moments(name, one)
         return wanted
 
 
@@ -201,7 +198,7 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a state says next to its tensors.
 
     Raises:
-        ValueError, KeyError, TypeError: It is not as `_save_checkpoint` writes it.
+        ValueError, LookupError, TypeError, OverflowError: It is not what `_save_checkpoint` writes.
     """
     told = {
         key: json.loads(metadata[key])
