@@ -1,42 +1,115 @@
 """Files that are whole or absent, and folders that belong to one run."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"
+_BEGINNING = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
 _SHOWN = 90  # characters of a setting in an error
+_RUST = re.compile(r"\(os error (\d+)\)")
+# What a file system without hard links says.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class NotWritten(OSError, ValueError):
+    """A file could not be written; what it was before is as it was.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, error: Exception):
+        # Writers in Rust, of safetensors and tokenizers, have errors of their own for the system's.
+        number = _RUST.search(str(error))
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+        reason = reason or " ".join(str(error).split())
+        super().__init__(
+            f"{path} cannot be written: {reason}. Make room or get permission there, then repeat "
+            "the same call or command: what was finished before is kept."
+        )
+        self.path = path
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
     """Writes a file so that a reader, or a crash, sees the old one or the new one, never a part.
 
     Args:
-        path: Where the file shall lie; its folder must exist.
+        path: Where the file is to be; its folder must exist.
         content: The bytes or text, or a function that writes them to the path it is given.
 
     Returns:
         The path.
+
+    Raises:
+        NotWritten: An OSError and a ValueError: the disk is full, or the folder does not take it.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    part = _part_of(path)
+    with _told(path, part):
         if callable(content):
-            content(part)
+            # A folder of its own: writers may begin further files beside the one they are told.
+            part.mkdir()
+            whole = part / path.name
+            content(whole)
         else:
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(part)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        _flush(path.parent)  # the rename itself
+            whole = part
+            whole.write_bytes(content.encode() if isinstance(content, str) else content)
+        _flush(whole)
+        os.replace(whole, path)
+        _remove(part)
+        _flush_folder(path.parent)  # the rename itself
     return path
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Path]:
+    """Writes the files of a writer that wants a folder, each of them as `write_atomic` does.
+
+    The writer fills a folder of its own beside them; its files are moved when all are whole, and
+    `config.json`, by which a checkpoint is recognised, comes last.
+
+    Args:
+        folder: Where the files are to be; it is made where it is missing.
+        fill: Writes files into the folder that it is given, also into folders below it.
+
+    Returns:
+        The files.
+
+    Raises:
+        NotWritten: As for `write_atomic`.
+    """
+    folder = Path(folder)
+    part = _part_of(folder)
+    made = []
+    with _told(folder, part):
+        part.mkdir(parents=True)
+        fill(part)
+        files = [path for path in part.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == "config.json", path)):
+            _flush(path)
+            target = folder / path.relative_to(part)
+            make_folder(target.parent)
+            os.replace(path, target)
+            made.append(target)
+        _remove(part)
+        for parent in {path.parent for path in made}:
+            _flush_folder(parent)
+    return made
+
+
+def remove_beginnings(folder: str | Path) -> None:
+    """Removes what writers that were killed have begun in a folder; nobody may be writing there."""
+    for part in list(Path(folder).rglob(".*.part")):
+        if _is_beginning(part):
+            _remove(part)
 
 
 def make_folder(path: str | Path) -> Path:
@@ -46,11 +119,11 @@ def make_folder(path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    if os.name == "posix":
+    with _told(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
         for folder in missing:
-            _flush(folder.parent)
+            _flush_folder(folder.parent)
     return path
 
 
@@ -85,17 +158,10 @@ def claim(folder: str | Path, settings: Mapping[str, Any]) -> Path:
     """
     folder = Path(folder)
     check_claim(folder, settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Mode x: of two runs that start at once, one makes the file and the other reads it.
-        with (folder / RUN_FILE).open("x", encoding="utf-8") as file:
-            file.write(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
+    make_folder(folder)
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    if not _write_once(folder / RUN_FILE, text):
         check_claim(folder, settings)
-    except OSError as error:
-        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from error
     return folder
 
 
@@ -114,7 +180,7 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"output folder {folder} is a file; choose another name")
     run_file = folder / RUN_FILE
     if not run_file.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not all(map(_is_beginning, folder.iterdir())):
             raise ValueError(f"output folder {folder} holds other files; choose a new one")
         return
     check_same_run(folder, _read_run(run_file), settings)
@@ -175,6 +241,65 @@ def _differences(
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _write_once(path: Path, text: str) -> bool:
+    """Writes a file that nobody has written yet; of two that start at once, one gets True."""
+    part = _part_of(path)
+    with _told(path, part):
+        part.write_bytes(text.encode())
+        _flush(part)
+        try:
+            os.link(part, path)  # unlike a rename it fails where the name is taken
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.replace(part, path)
+        finally:
+            _remove(part)
+        _flush_folder(path.parent)
+    return True
+
+
+def _part_of(path: Path) -> Path:
+    """The name under which a file or folder is written before it gets its own."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _is_beginning(path: Path) -> bool:
+    return _BEGINNING.fullmatch(path.name) is not None
+
+
+@contextmanager
+def _told(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Removes what was begun when anything fails, and says of which file a failed write was."""
+    try:
+        yield
+    except BaseException as error:
+        if part is not None:
+            _remove(part)
+        failed = isinstance(error, OSError) or _RUST.search(str(error))
+        if isinstance(error, Exception) and failed and not isinstance(error, NotWritten):
+            raise NotWritten(path, error) from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder; it may be gone, or the disk may fail once more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":
+        _flush(folder)
 
 
 def _flush(path: Path) -> None:

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from arcee_lab import bounds
+from arcee_lab.interrupted import Interrupted
 
 
 @pytest.fixture
@@ -69,9 +73,77 @@ def test_a_fault_of_ours_keeps_its_traceback(cli):
         cli.main(["probe"])
 
 
-def test_interrupt_is_130(cli):
+def test_interrupt_is_130_and_one_line(cli, capsys):
     cli.probe.run = raises(KeyboardInterrupt())
     assert cli.main(["probe"]) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("arcee-lab: interrupted; files that were finished before are whole")
+    assert error.count("\n") == 1
+    cli.probe.run = raises(Interrupted("two of three are\nkept in out"))
+    assert cli.main(["probe"]) == 130
+    assert capsys.readouterr().err == "arcee-lab: two of three are kept in out\n"
+
+
+BIG = [
+    ("train-demo --threads 100000", bounds.THREADS),
+    (f"train-demo --seed {2**32}", bounds.SEED),
+    ("train-head demo --head token --train demo --epochs 9000000000", bounds.EPOCHS),
+    ("train-head demo --head token --train demo --batch-size 70000", bounds.ROWS),
+    ("train-head demo --head token --train demo --lora-rank 5000", bounds.RANK),
+    (f"train-head demo --head token --train demo --limit {10**13}", bounds.ANY),
+    ("dump demo --world all --threads 999999999", bounds.THREADS),
+    ("dump demo --world all --queue-mib 999999999", bounds.MIB),
+    ("dump demo --world all --context 99999999999", bounds.CONTEXT),
+    ("dump demo --world all --shard-tokens 65537", 65_536),
+    ("sparsity demo --world all --batch-size 999999999", bounds.ROWS),
+    (f"sparsity demo --world all --max-tokens {10**13}", bounds.ANY),
+    ("eval demo --tasks x --num-fewshot 99999", bounds.SHOTS),
+    ("eval demo --tasks x --batch-size 99999", bounds.ROWS),
+    ("world story --n 999999999", bounds.DOCUMENTS),
+    ("lab --port 70000", bounds.PORT),
+]
+
+
+@pytest.mark.parametrize(("words", "most"), BIG, ids=[words for words, _ in BIG])
+def test_numbers_that_would_hang_or_break_the_machine_are_refused(tmp_path, capsys, words, most):
+    from arcee_lab.cli import main
+
+    command, *more = words.split()
+    out = [] if command in ("world", "lab") else ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main([command, *more, *out])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"expected at most {most}, got '{more[-1]}'; give a smaller number" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_number_of_every_command_has_bounds():
+    from arcee_lab import cli
+
+    parser = cli.build_parser()
+    (commands,) = [one for one in parser._actions if isinstance(one.choices, dict)]
+    numbers = {}
+    for name, command in commands.choices.items():
+        for one in command._actions:
+            if one.type not in (None, Path):
+                numbers[f"{name} {one.option_strings[0]}"] = one.type
+    assert len(numbers) > 20
+    unbounded = {name for name, kind in numbers.items() if not hasattr(kind, "most")}
+    assert unbounded == {"train-head --learning-rate"}  # between 0 and 1, which its recipe checks
+
+
+def test_a_recipe_made_in_python_has_the_same_bounds():
+    from arcee_lab.dump import DumpConfig
+    from arcee_lab.training.heads import HeadRecipe
+
+    for settings in ({"epochs": 9 * 10**9}, {"batch_size": 0}, {"lora_rank": 10**9}, {"seed": -1}):
+        with pytest.raises(ValueError, match=r"expected from \d to \d+"):
+            HeadRecipe(**settings)
+    for settings in ({"threads": 999999999}, {"queue_mib": 10**12}, {"seed": 2**32}):
+        with pytest.raises(ValueError, match="expected at most"):
+            DumpConfig(**settings)
 
 
 @pytest.mark.parametrize("words", [[], ["prob"], ["probe", "--nope"]])

@@ -3,10 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arcee_lab import storage
+from arcee_lab import bounds, storage
 from arcee_lab.cli import flags
+
+if TYPE_CHECKING:
+    from arcee_lab.evals import Evaluation
 
 HELP = "Evaluate the LM and the heads on lm-eval tasks, also under interventions."
 EXAMPLE = "arcee-lab eval demo --tasks arcee_all --out out/eval"
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-fewshot",
-        type=flags.natural,
+        type=flags.Whole(0, bounds.SHOTS),
         metavar="N",
         help="examples before each question (default: what each task says)",
     )
@@ -72,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
     storage.check_claim(args.out, settings)
     from arcee_lab.evals.finding import find_tasks
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import Evaluation, TaskFailed, table
+    from arcee_lab.evals.result import TaskFailed
     from arcee_lab.evals.running import run as evaluate
+    from arcee_lab.interrupted import Interrupted
 
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data))
     model = ArceeLab(
@@ -91,25 +95,37 @@ def run(args: argparse.Namespace) -> int:
     # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
     storage.claim(args.out, settings)
 
-    def report(result: Evaluation) -> None:
-        files = result.save(args.out)
-        print(f"{result.headline}\n\n{table(result.scores)}\n")
-        print(f"files  {args.out}: results.json, scores.csv, samples_TASK.jsonl ({len(files) - 2})")
-
     try:
         result = evaluate(
-            model, tasks=tasks, num_fewshot=args.num_fewshot, limit=args.limit, seed=args.seed
+            model,
+            tasks=tasks,
+            num_fewshot=args.num_fewshot,
+            limit=args.limit,
+            seed=args.seed,
+            out=args.out,
         )
+    except Interrupted as stopped:
+        if stopped.partial.samples:
+            _show(stopped.partial, args.out)
+        raise
     except TaskFailed as failed:
         if failed.result.samples:
-            report(failed.result)
+            _show(failed.result, args.out)
         else:
             _disown(args.out)
         if isinstance(failed.__cause__, ValueError):
             raise
         raise RuntimeError(str(failed)) from failed  # no bad input: a fault, with its traceback
-    report(result)
-    return 130 if result.unfinished else 0
+    _show(result, args.out)
+    return 0
+
+
+def _show(result: "Evaluation", folder: Path) -> None:
+    """What the terminal shows of results that are written."""
+    from arcee_lab.evals.result import table
+
+    print(f"{result.headline}\n\n{table(result.scores)}\n")
+    print(f"files  {folder}: results.json, scores.csv, samples_TASK.jsonl ({len(result.samples)})")
 
 
 def _disown(folder: Path) -> None:

@@ -11,33 +11,53 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from arcee_lab import bounds
+
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
 WORLD_DOCUMENTS = 512  # read for --world where --max-tokens sets no other end
 
 
-def positive(word: str) -> int:
-    """Reads a whole number above zero.
+class Whole:
+    """A whole number within bounds, as the type of a flag.
 
-    Raises:
-        argparse.ArgumentTypeError: The word is no such number.
+    Every number from outside decides a size or a loop somewhere, so each has an upper bound too;
+    it is far beyond what makes sense, and below what hangs or breaks the machine.
+
+    Args:
+        least: The smallest.
+        most: The largest.
     """
-    return _whole(word, least=1, told="above 0")
+
+    def __init__(self, least: int, most: int):
+        self.least, self.most = least, most
+
+    def __call__(self, word: str) -> int:
+        """Reads a word.
+
+        Raises:
+            argparse.ArgumentTypeError: The word is no such number.
+        """
+        try:
+            number = int(word)
+        except ValueError:
+            number = None
+        if number is None or number < self.least:
+            told = {0: "from 0 up", 1: "above 0"}.get(self.least, f"from {self.least} up")
+            raise argparse.ArgumentTypeError(f"expected a whole number {told}, got {_short(word)}")
+        if number > self.most:
+            raise argparse.ArgumentTypeError(
+                f"expected at most {self.most}, got {_short(word)}; give a smaller number"
+            )
+        return number
 
 
-def natural(word: str) -> int:
-    """Reads a whole number from zero on; see `positive`."""
-    return _whole(word, least=0, told="from 0 up")
+def _short(word: str) -> str:
+    return repr(word if len(word) <= 40 else f"{word[:37]}...")
 
 
-def _whole(word: str, *, least: int, told: str) -> int:
-    try:
-        number = int(word)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number {told}, got {word!r}")
-    return number
+positive = Whole(1, bounds.ANY)
+seed = Whole(0, bounds.SEED)
 
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -98,7 +118,7 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
     Args:
         parser: The command's parser.
         config: A dataclass whose fields hold `help` in their metadata, and may hold `choices`,
-            `metavar` and `type`.
+            `metavar`, `type`, and `most` of a number.
     """
     for field in fields(config):
         flag = "--" + field.name.replace("_", "-")
@@ -116,7 +136,8 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
             more["nargs"] = "+"
             text += f" (default: {' '.join(field.default)})"
         elif "choices" not in more and "type" not in more:
-            more |= {"type": natural if field.default == 0 else positive, "metavar": "N"}
+            least, most = 0 if field.default == 0 else 1, field.metadata.get("most", bounds.ANY)
+            more |= {"type": Whole(least, most), "metavar": "N"}
         if field.default is not None and not isinstance(field.default, tuple):
             text += f" (default: {field.default})"
         parser.add_argument(flag, default=field.default, help=text, **more)
@@ -150,7 +171,7 @@ def add_compute(
     add_place(parser)
     parser.add_argument(
         "--batch-size",
-        type=positive,
+        type=Whole(1, bounds.ROWS),
         default=batch_size,
         metavar="N",
         help=f"sequences a forward (default: {batch_size})",
@@ -164,7 +185,7 @@ def add_compute(
             help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
         )
     parser.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="seed of what is drawn (default: 0)"
+        "--seed", type=seed, default=0, metavar="N", help="seed of what is drawn (default: 0)"
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from arcee_lab import bounds
 from arcee_lab.cli import flags
 
 HELP = "Open JupyterLab on the notebooks, reachable from this machine only."
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where Lab starts (default: notebooks/ if there is one here, else here)",
     )
     parser.add_argument(
-        "--port", type=flags.positive, metavar="N", help="default: 8888 or the next"
+        "--port", type=flags.Whole(1, bounds.PORT), metavar="N", help="default: 8888 or the next"
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 import time
 
+from arcee_lab import bounds
 from arcee_lab.cli import flags
 
 HELP = "Train the demo from its seed; killed at any point, the same command goes on."
@@ -16,10 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="a short recipe: rising zeros, not every skill"
     )
     parser.add_argument(
-        "--seed", type=flags.natural, default=0, metavar="N", help="default: 0, the shipped demo's"
+        "--seed", type=flags.seed, default=0, metavar="N", help="default: 0, the shipped demo's"
     )
     parser.add_argument(
-        "--threads", type=flags.positive, default=1, metavar="N", help="of torch (default: 1)"
+        "--threads",
+        type=flags.Whole(1, bounds.THREADS),
+        default=1,
+        metavar="N",
+        help=f"of torch, up to {bounds.THREADS} here (default: 1)",
     )
 
 

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         )
     from arcee_lab import load
     from arcee_lab.training.heads import probe_layers, read_labelled, train_head
+    from arcee_lab.training.heads.fitting import CHECKPOINT
 
     columns: dict[str, Any] = {
         "head": args.head,
@@ -77,10 +78,8 @@ def run(args: argparse.Namespace) -> int:
         figure = probes.figure()
         storage.write_atomic(args.out / "probes.png", figure._repr_png_())
         print(probes.frame().to_string(index=False, float_format="{:.3f}".format) + "\n")
-    trained = train_head(
-        model, tokenizer, train, test=test, recipe=recipe, resume=args.out / "unfinished"
-    )
-    folder = trained.save(args.out / "checkpoint")
+    trained = train_head(model, tokenizer, train, test=test, recipe=recipe, out=args.out)
+    folder = args.out / CHECKPOINT
     print(trained)
     print(f"\nload   al.load({str(folder)!r}, head={args.head!r})")
     print(f"files  {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")

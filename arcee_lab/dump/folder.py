@@ -233,18 +233,9 @@ class LocalFolder(Folder):
         """See `Folder`."""
         run_file = inside(self.path, storage.RUN_FILE)
         with lock.held(run_file, first=first, ranks=ranks):
-            if first:
-                self._remove_beginnings()
+            if first:  # of a writer that was killed; nobody else writes now
+                storage.remove_beginnings(self.path)
             yield
-
-    def _remove_beginnings(self) -> None:
-        """Removes what a killed writer left; nobody else writes now."""
-        # The second kind is what safetensors begins next to the file that it is told to write.
-        # os.walk, since it does not follow links.
-        for place, _, names in os.walk(self.path):
-            for name in names:
-                if (name.startswith(".") and name.endswith(".part")) or name.startswith(".tmp"):
-                    Path(place, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int | None:
         """See `Folder`."""

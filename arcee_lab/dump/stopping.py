@@ -1,4 +1,4 @@
-"""Ctrl-C between two shards: the first one asks for an end, the second one makes it."""
+"""Ctrl-C between two steps: the first one asks for an end, the second one makes it."""
 
 import logging
 import signal
@@ -9,21 +9,21 @@ from typing import Any
 _log = logging.getLogger("arcee_lab")
 
 
-class Interrupted(KeyboardInterrupt):
-    """A dump that was asked to stop has stopped; says how to go on."""
-
-
 class StopWish:
     """Within the block, Ctrl-C sets `asked` and the work goes on; a second one interrupts.
 
     Outside of the main thread, where signals cannot be caught, it does nothing.
 
+    Args:
+        step: What is finished first, as the warning names it.
+
     Attributes:
         asked: Whether it was pressed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: str = "the current shard") -> None:
         self.asked = False
+        self._step = step
         self._before: Any = None
         self._caught = False
 
@@ -44,4 +44,4 @@ class StopWish:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        _log.warning("finishing the current shard; Ctrl-C again stops at once")
+        _log.warning("finishing %s; Ctrl-C again stops at once", self._step)

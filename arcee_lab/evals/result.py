@@ -125,14 +125,14 @@ class Evaluation:
             "unfinished": list(self.unfinished),
         }
         files = [
-            storage.write_json(folder / "results.json", _plain(told)),
+            storage.write_json(folder / "results.json", plain(told)),
             storage.write_atomic(
                 folder / "scores.csv", lambda path: self.frame().to_csv(path, index=False)
             ),
         ]
         for task, samples in self.samples.items():
             name = "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
-            lines = "".join(json.dumps(_plain(one), ensure_ascii=False) + "\n" for one in samples)
+            lines = "".join(json.dumps(plain(one), ensure_ascii=False) + "\n" for one in samples)
             files.append(
                 storage.write_atomic(
                     folder / f"samples_{name}.jsonl",
@@ -216,14 +216,14 @@ def _cells(score: Score) -> tuple[str, ...]:
     )
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: no NaN, no functions, no numpy."""
+def plain(value: Any) -> Any:
+    """A value as JSON has it: no NaN, no functions, no numpy."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)

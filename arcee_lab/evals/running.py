@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lm_eval.api.task
@@ -14,14 +16,19 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab import storage
 from arcee_lab.evals.changing import Values
 from arcee_lab.evals.finding import Data, Loaded, loaded_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
+from arcee_lab.evals.keeping import Done, Keeping, asked_by
 from arcee_lab.evals.model import ArceeLab
-from arcee_lab.evals.result import Evaluation, Score, TaskFailed
-from arcee_lab.evals.routing import Source
+from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
+from arcee_lab.evals.routing import Source, heads_asked
+from arcee_lab.fingerprint import model_fingerprint
+from arcee_lab.interrupted import Interrupted
 
 FEWSHOT_SEED = 1234  # lm-eval's own
+UNFINISHED = "unfinished"  # the folder of tasks that are done, below `out`
 
 
 def run(
@@ -43,13 +50,14 @@ def run(
     dtype: str | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    out: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluates a model on lm-eval tasks, its LM head and its classification heads alike.
 
-    Ctrl-C (or the notebook's stop button) ends the run; tasks that are done are returned, and
-    `unfinished` names the others. A task that fails ends it too, with an error that names the task
-    and keeps the same as its `result`.
+    Ctrl-C (or the notebook's stop button) ends the run with `Interrupted`, whose `partial` holds
+    the tasks that are done; its `unfinished` names the others. A task that fails ends it too, with
+    an error that names the task and keeps the same as its `result`.
 
     Args:
         model: "demo", a folder, a Hub id, a model in memory, or an `ArceeLab`.
@@ -72,10 +80,13 @@ def run(
         dtype: Of the weights.
         draws: Of the bootstrap.
         seed: Of the bootstrap; few-shot examples are drawn with lm-eval's own seed.
+        out: A folder for what `Evaluation.save` writes. Each task that is done is kept below it, in
+            `unfinished/`, until all is written: the same call goes on from there after an
+            interrupt, a kill or a full disk.
         progress: Show one bar over all documents.
 
     Returns:
-        Scores with intervals, and the samples.
+        Scores with intervals, and the samples; with `out` samples are plain JSON values.
 
     Raises:
         ValueError: For an unknown task, a broken task file, missing data or a missing head, before
@@ -83,6 +94,7 @@ def run(
         TaskFailed: A ValueError, for a task that could not be scored: a label that the head lacks,
             a context window too small, an intervention whose condition no token of the task meets.
             Its `result` holds the tasks that were done before.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C; its `partial` holds the same.
 
     Example:
         >>> import arcee_lab as al
@@ -111,7 +123,7 @@ def run(
         lm.require_heads(loaded["tasks"].values())
         for task in loaded["tasks"].values():
             stack.enter_context(_fewshot(task, num_fewshot))
-        return _run(lm, loaded, limit=limit, draws=draws, seed=seed, progress=progress)
+        return _run(lm, loaded, limit=limit, draws=draws, seed=seed, out=out, progress=progress)
 
 
 @contextmanager
@@ -144,8 +156,25 @@ def as_lm(
 
 
 def _run(
-    lm: ArceeLab, loaded: Loaded, *, limit: int | None, draws: int, seed: int, progress: bool
+    lm: ArceeLab,
+    loaded: Loaded,
+    *,
+    limit: int | None,
+    draws: int,
+    seed: int,
+    out: str | os.PathLike | None,
+    progress: bool,
 ) -> Evaluation:
+    settings = {
+        "num_fewshot": {k: t.get_config("num_fewshot") for k, t in loaded["tasks"].items()},
+        "limit": limit,
+        "fewshot_seed": FEWSHOT_SEED,
+        "bootstrap": {"draws": draws, "seed": seed},
+    }
+    keeping = None
+    if out is not None:
+        storage.remove_beginnings(out)  # of a run that was killed
+        keeping = Keeping(Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings})
     for group in loaded.get("groups", {}).values():
         _require_means(group)
     sizes = {name: _documents(task, limit) for name, task in loaded["tasks"].items()}
@@ -153,7 +182,7 @@ def _run(
     values: dict[tuple[str, str, str], np.ndarray] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
     unfinished: list[str] = []
-    failure: Exception | None = None
+    failure: BaseException | None = None
     start = time.perf_counter()
     with tqdm(total=sum(sizes.values()), unit="doc", disable=not progress) as bar:
         for name, task in loaded["tasks"].items():
@@ -162,23 +191,16 @@ def _run(
                 continue
             bar.set_description(name)
             try:
-                with quiet_lm_eval(), _one_bar(), _counted(lm, bar, sizes[name]):
-                    found: Any = evaluate(
-                        lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0
-                    )
-            except KeyboardInterrupt:
-                unfinished.append(name)
-                continue
-            except Exception as error:  # whatever it is, the tasks that are done are kept
+                done = _done(lm, name, task, keeping, limit, draws, seed, (bar, sizes[name]))
+            # Whatever it is, the tasks that are done are kept.
+            except (Exception, KeyboardInterrupt) as error:
                 failure = error
                 unfinished.append(name)
                 continue
             finally:
                 task._instances = None  # else a later run of the same task would add to them
-            samples[name] = found["samples"][name]
-            for score, drawn in _scores(
-                name, task, samples[name], found["results"][name], draws, seed
-            ):
+            samples[name] = done.samples
+            for score, drawn in done.scores:
                 scores.append(score)
                 values[name, score.metric, score.filter] = drawn
     seconds = time.perf_counter() - start
@@ -189,18 +211,72 @@ def _run(
         scores=tuple(scores),
         samples=samples,
         info=lm.get_model_info(),
-        settings={
-            "num_fewshot": {k: t.get_config("num_fewshot") for k, t in loaded["tasks"].items()},
-            "limit": limit,
-            "fewshot_seed": FEWSHOT_SEED,
-            "bootstrap": {"draws": draws, "seed": seed},
-        },
+        settings=settings,
         seconds=seconds,
         unfinished=tuple(unfinished),
     )
-    if failure is not None:
+    if isinstance(failure, storage.NotWritten):
+        raise failure  # it says so itself; no task is to blame
+    if out is not None and (samples or failure is None):
+        result.save(storage.make_folder(out))
+    if isinstance(failure, KeyboardInterrupt):
+        # Not from the interrupt: a notebook would show where in lm-eval it was.
+        raise Interrupted(_kept(result, keeping), partial=result) from None
+    if isinstance(failure, Exception):
         raise TaskFailed.of(unfinished[0], failure, result) from failure
+    if keeping is not None:
+        keeping.remove()
     return result
+
+
+def _done(
+    lm: ArceeLab,
+    name: str,
+    task: Any,
+    keeping: Keeping | None,
+    limit: int | None,
+    draws: int,
+    seed: int,
+    moved: tuple[Any, int],
+) -> Done:
+    """One task: as it was kept, or run and kept."""
+    bar, size = moved
+    of: list[Any] = []
+    if keeping is not None:
+        heads = [head for _, head in heads_asked([task]) if head is not None]
+        models = [model_fingerprint(one) for one in lm.models_for([task])] if heads else []
+        of = [asked_by(task, limit), models]
+        done = keeping.read(name, of)
+        if done is not None:
+            for counter, more in done.cost.items():
+                setattr(lm.cost, counter, getattr(lm.cost, counter) + more)
+            bar.update(size)
+            return done
+    before = asdict(lm.cost)
+    with quiet_lm_eval(), _one_bar(), _counted(lm, bar, size):
+        found: Any = evaluate(lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
+    samples = found["samples"][name]
+    scores = list(_scores(name, task, samples, found["results"][name], draws, seed))
+    if keeping is None:
+        return Done(samples, scores, {})
+    cost = {counter: value - before[counter] for counter, value in asdict(lm.cost).items()}
+    done = Done(plain(samples), scores, cost)
+    keeping.write(name, of, done)
+    return done
+
+
+def _kept(result: Evaluation, keeping: Keeping | None) -> str:
+    """What an interrupt says: which tasks are done, where they are, and how to go on."""
+    done, left = list(result.samples), ", ".join(result.unfinished)
+    if not done:
+        return f"interrupted in the first task, {left}; no task is done, so repeat from the start."
+    told = f"interrupted with {len(done)} of {len(done) + len(result.unfinished)} tasks done"
+    if keeping is None:
+        return (
+            f"{told}: they are in `partial` of this error; left are {left}. Run those, or give "
+            "out=FOLDER, where tasks that are done are kept for the same call to go on."
+        )
+    return f"{told}, which are whole in {keeping.folder}; repeat the same call or command to go on."
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
 from arcee_lab.evals.routing import Source
 from arcee_lab.evals.running import as_lm, modes_kept, run
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.recording import capture
 from arcee_lab.reducers import FiringRate
 
@@ -150,7 +151,8 @@ def sweep(
     """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
 
     The clean run comes first. A level that changes no number, such as `TopK` of the whole width,
-    gives its scores bit for bit. An interrupt ends the sweep and keeps the levels that are whole.
+    gives its scores bit for bit. An interrupt ends the sweep with `Interrupted`, whose `partial`
+    holds the levels that are whole.
 
     Args:
         model: As `al.evals.run` takes it.
@@ -176,6 +178,7 @@ def sweep(
     Raises:
         ValueError: As `al.evals.run`.
         TaskFailed: Likewise; its `result` holds the levels that were whole before.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C; its `partial` is the `Sweep` of whole levels.
 
     Example:
         >>> import arcee_lab as al
@@ -215,13 +218,17 @@ def _steps(lm: ArceeLab, loaded: Loaded, levels: Sequence[Level], told: dict[str
         for level in levels:
             with _measured(models) as counts:
                 found = run(lm, tasks=loaded, interventions=level.interventions, **told)
-                if found.unfinished:
-                    raise KeyboardInterrupt  # inside the block, which may have seen no forward
             fired, cells, tokens = counts[0]
             steps.append(Step(level, fired / max(cells, 1), tokens, found))
     except KeyboardInterrupt:
-        if not steps:
-            raise
+        whole = Sweep(lm.name, tuple(steps)) if steps else None
+        left = ", ".join(one.name for one in levels[len(steps) :])
+        said = "they are in `partial` of this error" if steps else "nothing is kept"
+        raise Interrupted(
+            f"interrupted with {len(steps)} of {len(levels)} levels done: {said}; left are {left}. "
+            "Give those as levels= to go on.",
+            partial=whole,
+        ) from None
     except TaskFailed as error:
         whole = Sweep(lm.name, tuple(steps))
         raise TaskFailed(f"Level {level.name!r}: {error}", whole) from error

@@ -14,19 +14,21 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
+from arcee_lab.dump.stopping import StopWish
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.storage import claim, write_atomic
+from arcee_lab.storage import claim, remove_beginnings, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.skills import lm_shares
 from arcee_lab.training.start import untrained
+from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 from arcee_lab.training.watch import held_out, read
 
 STATE, LOG = "state.safetensors", "log.jsonl"
@@ -84,7 +86,9 @@ def train(
         The trained model with its log.
 
     Raises:
-        ValueError: The folder holds another run, or its state is damaged.
+        ValueError: The folder holds another run, its state is damaged, or it cannot be written.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C: the step was finished and the state saved;
+            its `partial` is the run so far. A second Ctrl-C stops at once.
 
     Example:
         >>> from arcee_lab.training import quick, train
@@ -92,6 +96,7 @@ def train(
         >>> run.frame()[["step", "lm", "zeros.1"]]  # doctest: +SKIP
     """
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
+    remove_beginnings(out)
     tokenizer = build_tokenizer()
     model = untrained(recipe, tokenizer)
     heads = Heads(recipe.d_model, seed=recipe.seed)
@@ -103,9 +108,14 @@ def train(
         fused=True,
     )
     done, tokens, starts = _resume(out, recipe, model, heads, optimizer)
-    rows = _rows_up_to(out / LOG, done)
+    rows = _rows_up_to(out / LOG, done, recipe.look_every)
     seen = held_out(recipe, tokenizer)
-    with (out / LOG).open("a", encoding="utf-8") as log:
+
+    def ran(step: int) -> Trained:
+        took = tuple(end - start for start, end in pairwise([*starts, step]))
+        return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
+
+    with StopWish("the current step") as wish:
 
         def look(step: int, loss: float | None, tokens: int) -> dict[str, float]:
             until = recipe.stages[len(starts) - 1].until
@@ -114,8 +124,7 @@ def train(
             row |= {"rate": recipe.rate_at(max(0, step - 1), starts), "train_loss": loss}
             row |= asdict(read(model, heads, seen)) | {"skills": skills}
             rows.append(row)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            _write_log(out / LOG, rows)
             return skills
 
         if not rows:
@@ -142,10 +151,15 @@ def train(
                 ended |= bool(reached) and all(reached)
             if ended and len(starts) < len(recipe.stages):
                 starts.append(step)
-            if step % save_every == 0 or ended:
+            if step % save_every == 0 or ended or wish.asked:
                 _save(out, recipe, (step, tokens, starts), model, heads, optimizer)
-    took = tuple(end - start for start, end in pairwise([*starts, step]))
-    return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
+            if wish.asked and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
+                raise Interrupted(
+                    f"interrupted after step {step}, which is saved in {out}; repeat the same call "
+                    "or command to go on.",
+                    partial=ran(step),
+                )
+    return ran(step)
 
 
 def _named(model: ArceeForCausalLM, heads: Heads) -> Iterator[tuple[str, Tensor]]:
@@ -164,8 +178,8 @@ def _save(
     tensors = {}
     for name, weight in _named(model, heads):
         tensors[name] = weight.detach().contiguous()
-        for key, value in optimizer.state[weight].items():
-            tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+        for key, value in moments(optimizer, weight).items():
+            tensors[f"optimizer.{key}.{name}"] = value
     step, seen, starts = done
     metadata = {
         "step": str(step),
@@ -191,40 +205,52 @@ def _resume(
     path = out / STATE
     if not path.exists():
         return 0, 0, [0]
+    wanted: dict[str, Tensor] = {}
+    for name, weight in _named(model, heads):
+        wanted |= with_moments(name, weight)
     try:
-        with safe_open(path, framework="pt") as state, torch.no_grad():
-            metadata = state.metadata() or {}
-            if metadata.get("recipe") != json.dumps(recipe.settings(), sort_keys=True):
-                raise ValueError(f"{path} is of another recipe; choose another folder")
-            for name, weight in _named(model, heads):
-                weight.copy_(state.get_tensor(name))
-                optimizer.state[weight] = {
-                    key: state.get_tensor(f"optimizer.{key}.{name}")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-            step, tokens = int(metadata["step"]), int(metadata["tokens"])
-            starts = [int(start) for start in json.loads(metadata["starts"])]
-    except (SafetensorError, KeyError, RuntimeError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); remove it to start again, or choose another folder"
-        ) from error
-    if not 0 < step <= recipe.steps or not 0 < len(starts) <= len(recipe.stages):
-        raise ValueError(f"{path} claims step {step} of {recipe.steps}; remove it to start again")
+        tensors, metadata = read_state(path, wanted)
+        if metadata.get("recipe") != json.dumps(recipe.settings(), sort_keys=True):
+            raise ValueError("it is of another recipe")
+        step, tokens = int(metadata["step"]), int(metadata["tokens"])
+        starts = [int(start) for start in json.loads(metadata["starts"])]
+        begun = 0 < len(starts) <= len(recipe.stages) and starts[0] == 0 == min(starts)
+        if not (0 < step <= recipe.steps and begun and max(starts) <= step and tokens > 0):
+            raise ValueError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
+        if sorted(starts) != starts:
+            raise ValueError(f"it claims stages begun at {starts}")
+    except (ValueError, LookupError, TypeError) as error:
+        raise damaged(path, error) from error
+    with torch.no_grad():
+        for name, weight in _named(model, heads):
+            weight.copy_(tensors[name])
+            optimizer.state[weight] = {key: tensors[f"optimizer.{key}.{name}"] for key in MOMENTS}
     return step, tokens, starts
 
 
-def _rows_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
     """Rows of the log that the saved state has behind it; later ones are cut off and re-made."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    rows: list[dict[str, Any]] = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
-            break  # a kill may leave half a line
-        if row["step"] > step:
+            if row["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
             break
         rows.append(row)
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    if step and (not rows or rows[0]["step"] != 0 or rows[-1]["step"] <= step - every):
+        raise ValueError(
+            f"{path} lacks rows of the first {step} steps, which {path.with_name(STATE)} has "
+            "behind it. Remove both and repeat the same call or command to start again, or choose "
+            "another folder."
+        )
+    if text:
+        _write_log(path, rows)
     return rows
+
+
+def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    """All of it anew: a few kilobytes, and never half a line."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

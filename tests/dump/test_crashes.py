@@ -128,8 +128,10 @@ def test_a_kill_between_the_files_of_a_shard_and_its_record(job, whole, tmp_path
 def test_a_kill_inside_the_writer_of_safetensors(job, whole, tmp_path):
     folder = tmp_path / "s"
     assert killed_at(job, folder, call=1, when="after") == -signal.SIGKILL
-    beginning = next(folder.rglob("*.safetensors")).with_name(".tmp7bAsSt")
-    beginning.touch()
+    shard = next(folder.rglob("*.safetensors"))
+    beginning = shard.with_name(f".{shard.name}.0123abcd.part")
+    beginning.mkdir()
+    (beginning / ".tmp7bAsSt").touch()
     check_whole(job, folder, whole[0])
     assert not beginning.exists()
 

@@ -17,8 +17,8 @@ from arcee_lab.dump.filling import Arrival, Filling
 from arcee_lab.dump.folder import LocalFolder
 from arcee_lab.dump.job import Job
 from arcee_lab.dump.manifest import DTYPES
-from arcee_lab.dump.stopping import Interrupted
 from arcee_lab.dump.tagging import Tag
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.attention import edits_of
 from arcee_lab.texts import cut
 

@@ -1,5 +1,6 @@
 """`al.evals.run`: its frame, samples and intervals, against lm-eval's own run and by hand."""
 
+import json
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import arcee_lab as al
 from arcee_lab.evals import ArceeLab, TaskFailed, run
 from arcee_lab.evals.finding import find_tasks
 from arcee_lab.evals.intervals import interval
+from arcee_lab.interrupted import Interrupted
 
 LM = ["arcee_demo_agreement_1", "arcee_demo_facts", "arcee_demo_text_news"]
 HEADS = ["arcee_demo_sentiment", "arcee_demo_ner", "arcee_demo_qa"]
@@ -163,10 +165,64 @@ def test_an_interrupt_keeps_what_is_done(lm, loaded, monkeypatch):
         return own(self, requests, disable_tqdm)
 
     monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
-    found = run(lm, tasks=loaded, limit=3, progress=False)
+    with pytest.raises(Interrupted, match=r"1 of \d+ tasks done.*`partial`.*out=FOLDER") as stopped:
+        run(lm, tasks=loaded, limit=3, progress=False)
+    found = stopped.value.partial
     assert list(found.samples) == LM[:1]
     assert found.unfinished == (*LM[1:], *HEADS)
     assert "ended before arcee_demo_facts" in found.headline
+
+
+def test_the_same_call_goes_on_with_the_tasks_that_are_left(lm, loaded, monkeypatch, tmp_path):
+    tasks = {"tasks": {name: loaded["tasks"][name] for name in (*LM, HEADS[0])}}
+    settings = {"tasks": tasks, "limit": 3, "progress": False}
+    lm.intervene(None)
+    whole = run(lm, out=tmp_path / "whole", **settings)
+    asked = []
+    own = ArceeLab.loglikelihood
+
+    def second_time(self, requests, disable_tqdm=False):
+        asked.append(requests[0].task_name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return own(self, requests, disable_tqdm)
+
+    monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
+    out = tmp_path / "out"
+    lm.intervene(None)
+    with pytest.raises(Interrupted, match=r"1 of 4 tasks done.*repeat the same call") as stopped:
+        run(lm, out=out, **settings)
+    assert list(stopped.value.partial.samples) == LM[:1]
+    kept = list((out / "unfinished").iterdir())
+    assert len(kept) == 1
+    told = json.loads((out / "results.json").read_text())
+    assert told["unfinished"] == [*LM[1:], HEADS[0]]
+
+    with pytest.raises(ValueError, match="is of another run: the model, the interventions"):
+        run(lm, out=out, **settings | {"limit": 2})
+    content = kept[0].read_bytes()
+    for damage in (b"", content[:-9], b"[]", content.replace(b'"samples": [', b'"others": [')):
+        kept[0].write_bytes(damage)
+        with pytest.raises(ValueError, match=r"is damaged \(.*remove it and repeat the same call"):
+            run(lm, out=out, **settings)
+    kept[0].write_bytes(content)
+
+    asked = ["", ""]
+    lm.intervene(None)
+    again = run(lm, out=out, **settings)
+    assert LM[0] not in asked
+    assert set(LM[1:]) <= set(asked)
+    assert again.scores == whole.scores
+    assert not (out / "unfinished").exists()
+    for path in (tmp_path / "whole").iterdir():
+        other = (out / path.name).read_bytes()
+        if path.name == "results.json":
+            one, two = json.loads(path.read_bytes()), json.loads(other)
+            assert one.pop("seconds") > 0
+            assert two.pop("seconds") > 0
+            assert one == two
+        else:
+            assert path.read_bytes() == other
 
 
 def test_a_task_that_fails_keeps_what_is_done(lm, loaded):

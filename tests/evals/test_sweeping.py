@@ -6,6 +6,7 @@ import arcee_lab as al
 from arcee_lab.evals import ArceeLab, TaskFailed
 from arcee_lab.evals.finding import find_tasks
 from arcee_lab.evals.levels import POST, Level, by_layer, cett, random_control, top_k
+from arcee_lab.interrupted import Interrupted
 
 TASKS = ["arcee_demo_agreement_1", "arcee_demo_text_news", "arcee_demo_sentiment"]
 
@@ -102,5 +103,7 @@ def test_an_interrupt_keeps_whole_levels(lm, loaded, monkeypatch):
 
     monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
     one = {"tasks": {TASKS[0]: loaded["tasks"][TASKS[0]]}}
-    found = al.evals.sweep(lm, tasks=one, levels=top_k(lm.model, [8]), limit=2, progress=False)
+    with pytest.raises(Interrupted, match=r"1 of 2 levels done.*left are k=8") as stopped:
+        al.evals.sweep(lm, tasks=one, levels=top_k(lm.model, [8]), limit=2, progress=False)
+    found = stopped.value.partial
     assert [step.level.name for step in found.steps] == ["clean"]

@@ -2,7 +2,6 @@
 
 import copy
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,18 +23,26 @@ from transformers import (
 )
 
 from arcee_lab import storage
+from arcee_lab.dump.stopping import StopWish
 from arcee_lab.evals import metrics
 from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
 from arcee_lab.evals.intervals import interval, redrawn
 from arcee_lab.evals.result import Score
 from arcee_lab.model.adapters import adapted_layers
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.training.heads.recipe import HeadRecipe
-from arcee_lab.training.heads.resuming import ResumableTrainer, SaveNowAndThen, last_state
+from arcee_lab.training.heads.resuming import (
+    STATE,
+    ResumableTrainer,
+    SaveNowAndThen,
+    StopSoon,
+    remove,
+)
 from arcee_lab.training.heads.trained import TrainedHead
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # LoRA's
@@ -44,6 +51,7 @@ SCORED = {
     "token": ("token_acc", "entity_f1", "entity_precision", "entity_recall"),
 }
 _LOG_EVERY = 10  # steps
+UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
 
 
 def train_head(
@@ -53,7 +61,7 @@ def train_head(
     *,
     test: Labelled | None = None,
     recipe: HeadRecipe | None = None,
-    resume: str | Path | None = None,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> TrainedHead:
     """Fits a new sequence or token head.
@@ -65,9 +73,9 @@ def train_head(
         train: What to fit it on; decides the kind of head and its labels.
         test: Held-out texts with the same labels, scored at the end.
         recipe: How; `HeadRecipe()` by default.
-        resume: A folder for the state of the run, written every two minutes and removed in the end.
-            The same call goes on from what a killed one left there, to the very same weights. It
-            holds Trainer's own files, some of which torch pickles and reads as plain tensors.
+        out: A folder for the result: what `TrainedHead.save` writes is put into `checkpoint/`.
+            Until then the state of the run is in `unfinished/`, written every two minutes: the same
+            call goes on from what a killed or interrupted one left, to the very same weights.
         progress: Show a bar over the steps.
 
     Returns:
@@ -75,7 +83,9 @@ def train_head(
 
     Raises:
         ValueError: The texts do not fit the model or one another, LoRA's package is missing, or
-            `resume` is the folder of another run.
+            `out` holds another run, a damaged state, or cannot be written.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C; says what is kept. Its `partial` is the head
+            so far, without scores; with LoRA it is None, and the backbone is as it was.
 
     Example:
         >>> import arcee_lab as al
@@ -105,22 +115,46 @@ def train_head(
         "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
         "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
     }
-    folder = None if resume is None else storage.claim(resume, settings)
-    with _seeds_kept(recipe.seed):
+    folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
+    if out is not None:
+        storage.remove_beginnings(out)  # of a run that was killed
+    with _seeds_kept(recipe.seed), StopWish("the steps up to the next state") as wish:
         headed = _new_head(parts.backbone, train)
+        headed.name_or_path = parts.model.name_or_path
         token = train.head == "token"
-        losses = _fit(headed, rows, recipe, token=token, folder=folder, progress=progress)
-    headed.name_or_path = parts.model.name_or_path
+        losses, stopped = _fit(
+            headed, rows, recipe, token=token, folder=folder, wish=wish, progress=progress
+        )
+
+    def result(scores: tuple[Score, ...]) -> TrainedHead:
+        return TrainedHead(
+            model=headed,
+            tokenizer=tokenizer,
+            scores=scores,
+            majority=(train if test is None else test).majority,
+            losses=tuple(losses),
+            settings=settings,
+        )
+
+    where = "nothing is kept but `partial` of this error; give out=FOLDER to go on later"
     if folder is not None:
-        shutil.rmtree(folder)
-    return TrainedHead(
-        model=headed,
-        tokenizer=tokenizer,
-        scores=() if test is None else _scored(headed, tokenizer, test, recipe.batch_size),
-        majority=(train if test is None else test).majority,
-        losses=tuple(losses),
-        settings=settings,
-    )
+        where = f"the last state is in {folder}; repeat the same call or command to go on"
+    if stopped:
+        raise Interrupted(
+            f"interrupted after step {stopped} of {settings['steps']}: {where}.",
+            partial=None if recipe.tune == "lora" else result(()),
+        )
+    try:
+        scores = () if test is None else _scored(headed, tokenizer, test, recipe.batch_size)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted while the test texts are scored: {where}.", partial=result(())
+        ) from None
+    whole = result(scores)
+    if out is not None and folder is not None:
+        whole.save(Path(out) / CHECKPOINT)
+        remove(folder)
+    return whole
 
 
 def _refuse_adapters(model: nn.Module) -> None:
@@ -157,22 +191,26 @@ def _fit(
     *,
     token: bool,
     folder: Path | None,
+    wish: StopWish,
     progress: bool,
-) -> list[dict[str, int | float]]:
+) -> tuple[list[dict[str, int | float]], int]:
+    """Trains; gives the logged losses, and the step after which Ctrl-C ended it, or 0."""
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
     trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
     cache, model.config.use_cache = model.config.use_cache, False
-    callbacks: list[TrainerCallback] = [_Watch(progress=progress)]
+    stop = StopSoon(wish, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
+    callbacks: list[TrainerCallback] = [_Watch(progress=progress), stop]
     if folder is not None:
         callbacks.append(SaveNowAndThen(_LOG_EVERY))
     try:
         with tempfile.TemporaryDirectory() as nothing:
             trainer = ResumableTrainer(
+                None if folder is None else folder / STATE,
                 model=trained,
                 args=TrainingArguments(
-                    output_dir=nothing if folder is None else str(folder),
+                    output_dir=nothing,
                     num_train_epochs=recipe.epochs,
                     per_device_train_batch_size=recipe.batch_size,
                     learning_rate=recipe.rate,
@@ -181,7 +219,6 @@ def _fit(
                     use_cpu=model.device.type == "cpu",
                     logging_steps=_LOG_EVERY,
                     save_strategy="no",  # but when `SaveNowAndThen` asks for it
-                    save_total_limit=1,
                     report_to=[],
                     disable_tqdm=True,
                     remove_unused_columns=False,
@@ -193,17 +230,25 @@ def _fit(
             )
             trainer.remove_callback(PrinterCallback)
             trainer.remove_callback(ProgressCallback)
-            state = None if folder is None else last_state(folder)
-            trainer.train(resume_from_checkpoint=None if state is None else str(state))
-        if recipe.tune == "lora":
+            trainer.go_on(Path(nothing))
+        if recipe.tune == "lora" and not stop.stopped:
             trained.merge_and_unload()
+        elif recipe.tune == "lora":
+            trained.unload()
+    except BaseException:
+        if recipe.tune == "lora":
+            trained.unload()  # a second try begins with the backbone as it was
+        raise
     finally:
         model.config.use_cache = cache
         for name, weight in model.named_parameters():
             weight.requires_grad_(wanted.get(name, True))
     model.eval()
     logged = [one for one in trainer.state.log_history if "loss" in one]
-    return [{"step": int(one["step"]), "loss": float(one["loss"])} for one in logged]
+    losses: list[dict[str, int | float]] = [
+        {"step": int(one["step"]), "loss": float(one["loss"])} for one in logged
+    ]
+    return losses, trainer.state.global_step if stop.stopped else 0
 
 
 def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:

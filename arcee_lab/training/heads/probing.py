@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals import metrics
 from arcee_lab.evals.heads.rows import in_batches
 from arcee_lab.evals.result import Score
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.recording import capture
 from arcee_lab.training.heads.encoding import Row, encode
@@ -135,6 +136,8 @@ def probe_layers(
 
     Raises:
         ValueError: The labels differ, or a text does not fit the model.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C while probes are fitted; its `partial` holds
+            the layers that are done.
 
     Example:
         >>> import arcee_lab as al
@@ -160,15 +163,37 @@ def probe_layers(
         gold = [label for row in asked for label in row.labels]
         taken = np.unique(np.linspace(0, len(y) - 1, min(most, len(y))).astype(int))
         acc, macro_f1 = [], []
-        for site in sites:
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-            with warnings.catch_warnings():  # a probe need not be at its optimum to be told by
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                probe.fit(x[site][taken], y[taken])
-            given = probe.predict(x_test[site]).tolist()
-            acc.append(score_of(metrics.token_acc, _by_text(asked, given)))
-            macro_f1.append(metrics.macro_f1(list(zip(gold, given, strict=True))))
-            bar.update(1)
+        try:
+            for site in sites:
+                probe = make_pipeline(
+                    StandardScaler(), LogisticRegression(C=strength, max_iter=300)
+                )
+                with warnings.catch_warnings():  # a probe need not be at its optimum to be told by
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    probe.fit(x[site][taken], y[taken])
+                given = probe.predict(x_test[site]).tolist()
+                score = score_of(metrics.token_acc, _by_text(asked, given))
+                macro_f1.append(metrics.macro_f1(list(zip(gold, given, strict=True))))
+                acc.append(score)
+                bar.update(1)
+        except KeyboardInterrupt:
+            done = len(acc)
+            raise Interrupted(
+                f"interrupted with {done} of {len(sites)} layers probed: "
+                + ("they are in `partial` of this error. " if done else "nothing is kept. ")
+                + "Repeat the same call or command to probe all.",
+                partial=_probes(sites[:done], acc, macro_f1[:done], test, taken) if done else None,
+            ) from None
+    return _probes(sites, acc, macro_f1, test, taken)
+
+
+def _probes(
+    sites: Sequence[str],
+    acc: Sequence[Score],
+    macro_f1: Sequence[float],
+    test: Labelled,
+    taken: np.ndarray,
+) -> Probes:
     return Probes(tuple(sites), tuple(acc), tuple(macro_f1), test.majority, len(taken))
 
 

@@ -1,37 +1,147 @@
 """A Trainer whose run may be killed: what it keeps of it, and where the next one goes on.
 
-The state is transformers' own (optimizer, schedule, generators, logged losses), except that of the
-model only the trained parameters are written: a frozen backbone lies in its checkpoint already.
+The state is one safetensors file of ours in place of the several that transformers pickles: the
+trained parameters (a frozen backbone is in its checkpoint already), the optimizer, the schedule,
+the generators and the logged losses. It is whole or absent, nothing in it can run code, and all of
+it is checked before any of it is used.
 """
 
 import json
-import shutil
+import random
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerState
+
+from arcee_lab import storage
+from arcee_lab.dump.stopping import StopWish
+from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
-_WEIGHTS = "trained.safetensors"
-_WHOLE = "trainer_state.json"  # Trainer writes it last
+STATE = "state.safetensors"
+_PROGRESS = "trainer_state.json"  # what Trainer reads of a run, by this name
 
 
 class ResumableTrainer(Trainer):
-    """Writes and reads the trained parameters alone."""
+    """Writes and reads its state as one file.
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        assert self.model is not None
-        named = self.model.named_parameters()
-        trained = {name: one.detach().contiguous() for name, one in named if one.requires_grad}
-        save_file(trained, folder / _WEIGHTS)
+    Args:
+        state: The file; None where nothing is kept.
+        given: What Trainer takes.
+    """
+
+    def __init__(self, state: Path | None, **given: Any):
+        super().__init__(**given)
+        self._file = state
+
+    def go_on(self, scratch: Path) -> None:
+        """Trains, from the state where there is one.
+
+        Args:
+            scratch: An empty folder: Trainer wants to read from one how far a run is.
+
+        Raises:
+            ValueError: The state is damaged or cannot be written.
+        """
+        if self._file is None or not self._file.is_file():
+            self.train()
+            return
+        try:
+            self._told = _checked(read_state(self._file, self._wanted())[1])
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
+            raise damaged(self._file, error) from error
+        (scratch / _PROGRESS).write_text(json.dumps(self._told["progress"]))
+        self.train(resume_from_checkpoint=str(scratch))
+
+    # ------------------------------------------------------------------ what Trainer calls
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self._file is not None
+        self.store_flos()
+        tensors = {name: one.detach().contiguous() for name, one in self._trained().items()}
+        for name, one in self._trained().items():
+            kept = moments(self.optimizer, one)
+            tensors |= {f"optimizer.{key}.{name}": kept[key] for key in MOMENTS}
+        tensors["generator.torch"] = torch.random.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["generator.cuda"] = torch.cuda.random.get_rng_state()
+        kind, words, *rest = np.random.get_state()
+        told = {
+            "progress": asdict(self.state) | {"stateful_callbacks": None},
+            "schedule": {
+                key: value
+                for key, value in self.lr_scheduler.state_dict().items()
+                if key in ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+            },
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "python": random.getstate(),
+            "numpy": [kind, np.asarray(words).tolist(), *rest],
+        }
+        metadata = {key: json.dumps(value) for key, value in told.items()}
+        storage.write_atomic(self._file, lambda part: save_file(tensors, part, metadata=metadata))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.model if model is None else model
-        model.load_state_dict(load_file(Path(resume_from_checkpoint) / _WEIGHTS), strict=False)
+        assert self._file is not None
+        tensors, _ = read_state(self._file, self._wanted())
+        with torch.no_grad():
+            for name, one in self._trained().items():
+                one.copy_(tensors[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self._file is None:
+            return
+        tensors, _ = read_state(self._file, self._wanted())
+        own = self.optimizer.state_dict()
+        names = {id(one): name for name, one in self._trained().items()}
+        rates = self._told["rates"]
+        if len(rates) != len(own["param_groups"]):
+            raise damaged(self._file, ValueError(f"it holds {len(rates)} learning rates"))
+        state: dict[int, dict[str, Tensor]] = {}
+        trained = [one for group in self.optimizer.param_groups for one in group["params"]]
+        for number, one in enumerate(trained):
+            name = names[id(one)]
+            state[number] = {key: tensors[f"optimizer.{key}.{name}"] for key in MOMENTS}
+        for group, rate in zip(own["param_groups"], rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+        self.lr_scheduler.load_state_dict(self.lr_scheduler.state_dict() | self._told["schedule"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self._file is None:
+            return
+        tensors, _ = read_state(self._file, self._wanted())
+        version, words, gauss = self._told["python"]
+        random.setstate((version, tuple(words), gauss))
+        kind, words, *rest = self._told["numpy"]
+        np.random.set_state((kind, np.array(words, dtype=np.uint32), *rest))
+        torch.random.set_rng_state(tensors["generator.torch"])
+        if torch.cuda.is_available():
+            torch.cuda.random.set_rng_state(tensors["generator.cuda"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """There is none: nothing here runs under torch's automatic loss scaling."""
+
+    # ------------------------------------------------------------------ what a state holds
+
+    def _trained(self) -> dict[str, Tensor]:
+        assert self.model is not None
+        return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+
+    def _wanted(self) -> dict[str, Tensor]:
+        wanted: dict[str, Tensor] = {"generator.torch": torch.random.get_rng_state()}
+        if torch.cuda.is_available():
+            wanted["generator.cuda"] = torch.cuda.random.get_rng_state()
+        for name, one in self._trained().items():
+            wanted |= with_moments(name, one)
+        return wanted
 
 
 class SaveNowAndThen(TrainerCallback):
@@ -53,12 +163,61 @@ class SaveNowAndThen(TrainerCallback):
             self._saved = time.monotonic()
 
 
-def last_state(folder: Path) -> Path | None:
-    """The newest whole state in a folder; one that a kill cut short is removed."""
-    whole: dict[int, Path] = {}
-    for one in folder.glob("checkpoint-*"):
-        try:
-            whole[json.loads((one / _WHOLE).read_text(encoding="utf-8"))["global_step"]] = one
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(one)
-    return whole[max(whole)] if whole else None
+class StopSoon(TrainerCallback):
+    """Ends the training after Ctrl-C: where a state is exact if one is kept, else at once.
+
+    Args:
+        wish: Says whether it was pressed.
+        every: Steps between logged losses where a state is kept; 1 where none is.
+        keeps: Whether one is.
+    """
+
+    def __init__(self, wish: StopWish, every: int, *, keeps: bool):
+        self._wish, self._every, self._keeps = wish, every, keeps
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Sets the flags that Trainer reads behind each step."""
+        if not self._wish.asked or state.global_step % self._every:
+            return
+        if state.global_step < state.max_steps:
+            self.stopped = control.should_training_stop = True
+            control.should_save = self._keeps
+
+
+def remove(folder: Path) -> None:
+    """Removes the folder of a run whose result is safe; a kill in between leaves a claimed one."""
+    (folder / STATE).unlink(missing_ok=True)
+    storage.remove_beginnings(folder)
+    (folder / storage.RUN_FILE).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a state says next to its tensors.
+
+    Raises:
+        ValueError, LookupError, TypeError, OverflowError: It is not what `_save_checkpoint` writes.
+    """
+    told = {
+        key: json.loads(metadata[key])
+        for key in ("progress", "schedule", "rates", "python", "numpy")
+    }
+    progress = told["progress"]
+    step, most = progress["global_step"], progress["max_steps"]
+    progress["best_model_checkpoint"] = progress["stateful_callbacks"] = None
+    if not (isinstance(step, int) and isinstance(most, int) and 0 < step <= most):
+        raise ValueError(f"it claims step {step!r} of {most!r}")
+    if told["schedule"]["last_epoch"] != step or not isinstance(progress["log_history"], list):
+        raise ValueError("its schedule and its steps do not agree")
+    TrainerState(**progress)
+    version, words, gauss = told["python"]
+    random.Random().setstate((version, tuple(words), gauss))
+    kind, words, *rest = told["numpy"]
+    if kind != "MT19937":
+        raise ValueError(f"its generator is {kind!r}")
+    np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), *rest))
+    if not all(isinstance(rate, float) for rate in told["rates"]):
+        raise ValueError("its learning rates are no numbers")
+    return told

@@ -46,17 +46,24 @@ class TrainedHead:
             folder: Made where it is missing.
 
         Returns:
-            The folder, with `scores.json` and `training_log.json` beside the weights.
+            The folder, with `scores.json` and `training_log.json` next to the weights.
+
+        Raises:
+            NotWritten: A ValueError and an OSError: the disk is full.
         """
-        folder = storage.make_folder(folder)
+        folder = Path(folder)
+
+        def fill(part: Path) -> None:
+            self.model.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
-            self.model.save_pretrained(folder)
+            storage.write_folder(folder, fill)
         finally:
             if bars:
                 transformers_logging.enable_progress_bar()
-        self.tokenizer.save_pretrained(folder)
         told = {
             "settings": self.settings,
             "majority": self.majority,
