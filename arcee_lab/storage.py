@@ -3,13 +3,28 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
 _SHOWN = 90  # characters of a setting in an error
+
+
+def require_local(path: str | Path) -> None:
+    """Refuses a URL where a path is expected: written as one, it would make a folder of that name.
+
+    Raises:
+        ValueError: The path begins like `s3://`, `http://` or `file:///`.
+    """
+    if _URL.match(os.fspath(path)):
+        raise ValueError(
+            f"{os.fspath(path)!r} is a URL; expected a path of this machine. Only `arcee-lab dump` "
+            "and al.dump.write take URLs: write to a local folder, then copy it there."
+        )
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
@@ -22,6 +37,7 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
     Returns:
         The path.
     """
+    require_local(path)
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -45,6 +61,7 @@ def make_folder(path: str | Path) -> Path:
     Returns:
         The path.
     """
+    require_local(path)
     path = Path(path)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -109,6 +126,7 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: As `claim` has it.
     """
+    require_local(folder)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output folder {folder} is a file; choose another name")
@@ -136,6 +154,7 @@ def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[
 
 def fresh_folder(parent: str | Path, name: str) -> Path:
     """Makes the first of `name-1`, `name-2`, ... that does not exist under `parent`."""
+    require_local(parent)
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
     number = 1

@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 LAYERS = (
     {"sites"},
-    {"model", "demo", "texts", "storage", "fingerprint", "ranks"},
+    {
+        "model",
+        "demo",
+        "hub",
+        "rows",
+        "tokenization",
+        "texts",
+        "limits",
+        "storage",
+        "fingerprint",
+        "ranks",
+    },
     {
         "selection",
         "calls",

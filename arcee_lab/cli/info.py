@@ -3,7 +3,6 @@
 import argparse
 import importlib.metadata
 import platform
-from pathlib import Path
 
 from arcee_lab.cli import flags
 
@@ -62,13 +61,12 @@ def anatomy_facts(name: str) -> dict[str, str]:
     import torch
     from transformers import AutoTokenizer
 
+    from arcee_lab.hub import is_hub_id
     from arcee_lab.model import ArceeConfig, ArceeForCausalLM
     from arcee_lab.model.anatomy import anatomy
     from arcee_lab.model.loading import find_checkpoint
 
-    on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    on_the_hub = on_the_hub and not Path(name).is_dir()
-    source = name if on_the_hub else find_checkpoint(name)
+    source = name if "/" in name and is_hub_id(name) else find_checkpoint(name)
     kind = ArceeConfig.get_config_dict(source)[0].get("model_type")
     if kind != "arcee":
         raise ValueError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models")

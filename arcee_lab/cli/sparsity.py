@@ -57,17 +57,17 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load, ranks
+    from arcee_lab.limits import windows_of
     from arcee_lab.sparsity import registry
     from arcee_lab.texts import read_files
 
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
-        from arcee_lab.sparsity.measure import windows_of
-
         texts: dict[str, Iterator[str]] = {
-            name: read_files(files) for name, files in domains.items()
-        } or {"": flags.read_texts(args)}
+            name: read_files(files, column=args.text_column, tokenizer=tokenizer)
+            for name, files in domains.items()
+        } or {"": flags.read_texts(args, tokenizer)}
         windows = {
             name: windows_of(
                 model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
@@ -204,6 +204,7 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
         "command": "sparsity",
         "model": args.model,
         "text": [str(path) for path in args.text or ()],
+        "text_column": args.text_column,
         "domains": {name: [str(file) for file in some] for name, some in domains.items()},
         "sha256": [storage.sha256(path) for path in files if path.is_file()],
         "dataset": args.dataset,

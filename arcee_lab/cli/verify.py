@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=manifest.model["dtype"],
         device=args.device or manifest.settings.get("device"),
     )
-    texts = flags.read_texts(_source(manifest))
+    texts = flags.read_texts(_source(manifest), tokenizer)
     found = repair(args.store, model, tokenizer, texts, found=found, progress=True)
     print(found)
     return 0 if found.whole else 2
@@ -66,9 +66,8 @@ def _named_model(manifest: Any) -> str:
 
 def _source(manifest: Any) -> argparse.Namespace:
     """The text flags that a store was made with."""
-    given = {
-        name: manifest.data.get(name) for name in ("text", "dataset", "world", "max_tokens", "seed")
-    }
+    names = ("text", "text_column", "dataset", "world", "max_tokens", "seed")
+    given = {name: manifest.data.get(name) for name in names}
     if not (given["text"] or given["dataset"] or given["world"]):
         raise ValueError(
             "the store does not say which texts it is of; expected one that `arcee-lab dump` "

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.reviews import LABELS
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.storage import write_atomic, write_json
+from arcee_lab.storage import make_folder, write_atomic, write_json
 from arcee_lab.training.batches import TOKEN_LABELS
 from arcee_lab.training.joint import Heads
 
@@ -46,7 +46,7 @@ def export(
         The folder.
     """
     folder = Path(folder)
-    (folder / "heads").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "heads")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for head, layer in LAYERS.items():

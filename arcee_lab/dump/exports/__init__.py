@@ -111,7 +111,7 @@ def export(
         raise ValueError(f"store {store.folder} has no site that {kind} can hold")
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
-    out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(out)
     result = write(store, out, names, **options)
     statement = {
         "kind": kind,
