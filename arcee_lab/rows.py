@@ -95,6 +95,21 @@ def cell(row: Row, column: str) -> Any:
     return value
 
 
+def require_unicode(text: str, where: str) -> None:
+    """Checks that a text can be written as UTF-8, as tokenizers need it.
+
+    Raises:
+        ValueError: It holds half of a surrogate pair, which JSON can write alone.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds half of a surrogate pair at character {error.start}; expected Unicode "
+            "text. Correct or drop it."
+        ) from None
+
+
 def no_column(column: str, found: Iterable[str], where: str) -> ValueError:
     """The error of a column that is not there."""
     names = ", ".join(map(repr, found)) or "none"

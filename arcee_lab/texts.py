@@ -27,6 +27,7 @@ from arcee_lab.rows import (
     read_document,
     read_rows,
     require_file,
+    require_unicode,
 )
 from arcee_lab.tokenization import is_conversation, render, token_ids
 
@@ -364,6 +365,7 @@ def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[int, list[
                     f"document {number} is {type(text).__name__}; expected a string. Leave it out, "
                     "or give its text."
                 )
+            require_unicode(text, f"document {number}")
         words = [(number, text) for number, text in chunk if text.strip()]
         ids = token_ids(tokenizer, [text for _, text in words]) if words else []
         yield from zip((number for number, _ in words), ids, strict=True)

@@ -233,6 +233,7 @@ def labelled(tmp_path, text, *, name="a.jsonl", head="sequence", **more):
         ("a.jsonl", '{"text": null, "label": 1}', "line 1: 'text' is NoneType; expected a text"),
         ("a.jsonl", '{"text": ["a"], "label": 1}', "line 1: 'text' is list"),
         ("a.jsonl", '{"text": 3, "label": 1}', "line 1: 'text' is int"),
+        ("a.jsonl", '{"text": "a\\ud800", "label": 1}', "'text' holds half of a surrogate pair"),
         ("a.jsonl", '{"text": " ", "label": 1}', "line 1: 'text' is blank"),
         ("a.jsonl", '{"text": "a", "label": null}', "line 1: the label in 'label' is NoneType"),
         ("a.jsonl", '{"text": "a", "label": {"b": 1}}', "line 1: the label in 'label' is dict"),

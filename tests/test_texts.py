@@ -178,6 +178,7 @@ def test_max_tokens_is_exact_and_stops_reading():
         ([], {}, "hold no token"),
         ([""], {}, "hold no token"),
         ([" \n"], {"bos": False}, "hold no token"),
+        (["a", "b\ud800"], {}, "document 1 holds half of a surrogate pair at character 1"),
         (iter(["a", None]), {}, "document 1 is NoneType; expected a string"),
         ("abc", {}, r"pass \[text\]"),
         (["a"], {"context": 1}, "expected at least 2"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcee_lab import storage
 from arcee_lab.cli import flags
+from arcee_lab.rows import is_table
 
 if TYPE_CHECKING:
     from arcee_lab.ranks import Ranks
@@ -65,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
         texts: dict[str, Iterator[str]] = {
-            name: read_files(files, column=args.text_column, tokenizer=tokenizer)
+            name: read_files(
+                files,
+                # Of several domains some may have columns, and some be plain documents.
+                column=args.text_column if any(map(is_table, files)) else None,
+                tokenizer=tokenizer,
+            )
             for name, files in domains.items()
         } or {"": flags.read_texts(args, tokenizer)}
         windows = {
@@ -193,6 +199,11 @@ def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
     if len(domains) == 1:
         raise ValueError(
             f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text"
+        )
+    if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
+        raise ValueError(
+            f"--text-column {args.text_column} was given, and no file of --domains has columns; "
+            "leave it out, or give a table such as a .jsonl file."
         )
     return domains
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from arcee_lab.hub import is_hub_id
-from arcee_lab.rows import Row, cell, is_table, read_rows, require_file
+from arcee_lab.rows import Row, cell, is_table, read_rows, require_file, require_unicode
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
@@ -145,6 +145,7 @@ def _text(value: Any, where: str, column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         got = "blank" if isinstance(value, str) else type(value).__name__
         raise ValueError(f"{where}: {column!r} is {got}; expected a text. Correct or drop the row.")
+    require_unicode(value, f"{where}: {column!r}")
     return value
 
 
