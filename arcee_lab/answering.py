@@ -131,12 +131,17 @@ def cut_windows(
             f"A window of {room} tokens leaves {left} for the context; expected at "
             "least 8. Raise max_length or shorten the question."
         )
+    if stride is not None and not 0 <= stride < left:
+        raise ValueError(
+            f"stride is {stride} tokens; expected 0 to {left - 1}, so that each window of {room} "
+            "reads something new of the context."
+        )
     windows = tokenizer(
         question,
         context[cut:],
         truncation="only_second",
         max_length=room,
-        stride=min(left // 4 if stride is None else stride, left - 1),
+        stride=left // 4 if stride is None else stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )

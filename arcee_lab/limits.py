@@ -56,7 +56,7 @@ def windows_of(
 
 def default_context(model: Any) -> int:
     """The longest window to read: 1024 tokens, or what the model can read if that is less."""
-    return min(LONGEST_WINDOW, model.config.max_position_embeddings)
+    return min(LONGEST_WINDOW, _longest(model) or LONGEST_WINDOW)
 
 
 def require_context(model: Any, tokens: int, name: str) -> None:
@@ -70,8 +70,8 @@ def require_context(model: Any, tokens: int, name: str) -> None:
     Raises:
         ValueError: It reads fewer.
     """
-    most = model.config.max_position_embeddings
-    if tokens > most:
+    most = _longest(model)
+    if most is not None and tokens > most:
         raise ValueError(
             f"{name} is {tokens:,} tokens; the model reads {most:,} at most. Give {most} or less."
         )
@@ -96,3 +96,8 @@ def require_tokens(windows: Windows, tokens: int, name: str) -> None:
             f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
             f"leave {name} out to take what there is."
         )
+
+
+def _longest(model: Any) -> int | None:
+    """The longest input of a model; None where its config states none."""
+    return getattr(model.config, "max_position_embeddings", None)

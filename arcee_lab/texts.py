@@ -170,7 +170,8 @@ def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
             return splits[split]
         if (folder / "state.json").is_file():
             return datasets.load_from_disk(name)
-        return datasets.load_dataset(name, split=split, streaming=streaming)
+        where = str(folder.resolve()) if folder.is_dir() else name
+        return datasets.load_dataset(where, split=split, streaming=streaming)
     except (ValueError, OSError, DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(

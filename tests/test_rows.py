@@ -284,6 +284,22 @@ def test_labels_inside_an_object(tmp_path):
     assert (data.texts, data.names, data.labels) == (("x", "y"), ("a", "b"), (1, 0))
 
 
+def test_the_fields_data_sets_are_refused_alike():
+    from arcee_lab.evals.standard import classified, entities, labels, questions
+
+    source = classified.SST2.source
+    texts = [{"sentence": "a", "label": 0}, {"sentence": None, "label": 0}]
+    with pytest.raises(ValueError, match=r"row 1: 'sentence' is NoneType; expected a text"):
+        labels.labelled(texts, source, ("no", "yes"), text=("sentence",))
+    with pytest.raises(ValueError, match=r"row 0: 'tokens' is str; expected a list"):
+        entities.labelled([{"tokens": "ab", "ner_tags": [0, 0]}], source, ("O",))
+    with pytest.raises(ValueError, match=r"row 0 has the word None; expected a text"):
+        entities.labelled([{"tokens": [None], "ner_tags": [0]}], source, ("O",))
+    asked = {"question": "a", "context": None, "answers": {"text": ["b"]}}
+    with pytest.raises(ValueError, match=r"row 0: 'context' is NoneType; expected a text"):
+        questions.asked([asked], may_be_empty=False)
+
+
 # ---------------------------------------------------------------- the command line
 
 

@@ -244,3 +244,36 @@ def test_a_conversation_without_a_template():
         render(tokenizer_of("sets"), message, where="row 3")
     with pytest.raises(ValueError, match="give tokenizer="):
         render(None, message, where="row 3")
+
+
+def test_conversations_of_a_file_reach_the_model_with_one_bos(loaded, tmp_path):
+    import copy
+    import json
+
+    import arcee_lab as al
+    from arcee_lab.texts import read_files
+
+    model, tokenizer = loaded["causal"]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    path = tmp_path / "a.jsonl"
+    chat = [{"role": "The dogs", "content": "near the barn ."}]
+    path.write_text(json.dumps({"messages": chat}))
+    texts = read_files([path], column="messages", tokenizer=tokenizer)
+    store = al.dump.write(model, tokenizer, texts, tmp_path / "store")
+    expected = tokenizer("The dogs : near the barn . ")["input_ids"]
+    assert store.frame()["id"].tolist() == expected
+    assert expected.count(tokenizer.bos_token_id) == 1
+
+
+def test_the_demo_has_no_template(tmp_path, capsys):
+    from arcee_lab.cli import main
+
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "The dogs sleep ."}]}')
+    words = ["demo", "--text", str(path), "--text-column", "messages", "--out", str(tmp_path / "o")]
+    for command in ("dump", "sparsity"):
+        assert main([command, *words]) == 2
+        err = capsys.readouterr().err
+        assert "line 1, 'messages', is a conversation, and the tokenizer has no chat templ" in err
+        assert not (tmp_path / "o").exists()
