@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.limits import require_context
 from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.tokenization import written_bos
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def answer(
     """Returns the best spans of the context as answers, best first.
 
     The question comes first: a causal reader must know it while it reads. A context too long for
-    one window is read in overlapping ones.
+    one window is read in overlapping ones. A BOS that they begin with in writing is not read twice.
 
     Args:
         model: A question-answering model (`al.load(..., head="qa")`).
@@ -54,8 +56,8 @@ def answer(
         stride: Tokens by which windows overlap; a quarter of what the context gets by default.
 
     Raises:
-        ValueError: If the model has another head, question or context is empty, or a window has
-            no room for the context.
+        ValueError: If the model has another head, question or context is empty, a window is longer
+            than the model reads, or it has no room for the context.
 
     Example:
         >>> import arcee_lab as al
@@ -117,28 +119,41 @@ def cut_windows(
     stride: int | None = None,
 ) -> list[Window]:
     """The windows in which a context is read; see `answer` for the arguments and errors."""
-    if not question.strip() or not context.strip():
+    question = question[written_bos(tokenizer, question) :]
+    cut = written_bos(tokenizer, context)  # amid the window there is no BOS at all
+    if not question.strip() or not context[cut:].strip():
         raise ValueError("Question and context must hold text; got an empty one.")
     room = parts.model.config.max_position_embeddings if max_length is None else max_length
+    require_context(parts.model, room, "max_length")
     left = room - len(tokenizer(question).input_ids)
     if left < 8:
         raise ValueError(
             f"A window of {room} tokens leaves {left} for the context; expected at "
             "least 8. Raise max_length or shorten the question."
         )
+    if stride is not None and not 0 <= stride < left:
+        raise ValueError(
+            f"stride is {stride} tokens; expected 0 to {left - 1}, so that each window of {room} "
+            "reads something new of the context."
+        )
     windows = tokenizer(
         question,
-        context,
+        context[cut:],
         truncation="only_second",
         max_length=room,
-        stride=min(left // 4 if stride is None else stride, left - 1),
+        stride=left // 4 if stride is None else stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    return [
-        Window(ids, [part == 1 for part in windows.sequence_ids(n)], windows["offset_mapping"][n])
-        for n, ids in enumerate(windows["input_ids"])
-    ]
+    found = []
+    for n, ids in enumerate(windows["input_ids"]):
+        inside = [part == 1 for part in windows.sequence_ids(n)]
+        offsets = [
+            (start + cut * own, end + cut * own)
+            for own, (start, end) in zip(inside, windows["offset_mapping"][n], strict=True)
+        ]
+        found.append(Window(ids, inside, offsets))
+    return found
 
 
 def spans_of(

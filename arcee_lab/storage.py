@@ -14,6 +14,7 @@ from typing import Any
 
 RUN_FILE = "run.json"
 _BEGINNING = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
 _SHOWN = 90  # characters of a setting in an error
 _RUST = re.compile(r"\(os error (\d+)\)")
 # What a file system without hard links says.
@@ -39,6 +40,19 @@ class NotWritten(OSError, ValueError):
         self.path = path
 
 
+def require_local(path: str | Path) -> None:
+    """Refuses a URL where a path is expected: written as one, it would make a folder of that name.
+
+    Raises:
+        ValueError: The path begins like `s3://`, `http://` or `file:///`.
+    """
+    if _URL.match(os.fspath(path)):
+        raise ValueError(
+            f"{os.fspath(path)!r} is a URL; expected a path of this machine. Only `arcee-lab dump` "
+            "and al.dump.write take URLs: write to a local folder, then copy it there."
+        )
+
+
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
     """Writes a file so that a reader, or a crash, sees the old one or the new one, never a part.
 
@@ -52,6 +66,7 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
     Raises:
         NotWritten: An OSError and a ValueError: the disk is full, or the folder does not take it.
     """
+    require_local(path)
     path = Path(path)
     part = _part_of(path)
     with _told(path, part):
@@ -118,6 +133,7 @@ def make_folder(path: str | Path) -> Path:
     Returns:
         The path.
     """
+    require_local(path)
     path = Path(path)
     with _told(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -175,6 +191,7 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: As `claim` has it.
     """
+    require_local(folder)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output folder {folder} is a file; choose another name")
@@ -202,6 +219,7 @@ def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[
 
 def fresh_folder(parent: str | Path, name: str) -> Path:
     """Makes the first of `name-1`, `name-2`, ... that does not exist under `parent`."""
+    require_local(parent)
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
     number = 1

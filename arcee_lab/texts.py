@@ -7,7 +7,6 @@ later windows look to the model as its first does. The order of batches depends 
 the settings alone: the same texts give the same batches on every machine.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,110 +18,96 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from arcee_lab.hub import is_hub_id
+from arcee_lab.rows import (
+    Row,
+    cell,
+    is_table,
+    no_column,
+    read_document,
+    read_rows,
+    require_file,
+    require_unicode,
+)
+from arcee_lab.tokenization import is_conversation, render, token_ids
+
 _TOKENIZE_AT_ONCE = 256
 
 
-def read_files(paths: Iterable[str | Path], *, column: str = "text") -> Iterator[str]:
-    """Yields the documents of text, JSONL and Parquet files, in order, without the empty ones.
+def read_files(
+    paths: Iterable[str | Path], *, column: str | None = None, tokenizer: Any = None
+) -> Iterator[str]:
+    """Yields the documents of files, in order: of a table one per row, of any other file all of it.
 
-    A `.jsonl` or `.parquet` file holds one document a row, under `column`; any other file is one
-    UTF-8 document.
+    Tables are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` and `.parquet`. Any other file is one
+    UTF-8 document. Each may end in `.gz` and is then decompressed. See `arcee_lab.rows`.
+
+    A row without any word is yielded too, so that the number of a document is that of its row;
+    `cut` makes no window of it. Numbers run on from one file to the next.
 
     Args:
         paths: The files to read.
-        column: Where a row keeps its text.
+        column: Where a row keeps its text, by default "text"; `a.b` is column `b` of the object in
+            column `a`. A conversation, a list of messages with `role` and `content`, becomes the
+            text that the tokenizer's chat template makes of it.
+        tokenizer: The tokenizer, for conversations.
 
     Raises:
-        ValueError: A file is missing, unreadable, binary, empty, or a row has no text. It names the
-            file, and for JSONL the line.
+        ValueError: A file is missing, unreadable, binary, empty, or a row has no text; or a column
+            was named and no file is a table. It names the file, and the line or row.
     """
-    for path in map(Path, paths):
-        if not path.is_file():
-            kind = "a folder" if path.is_dir() else "missing"
-            raise ValueError(
-                f"text file {path} is {kind}; expected a text, .jsonl or .parquet file"
-            )
-        readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-        empty = True
-        try:
-            for text in readers.get(path.suffix.lower(), _read_plain)(path, column):
-                if text.strip():
-                    empty = False
-                    yield text
-        except OSError as error:
-            raise ValueError(f"text file {path} cannot be read: {error.strerror}") from error
-        if empty:
-            raise ValueError(f"text file {path} holds no text; expected at least one word")
+    if isinstance(paths, (str, Path)):
+        raise ValueError(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
+    files = [Path(path) for path in paths]
+    for path in files:
+        require_file(path)
+    if column is not None and not any(map(is_table, files)):
+        raise ValueError(
+            f"column {column!r} was named, and {', '.join(map(str, files))} has no columns; leave "
+            "it out, or give a table such as a .jsonl file."
+        )
+    return _documents(files, column or "text", tokenizer)
 
 
-def _read_plain(path: Path, column: str) -> Iterator[str]:
-    yield _decode(path.read_bytes(), f"text file {path}")
+def _documents(files: Sequence[Path], column: str, tokenizer: Any) -> Iterator[str]:
+    for path in files:
+        if is_table(path):
+            rows = read_rows(path, columns=[column])
+            texts = (_text_of(row, column, tokenizer) for row in rows)
+        else:
+            texts = iter([read_document(path)])
+        yield from _not_all_blank(texts, f"file {path} holds no text; expected at least one word.")
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[str]:
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            where = f"{path} line {number}"
-            line = _decode(raw, where)
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{where} is not JSON ({error}); expected one object a line"
-                ) from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} is no object; expected one with {column!r}")
-            yield _text_of(row, column, where)
+def _not_all_blank(texts: Iterable[str], message: str) -> Iterator[str]:
+    blank = True
+    for text in texts:
+        blank = blank and not text.strip()
+        yield text
+    if blank:
+        raise ValueError(message)
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        if column not in names:
-            raise ValueError(_no_column(column, names, str(path)))
-        number = 0
-        for batch in file.iter_batches(columns=[column]):
-            for text in batch.column(0).to_pylist():
-                number += 1
-                yield _text_of({column: text}, column, f"{path} row {number}")
-    except pyarrow.ArrowException as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable Parquet file: {first_line}") from error
+def _text_of(row: Row, column: str, tokenizer: Any) -> str:
+    value = cell(row, column)
+    if is_conversation(value):
+        return render(tokenizer, value, where=f"{row.where}, {column!r},")
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{row.where}: {column!r} is {type(value).__name__}; expected a string, or a list of "
+            "messages with role and content."
+        )
+    return value
 
 
-def _decode(raw: bytes, where: str) -> str:
-    if b"\0" in raw:
-        raise ValueError(f"{where} is binary (it holds a zero byte); expected UTF-8 text")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 at byte {error.start}; convert it") from error
-
-
-def _text_of(row: dict[str, Any], column: str, where: str) -> str:
-    if column not in row:
-        raise ValueError(_no_column(column, row, where))
-    if not isinstance(row[column], str):
-        raise ValueError(f"{where}: {column!r} is {type(row[column]).__name__}; expected a string")
-    return row[column]
-
-
-def _no_column(column: str, found: Iterable[str], where: str) -> str:
-    return f"{where} has no column {column!r}; it has {', '.join(map(repr, found)) or 'none'}"
-
-
-def read_dataset(spec: str) -> Iterator[str]:
-    """Yields the documents of a Hugging Face data set, in order, without the empty ones.
+def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
+    """Yields the documents of a Hugging Face data set, one per row, in order.
 
     Args:
         spec: `NAME[:split[:column]]`; NAME is a Hub id, a folder of data files, or a folder that
-            `save_to_disk` wrote. The split defaults to `train`, the column to `text`.
+            `save_to_disk` wrote. The split defaults to `train`, the column to `text`; columns and
+            rows without a word are as in `read_files`.
+        tokenizer: The tokenizer, for conversations.
 
     Raises:
         ValueError: The data set, the split or the column does not exist or cannot be read.
@@ -131,46 +116,68 @@ def read_dataset(spec: str) -> Iterator[str]:
     split, _, column = rest.partition(":")
     split, column = split or "train", column or "text"
     if not name:
-        raise ValueError(f"data set {spec!r} has no name; expected NAME[:split[:column]]")
+        raise ValueError(f"data set {spec!r} has no name; expected NAME[:split[:column]].")
+    rows = open_dataset(name, split, streaming=True)
+    where = f"data set {name}:{split}"
+    names = rows.column_names
+    if names is not None and column not in names and column.partition(".")[0] not in names:
+        raise no_column(column, names, where)
+    numbered = (Row(f"{where} row {number}", row) for number, row in enumerate(_read(rows, where)))
+    texts = (_text_of(row, column, tokenizer) for row in numbered)
+    yield from _not_all_blank(
+        texts, f"{where} holds no text in column {column!r}; expected at least one word."
+    )
+
+
+def _read(rows: Iterable[Any], where: str) -> Iterator[Any]:
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
 
     try:
-        rows = _open_dataset(name, split)
-    except (ValueError, OSError, DatasetsError) as error:
-        raise ValueError(
-            f"data set {name!r}, split {split!r}, cannot be opened: {' '.join(str(error).split())}"
-        ) from error
-    where = f"data set {name}:{split}"
-    names = rows.column_names
-    if names is not None and column not in names:
-        raise ValueError(_no_column(column, names, where))
-    empty = True
-    try:
-        for number, row in enumerate(rows):
-            text = _text_of(row, column, f"{where} row {number}")
-            if text.strip():
-                empty = False
-                yield text
+        yield from rows
     except (DatasetsError, ArrowException) as error:
-        raise ValueError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
-    if empty:
-        raise ValueError(f"{where} holds no text in column {column!r}")
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} cannot be read: {reason}. Check its files.") from error
 
 
-def _open_dataset(name: str, split: str) -> Any:
+def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
+    """A split of a Hugging Face data set.
+
+    Args:
+        name: A Hub id, a folder of data files, or a folder that `save_to_disk` wrote. What is or
+            looks like a path is never asked of the Hub.
+        split: The split.
+        streaming: Fetch rows as they are read, so that a limit bounds the download.
+
+    Raises:
+        ValueError: There is no such data set or split.
+    """
     import datasets
+    from datasets.exceptions import DatasetsError
 
     folder = Path(name)
-    if (folder / "dataset_dict.json").is_file():
-        splits: Any = datasets.load_from_disk(name)
-        if split not in splits:
-            raise ValueError(f"it has the splits {', '.join(splits)}")
-        return splits[split]
-    if (folder / "state.json").is_file():
-        return datasets.load_from_disk(name)
-    # Streaming fetches what is read and no more, so --max-tokens bounds the download.
-    return datasets.load_dataset(name, split=split, streaming=True)
+    if not folder.is_dir() and not is_hub_id(name):
+        what = "is a file" if folder.exists() else "is no folder here and no id of the Hub"
+        raise ValueError(
+            f"data set {name!r} {what}; expected a folder of data files, or an id such as "
+            "owner/name. Check the path; single files are read by --text (al.texts.read_files)."
+        )
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits: Any = datasets.load_from_disk(name)
+            if split not in splits:
+                raise ValueError(f"it has the splits {', '.join(splits)}")
+            return splits[split]
+        if (folder / "state.json").is_file():
+            return datasets.load_from_disk(name)
+        where = str(folder.resolve()) if folder.is_dir() else name
+        return datasets.load_dataset(where, split=split, streaming=streaming)
+    except (ValueError, OSError, DatasetsError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"data set {name!r}, split {split!r}, cannot be opened: {reason}. Check its name, its "
+            "split and the network."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,9 @@ def cut(
 ) -> Windows:
     """Tokenises documents and cuts them into windows.
 
-    Reading stops as soon as `max_tokens` is reached, so a huge or endless source is fine.
+    Reading stops as soon as `max_tokens` is reached, so a huge or endless source is fine. A
+    document that begins with BOS in writing gets no second one. One without any word gives no
+    window, but counts in the numbers of documents.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -290,7 +299,8 @@ def cut(
             what is new in it has so many before it.
 
     Raises:
-        ValueError: A bad limit, a single string in place of a list, or texts without any token.
+        ValueError: A bad limit, a single string in place of a list, a document that is no string,
+            or texts without any token.
 
     Example:
         >>> from arcee_lab import load
@@ -315,7 +325,7 @@ def cut(
     documents: list[int] = []
     repeated: list[int] = []
     left = float("inf") if max_tokens is None else max_tokens
-    for number, ids in enumerate(_tokenize(tokenizer, texts)):
+    for number, ids in _tokenize(tokenizer, texts):
         starts_with_bos = bool(ids) and ids[0] == bos_id
         prefix, body = (ids[:1], ids[1:]) if starts_with_bos else ([], ids)
         room = context - len(prefix)
@@ -346,8 +356,17 @@ def cut(
     )
 
 
-def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:
-    documents = iter(texts)
+def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[int, list[int]]]:
+    """The number and the token ids of each document that holds a word."""
+    documents = enumerate(texts)
     while chunk := list(islice(documents, _TOKENIZE_AT_ONCE)):
-        # verbose=False: long documents are cut below, the tokenizer's warning about them misleads.
-        yield from tokenizer(chunk, verbose=False)["input_ids"]
+        for number, text in chunk:
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"document {number} is {type(text).__name__}; expected a string. Leave it out, "
+                    "or give its text."
+                )
+            require_unicode(text, f"document {number}")
+        words = [(number, text) for number, text in chunk if text.strip()]
+        ids = token_ids(tokenizer, [text for _, text in words]) if words else []
+        yield from zip((number for number, _ in words), ids, strict=True)

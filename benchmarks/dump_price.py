@@ -85,7 +85,7 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
         layer.model.rotary_emb = type(layer.model.rotary_emb)(one)
     ids = np.random.default_rng(0).integers(5, 512, size=256).astype(np.int32)
     windows = Windows(ids, np.array([0, 128, 256]), np.arange(2), None, 0)
-    big = Job(layer, tokenizer, windows, DumpConfig(sites=SITES, batch_size=2, context=128))
+    big = Job(layer, tokenizer, windows, DumpConfig(sites=SITES, batch_size=2))
     for what, one_job, limit in (("the demo", job, DEMO), ("one AFM layer, bfloat16", big, AFM)):
         ratio, noise, writer = price(one_job, rounds=rounds if one_job is job else 3)
         lines.append(verdicts.row(f"{what}: main thread", ratio, limit))

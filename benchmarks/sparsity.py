@@ -26,13 +26,14 @@ from results import RESULTS, keep_pages, ratio_table, write_section
 
 import arcee_lab as al
 from arcee_lab.demo.world import documents
+from arcee_lab.limits import default_context
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.model.layers import ArceeMLP
 from arcee_lab.ranks import Ranks
 from arcee_lab.sparsity import batches, core, registry
 from arcee_lab.sparsity.analysis import Seen, Shape
 from arcee_lab.sparsity.estimate import state_bytes
-from arcee_lab.sparsity.measure import default_context, prepare
+from arcee_lab.sparsity.measure import prepare
 from arcee_lab.sparsity.mlps import Mlp
 from arcee_lab.sparsity.stream import new_states
 from arcee_lab.texts import Windows, cut

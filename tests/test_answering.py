@@ -60,6 +60,8 @@ def test_long_contexts_are_read_in_overlapping_windows(tiny, words):
         ("w1", "", {}, "must hold text"),
         ("w1", "w2", {"top_k": 0}, "expected 1 or more"),
         ("w1 w2 w3", "w2", {"max_length": 5}, "leaves 2 for the context"),
+        ("w1", "w2", {"max_length": 20, "stride": 19}, "stride is 19 tokens; expected 0 to 18"),
+        ("w1", "w2", {"stride": -1}, "stride is -1 tokens; expected 0 to"),
     ],
 )
 def test_bad_questions(tiny, words, question, context, arguments, said):

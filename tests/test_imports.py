@@ -9,7 +9,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 LAYERS = (
     {"sites"},
-    {"model", "demo", "texts", "storage", "fingerprint", "ranks", "interrupted", "bounds"},
+    {
+        "model",
+        "demo",
+        "hub",
+        "rows",
+        "tokenization",
+        "texts",
+        "limits",
+        "storage",
+        "fingerprint",
+        "ranks",
+        "interrupted",
+        "bounds",
+    },
     {
         "selection",
         "calls",

@@ -47,8 +47,10 @@ def test_reads_text_jsonl_and_parquet_in_order(tmp_path):
     assert list(read_files([plain, lines, table])) == [
         "one\r\ntwo\n",
         "three",
+        "  ",  # as in the file, so that a document's number is its row's
         "four",
         "five",
+        "",
         "six",
     ]
 
@@ -69,7 +71,7 @@ def test_reads_another_column(tmp_path):
         ("zero.txt", b"ab\0c", "is binary"),
         ("latin.txt", "caf\xe9".encode("latin-1"), "not UTF-8 at byte 3"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', r"bad.jsonl line 2 is not JSON"),
-        ("list.jsonl", b"[1]\n", r"line 1 is no object"),
+        ("list.jsonl", b"[1]\n", r"line 1 is list, no object"),
         ("none.jsonl", b'{"body": "a"}\n', r"line 1 has no column 'text'; it has 'body'"),
         ("int.jsonl", b'{"text": 3}\n', r"line 1: 'text' is int; expected a string"),
         ("fake.parquet", b"PAR1 is what it says", "not a readable Parquet file"),
@@ -95,7 +97,7 @@ def test_a_missing_file_a_folder_and_a_parquet_without_text(tmp_path):
     parquet.write_table(pa.table({"body": ["a"], "n": [1]}), table)
     with pytest.raises(ValueError, match="no column 'text'; it has 'body', 'n'"):
         list(read_files([table]))
-    with pytest.raises(ValueError, match="row 1: 'n' is int"):
+    with pytest.raises(ValueError, match="row 0: 'n' is int"):
         list(read_files([table], column="n"))
 
 
@@ -112,7 +114,7 @@ def test_reads_saved_datasets_and_folders_of_files(tmp_path):
     datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "two"))
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "data.jsonl").write_text(json.dumps({"text": "z"}) + "\n")
-    assert list(read_dataset(f"{tmp_path}/one")) == ["a", "b"]
+    assert list(read_dataset(f"{tmp_path}/one")) == ["a", "", "b"]
     assert list(read_dataset(f"{tmp_path}/two:test:body")) == ["c", "d", "e"]
     assert list(read_dataset(f"{tmp_path}/three:train")) == ["z"]
     with pytest.raises(ValueError, match="no column 'nope'; it has 'text', 'body'"):
@@ -157,7 +159,8 @@ def test_windows_without_bos_and_empty_documents():
     windows = cut(["abc", "", "de"], bos=False, context=2)
     assert words(windows) == [[3, 4], [5], [6, 7]]
     assert windows.documents.tolist() == [0, 0, 2]
-    assert words(cut([""])) == [[1]]
+    assert words(cut(["", " ", "a"])) == [[1, 3]]
+    assert cut(["", " ", "a"]).documents.tolist() == [2]
 
 
 def test_max_tokens_is_exact_and_stops_reading():
@@ -173,7 +176,10 @@ def test_max_tokens_is_exact_and_stops_reading():
     ("texts", "limits", "match"),
     [
         ([], {}, "hold no token"),
-        ([""], {"bos": False}, "hold no token"),
+        ([""], {}, "hold no token"),
+        ([" \n"], {"bos": False}, "hold no token"),
+        (["a", "b\ud800"], {}, "document 1 holds half of a surrogate pair at character 1"),
+        (iter(["a", None]), {}, "document 1 is NoneType; expected a string"),
         ("abc", {}, r"pass \[text\]"),
         (["a"], {"context": 1}, "expected at least 2"),
         (["a"], {"max_tokens": 0}, "expected at least 1"),

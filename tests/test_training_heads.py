@@ -61,7 +61,7 @@ def test_numbers_stand_for_the_names_given(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "x", "label": 1}\n{"text": "y", "label": 0}\n')
     assert read_labelled(file, head="sequence").names == ("0", "1")
-    with pytest.raises(ValueError, match="row 0 has the label '1'; expected one of no, yes"):
+    with pytest.raises(ValueError, match="line 1 has the label '1'; expected one of no, yes"):
         read_labelled(file, head="sequence", names=["no", "yes"])
 
 
@@ -69,10 +69,10 @@ def test_numbers_stand_for_the_names_given(tmp_path):
     ("name", "text", "said"),
     [
         ("none.jsonl", None, "is missing"),
-        ("a.jsonl", "{", "cannot be read"),
+        ("a.jsonl", "{", "line 1 is not JSON"),
         ("a.jsonl", "", "holds no row"),
-        ("a.jsonl", '{"text": "x"}', "no column 'label'; it has text"),
-        ("a.parquet", "no parquet", "cannot be read"),
+        ("a.jsonl", '{"text": "x"}', "no column 'label'; it has 'text'"),
+        ("a.parquet", "no parquet", "not a readable Parquet file"),
     ],
 )
 def test_bad_files(tmp_path, name, text, said):
@@ -85,7 +85,7 @@ def test_bad_files(tmp_path, name, text, said):
 def test_bad_words(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"tokens": ["a", "b"], "tags": ["O"]}')
-    with pytest.raises(ValueError, match="row 0 has 2 words and 1 labels"):
+    with pytest.raises(ValueError, match="line 1 has 2 words and 1 labels"):
         read_labelled(file, head="token")
     with pytest.raises(ValueError, match="no split 'dev'; it has train"):
         read_labelled("demo:dev", head="token")
@@ -236,7 +236,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--train", "none.jsonl"], "data file none.jsonl is missing"),
+        (["--train", "none.jsonl"], "file none.jsonl is missing"),
         (["--train", "demo", "--probes"], "--probes needs --test"),
         (["--train", "demo", "--test", "demo"], "--test demo is what --train names"),
         (["--train", "demo", "--learning-rate", "3"], "learning_rate=3.0; expected between"),

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     with ranks.joined(args.device) as here:
         place: dict[str, Any] = SPLITS[args.split] if args.split else {"device": here.device}
         model, tokenizer = load(args.model, dtype=args.dtype, **place)
-        job = Job(model, tokenizer, flags.read_texts(args), config, source=source_of(args))
+        job = Job(
+            model, tokenizer, flags.read_texts(args, tokenizer), config, source=source_of(args)
+        )
         said = job.estimate()
         if here.first:
             print(said)
@@ -70,6 +72,7 @@ def source_of(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": name,
         "text": [str(path) for path in args.text or ()],
+        "text_column": args.text_column,
         "dataset": args.dataset,
         "world": args.world,
         "max_tokens": args.max_tokens,

@@ -87,18 +87,30 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     """Adds `--text`, `--dataset` and `--world`, of which one is taken."""
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument(
-        "--text", nargs="+", metavar="FILE", type=Path, help="files: .txt, .md, .jsonl or .parquet"
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        type=Path,
+        help="files: .jsonl, .ndjson, .json, .csv, .tsv and .parquet hold one text per row, any "
+        "other (.txt, .md, code) is one text; each also with .gz",
     )
     group.add_argument(
         "--dataset",
         metavar="NAME[:SPLIT[:COLUMN]]",
-        help="a Hugging Face data set (default split: train, default column: text)",
+        help="a Hugging Face data set, an id or a folder (default split: train, default column: "
+        "text)",
     )
     group.add_argument(
         "--world",
         metavar="KIND",
         help="held-out documents of the demo's little world: story, facts, ..., or all "
         f"(as many as --max-tokens asks for, else {WORLD_DOCUMENTS})",
+    )
+    parser.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="where rows of files keep their text; a.b is column b inside column a; conversations "
+        "become text by the tokenizer's chat template (default: text)",
     )
 
 
@@ -189,11 +201,12 @@ def add_compute(
     )
 
 
-def read_texts(args: argparse.Namespace) -> Iterator[str]:
+def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]:
     """The documents that the text flags name, one at a time.
 
     Args:
         args: A namespace with the flags of `add_texts`, `--max-tokens` and `--seed`.
+        tokenizer: The tokenizer, for conversations.
 
     Returns:
         The texts, in order. With `--world` and `--max-tokens` they have no end: the reader stops.
@@ -204,9 +217,14 @@ def read_texts(args: argparse.Namespace) -> Iterator[str]:
     from arcee_lab import demo, texts
 
     if args.text:
-        return texts.read_files(args.text)
+        return texts.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
+    if args.text_column:
+        raise ValueError(
+            f"--text-column {args.text_column} is of files that --text names; expected none here. "
+            "Of a data set, write --dataset NAME:SPLIT:COLUMN."
+        )
     if args.dataset:
-        return texts.read_dataset(args.dataset)
+        return texts.read_dataset(args.dataset, tokenizer=tokenizer)
     kind = None if args.world == "all" else args.world
     documents = demo.stream(kind, seed=args.seed, split="test")
     end = WORLD_DOCUMENTS if args.max_tokens is None else None

@@ -63,13 +63,12 @@ def anatomy_facts(name: str) -> dict[str, str]:
     import torch
     from transformers import AutoTokenizer
 
+    from arcee_lab.hub import is_hub_id
     from arcee_lab.model import ArceeConfig, ArceeForCausalLM, checkpoint, limits
     from arcee_lab.model.loading import find_checkpoint, read_config
     from arcee_lab.sites import Legend
 
-    on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    on_the_hub = on_the_hub and not Path(name).is_dir()
-    source = name if on_the_hub else find_checkpoint(name)
+    source = name if "/" in name and is_hub_id(name) else find_checkpoint(name)
     if isinstance(source, Path):
         fields = checkpoint.read_json(source / "config.json")
     else:

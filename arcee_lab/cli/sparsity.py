@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcee_lab import storage
 from arcee_lab.cli import flags
+from arcee_lab.rows import is_table
 
 if TYPE_CHECKING:
     from arcee_lab.ranks import Ranks
@@ -57,17 +58,22 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load, ranks
+    from arcee_lab.limits import windows_of
     from arcee_lab.sparsity import registry
     from arcee_lab.texts import read_files
 
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
-        from arcee_lab.sparsity.measure import windows_of
-
         texts: dict[str, Iterator[str]] = {
-            name: read_files(files) for name, files in domains.items()
-        } or {"": flags.read_texts(args)}
+            name: read_files(
+                files,
+                # Of several domains some may have columns, and some be plain documents.
+                column=args.text_column if any(map(is_table, files)) else None,
+                tokenizer=tokenizer,
+            )
+            for name, files in domains.items()
+        } or {"": flags.read_texts(args, tokenizer)}
         windows = {
             name: windows_of(
                 model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
@@ -195,6 +201,11 @@ def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
         raise ValueError(
             f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text"
         )
+    if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
+        raise ValueError(
+            f"--text-column {args.text_column} was given, and no file of --domains has columns; "
+            "leave it out, or give a table such as a .jsonl file."
+        )
     return domains
 
 
@@ -205,6 +216,7 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
         "command": "sparsity",
         "model": args.model,
         "text": [str(path) for path in args.text or ()],
+        "text_column": args.text_column,
         "domains": {name: [str(file) for file in some] for name, some in domains.items()},
         "sha256": [storage.sha256(path) for path in files if path.is_file()],
         "dataset": args.dataset,

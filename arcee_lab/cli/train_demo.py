@@ -33,12 +33,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from arcee_lab.storage import write_atomic
+    from arcee_lab.storage import require_local, write_atomic
     from arcee_lab.training import Recipe, quick, train
     from arcee_lab.training.card import model_card
     from arcee_lab.training.export import export
     from arcee_lab.training.score_demo import score_demo
 
+    require_local(args.out)
     torch.set_num_threads(args.threads)
     recipe = quick(args.seed) if args.quick else Recipe(seed=args.seed)
     start = time.monotonic()

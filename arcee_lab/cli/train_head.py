@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head", choices=("sequence", "token"), required=True, help="one label a text, or a word"
     )
     source = (
-        "a .jsonl, .csv, .tsv or .parquet file, a Hub id NAME[:SPLIT], demo[:SPLIT], or a task of "
+        "a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, each also with .gz, a Hub id or "
+        "folder NAME[:SPLIT], demo[:SPLIT], or a task of "
         "`arcee-lab eval` as TASK:FILE (the data set's own format) or TASK[:SPLIT] (the Hub)"
     )
     parser.add_argument("--train", metavar="DATA", required=True, help=f"what to fit on: {source}")
@@ -32,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label-column", metavar="NAME", help="labels (default: label, or tags)")
     parser.add_argument(
-        "--limit", type=flags.positive, metavar="N", help="rows of each data set (default: all)"
+        "--limit",
+        type=flags.positive,
+        metavar="N",
+        help="at most so many rows of each data set (default: all)",
     )
     flags.add_out(parser)
     flags.add_place(parser)

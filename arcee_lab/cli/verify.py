@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = load(
         args.model, dtype=_dtype(manifest), device=args.device or _device(manifest)
     )
-    texts = flags.read_texts(args)
+    texts = flags.read_texts(args, tokenizer)
     found = repair(args.store, model, tokenizer, texts, found=found, progress=True)
     print(found)
     return 0 if found.whole else 2

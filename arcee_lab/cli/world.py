@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Draws the documents and prints or writes them."""
     kind = None if args.kind == MIX else args.kind
     jsonl = args.jsonl
+    if args.out is not None:
+        storage.require_local(args.out)
     if args.out is not None and args.out.exists():
         raise ValueError(f"--out {args.out} exists; choose a new name, or remove it")
     if args.out is not None and not args.tags:

@@ -23,10 +23,10 @@ from arcee_lab.dump.stopping import StopWish
 from arcee_lab.dump.store import Store, open
 from arcee_lab.dump.tagging import Tag, cut_tags
 from arcee_lab.interrupted import Interrupted
+from arcee_lab.limits import default_context, require_context, windows_of
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.sharding import shards_of
-from arcee_lab.sparsity.measure import default_context
-from arcee_lab.texts import Windows, cut
+from arcee_lab.texts import Windows
 
 Texts = Iterable[str] | Windows
 
@@ -135,16 +135,16 @@ class Job:
         self._tokenizer = tokenizer
         self.sites = stored_sites(self._parts, config)
         context = config.context or default_context(self._parts.model)
-        windows = (
-            texts
-            if isinstance(texts, Windows)
-            else cut(
-                tokenizer,
-                texts,
-                context=context,
-                max_tokens=config.max_tokens,
-                overlap=config.overlap,
-            )
+        require_context(self._parts.model, context, "context")
+        # Of windows that are cut already, it still says how many share a packed row.
+        packs = config.packed and isinstance(texts, Windows)
+        windows = windows_of(
+            self._parts.model,
+            tokenizer,
+            texts,
+            context=None if packs else config.context,
+            max_tokens=config.max_tokens,
+            overlap=config.overlap,
         )
         columns, self._labels = cut_tags(windows, tags)
         self.plan = BatchPlan(

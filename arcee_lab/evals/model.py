@@ -27,6 +27,7 @@ from arcee_lab.evals.rolling import windows_of
 from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
 from arcee_lab.evals.trie import Wanted
 from arcee_lab.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
+from arcee_lab.limits import require_context
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.loading import load
 
@@ -135,6 +136,8 @@ class ArceeLab(_Base):
             tokenizer = own if tokenizer is None else tokenizer
         if main in ARGUMENTS:
             sources[main] = given[main] or model
+        if max_length is not None:
+            require_context(model, max_length, "max_length")
         with quiet_lm_eval():  # it warns of a model in memory, which it always is here
             super().__init__(
                 pretrained=model,

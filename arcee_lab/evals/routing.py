@@ -23,6 +23,7 @@ from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.checkpoint import read_json
 from arcee_lab.model.loading import find_checkpoint
 
+FITTED = ("sequence", "token")  # the heads that train-head fits
 ARGUMENTS = {"sequence": "seqcls", "token": "tokcls", "qa": "qa"}  # head -> model argument
 Source = str | os.PathLike | nn.Module
 
@@ -158,9 +159,12 @@ class Heads:
             )
         source = self.sources.get(head)
         if source is None:
+            way = "which `arcee-lab train-head` does not fit: it fits sequence and token heads"
+            if head in FITTED:
+                way = "or fit one with `arcee-lab train-head`"
             raise ValueError(
                 f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
-                "checkpoint with that head, or train one with `arcee-lab train-head`."
+                f"checkpoint with that head, {way}."
             )
         if isinstance(source, nn.Module):
             require_head(source, head)

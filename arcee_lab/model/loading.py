@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from arcee_lab.hub import is_hub_id
 from arcee_lab.model import checkpoint, limits
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.config import ArceeConfig
@@ -151,7 +152,12 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
     if folder.is_dir():
         checkpoint.check_paths(folder)
         return folder
-    if isinstance(name, os.PathLike) or text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if folder.exists():
+        raise ValueError(
+            f"{text!r} is a file; expected the folder of a checkpoint, a Hub id (owner/name), or "
+            "'demo'. Give the folder that the file is in."
+        )
+    if not isinstance(name, str) or "/" not in text or not is_hub_id(text):
         raise ValueError(
             f"{text!r} is neither a folder, nor a Hub id (owner/name), nor 'demo'. Check the path."
         )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from arcee_lab.reducers.reducer import Reducer, State, reducer_of, settings_of
 from arcee_lab.reducers.statistics import Asked, Statistics
 from arcee_lab.sites import LOGIT_AXES, Legend
-from arcee_lab.storage import sha256, write_atomic, write_json
+from arcee_lab.storage import make_folder, sha256, write_atomic, write_json
 
 FILE = "statistics.json"
 FORMAT, VERSION = "arcee_lab.statistics", 1
@@ -39,7 +39,7 @@ def save(statistics: Statistics, folder: str | Path, *, progress: Mapping[str, A
     }
     content = safetensors.torch.save(tensors)
     digest = hashlib.sha256(content).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     states = write_atomic(folder / f"states-{digest[:16]}.safetensors", content)
     # The JSON names its states, so that a crash leaves the former pair or this one.
     written = {"path": states.name, "bytes": len(content), "sha256": digest}

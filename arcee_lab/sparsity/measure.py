@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcee_lab import ranks
+from arcee_lab import ranks, storage
 from arcee_lab.fingerprint import model_name
+from arcee_lab.limits import windows_of
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.model.unwrap import unwrap
 from arcee_lab.sparsity import batches, registry
@@ -19,9 +20,7 @@ from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.report import SparsityReport
 from arcee_lab.sparsity.stream import Pass
-from arcee_lab.texts import Windows, cut
-
-LONGEST_WINDOW = 1024
+from arcee_lab.texts import Windows
 
 
 def measure(
@@ -85,6 +84,8 @@ def measure(
         True
     """
     names = registry.chosen(analyses)
+    if resume is not None:
+        storage.require_local(resume)
     inner = unwrap(model)
     windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
@@ -119,46 +120,6 @@ def measure(
             )
             costs[name] = time.perf_counter() - began
     return replace(report, further=results, costs=costs)
-
-
-def windows_of(
-    model: Any,
-    tokenizer: Any,
-    texts: Iterable[str] | Windows,
-    *,
-    context: int | None,
-    max_tokens: int | None,
-) -> Windows:
-    """The windows to measure, as many tokens as were asked for.
-
-    A text that ends early is an error: every rate has its N, and a run that silently had a tenth of
-    it would be held against one that had all.
-
-    Args:
-        model: The model, outside of any wrapper.
-        tokenizer: Its tokenizer.
-        texts: Documents, or windows, which are taken as they are.
-        context: As for `measure`.
-        max_tokens: As for `measure`.
-
-    Raises:
-        ValueError: As `measure`.
-    """
-    if isinstance(texts, Windows):
-        if context is not None or max_tokens is not None:
-            raise ValueError(
-                f"context={context} and max_tokens={max_tokens} came with windows that are cut "
-                "already; give them to cut(...), or give documents"
-            )
-        return texts
-    longest = default_context(model) if context is None else context
-    windows = cut(tokenizer, texts, context=longest, max_tokens=max_tokens)
-    if max_tokens is not None and windows.n_tokens < max_tokens:
-        raise ValueError(
-            f"the texts hold {windows.n_tokens:,} tokens; max_tokens asks for {max_tokens:,}. Give "
-            "more text, or leave max_tokens out to take what there is"
-        )
-    return windows
 
 
 def prepare(
@@ -204,8 +165,3 @@ def shape_of(model: Any, found: list[Mlp], windows: Windows) -> Shape:
         longest=int((windows.bounds[1:] - windows.bounds[:-1]).max()),
         tokens=windows.n_tokens,
     )
-
-
-def default_context(model: Any) -> int:
-    """The longest window to read: 1024 tokens, or what the model can read if that is less."""
-    return min(LONGEST_WINDOW, model.config.max_position_embeddings)

@@ -113,7 +113,7 @@ def save_page(
     shown = [number for number, size in enumerate(sizes) if size >= _SHORTEST][:_PASSAGES]
     passages = [
         (
-            f"document {windows.documents[number] + 1}",
+            f"document {windows.documents[number]}",
             read_passage(model, tokenizer, torch.from_numpy(windows[number]).long(), report),
         )
         for number in shown or [sizes.index(max(sizes))]

@@ -12,6 +12,7 @@ from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.unwrap import unwrap
 from arcee_lab.recording import capture
 from arcee_lab.sparsity.report import SparsityReport
+from arcee_lab.tokenization import token_ids
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
@@ -101,7 +102,7 @@ def read_passage(
         ' lamp'
     """
     if isinstance(ids, str):
-        ids = torch.tensor(tokenizer(ids, verbose=False)["input_ids"])
+        ids = torch.tensor(token_ids(tokenizer, [ids])[0])
     ids = ids[:LONGEST]
     if len(ids) < 2:
         raise ValueError(f"the passage has {len(ids)} token; expected at least 2")

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from arcee_lab.limits import default_context, require_context, require_tokens
 from arcee_lab.texts import Windows, cut
 
 DEFAULT_TOKENS = 4096
-LONGEST_WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,11 @@ def draw(
             raise ValueError("these windows overlap, so tokens would count twice; cut them anew")
         windows = _some_windows(texts, wanted, seed)
     else:
-        longest = context or min(LONGEST_WINDOW, model.config.max_position_embeddings)
+        longest = default_context(model) if context is None else context
+        require_context(model, longest, "context")
         windows = cut(tokenizer, _shuffled(texts, seed), context=longest, max_tokens=wanted)
-    if tokens is not None and windows.n_tokens < tokens:
-        raise ValueError(
-            f"the texts hold {windows.n_tokens:,} tokens; {tokens:,} were asked for. Give more "
-            "text, or leave tokens out to take what there is"
-        )
+    if tokens is not None:
+        require_tokens(windows, tokens, "tokens")
     if np.diff(windows.bounds).max() < 2:
         raise ValueError("every window is one token long; expected texts of at least two tokens")
     documents = np.unique(windows.documents, return_inverse=True)[1]

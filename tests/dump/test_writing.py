@@ -204,7 +204,7 @@ def test_a_disk_that_is_too_small_is_refused(tiny, tmp_path, monkeypatch):
     [
         ({"sites": "layers.*.self_attn.hook_pattern"}, "so not a value a token"),
         ({"sites": "layers.9.mlp.hook_post"}, "matches no hook point"),
-        ({"context": 90, "shard_tokens": 20}, "shard_tokens is 20, but a window has"),
+        ({"context": 60, "shard_tokens": 20}, "shard_tokens is 20, but a window has"),
         ({"overlap": 90}, "overlap is 90 tokens"),
     ],
 )

@@ -54,10 +54,10 @@ def test_batches_leave_out_padding_and_first_positions(demo):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"tokens": 10**6}, r"texts hold \d+ tokens; 1,000,000 were asked for"),
+        ({"tokens": 10**6}, r"texts hold \d+ tokens; tokens asks for 1,000,000"),
         ({"tokens": 1}, "tokens is 1; expected at least 2"),
         ({"texts": []}, "hold no token"),
-        ({"texts": ["", ""], "tokens": None}, "one token long"),
+        ({"texts": ["<bos>", "<bos>"], "tokens": None}, "one token long"),
     ],
 )
 def test_refuses_too_little(demo, kwargs, message):

@@ -116,7 +116,7 @@ def export(
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(out)
         result = write(store, out, names, **options)
         storage.write_json(out / STATEMENT, _statement(store, names, result))
     except (OSError, SafetensorError) as error:

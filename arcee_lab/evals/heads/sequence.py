@@ -16,6 +16,7 @@ from arcee_lab.evals.heads.rows import (
     require_head,
     require_room,
 )
+from arcee_lab.tokenization import token_ids
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def score_sequence(
         raise ValueError("The head gives several labels a text; expected one that excludes others.")
     columns = label_columns(parts, head_labels(parts) if labels is None else labels)
     distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-    rows = [tokenizer(text, verbose=False)["input_ids"] for text in distinct]
+    rows = token_ids(tokenizer, list(distinct))
     require_room(parts, rows)
     scores = torch.empty(len(rows), len(columns))
     for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):

@@ -17,6 +17,7 @@ from arcee_lab.evals.heads.rows import (
     require_head,
     require_room,
 )
+from arcee_lab.tokenization import token_offsets
 
 
 def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, list[tuple[int, int]]]:
@@ -121,9 +122,9 @@ def label_words(
     ]
     rows, ends = [], []
     for text, spans in placed:
-        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-        rows.append(encoded["input_ids"])
-        ends.append(last_tokens(encoded["offset_mapping"], spans))
+        ids, offsets = token_offsets(tokenizer, text)
+        rows.append(ids)
+        ends.append(last_tokens(offsets, spans))
     require_room(parts, rows)
     labels: list[list[str]] = [[] for _ in rows]
     for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):

@@ -31,7 +31,10 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
         missing = [column for column in ("tokens", "ner_tags") if column not in row]
         if missing:
             raise ValueError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
-        words, tags = list(row["tokens"]), list(row["ner_tags"])
+        words, tags = _list(row, "tokens", where), _list(row, "ner_tags", where)
+        odd = [word for word in words if not isinstance(word, str)]
+        if odd:
+            raise ValueError(f"{where} has the word {odd[0]!r}; expected a text.")
         found = [cast(str, names[tag]) if tag in range(len(names)) else tag for tag in tags]
         strange = [label for label in found if label not in names]
         if strange or len(words) != len(tags):
@@ -45,6 +48,15 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
             {"head": "token", "text": " ".join(words), "words": words, "labels": iob2(found)}
         )
     return documents
+
+
+def _list(row: dict[str, Any], column: str, where: str) -> list[Any]:
+    if not isinstance(row[column], (list, tuple)):
+        raise ValueError(
+            f"{where}: {column!r} is {type(row[column]).__name__}; expected a list, one entry per "
+            "word."
+        )
+    return list(row[column])
 
 
 def iob2(labels: Sequence[str]) -> list[str]:

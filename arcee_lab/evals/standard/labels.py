@@ -40,6 +40,10 @@ def labelled(
                 f"{where} has the label {row['label']!r}; expected 0 to {len(names) - 1} "
                 f"({', '.join(names)}). A test split without labels cannot be scored."
             )
-        joined = "\n".join(str(row[column]).strip() for column in text)
+        for column in text:
+            if not isinstance(row[column], str):
+                got = type(row[column]).__name__
+                raise ValueError(f"{where}: {column!r} is {got}; expected a text.")
+        joined = "\n".join(row[column].strip() for column in text)
         documents.append({"head": "sequence", "text": joined, "label": ids[row["label"]]})
     return documents

@@ -21,6 +21,12 @@ def asked(rows: Rows, *, may_be_empty: bool) -> list[dict[str, Any]]:
     """
     documents = []
     for number, row in enumerate(rows):
+        for column in ("question", "context"):
+            if not isinstance(row[column], str):
+                got = type(row[column]).__name__
+                raise ValueError(
+                    f"Task 'arcee_squad', row {number}: {column!r} is {got}; expected a text."
+                )
         answers = list(dict.fromkeys(row["answers"]["text"]))
         if not answers and not may_be_empty:
             raise ValueError(

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals.heads.rows import require_room
 from arcee_lab.evals.heads.token import last_tokens, place_words
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.tokenization import token_ids, token_offsets
 from arcee_lab.training.heads.labelled import Labelled
 
 IGNORED = -100
@@ -41,13 +42,13 @@ def encode(parts: Anatomy, tokenizer: PreTrainedTokenizerBase, data: Labelled) -
     rows = []
     for number, text in enumerate(data.texts):
         if data.words is None:
-            ids = tokenizer(text, verbose=False)["input_ids"]
+            (ids,) = token_ids(tokenizer, [text])
             rows.append(Row(ids, [len(ids) - 1], [data.labels[number]]))
         else:
             _, spans = place_words(data.words[number], text)
-            encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-            at = last_tokens(encoded["offset_mapping"], spans)
-            rows.append(Row(encoded["input_ids"], at, list(data.labels[number])))
+            ids, offsets = token_offsets(tokenizer, text)
+            at = last_tokens(offsets, spans)
+            rows.append(Row(ids, at, list(data.labels[number])))
     require_room(parts, [row.ids for row in rows])
     return rows
 

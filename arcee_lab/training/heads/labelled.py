@@ -1,13 +1,13 @@
 """Texts with labels: from files, from the Hub, from a task, or from the demo's world."""
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from arcee_lab.hub import is_hub_id
+from arcee_lab.rows import Row, cell, is_table, read_rows, require_file, require_unicode
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
@@ -54,20 +54,23 @@ def read_labelled(
     """Reads a classification data set.
 
     Args:
-        source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file; a Hub id, `NAME[:split]`, by default
-            its train split; `demo[:split]`, the reviews or news of the demo's world; or a task of
+        source: A `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file, each also with
+            `.gz`; a Hub id or a folder of data files, `NAME[:split]`, by default its train split;
+            `demo[:split]`, the reviews or news of the demo's world; or a task of
             `arcee-lab eval` on one of the field's data sets, as `TASK:FILE` in the data set's own
             format or `TASK[:split]` on the Hub. A task brings its texts, its labels and their
             names: the head can be evaluated by it as it is.
         head: "sequence" (one label a text) or "token" (one label a word).
         text_column: Column of the texts, or of the lists of words; "text", or "tokens", by default.
+            `a.b` is column `b` of the object in column `a`.
         label_column: Column of labels; "label", or "tags", by default.
         names: The labels in the order of the head, as those of the training texts; by default those
             that the data set names, or else those that occur, sorted.
         limit: Most rows to read.
 
     Raises:
-        ValueError: The source, a column or a label is not as it should be.
+        ValueError: The source, a column, a text or a label is not as it should be; file and row are
+            named.
 
     Example:
         >>> from arcee_lab.training.heads import read_labelled
@@ -88,35 +91,33 @@ def read_labelled(
     found = list(islice(rows, limit))
     if not found:
         raise ValueError(f"{source} holds no row; expected texts with labels.")
-    missing = [column for column in (text, label) if column not in found[0]]
-    if missing:
-        raise ValueError(
-            f"{source} has no column {missing[0]!r}; it has {', '.join(found[0])}. Name the "
-            "columns of texts and of labels."
-        )
-    given = [[_name(one, own) for one in _list(row[label], head)] for row in found]
+    given = [
+        [_name(one, own, row.where, label) for one in _labels(row, label, head)] for row in found
+    ]
     expected = names or own or sorted({one for row in given for one in row})
     ids = {name: i for i, name in enumerate(expected)}
-    for number, row in enumerate(given):
-        strange = [one for one in row if one not in ids]
+    for one, row in zip(found, given, strict=True):
+        strange = [label for label in row if label not in ids]
         if strange:
             raise ValueError(
-                f"{source}, row {number} has the label {strange[0]!r}; expected one of "
-                f"{', '.join(ids)}."
+                f"{one.where} has the label {strange[0]!r}; expected one of {', '.join(ids)}."
             )
-    words = [tuple(map(str, row[text])) for row in found] if head == "token" else None
-    if words is not None:
-        for number, (some, row) in enumerate(zip(words, given, strict=True)):
-            if len(some) != len(row) or not some:
-                raise ValueError(
-                    f"{source}, row {number} has {len(some)} words and {len(row)} labels; expected "
-                    "one label a word."
-                )
+    words = [_words(row, text) for row in found] if head == "token" else None
     if words is None:
-        texts = [str(row[text]) for row in found]
-    else:  # where a row has its running text, a tokenizer sees the words as they stand in it
+        texts = [_text(cell(row, text), row.where, text) for row in found]
+    else:
+        for one, some, row in zip(found, words, given, strict=True):
+            if len(some) != len(row):
+                raise ValueError(
+                    f"{one.where} has {len(some)} words and {len(row)} labels; expected one label "
+                    "per word."
+                )
+        # Where a row has its running text, a tokenizer sees the words as they stand in it.
         texts = [
-            str(row.get("text", " ".join(some))) for row, some in zip(found, words, strict=True)
+            _text(row.values["text"], row.where, "text")
+            if "text" in row.values and text != "text"
+            else " ".join(some)
+            for row, some in zip(found, words, strict=True)
         ]
     return Labelled(
         head=head,
@@ -131,15 +132,51 @@ def file_of(source: str) -> Path | None:
     """The local file that a source reads, if it reads one."""
     if is_task(source):
         return task_file(source)
-    return Path(source) if Path(source).suffix in _READERS else None
+    name = source.partition(":")[0]
+    return None if name == WORLD or Path(name).is_dir() or is_hub_id(name) else Path(source)
 
 
-def _list(value: Any, head: str) -> list[Any]:
-    return list(value) if head == "token" else [value]
+def _text(value: Any, where: str, column: str) -> str:
+    """A text that holds a word.
+
+    Raises:
+        ValueError: It is something else, which must not become the text that Python writes for it.
+    """
+    if not isinstance(value, str) or not value.strip():
+        got = "blank" if isinstance(value, str) else type(value).__name__
+        raise ValueError(f"{where}: {column!r} is {got}; expected a text. Correct or drop the row.")
+    require_unicode(value, f"{where}: {column!r}")
+    return value
 
 
-def _name(value: Any, names: Sequence[str] | None) -> str:
+def _words(row: Row, column: str) -> tuple[str, ...]:
+    words = _several(row, column, "words")
+    return tuple(_text(word, f"{row.where}, word {n}", column) for n, word in enumerate(words))
+
+
+def _labels(row: Row, column: str, head: str) -> list[Any]:
+    return _several(row, column, "labels") if head == "token" else [cell(row, column)]
+
+
+def _several(row: Row, column: str, what: str) -> list[Any]:
+    value = cell(row, column)
+    if not isinstance(value, (list, tuple)) or not value:
+        got = "empty" if isinstance(value, (list, tuple)) else type(value).__name__
+        raise ValueError(
+            f"{row.where}: {column!r} is {got}; expected a list of {what}, one per word. Correct "
+            "or drop the row."
+        )
+    return list(value)
+
+
+def _name(value: Any, names: Sequence[str] | None, where: str, column: str) -> str:
     """A label's name; a number stands for one where the data set names its labels."""
+    if not isinstance(value, (str, int)) or value == "":
+        got = "empty" if value == "" else type(value).__name__
+        raise ValueError(
+            f"{where}: the label in {column!r} is {got}; expected a name or a whole number. "
+            "Correct or drop the row."
+        )
     if names is not None and isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     return str(value)
@@ -147,22 +184,27 @@ def _name(value: Any, names: Sequence[str] | None) -> str:
 
 def _open(
     source: str, head: str, label: str, limit: int | None
-) -> tuple[Iterable[dict[str, Any]], list[str] | None]:
+) -> tuple[Iterable[Row], list[str] | None]:
     """The rows of a source, and the names that it has for its labels."""
     name, _, split = source.partition(":")
+    own: list[str] | None
     if name == WORLD:
-        return _world(head, split or "train", limit)
-    if is_task(source):
-        return read_task(source, head)
-    path = Path(source)
-    if path.suffix in _READERS:
-        if not path.is_file():
-            raise ValueError(f"data file {path} is missing; check the path.")
-        try:
-            return _READERS[path.suffix](path), None
-        except (ValueError, OSError) as error:
-            raise ValueError(f"data file {path} cannot be read: {error}") from None
-    return _hub(name, split or "train", label)
+        rows, own = _world(head, split or "train", limit)
+    elif is_task(source):
+        rows, own = read_task(source, head)
+    elif Path(name).is_dir() or is_hub_id(name):
+        rows, own = _dataset(name, split or "train", label)
+    else:
+        path = Path(source)
+        require_file(path)
+        if not is_table(path):
+            raise ValueError(
+                f"file {path} is no table of texts and labels; expected .jsonl, .ndjson, .json, "
+                ".csv, .tsv or .parquet, each also with .gz. A file in the format of one of the "
+                f"field's data sets is read as TASK:FILE, such as arcee_conll2003:{path}."
+            )
+        return read_rows(path), None
+    return (Row(f"{source}, row {number}", row) for number, row in enumerate(rows)), own
 
 
 def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str, Any]], list[str]]:
@@ -176,40 +218,14 @@ def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str,
     return cast(Iterable[dict[str, Any]], dataset(head, **sizes)[split]), names
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    tabs = path.suffix == ".tsv"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        more: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-        return list(csv.DictReader(file, **more))
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except ArrowException as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-
-
-_READERS = {".jsonl": _jsonl, ".csv": _table, ".tsv": _table, ".parquet": _parquet}
-
-
-def _hub(name: str, split: str, label: str) -> tuple[Iterable[dict[str, Any]], list[str] | None]:
+def _dataset(
+    name: str, split: str, label: str
+) -> tuple[Iterable[dict[str, Any]], list[str] | None]:
     import datasets
-    from datasets.exceptions import DatasetsError
 
-    try:
-        rows = datasets.load_dataset(name, split=split)
-    except (ValueError, OSError, DatasetsError) as error:
-        raise ValueError(
-            f"data set {name!r}, split {split!r}, cannot be opened: {' '.join(str(error).split())}"
-        ) from None
+    from arcee_lab.texts import open_dataset  # with torch, which the command's help needs not
+
+    rows = open_dataset(name, split, streaming=False)
     assert isinstance(rows, datasets.Dataset)
     feature = rows.features.get(label)
     feature = getattr(feature, "feature", feature)  # of a list: of what it holds

@@ -1,0 +1,308 @@
+"""Rows of files: JSON lines, JSON, CSV, TSV and Parquet, each also compressed with gzip.
+
+Lines and rows are read one at a time. What has to be held whole (a line, a CSV cell, a JSON file, a
+plain document, a compressed Parquet file) is bounded after decompression, so that a small file
+cannot fill the memory.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LARGEST = 1 << 30  # bytes that are held whole
+PACKED = (".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
+
+
+class Row(NamedTuple):
+    """One row of a file or data set.
+
+    Attributes:
+        where: File and line, or file and row, for errors. Lines count from 1; rows count from 0, as
+            the documents of a dump do.
+        values: Its values by column.
+    """
+
+    where: str
+    values: dict[str, Any]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file holds rows, by its suffix."""
+    return _kind(path) in _READERS
+
+
+def require_file(path: Path) -> None:
+    """Checks that a file is there and of a kind that can be read.
+
+    Raises:
+        ValueError: It is missing, a folder, or compressed with something other than gzip.
+    """
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "missing"
+        raise ValueError(f"file {path} is {kind}; expected {_EXPECTED}. Check the path.")
+    if _kind(path) in PACKED:
+        raise ValueError(
+            f"file {path} is compressed or packed as {_kind(path)}; expected {_EXPECTED}. Unpack "
+            "it first."
+        )
+
+
+def read_rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Yields the rows of a file; blank lines are none.
+
+    Args:
+        path: A `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file, or any of them with
+            `.gz` behind it. A `.json` file holds a list of rows, or an object with one list of
+            them. Tables have a header; in a `.tsv` file quotation marks mean nothing.
+        columns: The columns that are wanted, for files that can leave out others.
+
+    Raises:
+        ValueError: The file cannot be read, or a row is broken; the file and the row are named.
+    """
+    with _opened(path) as file:
+        yield from _READERS[_kind(path)](file, path, columns)
+
+
+def read_document(path: Path) -> str:
+    """A whole file as UTF-8 text.
+
+    Raises:
+        ValueError: It cannot be read, is binary, or too large.
+    """
+    with _opened(path) as file:
+        return _decode(_whole(file, path), f"file {path}")
+
+
+def cell(row: Row, column: str) -> Any:
+    """The value of a column; `a.b` is column `b` of the object in column `a`.
+
+    Raises:
+        ValueError: The row has no such column.
+    """
+    if column in row.values:
+        return row.values[column]
+    value: Any = row.values
+    for name in column.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise no_column(column, row.values, row.where)
+        value = value[name]
+    return value
+
+
+def require_unicode(text: str, where: str) -> None:
+    """Checks that a text can be written as UTF-8, as tokenizers need it.
+
+    Raises:
+        ValueError: It holds half of a surrogate pair, which JSON can write alone.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds half of a surrogate pair at character {error.start}; expected Unicode "
+            "text. Correct or drop it."
+        ) from None
+
+
+def no_column(column: str, found: Iterable[str], where: str) -> ValueError:
+    """The error of a column that is not there."""
+    names = ", ".join(map(repr, found)) or "none"
+    return ValueError(
+        f"{where} has no column {column!r}; it has {names}. Name the column that is meant."
+    )
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says what a file holds: of `a.jsonl.gz` it is `.jsonl`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    require_file(path)
+    zipped = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(
+            f"file {path} cannot be read: {reason}. Check it, or get it again."
+        ) from error
+
+
+def _whole(file: io.BufferedIOBase, path: Path) -> bytes:
+    raw = file.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise _too_large(f"file {path}")
+    return raw
+
+
+def _lines(file: io.BufferedIOBase, path: Path) -> Iterator[str]:
+    number = 0
+    while raw := file.readline(LARGEST + 1):
+        number += 1
+        where = f"{path} line {number}"
+        if len(raw) > LARGEST:
+            raise _too_large(where)
+        yield _decode(raw, where, first=number == 1)
+
+
+def _too_large(where: str) -> ValueError:
+    return ValueError(
+        f"{where} holds more than {LARGEST:,} bytes in one piece; expected less. Split it, or "
+        "write one document per row of a .jsonl file."
+    )
+
+
+def _decode(raw: bytes, where: str, *, first: bool = True) -> str:
+    if b"\0" in raw:
+        raise ValueError(
+            f"{where} is binary (it holds a zero byte); expected UTF-8 text. Convert it."
+        )
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} is not UTF-8 at byte {error.start}; expected UTF-8 text. Convert it."
+        ) from error
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where} is not JSON ({error}); expected one object per line in a .jsonl file, or one "
+            "list of objects in a .json file."
+        ) from error
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{where} is {type(value).__name__}, no object; expected one with a value per column."
+        )
+    return Row(where, value)
+
+
+def _read_jsonl(
+    file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None
+) -> Iterator[Row]:
+    for number, line in enumerate(_lines(file, path), start=1):
+        if line.strip():
+            where = f"{path} line {number}"
+            yield _object(_json(line, where), where)
+
+
+def _read_json(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    found = _json(_decode(_whole(file, path), f"file {path}"), f"file {path}")
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        if len(lists) != 1:
+            raise ValueError(
+                f"file {path} is an object with {len(lists)} lists; expected a list of rows, or an "
+                "object with one such list. Write one row per line of a .jsonl file."
+            )
+        (found,) = lists
+    if not isinstance(found, list):
+        raise ValueError(
+            f"file {path} holds {type(found).__name__}; expected a list of rows, or an object with "
+            "one such list."
+        )
+    for number, value in enumerate(found):
+        yield _object(value, f"{path} row {number}")
+
+
+def _read_csv(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    yield from _table(csv.reader(_lines(file, path), strict=True), path)
+
+
+def _read_tsv(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    yield from _table(
+        csv.reader(_lines(file, path), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True), path
+    )
+
+
+def _table(reader: Any, path: Path) -> Iterator[Row]:
+    names: list[str] | None = None
+    while True:
+        where = f"{path} line {reader.line_num + 1}"
+        before = csv.field_size_limit(LARGEST)  # the process has one limit, of 128 KiB by default
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{where} is not in the format of its table ({error}); expected every quotation "
+                "mark closed, and doubled inside a cell."
+            ) from error
+        finally:
+            csv.field_size_limit(before)
+        if cells is None:
+            return
+        if not cells:
+            continue  # a blank line
+        if names is None:
+            names = cells
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(
+                    f"{where} names the column {twice[0]!r} twice; expected a header of different "
+                    "names."
+                )
+            continue
+        if len(cells) != len(names):
+            raise ValueError(
+                f"{where} has {len(cells)} cells and the header {len(names)}; expected one cell "
+                "per column."
+            )
+        yield Row(where, dict(zip(names, cells, strict=True)))
+
+
+def _read_parquet(
+    file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None
+) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix.lower() == ".gz":  # Parquet is read from its end
+        file = io.BytesIO(_whole(file, path))
+    try:
+        table = parquet.ParquetFile(file)
+        names = table.schema_arrow.names
+        wanted = None
+        if columns is not None:
+            wanted = [one if one in names else one.partition(".")[0] for one in columns]
+            for column, name in zip(columns, wanted, strict=True):
+                if name not in names:
+                    raise no_column(column, names, str(path))
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=wanted):
+            for values in batch.to_pylist():
+                yield Row(f"{path} row {number}", values)
+                number += 1
+    except pyarrow.ArrowException as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is not a readable Parquet file: {first_line} Get it again."
+        ) from error
+
+
+_READERS = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}
+_EXPECTED = f"a text file, or {', '.join(_READERS)}, each also with .gz"
