@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from arcee_lab.seeds import LARGEST, Seeds
+
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
 WORLD_DOCUMENTS = 512  # read for --world where --max-tokens sets no other end
@@ -30,6 +32,14 @@ def natural(word: str) -> int:
     return _whole(word, least=0, told="from 0 up")
 
 
+def seed(word: str) -> int:
+    """Reads a seed: a whole number from zero on that every generator takes."""
+    number = natural(word)
+    if number > LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a whole number up to {LARGEST}, got {word!r}")
+    return number
+
+
 def _whole(word: str, *, least: int, told: str) -> int:
     try:
         number = int(word)
@@ -38,6 +48,18 @@ def _whole(word: str, *, least: int, told: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"expected a whole number {told}, got {word!r}")
     return number
+
+
+def seeds(word: str) -> Seeds:
+    """Reads one seed for all generators of an evaluation, or four.
+
+    Raises:
+        argparse.ArgumentTypeError: The word is neither.
+    """
+    try:
+        return Seeds.read(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -145,7 +167,8 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
-        texts: Whether the command reads texts; without them there is no `--max-tokens`.
+        texts: Whether the command reads texts; without them there is no `--max-tokens` and no
+            `--seed`, which is that of `--world`.
     """
     add_place(parser)
     parser.add_argument(
@@ -163,9 +186,22 @@ def add_compute(
             metavar="N",
             help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
         )
-    parser.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="seed of what is drawn (default: 0)"
-    )
+        parser.add_argument(
+            "--seed", type=seed, default=0, metavar="N", help="seed of --world (default: 0)"
+        )
+
+
+def require_used_seed(args: argparse.Namespace) -> None:
+    """Checks that a `--seed` has something to draw.
+
+    Raises:
+        ValueError: The texts are not drawn.
+    """
+    if args.seed and not args.world:
+        raise ValueError(
+            f"--seed {args.seed} has no effect: only the documents of --world are drawn; leave it "
+            "out."
+        )
 
 
 def read_texts(args: argparse.Namespace) -> Iterator[str]:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="a short recipe: rising zeros, not every skill"
     )
     parser.add_argument(
-        "--seed", type=flags.natural, default=0, metavar="N", help="default: 0, the shipped demo's"
+        "--seed", type=flags.seed, default=0, metavar="N", help="default: 0, the shipped demo's"
     )
     parser.add_argument(
         "--threads", type=flags.positive, default=1, metavar="N", help="of torch (default: 1)"

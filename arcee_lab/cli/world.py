@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `world`."""
     parser.add_argument("kind", metavar="KIND", help=f"{', '.join(KINDS)}, or {MIX} for all")
     parser.add_argument("--n", type=int, default=5, metavar="N", help="how many (default: 5)")
-    parser.add_argument("--seed", type=flags.natural, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--split", choices=SPLITS, default="test", help="they share no document (default: test)"
     )

@@ -113,6 +113,14 @@ class ArceeLab(_Base):
         def loaded(source: Any, head: str) -> Any:
             return load(source, head=head, dtype=dtype, device=where, attn=attn, revision=revision)
 
+        placed = {"dtype": dtype, "device": device, "attn": attn, "revision": revision}
+        if isinstance(pretrained, nn.Module):
+            _require_loading(placed, (seqcls, tokcls, qa))
+        if exact and batch_tokens is not None:
+            raise ValueError(
+                f"batch_tokens={batch_tokens} has no effect with exact=True, where a batch is "
+                "batch_size sequences; leave one of the two out."
+            )
         given = {"sequence": seqcls, "token": tokcls, "qa": qa}
         sources: dict[str, Source] = {k: v for k, v in given.items() if v is not None}
         if isinstance(pretrained, nn.Module):
@@ -446,6 +454,20 @@ class ArceeLab(_Base):
                 bar.update(round(done) - bar.n)
 
             yield advance
+
+
+def _require_loading(settings: dict[str, Any], heads: Iterable[Source | None]) -> None:
+    """Checks that what is said about loading a checkpoint has one to load.
+
+    Raises:
+        ValueError: The model is in memory, and so are its heads.
+    """
+    given = [name for name, value in settings.items() if value is not None]
+    if given and not any(isinstance(head, (str, os.PathLike)) for head in heads):
+        raise ValueError(
+            f"{', '.join(given)} came with a model in memory, which is not loaded again; give a "
+            "path or a Hub id, or set it on the model itself (model.to(...))."
+        )
 
 
 def _require_arguments(given: dict) -> None:
