@@ -18,7 +18,7 @@ import yaml
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from arcee_lab.evals.drawing import drawn_once, require_seeds
+from arcee_lab.evals.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.seeds import DEFAULT, Seeds, SeedsLike
 
 Loaded = dict[str, dict[str, Any]]
@@ -101,6 +101,8 @@ def loaded_tasks(
         )
     loaded = cast(Loaded, tasks)
     require_seeds(loaded["tasks"].items(), seeds)
+    for task in loaded["tasks"].values():
+        keep_documents(task)  # where lm-eval itself loaded them
     return loaded
 
 

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals.changing import Values
-from arcee_lab.evals.drawing import keep_documents
 from arcee_lab.evals.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.finding import Data, Loaded, loaded_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
@@ -188,8 +187,6 @@ def _run(
 ) -> Evaluation:
     for group in loaded.get("groups", {}).values():
         _require_means(group)
-    for task in loaded["tasks"].values():
-        keep_documents(task)
     bootstrap_seed = seeds.random or 0
     sizes = {name: _documents(task, limit) for name, task in loaded["tasks"].items()}
     scores: list[Score] = []
@@ -338,7 +335,7 @@ def _group_scores(
     group: Any, scores: Sequence[Score], values: dict[tuple[str, str, str], np.ndarray]
 ) -> list[Score]:
     """A group's mean over its tasks, as its file asks for it, with documents redrawn in each."""
-    names = {task.task_name for task in group.get_all_tasks()}
+    names = {task.config.task for task in group.get_all_tasks()}
     found = []
     for wanted in group.aggregate_metric_list or ():
         mine = [
