@@ -40,6 +40,8 @@ _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 class ArceeLab(_Base):
     """An Arcee model for lm-eval: numbers of its `hf` in fp32, for a fraction of the tokens.
 
+    Within 1e-4, with two exceptions in which `hf` is wrong; see docs/evals.md, "Packed scoring".
+
     Choices of a document are scored as branches of one row, a few-shot prefix that documents share
     is computed once, and log-softmax is in fp32; see `arcee_lab.evals.packed`. Documents with a
     `head` column go to that classification head; see `arcee_lab.evals.routing`.

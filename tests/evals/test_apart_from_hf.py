@@ -90,7 +90,7 @@ def test_whole_texts_of_thousands_of_tokens(long):
     sizes = np.array([len(window.targets) for (window,) in windows])
     assert min(map(abs, truth)) > 2**14  # fp32 has steps of 2^-9 there, and of 2^-8 above 2^15
     assert theirs == [float(np.float32(one)) for one in theirs]
-    assert off_theirs.max() > 1e-4
-    assert off_mine.max() < off_theirs.max()
-    # A token's log-likelihood, below 16 nats, is known to fp32's step there.
-    assert (off_mine <= sizes * 2.0**-20).all()
+    # A token's log-likelihood, below 16 nats, is rounded by half of fp32's step of 2^-20 there; n
+    # of them, at random, add to sqrt(n) * 2^-21, here below 3e-5.
+    assert np.sqrt(sizes).max() * 2.0**-21 < 3e-5
+    assert off_mine.max() < 1e-4 < off_theirs.max()
