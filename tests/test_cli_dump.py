@@ -52,6 +52,15 @@ def test_flags_are_the_fields_of_the_config():
     assert flags.read_fields(args, DumpConfig) == DumpConfig(**given)
 
 
+@pytest.mark.parametrize("command", ["dump", "sparsity"])
+def test_a_seed_that_draws_nothing_is_refused(tmp_path, capsys, command):
+    (tmp_path / "a.txt").write_text("The dogs sleep.")
+    words = [command, "demo", "--text", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--seed", "3"]) == 2
+    assert "--seed 3 has no effect: only the documents of --world" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, capsys):
     assert dump(tmp_path / "s", "--dry-run") == 0
     said = capsys.readouterr().out

@@ -22,6 +22,7 @@ LAYERS = (
         "ranks",
         "interrupted",
         "bounds",
+        "seeds",
     },
     {
         "selection",

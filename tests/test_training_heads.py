@@ -141,6 +141,19 @@ def test_a_head_on_a_frozen_backbone(base, reviews, tmp_path):
     assert told["settings"]["recipe"]["learning_rate"] == 3e-3
 
 
+def test_a_fit_that_fails_leaves_the_generators(base, reviews, monkeypatch):
+    def fit(*args, **settings):
+        np.random.seed(1)
+        torch.manual_seed(1)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("arcee_lab.training.heads.fitting._fit", fit)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_head(*base, reviews, recipe=HeadRecipe(), progress=False)
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
 def test_the_same_seed_gives_the_same_head(base, reviews):
     model, tokenizer = base
     recipes = [HeadRecipe(epochs=1, batch_size=48, seed=seed) for seed in (1, 1, 2)]
@@ -177,6 +190,17 @@ def test_a_head_that_moves_the_backbone(base, news, tmp_path, tune):
 
 
 def test_refusals(base, reviews, news):
+    with pytest.raises(
+        ValueError, match="lora_rank=8 has no effect with tune='head'; leave it out"
+    ):
+        HeadRecipe(lora_rank=8)
+    with pytest.raises(ValueError, match="lora_rank=0; expected 1 or more"):
+        HeadRecipe(tune="lora", lora_rank=0)
+    assert HeadRecipe(tune="lora").settings()["lora_rank"] == 8
+    assert HeadRecipe().settings()["lora_rank"] is None
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=r"seed=.*; expected a whole number from 0 to"):
+            HeadRecipe(seed=seed)
     with pytest.raises(ValueError, match="tune='half'; expected one of head, lora, full"):
         HeadRecipe(tune="half")
     with pytest.raises(ValueError, match="learning_rate=2"):

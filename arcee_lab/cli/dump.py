@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Estimates, writes, and says where the store lies and how to ask it."""
     config = flags.read_fields(args, DumpConfig)
+    flags.require_used_seed(args)
     from arcee_lab import ranks
     from arcee_lab.dump.estimating import size
     from arcee_lab.dump.folder import folder_of

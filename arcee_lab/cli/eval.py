@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab import bounds, storage
 from arcee_lab.cli import flags
+from arcee_lab.seeds import DEFAULT
 
 if TYPE_CHECKING:
     from arcee_lab.evals import Evaluation
@@ -24,10 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="TASK",
         help="names of tasks or groups (ours, as arcee_all, or lm-eval's), or paths of task files; "
-        "a task file's !function runs code",
+        "a task file runs code: its !function and its Jinja templates",
     )
     flags.add_out(parser)
     flags.add_compute(parser, texts=False)
+    parser.add_argument(
+        "--seed",
+        type=flags.seeds,
+        default=DEFAULT,
+        metavar="N[,N,N,N]",
+        help="seeds of Python's random, numpy, torch and few-shot examples, or one for all; None "
+        f"leaves a generator unseeded (default: {DEFAULT}, as lm-eval)",
+    )
     parser.add_argument(
         "--intervention",
         metavar="FILE",
@@ -41,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"where the {head} head is, if MODEL itself has none",
         )
     parser.add_argument(
-        "--limit", type=flags.positive, metavar="N", help="documents a task, from its start"
+        "--limit", type=flags.positive, metavar="N", help="documents per task, from its start"
     )
     parser.add_argument(
         "--num-fewshot",
         type=flags.Whole(0, bounds.SHOTS),
         metavar="N",
-        help="examples before each question (default: what each task says)",
+        help="examples before each question (default: what each task says); a task that sets 0 "
+        "keeps it, and a warning says so",
     )
     parser.add_argument(
         "--include",
@@ -79,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.running import run as evaluate
     from arcee_lab.interrupted import Interrupted
 
-    tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data))
+    tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
     model = ArceeLab(
         args.model,
         seqcls=args.seqcls,
@@ -147,10 +158,11 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What makes this run this run; an intervention counts by its content."""
     file = args.intervention
     names = ("model", "tasks", "seqcls", "tokcls", "qa", "limit", "num_fewshot", "exact")
-    more = ("dtype", "device", "batch_size", "seed")
+    more = ("dtype", "device", "batch_size")
     return {
         "command": "eval",
         "intervention": storage.sha256(file) if file is not None and file.is_file() else None,
         "include": [str(folder) for folder in args.include],
         "data": list(args.data),
+        "seed": list(astuple(args.seed)),
     } | {name: getattr(args, name) for name in names + more}

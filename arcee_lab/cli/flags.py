@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from arcee_lab import bounds
+from arcee_lab.seeds import Seeds
 
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -58,6 +59,18 @@ def _short(word: str) -> str:
 
 positive = Whole(1, bounds.ANY)
 seed = Whole(0, bounds.SEED)
+
+
+def seeds(word: str) -> Seeds:
+    """Reads one seed for all generators of an evaluation, or four.
+
+    Raises:
+        argparse.ArgumentTypeError: The word is neither.
+    """
+    try:
+        return Seeds.read(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -178,7 +191,8 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
-        texts: Whether the command reads texts; without them there is no `--max-tokens`.
+        texts: Whether the command reads texts; without them there is no `--max-tokens` and no
+            `--seed`, which is that of `--world`.
     """
     add_place(parser)
     parser.add_argument(
@@ -196,9 +210,22 @@ def add_compute(
             metavar="N",
             help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
         )
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="seed of what is drawn (default: 0)"
-    )
+        parser.add_argument(
+            "--seed", type=seed, default=0, metavar="N", help="seed of --world (default: 0)"
+        )
+
+
+def require_used_seed(args: argparse.Namespace) -> None:
+    """Checks that a `--seed` has something to draw.
+
+    Raises:
+        ValueError: The texts are not drawn.
+    """
+    if args.seed and not args.world:
+        raise ValueError(
+            f"--seed {args.seed} has no effect: only the documents of --world are drawn; leave it "
+            "out."
+        )
 
 
 def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]:

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, saves, and says where the results lie. Under torchrun, ranks share the work."""
     domains = _domains(args)
+    flags.require_used_seed(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load, ranks

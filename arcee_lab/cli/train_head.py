@@ -1,7 +1,6 @@
 """`arcee-lab train-head`: a classification head for any data set, and probes of every layer."""
 
 import argparse
-from dataclasses import asdict
 from typing import Any
 
 from arcee_lab import storage
@@ -97,5 +96,5 @@ def _settings(args: argparse.Namespace, recipe: HeadRecipe) -> dict[str, Any]:
     return {
         "command": "train-head",
         "sha256": [storage.sha256(path) for path in files if path and path.is_file()],
-        "recipe": asdict(recipe),
+        "recipe": recipe.settings(),
     } | {name: getattr(args, name) for name in (*names, "dtype", "device")}

@@ -14,6 +14,8 @@ file with a `!function` of ours works under plain `lm-eval run` too. One idea a 
     aggregation.py   a metric as a function of sums over documents
     intervals.py     95 % bootstrap intervals of such metrics, vectorised
     finding.py       tasks by name, group or YAML path; broken files are errors
+    drawing.py       documents that a task draws at random: once, and under known seeds
+    examples.py      how many few-shot examples each task gets
     running.py       `run`: tasks, one bar, interrupts; result.py: what it returns
     sweeping.py      `sweep`: quality against the measured active fraction
     encoding.py      token ids of contexts and continuations, each text once

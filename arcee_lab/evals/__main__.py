@@ -1,8 +1,10 @@
 """`python -m arcee_lab.evals run ...`: lm-eval's own command and flags, and our tasks by name.
 
-It differs from `lm-eval` in four things: the model is `arcee-lab` unless `--model` says another,
+It differs from `lm-eval` in five things: the model is `arcee-lab` unless `--model` says another,
 our tasks and groups are found by name from any folder, a broken task file or an unknown task is one
-line and exit code 2, and lm-eval's own task files are indexed only when one is asked for.
+line and exit code 2, lm-eval's own task files are indexed only when one is asked for, and a task
+draws its documents once (see `arcee_lab.evals.drawing`). A task file runs code: its `!function` and
+its Jinja templates.
 """
 
 import sys
@@ -14,8 +16,10 @@ from lm_eval import tasks
 from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
+from arcee_lab.evals.drawing import drawn_once
 from arcee_lab.evals.finding import check_names, task_folder
 from arcee_lab.evals.registering import NAME
+from arcee_lab.seeds import DEFAULT, Seeds
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,7 +47,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if words[:1] == ["run"] and isinstance(asked, list):
             include = [args.include_path] if args.include_path else []
             ours = check_names([str(task) for task in asked], include=include)
-        with _with_our_tasks(only=ours):
+        # lm-eval seeds for itself, but a task file that is named by path is read before it does.
+        given = getattr(args, "seed", None)
+        seeds = DEFAULT if given is None else Seeds.read(given)
+        with seeds.acting(), drawn_once(), _with_our_tasks(only=ours):
             cli.execute(args)
     except (ValueError, OSError) as error:
         print(f"arcee_lab.evals: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201

@@ -1,7 +1,7 @@
 """Finds tasks by name, group, pattern or YAML path; what lm-eval skips in silence is an error.
 
-A task file's `!function` runs code: that of the file beside it, or of an installed package. Only
-name files that you would run.
+A task file runs code: `!function` calls that of the file next to it or of an installed package, and
+its Jinja templates are evaluated without a sandbox. Only name files that you would run.
 """
 
 import glob
@@ -17,6 +17,9 @@ from typing import Any, cast
 import yaml
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+
+from arcee_lab.evals.drawing import drawn_once, keep_documents, require_seeds
+from arcee_lab.seeds import DEFAULT, Seeds, SeedsLike
 
 Loaded = dict[str, dict[str, Any]]
 Data = str | os.PathLike | Mapping[str, str | os.PathLike] | None
@@ -34,6 +37,7 @@ def find_tasks(
     *,
     include: Sequence[str | os.PathLike] = (),
     data: Data = None,
+    seed: SeedsLike = DEFAULT,
 ) -> Loaded:
     """Loads tasks with their data.
 
@@ -45,21 +49,28 @@ def find_tasks(
         include: Folders with further task files; a name there goes before ours.
         data: A file in place of a task's own data, for tasks that read one (those of the field's
             data sets), or such files by the name of the task.
+        seed: From which each task begins, for those that draw documents or shuffle choices; as
+            `al.evals.run` takes it. The caller's generators are left as they were.
 
     Returns:
         As lm-eval has it: "tasks" by name, "groups" by name, "group_map".
 
     Raises:
-        ValueError: A name is unknown, a file is broken, or a task's data cannot be had.
+        ValueError: A name is unknown, a file is broken, a task's data cannot be had, or `seed` is
+            no seed.
     """
+    seeds = Seeds.read(seed)
     asked = [names] if isinstance(names, (str, os.PathLike)) else list(names)
     manager, specs, _ = _look_up([os.fspath(name) for name in asked], include, data)
     if isinstance(data, Mapping) and not any(spec.endswith(".yaml") for spec in specs):
         for name in data:  # before any data are fetched
             if name not in manager.task_index:
                 raise _not_asked_for(name, specs)
-    with quiet_lm_eval():
-        built = [_load(spec, manager) for spec in dict.fromkeys(specs)]
+    built = []
+    with seeds.acting(), drawn_once(seeds), quiet_lm_eval():
+        for spec in dict.fromkeys(specs):
+            seeds.apply()  # a file may draw as soon as it is read
+            built.append(_load(spec, manager))
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     for one in built:
         for part in loaded:
@@ -73,11 +84,26 @@ def loaded_tasks(
     *,
     include: Sequence[str | os.PathLike],
     data: Data = None,
+    seeds: Seeds,
 ) -> Loaded:
-    """What `find_tasks` gave already, or gives for these names."""
-    if isinstance(tasks, Mapping):
-        return cast(Loaded, tasks)
-    return find_tasks(tasks, include=include, data=data)
+    """What `find_tasks` gave already, or gives for these names.
+
+    Raises:
+        ValueError: As `find_tasks`; or what is said about loading came with tasks that are loaded.
+    """
+    if not isinstance(tasks, Mapping):
+        return find_tasks(tasks, include=include, data=data, seed=seeds)
+    if include or data is not None:
+        late = "include" if include else "data"
+        raise ValueError(
+            f"{late}= came with tasks that are loaded already; give it to find_tasks(...), or give "
+            "the names of the tasks."
+        )
+    loaded = cast(Loaded, tasks)
+    require_seeds(loaded["tasks"].items(), seeds)
+    for task in loaded["tasks"].values():
+        keep_documents(task)  # where lm-eval itself loaded them
+    return loaded
 
 
 def check_names(names: Sequence[str], *, include: Sequence[str | os.PathLike] = ()) -> bool:

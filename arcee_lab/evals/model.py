@@ -41,6 +41,8 @@ _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 class ArceeLab(_Base):
     """An Arcee model for lm-eval: numbers of its `hf` in fp32, for a fraction of the tokens.
 
+    Within 1e-4, with two exceptions in which `hf` is wrong; see docs/evals.md, "Packed scoring".
+
     Choices of a document are scored as branches of one row, a few-shot prefix that documents share
     is computed once, and log-softmax is in fp32; see `arcee_lab.evals.packed`. Documents with a
     `head` column go to that classification head; see `arcee_lab.evals.routing`.
@@ -114,6 +116,14 @@ class ArceeLab(_Base):
         def loaded(source: Any, head: str) -> Any:
             return load(source, head=head, dtype=dtype, device=where, attn=attn, revision=revision)
 
+        placed = {"dtype": dtype, "device": device, "attn": attn, "revision": revision}
+        if isinstance(pretrained, nn.Module):
+            _require_loading(placed, (seqcls, tokcls, qa))
+        if exact and batch_tokens is not None:
+            raise ValueError(
+                f"batch_tokens={batch_tokens} has no effect with exact=True, where a batch is "
+                "batch_size sequences; leave one of the two out."
+            )
         given = {"sequence": seqcls, "token": tokcls, "qa": qa}
         sources: dict[str, Source] = {k: v for k, v in given.items() if v is not None}
         if isinstance(pretrained, nn.Module):
@@ -449,6 +459,20 @@ class ArceeLab(_Base):
                 bar.update(round(done) - bar.n)
 
             yield advance
+
+
+def _require_loading(settings: dict[str, Any], heads: Iterable[Source | None]) -> None:
+    """Checks that what is said about loading a checkpoint has one to load.
+
+    Raises:
+        ValueError: The model is in memory, and so are its heads.
+    """
+    given = [name for name, value in settings.items() if value is not None]
+    if given and not any(isinstance(head, (str, os.PathLike)) for head in heads):
+        raise ValueError(
+            f"{', '.join(given)} came with a model in memory, which is not loaded again; give a "
+            "path or a Hub id, or set it on the model itself (model.to(...))."
+        )
 
 
 def _require_arguments(given: dict) -> None:

@@ -51,7 +51,8 @@ def heads_asked(tasks: Iterable[Any]) -> Iterator[tuple[str, str | None]]:
     """The names of tasks, and the head that a task's first document names."""
     for task in tasks:
         first = next(iter(task.eval_docs), None)
-        yield task.task_name, first.get("head") if isinstance(first, dict) else None
+        # Not task.task_name: lm-eval draws from `random` whenever that is read.
+        yield task.config.task, first.get("head") if isinstance(first, dict) else None
 
 
 def heads_in(source: str | os.PathLike, revision: str | None = None) -> list[str]:

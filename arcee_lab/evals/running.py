@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab import storage
 from arcee_lab.evals.changing import Values
+from arcee_lab.evals.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.finding import Data, Loaded, loaded_tasks, quiet_lm_eval
 from arcee_lab.evals.intervals import DRAWS, interval, redrawn
 from arcee_lab.evals.keeping import Done, Keeping, asked_by
@@ -26,8 +27,10 @@ from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
 from arcee_lab.evals.routing import Source, heads_asked
 from arcee_lab.fingerprint import model_fingerprint
 from arcee_lab.interrupted import Interrupted
+from arcee_lab.seeds import DEFAULT, Seeds, SeedsLike
 
-FEWSHOT_SEED = 1234  # lm-eval's own
+BATCH_SIZE = 8
+MOST_DRAWS = 1_000_000
 UNFINISHED = "unfinished"  # the folder of tasks that are done, below `out`
 
 
@@ -44,12 +47,12 @@ def run(
     limit: int | None = None,
     include: Sequence[str | os.PathLike] = (),
     data: Data = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     exact: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
+    seed: SeedsLike = DEFAULT,
     out: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -62,24 +65,30 @@ def run(
     Args:
         model: "demo", a folder, a Hub id, a model in memory, or an `ArceeLab`.
         tokenizer: For a model in memory.
-        tasks: Names of tasks or groups, patterns, or paths of task files. Their `!function` runs
-            code. Or what `find_tasks` gave, to load the data once for several runs.
+        tasks: Names of tasks or groups, patterns, or paths of task files. A task file runs code:
+            its `!function` and its Jinja templates. Or what `find_tasks` gave, to load the data
+            once for several runs.
         interventions: Values such as `al.Ablate(...)`, or a file of them; they act on the LM and
             on every head. By default none, or those that an `ArceeLab` has.
         seqcls: The sequence head, if it is not in the model's checkpoint: a checkpoint or a model.
         tokcls: The same for the token head.
         qa: The same for the QA head.
-        num_fewshot: Examples before each question; by default what each task says.
-        limit: Documents a task, from its start.
+        num_fewshot: Examples before each question; by default what each task says. A task that
+            sets 0 keeps it, as in lm-eval, and whole texts take none: a warning names each such
+            task, and `settings` of the result has the number that was used.
+        limit: Documents per task, from its start.
         include: Folders with further task files.
         data: A file in place of a task's own data, or files by task; see `find_tasks`.
-        batch_size: Sequences a batch of generation and heads; the LM's log-likelihoods go by a
-            number of tokens instead.
+        batch_size: Sequences per batch of generation and heads, by default 8; the LM's
+            log-likelihoods go by a number of tokens instead.
         exact: Keep lm-eval's own arithmetic for log-likelihoods.
         device: "cpu", "cuda", ...; by default CUDA where it is.
         dtype: Of the weights.
-        draws: Of the bootstrap.
-        seed: Of the bootstrap; few-shot examples are drawn with lm-eval's own seed.
+        draws: Of the bootstrap; at most 200 where a metric is no function of sums.
+        seed: Of Python's `random`, numpy, torch and few-shot examples: four values in this order,
+            or one for all. They are set before tasks are loaded and again before each task is
+            scored, and the caller's generators are put back at the end. None leaves a generator
+            alone. The bootstrap has a generator of its own, with the first of the four.
         out: A folder for what `Evaluation.save` writes. Each task that is done is kept below it, in
             `unfinished/`, until all is written: the same call goes on from there after an
             interrupt, a kill or a full disk.
@@ -89,8 +98,8 @@ def run(
         Scores with intervals, and the samples; with `out` samples are plain JSON values.
 
     Raises:
-        ValueError: For an unknown task, a broken task file, missing data or a missing head, before
-            any forward.
+        ValueError: For an unknown task, a broken task file, missing data, a missing head, or an
+            argument that would have no effect, before any forward.
         TaskFailed: A ValueError, for a task that could not be scored: a label that the head lacks,
             a context window too small, an intervention whose condition no token of the task meets.
             Its `result` holds the tasks that were done before.
@@ -102,11 +111,10 @@ def run(
         >>> result.score("arcee_demo_sentiment", "acc").n
         8
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected at least 1 document a task, or None for all.")
-    loaded = loaded_tasks(tasks, include=include, data=data)
-    with ExitStack() as stack:
-        stack.enter_context(modes_kept(model, seqcls, tokcls, qa))
+    require_numbers(limit=limit, num_fewshot=num_fewshot, draws=draws)
+    seeds = Seeds.read(seed)
+    with seeds.acting(), modes_kept(model, seqcls, tokcls, qa):
+        loaded = loaded_tasks(tasks, include=include, data=data, seeds=seeds)
         lm = as_lm(
             model,
             tokenizer,
@@ -121,9 +129,31 @@ def run(
         if interventions is not None:
             lm.intervene(interventions)
         lm.require_heads(loaded["tasks"].values())
-        for task in loaded["tasks"].values():
-            stack.enter_context(_fewshot(task, num_fewshot))
-        return _run(lm, loaded, limit=limit, draws=draws, seed=seed, out=out, progress=progress)
+        examples = examples_of(loaded["tasks"], num_fewshot)
+        return run_loaded(
+            lm,
+            loaded,
+            examples,
+            limit=limit,
+            draws=draws,
+            seeds=seeds,
+            out=out,
+            progress=progress,
+        )
+
+
+def require_numbers(*, limit: int | None, num_fewshot: int | None, draws: int) -> None:
+    """Checks what decides how much is done.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; expected at least 1 document per task, or None for all.")
+    if num_fewshot is not None and num_fewshot < 0:
+        raise ValueError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
+    if not 1 <= draws <= MOST_DRAWS:
+        raise ValueError(f"draws={draws}; expected from 1 to {MOST_DRAWS} draws of the bootstrap.")
 
 
 @contextmanager
@@ -141,18 +171,34 @@ def modes_kept(*models: Any) -> Iterator[None]:
 def as_lm(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    batch_size: int,
     **settings: Any,
 ) -> ArceeLab:
     """The model as lm-eval calls it; one that is given as such keeps its own settings."""
     given = {name: value for name, value in settings.items() if value is not None}
     if not isinstance(model, ArceeLab):
-        return ArceeLab(model, tokenizer, batch_size=batch_size, **given)
+        return ArceeLab(model, tokenizer, **({"batch_size": BATCH_SIZE} | given))
     if given or tokenizer is not None:
         names = ", ".join([*given, *(["tokenizer"] if tokenizer is not None else [])])
-        raise ValueError(f"Give {names} to ArceeLab(...): the model is one already.")
+        raise ValueError(
+            f"{names} came with a model that is an ArceeLab already; give it to ArceeLab(...)."
+        )
     return model
+
+
+def run_loaded(
+    lm: ArceeLab,
+    loaded: Loaded,
+    examples: Examples,
+    *,
+    limit: int | None,
+    draws: int,
+    seeds: Seeds,
+    out: str | os.PathLike | None = None,
+    progress: bool,
+) -> Evaluation:
+    """Runs tasks that are loaded, each from the same seeds. Call it inside `seeds.acting()`."""
+    with examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
+        return _run(lm, loaded, limit=limit, draws=draws, seeds=seeds, out=out, progress=progress)
 
 
 def _run(
@@ -161,15 +207,16 @@ def _run(
     *,
     limit: int | None,
     draws: int,
-    seed: int,
+    seeds: Seeds,
     out: str | os.PathLike | None,
     progress: bool,
 ) -> Evaluation:
+    bootstrap_seed = seeds.random or 0
     settings = {
         "num_fewshot": {k: t.get_config("num_fewshot") for k, t in loaded["tasks"].items()},
         "limit": limit,
-        "fewshot_seed": FEWSHOT_SEED,
-        "bootstrap": {"draws": draws, "seed": seed},
+        "seeds": asdict(seeds),
+        "bootstrap": {"draws": draws, "seed": bootstrap_seed},
     }
     keeping = None
     if out is not None:
@@ -190,8 +237,10 @@ def _run(
                 unfinished.append(name)
                 continue
             bar.set_description(name)
+            seeds.apply()  # so that a task's answers do not depend on those before it
             try:
-                done = _done(lm, name, task, keeping, limit, draws, seed, (bar, sizes[name]))
+                moved = bar, sizes[name]
+                done = _done(lm, name, task, keeping, limit, draws, bootstrap_seed, moved)
             # Whatever it is, the tasks that are done are kept.
             except (Exception, KeyboardInterrupt) as error:
                 failure = error
@@ -277,21 +326,6 @@ def _kept(result: Evaluation, keeping: Keeping | None) -> str:
             "out=FOLDER, where tasks that are done are kept for the same call to go on."
         )
     return f"{told}, which are whole in {keeping.folder}; repeat the same call or command to go on."
-
-
-@contextmanager
-def _fewshot(task: Any, wanted: int | None) -> Iterator[None]:
-    """Sets examples as lm-eval does, where a task that says 0 keeps it; undone in the end."""
-    own = task.get_config("num_fewshot")
-    if wanted is not None and own != 0:
-        task.set_config(key="num_fewshot", value=wanted)
-    elif own is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    try:
-        yield
-    finally:
-        task.set_config(key="num_fewshot", value=own)
 
 
 def _documents(task: Any, limit: int | None) -> int:
@@ -385,7 +419,7 @@ def _group_scores(
     group: Any, scores: Sequence[Score], values: dict[tuple[str, str, str], np.ndarray]
 ) -> list[Score]:
     """A group's mean over its tasks, as its file asks for it, with documents redrawn in each."""
-    names = {task.task_name for task in group.get_all_tasks()}
+    names = {task.config.task for task in group.get_all_tasks()}
     found = []
     for wanted in group.aggregate_metric_list or ():
         mine = [

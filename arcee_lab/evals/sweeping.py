@@ -1,7 +1,7 @@
 """Quality against sparsity: the same tasks at many levels, with the model and data loaded once."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -11,15 +11,18 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.evals.examples import Examples, examples_of
 from arcee_lab.evals.finding import Loaded, loaded_tasks
+from arcee_lab.evals.intervals import DRAWS
 from arcee_lab.evals.levels import POST, Level, top_k
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
 from arcee_lab.evals.routing import Source
-from arcee_lab.evals.running import as_lm, modes_kept, run
+from arcee_lab.evals.running import as_lm, modes_kept, require_numbers, run_loaded
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.recording import capture
 from arcee_lab.reducers import FiringRate
+from arcee_lab.seeds import DEFAULT, Seeds, SeedsLike
 
 if TYPE_CHECKING:
     from arcee_lab.views.figure import Figure
@@ -142,10 +145,10 @@ def sweep(
     seqcls: Source | None = None,
     tokcls: Source | None = None,
     qa: Source | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    seed: int = 0,
+    seed: SeedsLike = DEFAULT,
     progress: bool = True,
 ) -> Sweep:
     """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
@@ -160,16 +163,17 @@ def sweep(
         tasks: As `al.evals.run` takes them.
         levels: From `arcee_lab.evals.levels` (`top_k`, `cett`, `by_layer`, `random_control`), or of
             your own; by default `top_k`.
-        limit: Documents a task.
-        num_fewshot: Examples before each question.
+        limit: Documents per task.
+        num_fewshot: Examples before each question, as for `al.evals.run`.
         include: Folders with further task files.
         seqcls: The sequence head, if not in the model's checkpoint.
         tokcls: The token head, likewise.
         qa: The QA head, likewise.
-        batch_size: Of generation and heads.
+        batch_size: Of generation and heads, by default 8.
         device: "cpu", "cuda", ...
         dtype: Of the weights.
-        seed: Of the bootstrap.
+        seed: As for `al.evals.run`; every level begins from the same seeds and asks the same
+            documents, so that levels can be compared. A None is drawn once, for all levels.
         progress: Show one bar a level.
 
     Returns:
@@ -191,8 +195,12 @@ def sweep(
         >>> len(result.steps)
         3
     """
-    loaded = loaded_tasks(tasks, include=include)
-    with modes_kept(model, seqcls, tokcls, qa):
+    require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
+    asked = Seeds.read(seed)
+    seeds = asked.settled()
+    with seeds.acting(), modes_kept(model, seqcls, tokcls, qa):
+        given = asked if isinstance(tasks, Mapping) else seeds  # what is loaded was seeded before
+        loaded = loaded_tasks(tasks, include=include, seeds=given)
         lm = as_lm(
             model,
             tokenizer,
@@ -204,20 +212,29 @@ def sweep(
             dtype=dtype,
         )
         chosen = top_k(lm.model) if levels is None else list(levels)
-        told = {"limit": limit, "num_fewshot": num_fewshot, "seed": seed, "progress": progress}
-        return _steps(lm, loaded, [CLEAN, *chosen], told)
+        models = lm.models_for(loaded["tasks"].values())
+        examples = examples_of(loaded["tasks"], num_fewshot)
+        told = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
+        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], told)
 
 
-def _steps(lm: ArceeLab, loaded: Loaded, levels: Sequence[Level], told: dict[str, Any]) -> Sweep:
+def _steps(
+    lm: ArceeLab,
+    models: Sequence[nn.Module],
+    loaded: Loaded,
+    examples: Examples,
+    levels: Sequence[Level],
+    told: dict[str, Any],
+) -> Sweep:
     """Runs one level after the other."""
-    models = lm.models_for(loaded["tasks"].values())
     before = lm.interventions
     steps: list[Step] = []
     level = CLEAN
     try:
         for level in levels:
             with _measured(models) as counts:
-                found = run(lm, tasks=loaded, interventions=level.interventions, **told)
+                lm.intervene(level.interventions)
+                found = run_loaded(lm, loaded, examples, **told)
             fired, cells, tokens = counts[0]
             steps.append(Step(level, fired / max(cells, 1), tokens, found))
     except KeyboardInterrupt:

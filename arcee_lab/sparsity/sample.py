@@ -104,6 +104,11 @@ def draw(
     if isinstance(texts, Windows):
         if texts.repeated is not None:
             raise ValueError("these windows overlap, so tokens would count twice; cut them anew")
+        if context is not None:
+            raise ValueError(
+                f"context={context} came with windows that are cut already; give it to cut(...), "
+                "or give documents."
+            )
         windows = _some_windows(texts, wanted, seed)
     else:
         longest = default_context(model) if context is None else context

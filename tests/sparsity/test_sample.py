@@ -19,11 +19,17 @@ def taken(demo, **kwargs):
 @pytest.mark.parametrize("form", ["list", "windows"])
 def test_takes_as_many_as_asked_in_a_seeded_order(demo, form):
     texts = TEXTS if form == "list" else cut(demo[1], TEXTS, context=16)
-    one, same, other = (taken(demo, texts=texts, seed=seed) for seed in (0, 0, 1))
+    how = {"texts": texts, "context": 16 if form == "list" else None}
+    one, same, other = (taken(demo, seed=seed, **how) for seed in (0, 0, 1))
     assert one.windows.n_tokens == other.windows.n_tokens == 40
     assert np.array_equal(one.windows.ids, same.windows.ids)
     assert not np.array_equal(one.windows.ids, other.windows.ids)
     assert all(len(one.windows[i]) <= 16 for i in range(len(one.windows)))
+
+
+def test_a_context_for_windows_is_refused(demo):
+    with pytest.raises(ValueError, match="context=8 came with windows that are cut already"):
+        taken(demo, texts=cut(demo[1], TEXTS, context=16), context=8)
 
 
 def test_what_can_be_read_once_is_read_from_its_start(demo):

@@ -1,16 +1,12 @@
 """`train_head`: a new head on a backbone, fitted by transformers' Trainer."""
 
 import copy
-import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -29,10 +25,11 @@ from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
 from arcee_lab.evals.intervals import interval, redrawn
 from arcee_lab.evals.result import Score
-from arcee_lab.model.adapters import adapted_layers
 from arcee_lab.interrupted import Interrupted
+from arcee_lab.model.adapters import adapted_layers
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
+from arcee_lab.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.training.heads.recipe import HeadRecipe
@@ -113,12 +110,12 @@ def train_head(
         "labels": list(train.names),
         "texts": len(train),
         "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
-        "recipe": asdict(recipe) | {"learning_rate": recipe.rate},
+        "recipe": recipe.settings(),
     }
     folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
     if out is not None:
         storage.remove_beginnings(out)  # of a run that was killed
-    with _seeds_kept(recipe.seed), StopWish("the steps up to the next state") as wish:
+    with Seeds.read(recipe.seed).acting(), StopWish("the steps up to the next state") as wish:
         headed = _new_head(parts.backbone, train)
         headed.name_or_path = parts.model.name_or_path
         token = train.head == "token"
@@ -259,8 +256,8 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
             "tune='lora' needs the package peft; install it with `pip install arcee_lab[lora]`."
         ) from None
     settings = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=2 * recipe.lora_rank,
+        r=recipe.rank,
+        lora_alpha=2 * recipe.rank,
         target_modules=MATRICES,
         modules_to_save=["score"],
     )
@@ -286,19 +283,6 @@ class _Watch(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.close()
-
-
-@contextmanager
-def _seeds_kept(seed: int) -> Iterator[None]:
-    """Seeds what is inside and puts the generators back: Trainer seeds all of them for good."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def _scored(

@@ -1,11 +1,12 @@
 """How a head is fitted. The flags of `arcee-lab train-head` are made of these fields."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from arcee_lab import bounds
 
 TUNED = ("head", "lora", "full")
+RANK = 8  # of LoRA's updates
 RATES = {"head": 3e-3, "lora": 3e-4, "full": 1e-4}  # learning rates by what is tuned
 
 
@@ -24,7 +25,7 @@ class HeadRecipe:
         batch_size: Texts a step.
         learning_rate: Of AdamW, falling to 0 in a line after a warm-up over a tenth of the steps;
             by default 3e-3 for the head, 3e-4 for LoRA, 1e-4 for the full model.
-        lora_rank: Rank of the updates.
+        lora_rank: Rank of the updates, by default 8; only "lora" has any.
         seed: Of the new head's weights and of the order of texts.
 
     Raises:
@@ -40,18 +41,26 @@ class HeadRecipe:
         type=float,
         metavar="RATE",
     )
-    lora_rank: int = _flag(8, "rank of LoRA's updates", most=bounds.RANK)
+    lora_rank: int | None = _flag(
+        None,
+        "rank of LoRA's updates, with --tune lora (default: 8)",
+        most=bounds.RANK,
+    )
     seed: int = _flag(0, "seed of the head's weights and of the order of texts", most=bounds.SEED)
 
     def __post_init__(self) -> None:
         if self.tune not in TUNED:
             raise ValueError(f"tune={self.tune!r}; expected one of {', '.join(TUNED)}.")
         for one in fields(self):
-            least, most = 0 if one.name == "seed" else 1, one.metadata.get("most")
-            if most is not None and not least <= getattr(self, one.name) <= most:
-                raise ValueError(
-                    f"{one.name}={getattr(self, one.name)}; expected from {least} to {most}."
-                )
+            value, least = getattr(self, one.name), 0 if one.name == "seed" else 1
+            most = one.metadata.get("most")
+            if most is not None and value is not None and not least <= value <= most:
+                raise ValueError(f"{one.name}={value}; expected from {least} to {most}.")
+        if self.lora_rank is not None and self.tune != "lora":
+            raise ValueError(
+                f"lora_rank={self.lora_rank} has no effect with tune={self.tune!r}; leave it out, "
+                "or tune='lora'."
+            )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate}; expected between 0 and 1.")
 
@@ -59,3 +68,13 @@ class HeadRecipe:
     def rate(self) -> float:
         """The learning rate that is used."""
         return RATES[self.tune] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def rank(self) -> int:
+        """The rank of LoRA's updates that is used."""
+        return RANK if self.lora_rank is None else self.lora_rank
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe as JSON values, with what the defaults stand for."""
+        rank = self.rank if self.tune == "lora" else None
+        return asdict(self) | {"learning_rate": self.rate, "lora_rank": rank}
