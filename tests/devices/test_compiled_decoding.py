@@ -60,7 +60,7 @@ def decode(prompt, step, batch, cache):
 # Uncompiled, transformers folds the grouped queries of a single token under SDPA; compiled it does
 # not, and its sums round otherwise: without groups the two are the same.
 def test_every_step_records_what_an_eager_capture_does(run_clean):
-    """All sites, whole and cut; the loop begins anew twice, with the same cache and with another."""
+    """All sites, whole and cut; the loop begins anew with the same cache and with another."""
     run_clean(
         LOOP
         + """
