@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from arcee_lab.model import checkpoint
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.config import ArceeConfig
+from arcee_lab.model.fsdp import refuse_request_in_4_bit
 from arcee_lab.model.modeling import ArceePreTrainedModel
 from arcee_lab.model.selfcheck import require_self_check
 
@@ -64,8 +65,8 @@ def load(
 
     Raises:
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
-            NaN, does not fit its tokenizer, or fails the self-check; or if an option needs a
-            package that is not installed.
+            NaN, does not fit its tokenizer, or fails the self-check; if an option needs a package
+            that is not installed; or for 4-bit weights under FSDP2, which compute wrong numbers.
 
     Example:
         >>> import arcee_lab as al
@@ -88,6 +89,7 @@ def load(
                 "Give device= or device_map=, not both; either decides where weights go."
             )
         options["device_map"] = {"": available_device(device)}
+    refuse_request_in_4_bit(config, options)
     tokenizer = _tokenizer(folder, config)
     with _quiet_transformers():
         try:
