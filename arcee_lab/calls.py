@@ -80,6 +80,13 @@ class Call(NamedTuple):
         return given.index_select(1, columns.clamp(max=last)), columns <= last
 
 
+def given_cache(args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    """The cache of a call under either of its names, or None."""
+    given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
+    cache = given.get("cache")
+    return given.get("past_key_values") if cache is None else cache
+
+
 def read_call(args: Sequence[object], kwargs: Mapping[str, object], *, seen: bool) -> Call:
     """Reads the arguments of a call of the backbone.
 
@@ -91,8 +98,7 @@ def read_call(args: Sequence[object], kwargs: Mapping[str, object], *, seen: boo
     given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
     tokens = given.get("input_ids")
     shaped = given.get("inputs_embeds") if tokens is None else tokens
-    cache = given.get("cache")
-    cache = given.get("past_key_values") if cache is None else cache
+    cache = given_cache(args, kwargs)
     return Call(
         tokens=tokens,  # type: ignore[arg-type]
         mask=given.get("attention_mask"),

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from arcee_lab.calls import Call
 from arcee_lab.compiling import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.attention import Reader
+from arcee_lab.model.pattern import Pairs
 from arcee_lab.planning import Plan, plan
 from arcee_lab.reducers.asking import asked_of
 from arcee_lab.reducers.compiled import CompiledReducing
-from arcee_lab.selection import Selection
+from arcee_lab.selection import PairsSelection, Selection
 from arcee_lab.sites import Axes
 
 
@@ -26,16 +28,29 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
     """
 
     def __init__(self, parts: Anatomy, plan: Plan, selection: Selection, *, backend: str):
-        super().__init__(parts, batch=plan.batch, length=plan.length, backend=backend)
+        super().__init__(
+            parts,
+            batch=plan.batch,
+            length=plan.length,
+            cache_length=plan.cache_length,
+            backend=backend,
+        )
         self.plan = plan
         self._masked = selection.positions is not None
         self._buffers = {
             site.site: torch.empty(site.shape, dtype=site.dtype, device=parts.model.device)
             for site in plan.sites
         }
+        part = selection.positions is not None or selection.heads is not None
+        self._readers = {
+            name: _writes_part(buffer, selection, name, self._running)
+            for name, buffer in self._buffers.items()
+            if part and self._sites[name].on_request
+        }
         self._hooks = {
             name: _writes(buffer, selection, self._sites[name].axes, self._running)
             for name, buffer in self._buffers.items()
+            if name not in self._readers
         }
 
     def _prepare(self) -> Callable[[Call], Any]:
@@ -71,6 +86,18 @@ def _writes(buffer: Tensor, selection: Selection, axes: Axes, running: Running) 
     return hook
 
 
+def _writes_part(buffer: Tensor, selection: Selection, name: str, running: Running) -> Reader:
+    """Computes no scores but those that are kept, as `al.capture` does."""
+
+    def read(pairs: Pairs) -> None:
+        with torch.no_grad():
+            x = PairsSelection.of(selection, running.now, pairs.device).take(pairs, name)
+            assert x.shape == buffer.shape  # copy_ would broadcast
+            buffer.copy_(x)
+
+    return read
+
+
 @overload
 def capture_compiled(
     model: nn.Module,
@@ -78,6 +105,7 @@ def capture_compiled(
     *,
     batch: int,
     length: int,
+    cache_length: int | None = None,
     backend: str = "inductor",
 ) -> CompiledReducing: ...
 
@@ -89,6 +117,7 @@ def capture_compiled(
     *,
     batch: int,
     length: int,
+    cache_length: int | None = None,
     dtype: torch.dtype | None = None,
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
@@ -103,6 +132,7 @@ def capture_compiled(
     *,
     batch: int,
     length: int,
+    cache_length: int | None = None,
     dtype: torch.dtype | None = None,
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
@@ -113,14 +143,19 @@ def capture_compiled(
 
     For long runs over batches of one shape. `al.capture` takes any call and runs eagerly; this
     takes one shape and keeps the compiled speed. Values agree with the eager ones within the
-    compiler's rounding. Inside `al.capture` and `al.intervene` it runs eagerly and records all the
-    same. The model itself is left as it is, compiled or not.
+    compiler's rounding, and are the same bit for bit under `backend="eager"` wherever transformers
+    takes the same attention kernel in both (a single token with grouped heads under SDPA does not).
+    Inside `al.capture` and `al.intervene` it runs eagerly and records all the same. The model
+    itself is left as it is, compiled or not.
 
     Args:
         model: One of arcee_lab's models, on one device.
         sites: As for `al.capture`; a mapping to reducers adds up every call that is made.
         batch: Sequences of every call.
-        length: Tokens a sequence of every call.
+        length: Tokens per sequence of every call; 1 for the steps of a decoding loop.
+        cache_length: Length of the `StaticCache` that every call brings as `cache=`; None for
+            calls without a cache. Prompt and steps take one recorder each and share the cache. A
+            2-D `attention_mask` covers the whole cache at every call. `cache.reset()` begins anew.
         dtype: As for `al.capture`.
         positions: As for `al.capture`.
         heads: As for `al.capture`.
@@ -154,12 +189,20 @@ def capture_compiled(
                 "Reducers read whole activations; leave dtype=, positions=, heads= and units= out."
             )
         asked = asked_of(parts, sites)
-        return CompiledReducing(parts, asked, batch=batch, length=length, backend=backend)
+        return CompiledReducing(
+            parts,
+            asked,
+            batch=batch,
+            length=length,
+            cache_length=cache_length,
+            backend=backend,
+        )
     planned = plan(
         model,
         sites,
         batch=batch,
         length=length,
+        cache_length=cache_length,
         dtype=dtype,
         positions=positions,
         heads=heads,

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import StaticCache
 
-from arcee_lab.calls import Call, read_call
+from arcee_lab.calls import Call, given_cache, read_call
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.model.attention import Reader
 from arcee_lab.sharding import shards_of
 
 Hook = Callable[[nn.Module, Any, Tensor], None]
@@ -40,19 +42,28 @@ class Running:
 class CompiledRecorder(ABC):
     """A compiled model that records: call it like the model.
 
-    Subclasses set `_hooks`: what is done at each site, in the graph.
+    Subclasses set `_hooks`: what is done at each site, in the graph; and `_readers`, for sites of
+    scores and pattern of which only a part is computed.
 
     Args:
         parts: Of the model, on one device.
         batch: Sequences of every call.
-        length: Tokens a sequence of every call.
+        length: Tokens per sequence of every call.
+        cache_length: Tokens that the static cache of every call holds; None for calls without one.
         backend: Of `torch.compile`.
 
     Raises:
         ValueError: For a model that is spread over devices or ranks, which makes no single graph.
     """
 
-    def __init__(self, parts: Anatomy, *, batch: int, length: int, backend: str):
+    def __init__(
+        self, parts: Anatomy, *, batch: int, length: int, cache_length: int | None, backend: str
+    ):
+        if cache_length is not None and cache_length < length:
+            raise ValueError(
+                f"cache_length={cache_length} holds fewer than the {length} tokens of one call; "
+                "expected room for all tokens of a sequence."
+            )
         if len(set(getattr(parts.model, "hf_device_map", {}).values())) > 1:
             raise ValueError(
                 "A model spread over several devices makes no single graph. Load it on one device, "
@@ -65,12 +76,14 @@ class CompiledRecorder(ABC):
             )
         self._parts = parts
         self._shape = batch, length
+        self._cache_length = cache_length
         self._backend = backend
         self._sites = parts.legend.sites()
         self._modules = list(parts.model.modules())
         self._graphs: dict[tuple, Callable] = {}
         self._has_run = False
         self._hooks: Mapping[str, Hook] = {}
+        self._readers: Mapping[str, Reader] = {}
         self._running = Running()
 
     @abstractmethod
@@ -83,7 +96,7 @@ class CompiledRecorder(ABC):
         A torch hook added to the model or removed since makes it compile anew.
 
         Raises:
-            ValueError: If the call has another batch or length than the recorder, a cache, or
+            ValueError: If the call has another batch, length or cache than the recorder, or
                 `logits_to_keep`.
         """
         self._check(args, kwargs)
@@ -94,7 +107,13 @@ class CompiledRecorder(ABC):
             )
         run = self._graphs.get(state := self._foreign_hooks())
         if run is None:
-            run = _compile(self._parts.model, self._prepare(), self._running, to=self._backend)
+            run = _compile(
+                self._parts.model,
+                self._prepare(),
+                self._running,
+                seen=self._cache_length is not None,
+                to=self._backend,
+            )
             self._graphs[state] = run
         self._has_run = False
         with ExitStack() as undo:
@@ -106,6 +125,10 @@ class CompiledRecorder(ABC):
                     attention = self._parts.attention(name)
                     attention.capture_hooks += 1
                     undo.callback(_forget_hook, attention)
+            for name, read in self._readers.items():
+                readers = self._parts.attention(name).readers
+                readers.append(read)
+                undo.callback(readers.remove, read)
             output = run(*args, **kwargs)
         self._has_run = True
         return output
@@ -124,12 +147,49 @@ class CompiledRecorder(ABC):
                 f"{call.batch} x {call.length}. Pad the batch, with zeros in its attention_mask, "
                 "or make a second recorder."
             )
-        given = ("cache", "past_key_values", "logits_to_keep")
-        unfit = [name for name in given if kwargs.get(name) is not None] + list(args[3:4])
-        if unfit:
+        if kwargs.get("logits_to_keep") is not None:
             raise ValueError(
-                f"A compiled recorder takes whole forwards; got {unfit[0]}. Use al.capture, or "
+                "A compiled recorder takes whole forwards; got logits_to_keep. Use al.capture, or "
                 "leave it out."
+            )
+        cache = given_cache(args, kwargs)
+        if self._cache_length is not None:
+            self._check_cache(cache, call.mask)
+        elif cache is not None:
+            raise ValueError(
+                "This recorder is for calls without a cache; got one. Give capture_compiled "
+                "cache_length=, the length of a StaticCache, or use al.capture."
+            )
+
+    def _check_cache(self, cache: object, mask: object) -> None:
+        batch, size = self._shape[0], self._cache_length
+        fits = isinstance(cache, StaticCache) and all(
+            layer.is_compileable and layer.max_cache_len == size for layer in cache.layers
+        )
+        if not fits:
+            got = type(cache).__name__ if cache is not None else "none"
+            if isinstance(cache, StaticCache):
+                got += f" of {cache.layers[0].max_cache_len} tokens"
+            raise ValueError(
+                f"This recorder is for calls with a StaticCache of {size} tokens; got {got}. Pass "
+                f"cache=StaticCache(model.config, max_cache_len={size})."
+            )
+        assert isinstance(cache, StaticCache)
+        if cache.is_initialized:
+            rows = cache.layers[0].keys.shape[0]  # type: ignore[union-attr]
+            if rows != batch:
+                raise ValueError(
+                    f"The cache holds {rows} sequences; expected {batch}, as the calls."
+                )
+        else:
+            # In the graph it would become one graph for the first call and another for the rest.
+            model = self._parts.model
+            heads, width = self._parts.size("kv_head"), self._parts.size("d_head")
+            cache.early_initialization(batch, heads, width, model.dtype, model.device)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != size:
+            raise ValueError(
+                f"attention_mask has {mask.shape[1]} columns; expected {size}, one per token of "
+                "the cache, so that its shape is the same at every step. Fill it up with ones."
             )
 
     def _foreign_hooks(self) -> tuple:
@@ -142,10 +202,10 @@ class CompiledRecorder(ABC):
 
 
 def _compile(
-    model: nn.Module, prepare: Callable[[Call], Any], running: Running, *, to: str
+    model: nn.Module, prepare: Callable[[Call], Any], running: Running, *, seen: bool, to: str
 ) -> Callable:
     def run(*args, **kwargs):
-        running.now = prepare(read_call(args, kwargs, seen=False))
+        running.now = prepare(read_call(args, kwargs, seen=seen))
         output = model(*args, **kwargs)
         running.now = None
         return output

@@ -64,9 +64,10 @@ def model_fingerprint(model: nn.Module) -> str:
     with torch.no_grad():
         mixed = {name: (str(x.dtype), tuple(x.shape), _mix(x)) for name, x in _tensors(model)}
         # The results are fetched at the end, so that a GPU need not be waited for at each tensor.
-        for name in sorted(mixed):
-            dtype, shape, bits = mixed[name]
-            _add(digest, f"{name} {dtype} {shape} {bits.tolist()}")
+        names = sorted(mixed)
+        for name, bits in zip(names, _fetched([mixed[n][2] for n in names]), strict=True):
+            dtype, shape, _ = mixed[name]
+            _add(digest, f"{name} {dtype} {shape} {bits}")
     for name, layer, adapters in adapted_layers(model):
         _add(digest, f"{name} {_strengths(layer, adapters)}")
     return digest.hexdigest()
@@ -145,6 +146,15 @@ def data_fingerprint(items: Iterable[str | np.ndarray]) -> str:
             _add(digest, f"{item.dtype} {item.shape}")
             digest.update(np.ascontiguousarray(item).data)
     return digest.hexdigest()
+
+
+def _fetched(results: list[Tensor]) -> list[list[int]]:
+    """Small tensors of one shape as numbers, by one copy per device that they are on."""
+    found: dict[int, list[int]] = {}
+    for device in {x.device for x in results}:
+        there = [i for i, x in enumerate(results) if x.device == device]
+        found |= zip(there, torch.stack([results[i] for i in there]).tolist(), strict=True)
+    return [found[i] for i in range(len(results))]
 
 
 def _add(digest: Any, text: str) -> None:

@@ -34,12 +34,14 @@ class Plan:
     Attributes:
         sites: One row a site, in forward order.
         batch: Sequences.
-        length: Tokens a sequence.
+        length: Tokens per sequence.
+        cache_length: Tokens that the static cache of the call holds; None without one.
     """
 
     sites: tuple[PlannedSite, ...]
     batch: int
     length: int
+    cache_length: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -69,6 +71,7 @@ def plan(
     *,
     batch: int,
     length: int,
+    cache_length: int | None = None,
     dtype: torch.dtype | None = None,
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
@@ -84,7 +87,8 @@ def plan(
         model: One of arcee_lab's models; it may lie on the meta device.
         sites: As for `capture`.
         batch: Sequences of the call.
-        length: Tokens a sequence, without a cache.
+        length: Tokens per sequence of the call.
+        cache_length: Length of its static cache; None without a cache.
         dtype: As for `capture`.
         positions: As for `capture`.
         heads: As for `capture`.
@@ -106,7 +110,7 @@ def plan(
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     selection.check(names, parts)
     legend = parts.legend.sites()
-    calls = {"batch": batch, "pos": length, "q_pos": length, "k_pos": length}
+    calls = {"batch": batch, "pos": length, "q_pos": length, "k_pos": cache_length or length}
     rows = []
     for name in names:
         site = legend[name]
@@ -116,4 +120,4 @@ def plan(
         twin = parts.legend.shares_tensor_with(name)
         size = 0 if twin in names else torch.Size(shape).numel() * stored.itemsize
         rows.append(PlannedSite(name, shape, stored, size))
-    return Plan(tuple(rows), batch, length)
+    return Plan(tuple(rows), batch, length, cache_length)

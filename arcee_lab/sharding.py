@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.model.fsdp import refuse_model_in_4_bit
 
 # The axes that transformers' plan splits; a site has one of them at most.
 _SPLIT_AXES = ("d_mlp", "head", "kv_head")
@@ -70,9 +71,14 @@ class Shards:
 
 
 def shards_of(parts: Anatomy) -> Shards | None:
-    """How a model's activations are split, or None for a model that one process holds."""
+    """How a model's activations are split, or None for a model that one process holds.
+
+    Raises:
+        ValueError: For 4-bit weights under FSDP2; see `arcee_lab.model.fsdp`.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return None
+    refuse_model_in_4_bit(parts.model)
     mesh: Any = getattr(parts.model, "_device_mesh", None)
     if mesh is None:  # a backbone taken out of its model has only its weights to tell
         weight = parts.backbone.get_parameter("layers.0.mlp.up_proj.weight")

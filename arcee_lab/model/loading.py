@@ -17,6 +17,7 @@ from arcee_lab.hub import is_hub_id
 from arcee_lab.model import checkpoint, limits
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.config import ArceeConfig
+from arcee_lab.model.fsdp import refuse_request_in_4_bit
 from arcee_lab.model.modeling import ArceePreTrainedModel
 from arcee_lab.model.options import as_dtype, check_options, one_dtype
 from arcee_lab.model.selfcheck import require_self_check
@@ -68,7 +69,8 @@ def load(
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
             NaN, does not fit its tokenizer, has a size out of bounds or a path out of its folder,
             asks for a kernel to be fetched, or fails the self-check; if an option is unknown, or
-            needs a package that is not installed. No code of a checkpoint is run.
+            needs a package that is not installed; or for 4-bit weights under FSDP2, which compute
+            wrong numbers. No code of a checkpoint is run.
 
     Example:
         >>> import arcee_lab as al
@@ -93,6 +95,7 @@ def load(
                 "Give device= or device_map=, not both; either decides where weights go."
             )
         options["device_map"] = {"": available_device(device)}
+    refuse_request_in_4_bit(config, options)
     tokenizer = _tokenizer(folder, config)
     with _quiet_transformers():
         try:

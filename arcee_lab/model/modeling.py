@@ -284,6 +284,8 @@ class ArceeForCausalLM(ArceePreTrainedModel, GenerationMixin):
             return_dict=True,  # return_dict=False in the config is for the caller
             **kwargs,
         )
+        if isinstance(logits_to_keep, Tensor):  # else the device would fetch it at every use
+            logits_to_keep = logits_to_keep.to(outputs.last_hidden_state.device)
         kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.hook_logits(self.lm_head(kept))
         loss = None

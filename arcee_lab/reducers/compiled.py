@@ -22,9 +22,18 @@ class CompiledReducing(CompiledRecorder, Statistics):
     """
 
     def __init__(
-        self, parts: Anatomy, asked: Mapping[str, Asked], *, batch: int, length: int, backend: str
+        self,
+        parts: Anatomy,
+        asked: Mapping[str, Asked],
+        *,
+        batch: int,
+        length: int,
+        cache_length: int | None,
+        backend: str,
     ):
-        CompiledRecorder.__init__(self, parts, batch=batch, length=length, backend=backend)
+        CompiledRecorder.__init__(
+            self, parts, batch=batch, length=length, cache_length=cache_length, backend=backend
+        )
         device = parts.model.device
         shapes = {name: features(parts, name) for name in asked}
         Statistics.__init__(self, parts.legend, asked, shapes, {}, model=parts.model)
@@ -36,7 +45,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
             for name, states in self.states.items()
         }
         self._torn = False
-        self._labels = torch.full((batch, length), -1, device=device)
+        self._labels = torch.full((batch, cache_length or length), -1, device=device)
         self._labelled = not any(
             "labels" in one.asks for name in self for one in self.reducers(name)
         )
@@ -59,16 +68,19 @@ class CompiledReducing(CompiledRecorder, Statistics):
             raise ValueError("Nothing has been counted yet: call the recorder like the model.")
 
     def set_labels(self, labels: Tensor) -> None:
-        """As `set_labels` of the block that `al.capture` gives; one label a token of the call.
+        """As `set_labels` of the block that `al.capture` gives; one label per token of the call.
+
+        Under a cache one per token of the cache.
 
         Raises:
             ValueError: If they are not whole numbers, or of another shape than the calls.
         """
         check_labels(labels)
         rows, columns = labels.shape
-        if rows not in (1, self._shape[0]) or columns != self._shape[1]:
+        if rows not in (1, self._shape[0]) or columns != self._labels.shape[1]:
             raise ValueError(
-                f"labels are {list(labels.shape)}; expected {list(self._shape)}, as the calls."
+                f"labels are {list(labels.shape)}; expected {list(self._labels.shape)}, as the "
+                "calls."
             )
         self._labels.copy_(labels)
         self._labelled = True

@@ -1,0 +1,588 @@
+"""Every public call, on the CPU and on the computing device: values, host reads, mixed devices.
+
+Run as a script it writes one JSON line per call: what it counted on the device, and by how much its
+values differ from the CPU's. `--write` puts the counts into device_reads.json, which the test holds
+every call to; `constructors` is a process for one test.
+"""
+
+import copy
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import computing
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import StaticCache
+
+import arcee_lab as al
+from arcee_lab.attention import Distance, Entropy, FirstMass, Offset, TopKeys
+from arcee_lab.dump import DumpConfig
+from arcee_lab.model import selfcheck
+from arcee_lab.reducers import (
+    ActiveCount,
+    CoActivation,
+    FiringRate,
+    Grouped,
+    Histogram,
+    MeanCovariance,
+    Moments,
+    Quantile,
+    Reducer,
+    TopK,
+)
+
+TEXTS = ["The lamp above the doors finds the red king.", "The horses sleep."]
+CLEAN = ["The dogs near the door", "The kings behind the clock"]
+CORRUPT = ["The dog near the door", "The king behind the clock"]
+EVERYTHING = ["*", "*scores", "*pattern"]
+POST = "layers.*.mlp.hook_post"
+TABLE = Path(__file__).with_name("device_reads.json")
+TASKS = ["arcee_demo_agreement_1", "arcee_demo_text_news"]
+HEAD_TASKS = ["arcee_demo_sentiment", "arcee_demo_ner", "arcee_demo_qa"]
+
+
+@cache
+def loaded(head: str, attn: str) -> tuple[nn.Module, Any]:
+    return al.load("demo", head=head, attn=attn)
+
+
+@cache
+def moved(head: str, attn: str) -> nn.Module:
+    model = copy.deepcopy(loaded(head, attn)[0]).to(computing.NAME)
+    model.tie_weights()  # a wrapper cannot take a parameter's place, as a tensor of CUDA does
+    return model
+
+
+@dataclass
+class Lab:
+    """One of the two devices, and a folder of its own."""
+
+    device: str
+    folder: Path
+
+    def model(self, head: str = "causal", attn: str = "eager") -> Any:
+        there = self.device != "cpu"
+        return moved(head, attn) if there else loaded(head, attn)[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return loaded("causal", "eager")[1]
+
+    def put(self, value: Any) -> Any:
+        return computing.put(value) if self.device != "cpu" else value
+
+    def batch(self, texts: list[str] = TEXTS) -> dict[str, Tensor]:
+        return self.put(dict(self.tokenizer(texts, return_tensors="pt", padding=True)))
+
+
+Read = Callable[[], Any]  # gives the values, after the counts were taken
+CALLS: dict[str, Callable[[Lab], Read]] = {}
+
+
+def call(work: Callable[[Lab], Read]) -> Callable[[Lab], Read]:
+    CALLS[work.__name__.replace("_", " ")] = work
+    return work
+
+
+# -------------------------------------------------------------------------------- models
+
+
+@call
+def forward(lab: Lab) -> Read:
+    with torch.no_grad():
+        output = lab.model()(**lab.batch(), output_hidden_states=True, output_attentions=True)
+    return lambda: [output.logits, output.hidden_states, output.attentions]
+
+
+@call
+def forward_under_sdpa(lab: Lab) -> Read:
+    with torch.no_grad():
+        output = lab.model(attn="sdpa")(**lab.batch())
+    return lambda: output.logits
+
+
+@call
+def forward_of_every_head(lab: Lab) -> Read:
+    with torch.no_grad():
+        outputs = [lab.model(head)(**lab.batch()) for head in ("sequence", "token", "qa", "base")]
+    return lambda: [[x for x in output.values() if isinstance(x, Tensor)] for output in outputs]
+
+
+@call
+def losses_and_gradients(lab: Lab) -> Read:
+    model, batch = lab.model(), lab.batch()
+    loss = model(**batch, labels=batch["input_ids"]).loss
+    names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    grads = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
+    return lambda: [loss, *grads]
+
+
+@call
+def generate(lab: Lab) -> Read:
+    ids = lab.model().generate(**lab.batch(), max_new_tokens=6, do_sample=False)
+    return lambda: ids
+
+
+@call
+def generate_with_a_static_cache(lab: Lab) -> Read:
+    ids = lab.model().generate(
+        **lab.batch(),
+        max_new_tokens=6,
+        do_sample=False,
+        cache_implementation="static",
+        disable_compile=True,
+    )
+    return lambda: ids
+
+
+@call
+def generate_under_sdpa(lab: Lab) -> Read:
+    ids = lab.model(attn="sdpa").generate(**lab.batch(), max_new_tokens=6, do_sample=False)
+    return lambda: ids
+
+
+# -------------------------------------------------------------------------------- looking
+
+
+@call
+def capture_all_sites(lab: Lab) -> Read:
+    with torch.no_grad(), al.capture(lab.model(), EVERYTHING) as acts:
+        lab.model()(**lab.batch())
+    return lambda: dict(acts)
+
+
+@call
+def capture_under_sdpa(lab: Lab) -> Read:
+    model, batch = lab.model(attn="sdpa"), lab.batch(TEXTS[:1])
+    del batch["attention_mask"]  # with one transformers itself looks whether anything is padded
+    with torch.no_grad(), al.capture(model, EVERYTHING) as acts:
+        model(**batch)
+    return lambda: dict(acts)
+
+
+@call
+def capture_cuts(lab: Lab) -> Read:
+    model = lab.model()
+    with (
+        torch.no_grad(),
+        al.capture(model, [POST, "*hook_z"], positions=[0, -1], units=[3, 0]) as acts,
+        al.capture(model, ["*pattern", "*hook_z"], positions=-1, heads=[1]) as heads,
+    ):
+        model(**lab.batch())
+    with (
+        torch.no_grad(),
+        al.capture(model, "layers.0:3.*hook_post", dtype=torch.bfloat16, stop_at=2) as half,
+    ):
+        model(**lab.batch())
+    return lambda: [dict(acts), dict(heads), dict(half)]
+
+
+@call
+def capture_onto_the_cpu(lab: Lab) -> Read:
+    with torch.no_grad(), al.capture(lab.model(), POST, device="cpu") as acts:
+        lab.model()(**lab.batch())
+    return lambda: dict(acts)
+
+
+@call
+def capture_gradients(lab: Lab) -> Read:
+    with al.capture(lab.model(), "*", grad=True) as acts:
+        lab.model()(**lab.batch()).logits.square().mean().backward()
+    lab.model().zero_grad()
+    return lambda: {name: acts.grad(name) for name in acts}
+
+
+@call
+def capture_steps_with_a_cache(lab: Lab) -> Read:
+    model, batch = lab.model(), lab.batch()
+    with torch.no_grad(), al.capture(model, EVERYTHING, positions=-1) as acts:
+        cache = model(**batch, use_cache=True).cache
+        mask = torch.cat([batch["attention_mask"], batch["attention_mask"][:, -1:]], dim=1)
+        model(batch["input_ids"][:, :1], attention_mask=mask, cache=cache)
+    return lambda: dict(acts)
+
+
+@call
+def compiled_recorder_run_eagerly(lab: Lab) -> Read:
+    """Inside a capture it runs eagerly: no compiler is needed, and the buffers are the same."""
+    model, batch = lab.model(), lab.batch()
+    rows, columns = batch["input_ids"].shape
+    record = al.capture_compiled(
+        model, [POST, "*pattern"], batch=rows, length=columns, cache_length=24, positions=-1
+    )
+    rates = al.capture_compiled(
+        model, {POST: FiringRate()}, batch=rows, length=columns, cache_length=24
+    )
+    mask = torch.zeros(rows, 24, dtype=torch.long, device=lab.device)
+    mask[:, :columns] = batch["attention_mask"]
+    with torch.no_grad(), al.capture(model, "hook_embed"):
+        for recorder in (record, rates):
+            cache = StaticCache(model.config, max_cache_len=24)
+            recorder(batch["input_ids"], attention_mask=mask, cache=cache)
+    return lambda: [dict(record), dict(rates)]
+
+
+REDUCERS: dict[str, Reducer] = {
+    "FiringRate": FiringRate(first="exclude"),
+    "Moments": Moments(),
+    "ActiveCount": ActiveCount(keep=3),
+    "Histogram": Histogram(),
+    "Quantile": Quantile(),
+    "TopK": TopK(3),
+    "CoActivation": CoActivation([3, 17, 4]),
+    "MeanCovariance": MeanCovariance(),
+    "Grouped": Grouped(FiringRate(), 2),
+}
+
+
+def _reduces(reducer: Reducer) -> Callable[[Lab], Read]:
+    def work(lab: Lab) -> Read:
+        batch = lab.batch()
+        with torch.no_grad(), al.capture(lab.model(), {POST: reducer}) as stats:
+            if isinstance(reducer, Grouped):
+                stats.set_labels(batch["input_ids"] % 3)
+            lab.model()(**batch)
+            lab.model()(**batch)
+        return lambda: [stats[site] for site in stats]
+
+    return work
+
+
+CALLS |= {f"reduce with {name}": _reduces(reducer) for name, reducer in REDUCERS.items()}
+
+
+@call
+def reduce_while_generating(lab: Lab) -> Read:
+    with al.capture(lab.model(), {POST: [TopK(2), FiringRate(first="exclude")]}) as stats:
+        lab.model().generate(**lab.batch(), max_new_tokens=4, do_sample=False)
+    return lambda: [stats[site] for site in stats]
+
+
+@call
+def statistics_saved_and_loaded(lab: Lab) -> Read:
+    with torch.no_grad(), al.capture(lab.model(), {POST: FiringRate()}) as stats:
+        lab.model()(**lab.batch())
+    stats.save(lab.folder / "stats")
+    again = al.reducers.load(lab.folder / "stats")
+    both = stats.merge(again)
+    return lambda: [both[site] for site in both]
+
+
+@call
+def head_statistics(lab: Lab) -> Read:
+    asked = [Entropy(), FirstMass(), Offset(1), TopKeys(3), Distance()]
+    with torch.no_grad(), al.attention.heads(lab.model(), asked) as stats:
+        lab.model()(**lab.batch())
+    return lambda: [stats.frame(), stats["top_3"].keys(layer=0)]
+
+
+# -------------------------------------------------------------------------------- changing
+
+
+@call
+def intervene(lab: Lab) -> Read:
+    model, batch = lab.model(), lab.batch()
+    resid, post = "layers.2.hook_resid_post", "layers.1.mlp.hook_post"
+    width = model.config.hidden_size
+    direction = torch.linspace(-1, 1, width)
+    with torch.no_grad():
+        with al.capture(model, resid) as source:
+            model(**batch)
+        edits = [
+            al.Ablate(post, units=[17], positions=[0, -1]),
+            al.Ablate("layers.0.mlp.hook_post", "mean", 0.5, units=[1]),
+            al.Ablate("layers.0.hook_mlp_out", "resample", seed=1),
+            al.Scale("layers.0.self_attn.hook_z", 0.5, heads=[0]),
+            al.Scale("layers.3.self_attn.hook_pattern", 0.9, heads=[1]),
+            al.Clamp("layers.0.hook_resid_mid", -2.0, 2.0),
+            al.Add("layers.1.hook_resid_pre", direction, alpha=0.1),
+            al.ProjectOut("layers.1.hook_resid_mid", direction),
+            al.TopK("layers.2.mlp.hook_post", 20),
+            al.Threshold("layers.3.mlp.hook_post", 0.01),
+            al.Cett("layers.1.mlp.hook_post", 0.01),
+            al.Patch(resid, source, positions=2),
+            al.Replace("layers.3.hook_resid_post", lambda x: x * 1.5),
+        ]
+        with al.intervene(model, edits):
+            logits = model(**batch).logits
+    return lambda: logits
+
+
+@call
+def intervene_with_tags_and_a_mask(lab: Lab) -> Read:
+    model, batch = lab.model(), lab.batch()
+    tags = batch["input_ids"] % 2
+    edits = [al.Scale(POST, 2.0, tags=1), al.Scale("layers.0.hook_attn_out", 0.0, mask=tags == 0)]
+    with torch.no_grad(), al.intervene(model, edits) as block:
+        block.set_tags(tags)
+        logits = model(**batch).logits
+    return lambda: logits
+
+
+def _difference(lab: Lab) -> Any:
+    right, wrong = lab.tokenizer.convert_tokens_to_ids(["Ġsleep", "Ġsleeps"])
+    return al.patching.LogitDifference(right, wrong)
+
+
+@call
+def patch_sweep(lab: Lab) -> Read:
+    clean, corrupt = lab.batch(CLEAN), lab.batch(CORRUPT)
+    found = [
+        al.patch_sweep(lab.model(), corrupt, clean, _difference(lab), sites, over=over)
+        for sites, over in (
+            ("layers.*.hook_resid_post", "positions"),
+            ("layers.*.self_attn.hook_z", "heads"),
+        )
+    ]
+    return lambda: [[one.effects, one.base, one.source] for one in found]
+
+
+@call
+def patch_attribution(lab: Lab) -> Read:
+    clean, corrupt = lab.batch(CLEAN), lab.batch(CORRUPT)
+    found = [
+        al.patch_attribution(lab.model(), corrupt, clean, _difference(lab), sites, over=over)
+        for sites, over in (
+            (POST, "units"),
+            ("layers.*.hook_resid_post", "positions"),
+            ("layers.*.self_attn.hook_pattern", ("positions", "heads")),
+        )
+    ]
+    return lambda: [[one.effects, one.base, one.source] for one in found]
+
+
+@call
+def sparse_decode_is_refused(lab: Lab) -> Read:
+    """It finds the active rows with the host; on a device that would wait at every layer."""
+    said = ""
+    try:
+        with al.sparse_decode(lab.model()):
+            pass
+    except ValueError as error:
+        said = str(error)
+    assert bool(said) == (lab.device != "cpu"), said
+    return lambda: None
+
+
+# -------------------------------------------------------------------------------- measuring
+
+
+@call
+def sparsity_in_the_pass(lab: Lab) -> Read:
+    report = al.sparsity.measure(
+        lab.model(), lab.tokenizer, _passages(), analyses=["all", "low_rank"], context=32
+    )
+    return lambda: [report.headline, *(report.frame(name) for name in _tables(report))]
+
+
+@call
+def sparsity_after_the_pass(lab: Lab) -> Read:
+    report = al.sparsity.measure(
+        lab.model(), lab.tokenizer, _passages()[:2], analyses=["further"], context=32
+    )
+    return lambda: [report.frame(name) for name in ("cett", "cett_ppl", "truncation")]
+
+
+def _passages() -> list[str]:
+    from arcee_lab.demo import stream
+
+    source = stream(None, seed=0, split="test")
+    return [next(source).text for _ in range(6)]
+
+
+def _tables(report: Any) -> list[str]:
+    return ["layers", "neurons", "tokens", "thresholds", *report.results]
+
+
+@call
+def dump_and_resume(lab: Lab) -> Read:
+    config = DumpConfig(sites=(POST, "hook_embed"), shard_tokens=32, context=16, batch_size=2)
+    model, texts = lab.model(), _passages()[:3]
+    seen = []
+
+    def fail(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            raise MemoryError("stopped by the test")
+
+    handle = model.model.layers[0].register_forward_hook(fail)
+    try:
+        al.dump.write(model, lab.tokenizer, texts, lab.folder / "store", config)
+        raise AssertionError("nothing stopped it")
+    except MemoryError:
+        pass
+    handle.remove()
+    al.dump.write(model, lab.tokenizer, texts, lab.folder / "store", config)
+    kept = sorted(Path(lab.folder / "store").rglob("*.safetensors"))
+    assert kept
+    return lambda: [[file.name, file.read_bytes()] for file in kept]
+
+
+@call
+def evaluate_the_language_model(lab: Lab) -> Read:
+    return _evaluated(lab, TASKS)
+
+
+@call
+def evaluate_exactly(lab: Lab) -> Read:
+    return _evaluated(lab, TASKS[:1], exact=True)
+
+
+@call
+def evaluate_three_heads(lab: Lab) -> Read:
+    heads = {name: lab.model(head) for name, head in _HEADS.items()}
+    return _evaluated(lab, HEAD_TASKS, **heads)
+
+
+_HEADS = {"seqcls": "sequence", "tokcls": "token", "qa": "qa"}
+
+
+def _evaluated(lab: Lab, tasks: list[str], **options: Any) -> Read:
+    result = al.evals.run(
+        lab.model(), lab.tokenizer, tasks=tasks, limit=3, draws=20, progress=False, **options
+    )
+    return lambda: result.frame()
+
+
+@call
+def answer(lab: Lab) -> Read:
+    context = "The dogs near the barn sleep . The lamp above the doors finds the red king ."
+    found = al.answer(lab.model("qa"), lab.tokenizer, "Who sleeps ?", context, top_k=3)
+    return lambda: [[one.text, one.start, one.end, one.score] for one in found]
+
+
+# -------------------------------------------------------------------------------- loading
+
+
+def load_two_heads(lab: Lab) -> Read:
+    """With the self-check, and before anything is wrapped."""
+    models = [al.load("demo", head=head, device=lab.device)[0] for head in ("causal", "qa")]
+    states = [dict(model.state_dict()) for model in models]
+    return lambda: [[model.model.rotary_emb.inv_freq for model in models], states]
+
+
+def load_after_constructors() -> dict[str, Any]:
+    """What happens to frequencies of RoPE where torch.tensor was wrapped before any load.
+
+    transformers asks `torch.tensor([]).device` whether it is to build on meta. torch remembers at
+    the first use of a device context which functions make tensors; a wrapper is then one of them
+    and the function in it is none, and what should be filled in later is never filled in.
+    """
+    from transformers.models.arcee.modeling_arcee import ArceeForCausalLM
+
+    from arcee_lab.model.loading import DEMO
+
+    torch.use_deterministic_algorithms(True)  # new memory is NaN and not what lay there before
+    computing.wrap_constructors()
+    stock = ArceeForCausalLM.from_pretrained(DEMO)
+    said = []
+    for device in ("cpu", computing.NAME):
+        try:
+            al.load("demo", device=device)
+            said.append("loaded")
+        except ValueError as error:
+            said.append(str(error))
+    return {"stock": bool(stock.model.rotary_emb.inv_freq.isnan().all()), "ours": said}
+
+
+# -------------------------------------------------------------------------------- comparing
+
+
+def leaves(value: Any) -> list[Any]:
+    """The numbers, texts and tensors of a nested value, in order."""
+    if isinstance(value, computing.OnDevice):
+        return [value.raw.detach()]
+    if isinstance(value, Tensor):
+        return [value.detach()]
+    if isinstance(value, np.ndarray):
+        numbers = value.dtype.kind in "fiub"
+        return [torch.from_numpy(value.copy())] if numbers else leaves(value.tolist())
+    if isinstance(value, pd.DataFrame):
+        return leaves({str(name): value[name].to_numpy() for name in value})
+    if isinstance(value, Mapping):
+        return [leaf for key in value for leaf in [str(key), *leaves(value[key])]]
+    if isinstance(value, list | tuple):
+        return [leaf for one in value for leaf in leaves(one)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [leaf for field in fields(value) for leaf in leaves(getattr(value, field.name))]
+    return [torch.tensor(value)] if isinstance(value, bool | int | float) else [value]
+
+
+def difference(got: list[Any], want: list[Any]) -> float:
+    """Largest norm of a difference, relative to the norm of what is expected; NaN equals NaN."""
+    assert len(got) == len(want), f"{len(got)} values; expected {len(want)}"
+    worst = 0.0
+    for mine, theirs in zip(got, want, strict=True):
+        if not isinstance(theirs, Tensor):
+            assert mine == theirs, f"{mine!r}; expected {theirs!r}"
+            continue
+        assert mine.shape == theirs.shape, f"{mine.shape}; expected {theirs.shape}"
+        assert mine.dtype == theirs.dtype, f"{mine.dtype}; expected {theirs.dtype}"
+        a, b = mine.double(), theirs.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        if not bool(same.all()):
+            gap = float((a - b)[~same].norm() / b[~b.isnan()].norm().clamp_min(1e-30))
+            worst = max(worst, gap if gap == gap else float("inf"))
+    return worst
+
+
+def compared(work: Callable[[Lab], Read]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for device in ("cpu", computing.NAME):
+            lab = Lab(device, Path(folder) / device)
+            lab.folder.mkdir()
+            computing.forget()
+            read = work(lab)
+            counts = dict(+computing.READS), dict(+computing.MIXED)
+            found.append(leaves(read()))
+    differs = difference(found[1], found[0])
+    return {"reads": counts[0], "mixed": counts[1], "differs": differs}
+
+
+def say(row: dict[str, Any]) -> None:
+    sys.stdout.write("\n" + json.dumps(row) + "\n")
+
+
+def main(names: list[str]) -> None:
+    selfcheck._is_plain = lambda parts: True  # its weights are plain, but their class is not
+    if names == ["constructors"]:
+        say(load_after_constructors())
+        return
+    rows = {}
+    for name, work in {"load two heads": load_two_heads, **CALLS}.items():
+        if names and names != ["--write"] and name not in names:
+            continue
+        if work is not load_two_heads:
+            prepare()
+        try:
+            row = compared(work)
+        except Exception:
+            row = {"error": traceback.format_exc()}
+        say({"call": name} | row)
+        rows[name] = {what: row.get(what) for what in ("reads", "mixed")}
+    if names == ["--write"]:
+        TABLE.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@cache
+def prepare() -> None:
+    """Loads every model, and only then wraps what makes tensors."""
+    for head in ("causal", "sequence", "token", "qa", "base"):
+        loaded(head, "eager")
+    loaded("causal", "sdpa")
+    computing.wrap_constructors()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1:])
