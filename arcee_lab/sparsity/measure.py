@@ -85,7 +85,7 @@ def measure(
         True
     """
     names = registry.chosen(analyses)
-    inner = unwrap(model)
+    inner: Any = unwrap(model)
     windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
     began = time.perf_counter()
