@@ -165,8 +165,9 @@ def _rope_numbers(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -_MOST_NUMBER <= value <= _MOST_NUMBER  # false for NaN
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -_MOST_NUMBER <= value <= _MOST_NUMBER  # false for NaN
 
 
 def _wrong(where: object, name: str, value: object, expected: str) -> ValueError:

@@ -10,6 +10,7 @@
 """
 
 import sys
+from typing import Any
 
 from torch import nn
 
@@ -63,11 +64,12 @@ def _inside(model: nn.Module) -> nn.Module | None:
     peft = sys.modules.get("peft")
     if peft is None or not isinstance(model, peft.PeftModel | peft.PeftMixedModel):
         return None
-    config = getattr(model, "active_peft_config", None)
+    config: Any = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
         raise ValueError(
             f"The adapter of this {kind.__name__} is prompt learning ({config.peft_type}), which "
             "acts outside of the model's layers and would be left out; expected adapters inside "
             "the layers, such as LoRA."
         )
-    return model.get_base_model()
+    wrapper: Any = model
+    return wrapper.get_base_model()

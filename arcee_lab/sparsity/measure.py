@@ -86,7 +86,7 @@ def measure(
     names = registry.chosen(analyses)
     if resume is not None:
         storage.require_local(resume)
-    inner = unwrap(model)
+    inner: Any = unwrap(model)
     windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
     began = time.perf_counter()

@@ -113,8 +113,9 @@ def mlps(model: nn.Module) -> list[Mlp]:
 def _refuse_experts(name: str, module: nn.Module) -> None:
     """Refuses routed experts, stacked in parameters `[expert, out, in]` or listed as modules."""
     stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-    listed = isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "experts"
-    if len(stacked) >= 2 or (listed and len(module) > 1):
+    is_list = isinstance(module, nn.ModuleList) and len(module) > 1
+    listed = is_list and name.rsplit(".", 1)[-1] == "experts"
+    if len(stacked) >= 2 or listed:
         raise ValueError(
             f"{name} ({type(module).__name__}) holds routed experts, each of which sees some "
             "tokens only; expected MLPs that every token goes through. Measure a dense model"

@@ -178,7 +178,8 @@ def on_a_terminal(*words, limit=120.0):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_no_code_runs_and_nothing_is_asked_on_a_terminal(folder, tmp_path):
+@pytest.mark.parametrize("runs", ["loading", pytest.param("all", marks=pytest.mark.slow)])
+def test_no_code_runs_and_nothing_is_asked_on_a_terminal(folder, tmp_path, runs):
     plant_code(folder)
     text = tmp_path / "text.txt"
     text.write_text("The dogs near the gate bark .\n")
@@ -190,16 +191,19 @@ folder = {str(folder)!r}
 for words in (
     ["info", folder],
     ["dump", folder, "--text", {str(text)!r}, "--out", {str(tmp_path / "s")!r}, "--dry-run"],
-    ["sparsity", folder, "--text", {str(text)!r}, "--out", {str(tmp_path / "out")!r}],
 ):
     print(words[0], main(words))
-for head in ("causal", "base"):
-    model, tokenizer = al.load(folder, head=head)
-model.config.get_text_config()
-tasks = "arcee_demo_agreement_0"
-print("eval", al.evals.run(folder, tasks=tasks, limit=1, progress=False).scores[0].n)
-print("end")
+al.load(folder, head="base")
 """
+    rest = f"""
+main(["sparsity", folder, "--text", {str(text)!r}, "--out", {str(tmp_path / "out")!r}])
+main(["eval", folder, "--tasks", "arcee_demo_agreement_0", "--limit", "1",
+      "--out", {str(tmp_path / "scores")!r}])
+from lm_eval import simple_evaluate
+simple_evaluate("arcee-lab", model_args={{"pretrained": folder}}, limit=1,
+                tasks=["arcee_demo_agreement_0"])
+"""
+    code += (rest if runs == "all" else "") + "print('end')\n"
     status, shown = on_a_terminal("-c", code)
     assert "[y/N]" not in shown
     assert "end" in shown.split()

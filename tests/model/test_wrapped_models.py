@@ -221,7 +221,7 @@ CALLS: dict[Callable, float] = {
     perplexity: ROUNDING,
     coactive: COUNTS,
     probed: 1e-3,
-    passage: COUNTS,
+    passage: 5e-3,  # one count of one layer at one token
     virtual: ROUNDING,
     dumped: ROUNDING,
     estimated: 0,

@@ -99,12 +99,12 @@ def test_a_crash_while_saving_leaves_the_former_state(model, tmp_path, monkeypat
 
 
 def test_no_other_run_is_overwritten(model, tiny, tmp_path):
-    stats = reduced(model)
+    stats, other = reduced(model), tiny(initializer_range=0.2)
     stats.save(tmp_path / "run")
     with pytest.raises(ValueError, match=r"another run \(its sites or reducers differ\)"):
         reduced(model, asked={SITE: FiringRate()}).save(tmp_path / "run")
     with pytest.raises(ValueError, match=r"another run \(its model differ"):
-        reduced(tiny(initializer_range=0.2)).save(tmp_path / "run")
+        reduced(other).save(tmp_path / "run")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("text")
     with pytest.raises(ValueError, match="holds other files"):
@@ -251,7 +251,8 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def saved(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    reduced(tiny()).save(folder)
+    model = tiny()
+    reduced(model).save(folder)
     found = json.loads((folder / "statistics.json").read_text())
     return found, safetensors.torch.load_file(folder / found["states"]["path"])
 
