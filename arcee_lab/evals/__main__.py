@@ -56,6 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"arcee_lab.evals: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
+        print(  # noqa: T201
+            "arcee_lab.evals: interrupted; only answers in a --use_cache file are kept. "
+            "`arcee-lab eval --out DIR` keeps each task that is done.",
+            file=sys.stderr,
+        )
         return 130
     finally:
         sys.argv = before
