@@ -243,7 +243,7 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
         except csv.Error as error:
             raise ValueError(
                 f"{where} is not in the format of its table ({error}); expected every quotation "
-                "mark closed, and doubled inside a cell."
+                "mark closed, and doubled inside a cell, and line breaks in quoted cells only."
             ) from error
         finally:
             csv.field_size_limit(before)
