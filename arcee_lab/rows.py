@@ -243,7 +243,7 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
         except csv.Error as error:
             raise ValueError(
                 f"{where} is not in the format of its table ({error}); expected every quotation "
-                "mark closed, and doubled inside a cell."
+                "mark closed, and doubled inside a cell, and line breaks in quoted cells only."
             ) from error
         finally:
             csv.field_size_limit(before)
@@ -252,13 +252,13 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
         if not cells:
             continue  # a blank line
         if names is None:
-            names = cells
-            twice = [name for name in names if names.count(name) > 1]
+            twice = [name for name in cells if cells.count(name) > 1]
             if twice:
                 raise ValueError(
                     f"{where} names the column {twice[0]!r} twice; expected a header of different "
                     "names."
                 )
+            names = cells
             continue
         if len(cells) != len(names):
             raise ValueError(

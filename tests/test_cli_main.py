@@ -228,7 +228,9 @@ def read_world(kind, max_tokens, seed=0):
     from arcee_lab.cli import flags
 
     return flags.read_texts(
-        argparse.Namespace(text=None, dataset=None, world=kind, max_tokens=max_tokens, seed=seed)
+        argparse.Namespace(
+            text=None, text_column=None, dataset=None, world=kind, max_tokens=max_tokens, seed=seed
+        )
     )
 
 
