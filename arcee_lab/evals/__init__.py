@@ -3,6 +3,7 @@
 The only part that imports lm_eval. Importing it registers the model `arcee-lab`, so that a task
 file with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
 
+    arguments.py     what is said about a model, checked before it is loaded
     registering.py   makes `arcee-lab` known to lm-eval, without hiding its own models
     model.py         ArceeLab(HFLM): what lm-eval calls; path, Hub id, "demo" or a model in memory
     routing.py       documents with a `head` column go to the head they name

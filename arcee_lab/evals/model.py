@@ -17,6 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.evals.arguments import require_arguments, require_loading, require_sizes
 from arcee_lab.evals.caching import require_own_cache
 from arcee_lab.evals.changing import Values, changes_of, values_of
 from arcee_lab.evals.encoding import Encoder
@@ -58,7 +59,8 @@ class ArceeLab(_Base):
             and on every head.
         exact: Keep lm-eval's own arithmetic and batches for the LM's log-likelihoods.
         batch_tokens: Tokens a batch, padding included; by default what suits the device.
-        batch_size: Sequences a batch where that is lm-eval's affair: generation, heads, `exact`.
+        batch_size: Sequences per batch where that is lm-eval's affair: generation, `exact`, and
+            heads, which read at least 8 at a time.
         dtype: Of the weights; by default the checkpoint's own.
         device: By default CUDA where it is, else the CPU.
         attn: Attention kernel.
@@ -116,9 +118,10 @@ class ArceeLab(_Base):
         def loaded(source: Any, head: str) -> Any:
             return load(source, head=head, dtype=dtype, device=where, attn=attn, revision=revision)
 
+        require_sizes(max_length=max_length, batch_tokens=batch_tokens, batch_size=batch_size)
         placed = {"dtype": dtype, "device": device, "attn": attn, "revision": revision}
         if isinstance(pretrained, nn.Module):
-            _require_loading(placed, (seqcls, tokcls, qa))
+            require_loading(placed, (seqcls, tokcls, qa))
         if exact and batch_tokens is not None:
             raise ValueError(
                 f"batch_tokens={batch_tokens} has no effect with exact=True, where a batch is "
@@ -144,6 +147,12 @@ class ArceeLab(_Base):
             sources = {one: pretrained for one in inside if one in ARGUMENTS} | sources
             model, own = loaded(pretrained, main)
             tokenizer = own if tokenizer is None else tokenizer
+        reads = anatomy(model).backbone.config.max_position_embeddings
+        if max_length is not None and max_length > reads:
+            raise ValueError(
+                f"max_length={max_length}, but the model reads {reads} tokens at most; give "
+                f"{reads} or fewer, or leave it out."
+            )
         if main in ARGUMENTS:
             sources[main] = given[main] or model
         if max_length is not None:
@@ -162,7 +171,7 @@ class ArceeLab(_Base):
         self.name = model_name(model)
         self.bar: Callable[[int], Advance] | None = None
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
-        texts = batch_size if isinstance(batch_size, int) else 8
+        texts = int(batch_size) if str(batch_size).isdecimal() else 8
         self._heads = Heads(sources, loaded, self.tokenizer, batch_size=max(texts, 8))
         self._fingerprints: dict[str, str] = {}
         self.intervene(intervention)
@@ -175,7 +184,7 @@ class ArceeLab(_Base):
             ValueError: An argument is not what it has to be; words of a command line can be
                 anything.
         """
-        _require_arguments(arg_dict)
+        require_arguments(arg_dict)
         more = {k: v for k, v in (additional_config or {}).items() if v is not None}
         if more.get("device") == "cuda:0" and not torch.cuda.is_available():
             _log.info("lm-eval's default device cuda:0 is not here; using the CPU")
@@ -459,35 +468,6 @@ class ArceeLab(_Base):
                 bar.update(round(done) - bar.n)
 
             yield advance
-
-
-def _require_loading(settings: dict[str, Any], heads: Iterable[Source | None]) -> None:
-    """Checks that what is said about loading a checkpoint has one to load.
-
-    Raises:
-        ValueError: The model is in memory, and so are its heads.
-    """
-    given = [name for name, value in settings.items() if value is not None]
-    if given and not any(isinstance(head, (str, os.PathLike)) for head in heads):
-        raise ValueError(
-            f"{', '.join(given)} came with a model in memory, which is not loaded again; give a "
-            "path or a Hub id, or set it on the model itself (model.to(...))."
-        )
-
-
-def _require_arguments(given: dict) -> None:
-    if not given.get("pretrained"):
-        raise ValueError(
-            "arcee-lab needs a model; expected pretrained=demo, a folder or a Hub id, e.g. "
-            "--model_args pretrained=demo."
-        )
-    for name in ("max_length", "batch_tokens"):
-        value = given.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}; expected a whole number of tokens above 0.")
-    for name in ("exact", "add_bos_token"):
-        if given.get(name) not in (None, True, False):
-            raise ValueError(f"{name}={given[name]!r}; expected True or False.")
 
 
 class _Telling(NamedTuple):

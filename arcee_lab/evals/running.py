@@ -79,8 +79,8 @@ def run(
         limit: Documents per task, from its start.
         include: Folders with further task files.
         data: A file in place of a task's own data, or files by task; see `find_tasks`.
-        batch_size: Sequences per batch of generation and heads, by default 8; the LM's
-            log-likelihoods go by a number of tokens instead.
+        batch_size: Sequences per batch of generation and of heads (these read at least 8), by
+            default 8; the LM's log-likelihoods go by a number of tokens instead.
         exact: Keep lm-eval's own arithmetic for log-likelihoods.
         device: "cpu", "cuda", ...; by default CUDA where it is.
         dtype: Of the weights.
@@ -176,7 +176,8 @@ def as_lm(
     """The model as lm-eval calls it; one that is given as such keeps its own settings."""
     given = {name: value for name, value in settings.items() if value is not None}
     if not isinstance(model, ArceeLab):
-        return ArceeLab(model, tokenizer, **({"batch_size": BATCH_SIZE} | given))
+        given.setdefault("batch_size", BATCH_SIZE)
+        return ArceeLab(model, tokenizer, **given)
     if given or tokenizer is not None:
         names = ", ".join([*given, *(["tokenizer"] if tokenizer is not None else [])])
         raise ValueError(

@@ -212,6 +212,7 @@ def sweep(
             dtype=dtype,
         )
         chosen = top_k(lm.model) if levels is None else list(levels)
+        lm.require_heads(loaded["tasks"].values())
         models = lm.models_for(loaded["tasks"].values())
         examples = examples_of(loaded["tasks"], num_fewshot)
         told = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}

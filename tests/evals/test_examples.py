@@ -130,6 +130,11 @@ def test_what_would_have_no_effect_is_refused(lm, demo, folder):
     assert ArceeLab(*demo, device="cpu", tokcls="demo").main == "causal"  # the head is loaded there
     with pytest.raises(ValueError, match="batch_tokens=64 has no effect with exact=True"):
         ArceeLab(*demo, exact=True, batch_tokens=64)
+    for size in ({"batch_size": 0}, {"batch_tokens": 0}, {"max_length": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(size))}=0; expected a whole number"):
+            ArceeLab(*demo, **size)
+    with pytest.raises(ValueError, match="max_length=129, but the model reads 128 tokens at most"):
+        ArceeLab(*demo, max_length=129)
     for draws in (0, 10**9):
         with pytest.raises(ValueError, match=r"draws=.*; expected from 1 to 1000000 draws"):
             run(lm, tasks=loaded, draws=draws, **quiet)
