@@ -189,7 +189,8 @@ class Pass:
             next_ids.split(_LOSSES_AT_ONCE),
             strict=True,
         ):
-            logits = self.model.lm_head(hidden.index_select(0, places)).float()
+            logits = self.model.lm_head(hidden.index_select(0, places))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, ids.clamp(min=0), reduction="none")
             losses.append(torch.where(ids < 0, torch.nan, loss))
         return torch.cat(losses).to(self.model.device)
