@@ -147,7 +147,7 @@ class Seen:
         written = []
         for at in range(0, max(len(rows), 1), few):
             here = slice(at, at + few)
-            _, patterns, norms = bits.pick(
+            _, patterns, (norms,) = bits.pick(
                 rows[here], self._fires[here], beside[: max(len(rows) - at, 0)]
             )
             a = torch.from_numpy(patterns).view(kind)

@@ -1,12 +1,12 @@
 """The core, at every token: zeros, active neurons, rates, sizes, positions and token ids.
 
-Rows 1, 2, 3, 11, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
+Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
 counts:
 
     S_l = 1 - Σ_t Σ_i m / (N F)        m = 1 where a_i > 0; N tokens, F neurons
     k_t = Σ_i m                        active neurons of a token
     p_i = Σ_t m / N                    firing rate of a neuron
-    how many a, and a_i ‖w_i‖, lie in each bin of `sizes`
+    how many a are in each bin of `sizes`
 
 Sources: Li et al., "The Lazy Neuron Phenomenon", arXiv:2210.06313 (S); Luo et al., "Sparsing Law",
 arXiv:2411.02335 (k by token id). All counts are int64; padding and first positions are in none but
@@ -37,7 +37,7 @@ def new_state(shape: Shape, device: torch.device) -> State:
         "fired": zeros(layers, shape.d_mlp),
         "fired_first": zeros(layers, shape.d_mlp),
         "active": zeros(layers, shape.d_mlp + 1),
-        "sized": zeros(layers, 2, sizes.BINS),
+        "sized": zeros(layers, sizes.BINS),
         "max_post": zeros(layers, dtype=torch.float32),
         "overflow": zeros(layers),
         "nan": zeros(layers),
@@ -58,7 +58,6 @@ def add_layer(
     state: State,
     layer: int,
     post: Float[Tensor, "row d_mlp"],
-    norms: Float[Tensor, " d_mlp"],
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Int[Tensor, " token"]:
@@ -68,13 +67,11 @@ def add_layer(
         state: The counts, changed in place.
         layer: Which layer.
         post: a at every position of the batch, padding included; it may lie on another device.
-        norms: ‖w_i‖ of the layer, on the device of the counts.
         places: The rows that count.
         first: The rows of first positions.
     """
     device = state["fired"].device
-    norms = norms.to(post.device, non_blocking=True)
-    counts = count(post, norms, places, first)
+    counts = count(post, places, first)
     found = Counts(*(x.to(device, non_blocking=True) for x in counts))
     state["fired"][layer] += found.fired
     state["fired_first"][layer] += found.fired_first

@@ -50,7 +50,7 @@ def split(x: Shaped[Tensor, "*any"]) -> Int[Tensor, "*any 2"]:
 def real(sums: Int[Tensor, "*any 2"]) -> Float[np.ndarray, "*any"]:
     """The numbers that sums of `split` terms stand for."""
     parts = sums.numpy().astype(np.float64)
-    return parts[..., 0] + parts[..., 1] / FRACTION
+    return np.asarray(parts[..., 0] + parts[..., 1] / FRACTION)
 
 
 def new(name: str, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:

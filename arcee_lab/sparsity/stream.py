@@ -135,10 +135,7 @@ class Pass:
         def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
             post = args[0].reshape(-1, args[0].shape[-1])
             with self._timed(CORE):
-                norms = self.norms[mlp.layer]
-                active.append(
-                    core.add_layer(self.states[CORE], mlp.layer, post, norms, *there(post))
-                )
+                active.append(core.add_layer(self.states[CORE], mlp.layer, post, *there(post)))
             if not shown:
                 return
             seen = Seen(
@@ -149,7 +146,7 @@ class Pass:
                 x=inputs[-1],
                 y=rows(out),
                 before=inputs[-2] if len(inputs) > 1 else None,
-                norms=norms,
+                norms=self.norms[mlp.layer],
                 tokens=job.tokens,
             )
             for name, analysis in shown.items():
