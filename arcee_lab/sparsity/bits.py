@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt64
+from torch import Tensor
 
 TOGETHER = 2**17  # activations that a CPU's cache holds, with what is made of them
 _WHOLE = 16  # bytes: rows are filled with zeros to a multiple of 128 neurons
@@ -49,6 +51,16 @@ def pack(mask: Bool[np.ndarray, "token d_mlp"]) -> UInt8[np.ndarray, "token byte
     packed = np.packbits(mask, axis=1)
     missing = -packed.shape[1] % _WHOLE
     return np.pad(packed, ((0, 0), (0, missing))) if missing else packed
+
+
+def pack_tensor(masks: Bool[Tensor, "*any d_mlp"]) -> UInt8[Tensor, "*any byte"]:
+    """Eight neurons per byte, as `pack`, on any device; rows are filled up to whole bytes only."""
+    if masks.device.type == "cpu":
+        return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+    padded = torch.nn.functional.pad(masks.to(torch.uint8), (0, -masks.shape[-1] % 8))
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    places = places.to(masks.device, non_blocking=True)
+    return (padded.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: UInt8[np.ndarray, "*any byte"], d_mlp: int) -> Bool[np.ndarray, "*any d_mlp"]:

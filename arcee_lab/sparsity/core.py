@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import exact, sizes
+from arcee_lab.sparsity import drawn, exact, sizes
 from arcee_lab.sparsity.analysis import Shape, State, Tokens
 from arcee_lab.sparsity.counting import Counts, count
 
 KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
-KEPT_ROWS: dict[str, int] = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
+KEPT_ROWS = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
 
 
 def new_state(shape: Shape, device: torch.device) -> State:
@@ -51,6 +51,7 @@ def new_state(shape: Shape, device: torch.device) -> State:
         "kept_positions": zeros(kept, dtype=torch.int32),
         "tokens": zeros(1),
         "first": zeros(1),
+        **drawn.new_state(shape, device),
     }
 
 
@@ -117,7 +118,13 @@ def add_batch(
 def finished(state: State) -> State:
     """The state on the CPU, its kept rows cut to those that were filled."""
     state = {name: tensor.cpu() for name, tensor in state.items()}
-    filled = min(int(state["tokens"][0]), KEPT)
-    for name in KEPT_ROWS:
-        state[name] = state[name][:filled].clone()
+    tokens = int(state["tokens"][0])
+    for name, most in kept_rows(state).items():
+        state[name] = state[name][: min(tokens, most)].clone()
     return state
+
+
+def kept_rows(state: State) -> dict[str, int]:
+    """How many rows are kept at most of what is kept token by token, by name."""
+    most = drawn.rows(*state["fired"].shape)
+    return KEPT_ROWS | {name: most for name in state if name.startswith("drawn_")}

@@ -233,7 +233,7 @@ class SparsityReport:
             )
         states = {}
         for name, state in self.states.items():
-            kept = core.KEPT_ROWS if name == "core" else registry.streamed(name).kept
+            kept = core.kept_rows(state) if name == "core" else registry.streamed(name).kept
             states[name] = join(state, other.states[name], kept)
         summed = ("n_documents", "n_windows", "n_shared", "seconds")
         return replace(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from arcee_lab import storage
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.ranks import Ranks
-from arcee_lab.sparsity import core, exact
+from arcee_lab.sparsity import core, drawn, exact
 from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, combine
 from arcee_lab.sparsity.batches import Job, Plan
 from arcee_lab.sparsity.mlps import Mlp
@@ -61,6 +61,7 @@ class Pass:
     def __post_init__(self) -> None:
         self.states = new_states(self.shape, self.analyses, self.model.device)
         self.costs = dict.fromkeys(("pass", CORE, *self.analyses), 0.0)
+        self._drawn = self.plan.drawn(drawn.rows(self.shape.layers, self.shape.d_mlp))
 
     def run(
         self, here: Ranks, *, resume: Path | None = None, progress: bool = False
@@ -116,6 +117,8 @@ class Pass:
         places: dict[torch.device, tuple[Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
+        kept, slots = self._drawn.of(job.tokens)
+        kept_places = job.tokens.places[torch.from_numpy(kept)]
 
         def there(x: Tensor) -> tuple[Tensor, Tensor]:
             # The layers of one model may lie on several devices.
@@ -136,6 +139,8 @@ class Pass:
             post = args[0].reshape(-1, args[0].shape[-1])
             with self._timed(CORE):
                 active.append(core.add_layer(self.states[CORE], mlp.layer, post, *there(post)))
+                at = kept_places.to(post.device, non_blocking=True)
+                drawn.add_layer(self.states[CORE], mlp.layer, post, at, slots)
             if not shown:
                 return
             seen = Seen(
@@ -168,6 +173,7 @@ class Pass:
         together = torch.stack(active, 1)
         with self._timed(CORE):
             core.add_batch(self.states[CORE], job.tokens, len(job.first), together)
+            drawn.add_batch(self.states[CORE], job.tokens, kept, slots)
         losses = None
         for name, analysis in shown.items():
             with self._timed(name):

@@ -185,7 +185,7 @@ def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_no_update_reads_back_to_the_host(dtype):
     """On the meta device a host read raises, and a stray CPU tensor fails."""
-    from arcee_lab.sparsity import batches, core, registry
+    from arcee_lab.sparsity import batches, core, drawn, registry
     from arcee_lab.sparsity.analysis import Seen, Shape
     from arcee_lab.sparsity.mlps import mlps
     from arcee_lab.texts import cut
@@ -207,6 +207,10 @@ def test_no_update_reads_back_to_the_host(dtype):
     post, norms = blank(job.input_ids.numel(), 24), blank(24, kind=torch.float32)
     active = core.add_layer(counts, 1, post, *places)
     core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
+    here, slots = plan.drawn(99).of(job.tokens)
+    assert len(slots) == n
+    drawn.add_layer(counts, 1, post, places[0], slots)
+    drawn.add_batch(counts, job.tokens, here, slots)
     seen = Seen(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),
         norms, job.tokens,
