@@ -230,7 +230,7 @@ def _agreement(first: "SparsityReport", second: "SparsityReport") -> Agreement:
     layers, d_mlp = first.rates.shape
     ours, theirs = (report.states["core"] for report in (first, second))
     shared, one, two = np.intersect1d(
-        ours["drawn_order"].numpy(), theirs["drawn_order"].numpy(), return_indices=True
+        *(_numbered(state["drawn_order"].numpy()) for state in (ours, theirs)), return_indices=True
     )
     n = len(shared)
     if not n:
@@ -254,6 +254,14 @@ def _agreement(first: "SparsityReport", second: "SparsityReport") -> Agreement:
     counts = np.bincount(group)
     low, high = ratio_interval(sums, counts)
     return Agreement(sums.sum(0) / n, low, high, chance, n, len(counts))
+
+
+def _numbered(order: np.ndarray) -> np.ndarray:
+    """Each token of an ascending list, and how many equal ones stand before it.
+
+    A window that a text holds twice has each of its tokens twice.
+    """
+    return np.rec.fromarrays([order, np.arange(len(order)) - order.searchsorted(order)])
 
 
 def _chance(fired: np.ndarray, both: int, n: int) -> float:

@@ -391,6 +391,8 @@ def test_two_models_on_the_same_tokens(two_models):
     assert "no token in common, so no agreement" in apart.headline
     assert (apart.frame()["n_tokens_second"] == 7).all()
     assert apart.figure()._repr_png_().startswith(b"\x89PNG")
+    twice = [measure(m, Letters(), TEXTS * 2, analyses=["core"]) for m, _ in two_models]
+    assert twice[0].compare(twice[1]).agreement.tokens == twice[0].n_tokens  # windows come twice
     single = one.compare(measure(two_models[1][0], Letters(), TEXTS[:1], context=16))
     assert single.agreement.windows == 1
     assert single.frame()["agreement_low"].isna().all()
