@@ -111,7 +111,7 @@ def add_layer(
     layer: int,
     post: Float[Tensor, "row d_mlp"],
     places: Int[Tensor, " here"],
-    slots: Int[np.ndarray, " here"],
+    slots: Int[Tensor, " here"],
 ) -> None:
     """Keeps which neurons of a layer fire at some tokens.
 
@@ -120,17 +120,17 @@ def add_layer(
         layer: Which layer.
         post: a at every position of the batch; it may be on another device.
         places: The rows of a that are kept, on its device.
-        slots: Where each is kept.
+        slots: Where each is kept, on the device of the rows.
     """
     if not len(slots):
         return
     masks = state["drawn_masks"]
     packed = bits.pack_tensor(post.index_select(0, places) != 0)
-    masks[exact.places(slots, masks.device), layer] = packed.to(masks.device, non_blocking=True)
+    masks[slots, layer] = packed.to(masks.device, non_blocking=True)
 
 
 def add_batch(
-    state: State, tokens: Tokens, here: Int[np.ndarray, " here"], slots: Int[np.ndarray, " here"]
+    state: State, tokens: Tokens, here: Int[np.ndarray, " here"], slots: Int[Tensor, " here"]
 ) -> None:
     """Keeps what tells the tokens of a batch from all others.
 
@@ -138,13 +138,12 @@ def add_batch(
         state: The rows, changed in place.
         tokens: Which tokens the batch has.
         here: Which of them are kept.
-        slots: Where each is kept.
+        slots: Where each is kept, on the device of the rows.
     """
     if not len(slots):
         return
     sizes = [stop - start for start, stop in tokens.spans]
     keys = np.repeat(np.array(tokens.keys, np.int64), sizes)[here]
-    device = state["drawn_order"].device
-    to = exact.places(slots, device)
-    state["drawn_order"][to] = exact.places(mixed(keys, tokens.positions[here]), device)
-    state["drawn_windows"][to] = exact.places(keys, device)
+    order = mixed(keys, tokens.positions[here])
+    state["drawn_order"][slots] = exact.places(order, slots.device)
+    state["drawn_windows"][slots] = exact.places(keys, slots.device)

@@ -114,18 +114,20 @@ class Pass:
     def _forward(self, job: Job) -> None:
         device = self.model.device
         shown = self.analyses if job.in_share else {}
-        places: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        places: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
         kept, slots = self._drawn.of(job.tokens)
         kept_places = job.tokens.places[torch.from_numpy(kept)]
+        kept_at = exact.places(slots, device)
 
-        def there(x: Tensor) -> tuple[Tensor, Tensor]:
-            # The layers of one model may lie on several devices.
+        def there(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            # The layers of one model may be on several devices.
             if x.device not in places:
                 places[x.device] = (
                     job.tokens.places.to(x.device, non_blocking=True),
                     job.first.to(x.device, non_blocking=True),
+                    kept_places.to(x.device, non_blocking=True),
                 )
             return places[x.device]
 
@@ -137,10 +139,10 @@ class Pass:
 
         def saw_output(mlp: Mlp, module: object, args: tuple[Tensor, ...], out: Tensor) -> None:
             post = args[0].reshape(-1, args[0].shape[-1])
+            counted, first, some = there(post)
             with self._timed(CORE):
-                active.append(core.add_layer(self.states[CORE], mlp.layer, post, *there(post)))
-                at = kept_places.to(post.device, non_blocking=True)
-                drawn.add_layer(self.states[CORE], mlp.layer, post, at, slots)
+                active.append(core.add_layer(self.states[CORE], mlp.layer, post, counted, first))
+                drawn.add_layer(self.states[CORE], mlp.layer, post, some, kept_at)
             if not shown:
                 return
             seen = Seen(
@@ -173,7 +175,7 @@ class Pass:
         together = torch.stack(active, 1)
         with self._timed(CORE):
             core.add_batch(self.states[CORE], job.tokens, len(job.first), together)
-            drawn.add_batch(self.states[CORE], job.tokens, kept, slots)
+            drawn.add_batch(self.states[CORE], job.tokens, kept, kept_at)
         losses = None
         for name, analysis in shown.items():
             with self._timed(name):

@@ -209,6 +209,7 @@ def test_no_update_reads_back_to_the_host(dtype):
     core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
     here, slots = plan.drawn(99).of(job.tokens)
     assert len(slots) == n
+    slots = torch.from_numpy(slots).to(meta)
     drawn.add_layer(counts, 1, post, places[0], slots)
     drawn.add_batch(counts, job.tokens, here, slots)
     seen = Seen(
