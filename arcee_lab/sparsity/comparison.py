@@ -229,9 +229,8 @@ def hot_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _agreement(first: "SparsityReport", second: "SparsityReport") -> Agreement:
     layers, d_mlp = first.rates.shape
     ours, theirs = (report.states["core"] for report in (first, second))
-    shared, one, two = np.intersect1d(
-        *(_numbered(state["drawn_order"].numpy()) for state in (ours, theirs)), return_indices=True
-    )
+    tokens = [_numbered(state["drawn_order"].numpy()) for state in (ours, theirs)]
+    shared, one, two = np.intersect1d(tokens[0], tokens[1], return_indices=True)
     n = len(shared)
     if not n:
         nothing = np.full(layers, np.nan)

@@ -104,6 +104,35 @@ def test_sums_by_window_where_some_windows_are_empty(sizes, wide):
 
 
 @settings(max_examples=15)
+@given(seed=st.integers(0, 99), size=st.sampled_from([1.0, 1e3, 2.0**27]))
+def test_sums_of_real_numbers_are_exact_in_any_grouping_and_do_not_overflow(seed, size):
+    """2^27 is the largest sum of `spikes` over a window of 131,072 tokens; its square is 2^54."""
+    from fractions import Fraction
+
+    from arcee_lab.sparsity import exact
+
+    rng = np.random.default_rng(seed)
+    windows, unit = 400, Fraction(1, exact.FRACTION)
+    s, n = rng.uniform(-size, size, (windows, 2)), rng.integers(0, 2**17, (windows, 2))
+    state, parts = (exact.new("x", (3, 2), torch.device("cpu")) for _ in range(2))
+    exact.add(state, "x", 1, torch.from_numpy(s), torch.from_numpy(n))
+    for rows in np.array_split(rng.permutation(windows), 7):
+        exact.add(parts, "x", 1, torch.from_numpy(s[rows]), torch.from_numpy(n[rows]))
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in state.items())
+    for name, terms in (("s", s), ("ss", s * s), ("sn", s * n)):
+        for column in range(2):
+            expected = sum(map(Fraction, terms[:, column].tolist()))
+            whole, rest = state[f"x_{name}"][1, column].tolist()
+            assert abs(whole + rest * unit - expected) <= windows * unit / 2
+    mean = exact.mean(state, "x")
+    ratio, w = s.sum(0) / n.sum(0), (n > 0).sum(0)
+    assert np.allclose(mean.value[1], ratio, rtol=1e-9)
+    spread = ((s - ratio * n) ** 2).sum(0) / n.sum(0) ** 2.0 * w / (w - 1)
+    assert np.allclose(mean.half[1], 1.96 * np.sqrt(spread), rtol=1e-6)
+    assert np.isnan(mean.value[0]).all()
+
+
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), tokens=st.integers(1, 9), d_mlp=st.integers(1, 300))
 def test_bits_and_the_list_say_what_the_activations_say(seed, tokens, d_mlp):
     from arcee_lab.sparsity import bits
