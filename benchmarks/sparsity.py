@@ -81,7 +81,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         norms = mlp.write_norms()
     rows = job.tokens.places
     losses = torch.rand(len(rows))
-    active = core.add_layer(states["core"], 0, post, norms, rows, job.first)
+    active = core.add_layer(states["core"], 0, post, rows, job.first)
 
     def seen() -> Seen:
         # As in the pass: the rows that count are copied out.
@@ -90,7 +90,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         return Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
 
     def add_core() -> None:
-        found = core.add_layer(states["core"], 0, post, norms, rows, job.first)
+        found = core.add_layer(states["core"], 0, post, rows, job.first)
         core.add_batch(states["core"], job.tokens, len(job.first), found[:, None])
 
     def add(*chosen: str) -> Callable[[], None]:

@@ -82,15 +82,19 @@ report.figure_coverage()
 # between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
 
 # %%
-report.figure("concentration")
+report.figure("thresholds")
 
 # %% [markdown]
-# **Concentration.** `n_eff` is how many neurons would write the output at equal shares, `k90` how
-# many of a token's neurons hold 90 % of it, largest first; Hoyer goes from 0, all alike, to 1,
-# one neuron. They are far below the number that fires, because the square makes large ones larger.
+# **Concentration.** At each token, `n_eff` is how many neurons would hold its contributions at
+# equal shares, `k90` how many of its neurons hold 90 % of them, largest first; Hoyer goes from 0,
+# all alike, to 1, one neuron. The table has means over tokens with half of their interval, and
+# quantiles. They are far below the number that fires: the square makes large ones larger.
 
 # %%
-report.frame("concentration").round(3)
+report.figure("concentration")
+
+# %%
+report.frame("concentration").round(2)
 
 # %% [markdown]
 # **Spikes.** The height is the length of the strongest neuron's contribution over that of the
@@ -268,8 +272,9 @@ domains.figure()
 #
 # A Base model against its fine-tune, a checkpoint against a later one, or weights against their
 # rounding, neuron by neuron on the same text. **Agreement** is the overlap of what fires at the
-# same token; dashed is what two such models would share by chance. With exact zeros both are sets,
-# so rounding can be judged by whom it wakes and whom it silences, before any loss is taken.
+# same token, over all tokens that both reports kept (`same_tokens`), with an interval over windows;
+# dashed is what two such models would share by chance. With exact zeros both are sets, so rounding
+# can be judged by which neurons it wakes and which it silences, before any loss is taken.
 
 # %%
 other, _ = al.load(OTHER or MODEL, device=DEVICE)
@@ -278,7 +283,7 @@ if OTHER is None:
         scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
         mlp.up.weight.data.div_(scale).round_().mul_(scale)
 second = al.sparsity.measure(
-    other, tokenizer, texts, batch_size=32, share=1, analyses=["unions"],
+    other, tokenizer, texts, batch_size=32, share=1, analyses=["core"],
     label=OTHER or "up_proj rounded to 4 bits",
 )  # fmt: skip
 comparison = report.compare(second)

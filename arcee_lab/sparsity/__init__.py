@@ -9,11 +9,12 @@ analysis      what an analysis is: state, update a layer, result; how states add
 registry      the analyses by name
 exact         means with intervals whose sums add up exactly
 
-core          rows 1, 2, 3, 11, 12, 13, 14: zeros, active neurons, rates, sizes, positions, ids
+core          rows 1, 2, 3, 12, 13, 14: zeros, active neurons, rates, sizes, positions, ids
 counting      the arithmetic of the core; sizes: its histograms
 bits          the same on a CPU as bits and as a list, for the other analyses
 coverage      row 4: how few neurons hold how much of all firing
-concentration rows 1, 11: thresholds, and how few pairs hold how much of the output
+thresholds    row 1: activations below each threshold, from the core's histogram
+concentration row 11: how few of a token's neurons hold what its MLP writes
 unions        rows 5, 6: neurons used by several tokens together
 overlap       row 7: neurons kept from one token to the next
 spikes        row 12: the largest values, and what one neuron holds of the output

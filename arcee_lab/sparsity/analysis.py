@@ -6,6 +6,7 @@ keeps what it needs in a `State`, whose tensors add up:
     other tensors, of integers,   are summed
     names that start with "max_"  take the larger value
     names that start with "kept_" are laid end to end, up to a length that the analysis fixes
+    names that start with "drawn_" likewise, but ordered by "drawn_order", the lowest first
 
 so states of two texts, of two ranks, or of a run that was cut in two, combine exactly and in any
 grouping. Means of real numbers are held in fixed point for that reason; see `exact`.
@@ -147,7 +148,7 @@ class Seen:
         written = []
         for at in range(0, max(len(rows), 1), few):
             here = slice(at, at + few)
-            _, patterns, norms = bits.pick(
+            _, patterns, (norms,) = bits.pick(
                 rows[here], self._fires[here], beside[: max(len(rows) - at, 0)]
             )
             a = torch.from_numpy(patterns).view(kind)
@@ -244,7 +245,7 @@ class Analysis(ABC):
 
 
 def combine(states: Sequence[State]) -> State:
-    """The state of several ranks of one run: "kept_" rows of each are zero in all the others."""
+    """The state of several ranks of one run: rows that one rank keeps are 0 in all the others."""
     whole = {name: tensor.clone() for name, tensor in states[0].items()}
     for state in states[1:]:
         for name, tensor in state.items():
@@ -261,11 +262,17 @@ def join(first: State, second: State, kept: dict[str, int]) -> State:
     Args:
         first: State of the first text.
         second: State of the second. Tables over positions may be longer in one than in the other.
-        kept: Rows that "kept_" tensors hold at most, by name.
+        kept: Rows that "kept_" and "drawn_" tensors hold at most, by name.
     """
     joined = {}
+    if "drawn_order" in first:
+        order = torch.cat([first["drawn_order"], second["drawn_order"]]).argsort(stable=True)
+        for name in (name for name in first if name.startswith("drawn_")):
+            joined[name] = torch.cat([first[name], second[name]])[order[: kept[name]]]
     for name, one in first.items():
         two = second[name]
+        if name in joined:
+            continue
         if name.startswith("kept_"):
             joined[name] = torch.cat([one, two])[: kept[name]]
             continue

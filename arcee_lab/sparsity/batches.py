@@ -19,7 +19,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from arcee_lab.sparsity import drawn
 from arcee_lab.sparsity.analysis import Tokens
+from arcee_lab.sparsity.drawn import Drawn
 from arcee_lab.texts import Windows, plan_batches
 
 SHARE = 8  # 1 window in 8
@@ -81,6 +83,10 @@ class Plan:
         """Counted tokens in the share."""
         sizes = np.add.reduceat(self._counted.astype(np.int64), self.windows.bounds[:-1])
         return int(sizes[self._slots >= 0].sum())
+
+    def drawn(self, most: int) -> Drawn:
+        """The counted tokens whose active neurons are kept as bits, `most` of them or all."""
+        return drawn.draw(self._counted, self.windows.bounds, self._keys, most)
 
     def jobs(self, chosen: Iterator[int] | range | list[int]) -> Iterator[Job]:
         """The forwards of these batches."""

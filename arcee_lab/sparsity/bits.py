@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt64
+from torch import Tensor
 
 TOGETHER = 2**17  # activations that a CPU's cache holds, with what is made of them
 _WHOLE = 16  # bytes: rows are filled with zeros to a multiple of 128 neurons
@@ -51,6 +53,16 @@ def pack(mask: Bool[np.ndarray, "token d_mlp"]) -> UInt8[np.ndarray, "token byte
     return np.pad(packed, ((0, 0), (0, missing))) if missing else packed
 
 
+def pack_tensor(masks: Bool[Tensor, "*any d_mlp"]) -> UInt8[Tensor, "*any byte"]:
+    """Eight neurons per byte, as `pack`, on any device; rows are filled up to whole bytes only."""
+    if masks.device.type == "cpu":
+        return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+    padded = torch.nn.functional.pad(masks.to(torch.uint8), (0, -masks.shape[-1] % 8))
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    places = places.to(masks.device, non_blocking=True)
+    return (padded.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
+
+
 def unpack(packed: UInt8[np.ndarray, "*any byte"], d_mlp: int) -> Bool[np.ndarray, "*any d_mlp"]:
     """What `pack` packed."""
     return np.unpackbits(packed, axis=-1, count=d_mlp).astype(bool)
@@ -69,23 +81,22 @@ def count(packed: UInt8[np.ndarray, "token byte"]) -> Int[np.ndarray, " token"]:
 def pick(
     rows: Int[np.ndarray, "row column"],
     mask: Bool[np.ndarray, "row column"],
-    beside: Shaped[np.ndarray, "row column"],
-    *,
-    into: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " picked"], Shaped[np.ndarray, " picked"]]:
-    """How many of each row are not 0, these themselves, and what stands beside them.
+    *companions: Shaped[np.ndarray, "row column"],
+    into: np.ndarray | None = None,
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " picked"], list[np.ndarray]]:
+    """Nonzero counts per row, the nonzero values, and the companions' values at those places.
 
-    In a third of the time that two of `rows[mask]` take: first those fours of neighbours are taken
-    of which one is not 0, then these one by one. The cost hangs little on how zeros are mixed in.
+    In a third of the time that `rows[mask]` takes: first those fours of neighbours are taken of
+    which one is not 0, then these one by one. The cost depends little on how zeros are mixed in.
 
     Args:
         rows: Numbers.
         mask: Where they are not 0.
-        beside: More numbers, of any kind.
-        into: Where the latter two are written, from the start; by default to arrays of their own.
+        *companions: More numbers, of any kind.
+        into: Where the nonzero values are written, from the start; by default to a new array.
     """
     columns = rows.shape[1]
-    tables = [x.reshape(-1) for x in (rows, beside)]
+    tables = [x.reshape(-1) for x in (rows, *companions)]
     if columns % 4 == 0:  # so that a four lies in one row
         some = np.flatnonzero(mask.reshape(-1).view(np.uint32) != 0)
         # Clipping costs less than the check that it replaces; nothing is out of bounds.
@@ -98,11 +109,9 @@ def pick(
     where = np.flatnonzero(mask)
     counts = where.searchsorted(ends)
     counts[1:] -= counts[:-1].copy()
-    buffers = (None, None) if into is None else (one[: len(where)] for one in into)
-    picked, others = (
-        x.take(where, out=out, mode="clip") for x, out in zip(tables, buffers, strict=True)
-    )
-    return counts, picked, others
+    buffer = None if into is None else into[: len(where)]
+    picked = tables[0].take(where, out=buffer, mode="clip")
+    return counts, picked, [x.take(where, mode="clip") for x in tables[1:]]
 
 
 def _reduced(how: np.ufunc, x: np.ndarray, starts: np.ndarray) -> np.ndarray:

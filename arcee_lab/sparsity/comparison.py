@@ -2,10 +2,13 @@
 
     Δp_i          difference of firing rates, second minus first
     JS            Jensen-Shannon divergence, in bits, of the layers' firing: p_i / Σ p
-    hot           Jaccard overlap of the busiest 20 % of neurons; two random sets of that size
-                  share 0.2/1.8 = 11 %
-    agreement     Jaccard overlap of the active neurons at the same tokens of the same windows,
-                  where both reports kept some; by chance Σ pq / Σ (p + q - pq)
+    hot           Jaccard overlap of the busiest 20 % of neurons, of those that fired; two random
+                  sets of that size share 0.2/1.8 = 11 %
+    agreement     Jaccard overlap of the active neurons at the same token of the same window, mean
+                  over all tokens that both reports kept (`drawn`: all, or a uniform sample); two
+                  empty sets agree. Its interval is a bootstrap over windows
+    by chance     the same of neurons that fire at their rates at these tokens and know of nothing:
+                  Σ pq / Σ (p + q - pq), where Σ pq is taken over pairs of different tokens
 
 Quantised kernels flip activations near zero, so masks are compared and never expected equal.
 
@@ -24,13 +27,39 @@ import numpy as np
 
 from arcee_lab.sparsity.analysis import Result
 from arcee_lab.sparsity.bits import unpack
+from arcee_lab.sparsity.bootstrap import ratio_interval
 from arcee_lab.sparsity.coverage import HOT
+from arcee_lab.sparsity.exact import average
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from arcee_lab.sparsity.report import SparsityReport
     from arcee_lab.views.figure import Figure
+
+
+_AT_ONCE = 2**24  # neurons unpacked from bits together
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Active neurons of two reports at the same tokens, by layer; NaN where they share no token.
+
+    Attributes:
+        value: Mean Jaccard overlap.
+        low: Lower end of its 95 % interval; NaN with fewer than two windows.
+        high: Upper end.
+        chance: What neurons that know of nothing would give; NaN with fewer than two tokens.
+        tokens: How many tokens both reports kept.
+        windows: How many windows these are of.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    chance: np.ndarray
+    tokens: int
+    windows: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,16 +71,14 @@ class Comparison(Result):
         tokens: N of each.
         first: Firing rates of the first, `[layer, d_mlp]`.
         second: Of the second.
-        agreement: Jaccard overlap of active neurons at the same tokens, by layer; NaN where none.
-        same_tokens: How many tokens both kept.
+        agreement: What both say at the same tokens.
     """
 
     names: tuple[str, str]
     tokens: tuple[int, int]
     first: np.ndarray
     second: np.ndarray
-    agreement: np.ndarray
-    same_tokens: int
+    agreement: Agreement
 
     @property
     def delta(self) -> np.ndarray:
@@ -69,23 +96,20 @@ class Comparison(Result):
         return hot_overlap(self.first, self.second)
 
     @property
-    def chance(self) -> np.ndarray:
-        """By layer, the agreement of neurons that fire at their rates and know of nothing."""
-        both = (self.first * self.second).sum(1)
-        with np.errstate(invalid="ignore"):
-            return both / (self.first.sum(1) + self.second.sum(1) - both)
-
-    @property
     def headline(self) -> str:
         zeros = [1 - rates.mean() for rates in (self.first, self.second)]
-        same = f"; {self.same_tokens:,} tokens in common" if self.same_tokens else ""
+        same, n = self.agreement, self.agreement.tokens
+        told = "no token in common, so no agreement"
+        if n:
+            shares = f"{same.value.mean():.1%}, by chance {average(same.chance):.1%}"
+            told = f"agreement {shares}, at {n:,} tokens in common"
         return (
             f"{self.names[0]} against {self.names[1]}: zeros {zeros[0]:.1%} and {zeros[1]:.1%}, "
-            f"N = {self.tokens[0]:,} and {self.tokens[1]:,} tokens{same}"
+            f"N = {self.tokens[0]:,} and {self.tokens[1]:,} tokens; {told}"
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer."""
+        """One row per layer."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -98,9 +122,14 @@ class Comparison(Result):
                 "js_bits": self.divergence,
                 "hot_jaccard": self.hot,
                 "hot_chance": HOT / (2 - HOT),
-                "agreement": self.agreement,
-                "agreement_chance": self.chance,
-                "same_tokens": self.same_tokens,
+                "agreement": self.agreement.value,
+                "agreement_low": self.agreement.low,
+                "agreement_high": self.agreement.high,
+                "agreement_chance": self.agreement.chance,
+                "same_tokens": self.agreement.tokens,
+                "same_windows": self.agreement.windows,
+                "n_tokens_first": self.tokens[0],
+                "n_tokens_second": self.tokens[1],
             }
         )
 
@@ -128,17 +157,20 @@ class Comparison(Result):
             Line(f"zeros: {name}", layers, 1 - rates.mean(1))
             for name, rates in zip(self.names, (self.first, self.second), strict=True)
         ]
-        if self.same_tokens:
+        same = self.agreement.tokens
+        if same:
+            found = self.agreement
+            half = (found.high - found.low) / 2
             curves += [
-                Line("agreement of what fires", layers, self.agreement),
-                Line("agreement by chance", layers, self.chance, None, True, 2),
+                Line("agreement of what fires", layers, found.value, half),
+                Line("agreement by chance", layers, found.chance, None, True, 2),
             ]
         return lines(
             curves,
             x="layer",
             y="share",
-            title=f"Two models on one text ({self.same_tokens:,} tokens in common)"
-            if self.same_tokens
+            title=f"Two models on one text ({same:,} tokens in common)"
+            if same
             else "Exact zeros by layer",
             dark=dark,
         )
@@ -155,7 +187,6 @@ def compare(first: "SparsityReport", second: "SparsityReport") -> Comparison:
         raise ValueError(
             f"cannot compare {shapes[0]} neurons with {shapes[1]}; expected models of one shape"
         )
-    agreement, same = _agreement(first, second)
     names = (first.label, second.label)
     if names[0] == names[1]:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
@@ -164,8 +195,7 @@ def compare(first: "SparsityReport", second: "SparsityReport") -> Comparison:
         (first.n_tokens, second.n_tokens),
         first.rates.numpy(),
         second.rates.numpy(),
-        agreement,
-        same,
+        _agreement(first, second),
     )
 
 
@@ -180,31 +210,69 @@ def divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def hot_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Jaccard overlap of the busiest 20 % of neurons, by layer; ties go to the lower number."""
+    """Jaccard overlap of the busiest 20 % of neurons, by layer; ties go to the lower number.
+
+    A neuron that never fired is not busy, however few others there are; NaN where none fired.
+    """
     size = max(1, round(HOT * first.shape[1]))
     found = []
-    for one, two in zip(first, second, strict=True):
-        sets = [set(np.argsort(-rates, kind="stable")[:size].tolist()) for rates in (one, two)]
-        found.append(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+    for pair in zip(first, second, strict=True):
+        sets = [
+            {int(unit) for unit in np.argsort(-rates, kind="stable")[:size] if rates[unit] > 0}
+            for rates in pair
+        ]
+        either = len(sets[0] | sets[1])
+        found.append(len(sets[0] & sets[1]) / either if either else np.nan)
     return np.array(found)
 
 
-def _agreement(first: "SparsityReport", second: "SparsityReport") -> tuple[np.ndarray, int]:
+def _agreement(first: "SparsityReport", second: "SparsityReport") -> Agreement:
     layers, d_mlp = first.rates.shape
-    nothing = np.full(layers, np.nan), 0
-    if "unions" not in first.states or "unions" not in second.states:
-        return nothing
-    ours, theirs = (report.states["unions"]["kept_keys"].numpy() for report in (first, second))
-    shared, one, two = np.intersect1d(ours, theirs, return_indices=True)
-    if not len(shared):
-        return nothing
-    masks = [report.states["unions"]["kept_masks"].numpy() for report in (first, second)]
-    found = np.zeros(layers)
+    ours, theirs = (report.states["core"] for report in (first, second))
+    tokens = [_numbered(state["drawn_order"].numpy()) for state in (ours, theirs)]
+    shared, one, two = np.intersect1d(tokens[0], tokens[1], return_indices=True)
+    n = len(shared)
+    if not n:
+        nothing = np.full(layers, np.nan)
+        return Agreement(nothing, nothing, nothing, nothing, 0, 0)
+    group = np.unique(ours["drawn_windows"].numpy()[one], return_inverse=True)[1]
+    sums, chance = np.zeros((group.max() + 1, layers)), np.zeros(layers)
     for layer in range(layers):
-        a, b = (unpack(m[at, layer], d_mlp) for m, at in zip(masks, (one, two), strict=True))
-        either = (a | b).sum(1)
-        found[layer] = np.where(either, (a & b).sum(1) / np.maximum(either, 1), 1.0).mean()
-    return found, len(shared)
+        fired, both = np.zeros((2, d_mlp), np.int64), 0
+        for at in range(0, n, step := max(1, _AT_ONCE // d_mlp)):
+            a, b = (
+                unpack(state["drawn_masks"][rows[at : at + step], layer].numpy(), d_mlp)
+                for state, rows in ((ours, one), (theirs, two))
+            )
+            meet, either = (a & b).sum(1), (a | b).sum(1)
+            overlap = np.where(either > 0, meet / np.maximum(either, 1), 1.0)
+            sums[:, layer] += np.bincount(group[at : at + step], overlap, minlength=len(sums))
+            fired += np.stack([a.sum(0), b.sum(0)])
+            both += int(meet.sum())
+        chance[layer] = _chance(fired, both, n)
+    counts = np.bincount(group)
+    low, high = ratio_interval(sums, counts)
+    return Agreement(sums.sum(0) / n, low, high, chance, n, len(counts))
+
+
+def _numbered(order: np.ndarray) -> np.ndarray:
+    """Each token of an ascending list, and how many equal ones stand before it.
+
+    A window that a text holds twice has each of its tokens twice.
+    """
+    return np.rec.fromarrays([order, np.arange(len(order)) - order.searchsorted(order)])
+
+
+def _chance(fired: np.ndarray, both: int, n: int) -> float:
+    """Agreement of neurons that fire at their rates, from counts over n tokens of two models.
+
+    What both do at one token is what chance does not know of: only different tokens are paired.
+    """
+    if n < 2:
+        return float("nan")
+    meet = (int((fired[0] * fired[1]).sum()) - both) / (n * (n - 1))
+    either = fired.sum() / n - meet
+    return meet / either if either > 0 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The core, at every token: zeros, active neurons, rates, sizes, positions and token ids.
 
-Rows 1, 2, 3, 11, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
+Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
 counts:
 
     S_l = 1 - Σ_t Σ_i m / (N F)        m = 1 where a_i > 0; N tokens, F neurons
     k_t = Σ_i m                        active neurons of a token
     p_i = Σ_t m / N                    firing rate of a neuron
-    how many a, and a_i ‖w_i‖, lie in each bin of `sizes`
+    how many a are in each bin of `sizes`
 
 Sources: Li et al., "The Lazy Neuron Phenomenon", arXiv:2210.06313 (S); Luo et al., "Sparsing Law",
 arXiv:2411.02335 (k by token id). All counts are int64; padding and first positions are in none but
@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.sparsity import exact, sizes
+from arcee_lab.sparsity import drawn, exact, sizes
 from arcee_lab.sparsity.analysis import Shape, State, Tokens
 from arcee_lab.sparsity.counting import Counts, count
 
 KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
-KEPT_ROWS: dict[str, int] = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
+KEPT_ROWS = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
 
 
 def new_state(shape: Shape, device: torch.device) -> State:
@@ -37,7 +37,7 @@ def new_state(shape: Shape, device: torch.device) -> State:
         "fired": zeros(layers, shape.d_mlp),
         "fired_first": zeros(layers, shape.d_mlp),
         "active": zeros(layers, shape.d_mlp + 1),
-        "sized": zeros(layers, 2, sizes.BINS),
+        "sized": zeros(layers, sizes.BINS),
         "max_post": zeros(layers, dtype=torch.float32),
         "overflow": zeros(layers),
         "nan": zeros(layers),
@@ -51,6 +51,7 @@ def new_state(shape: Shape, device: torch.device) -> State:
         "kept_positions": zeros(kept, dtype=torch.int32),
         "tokens": zeros(1),
         "first": zeros(1),
+        **drawn.new_state(shape, device),
     }
 
 
@@ -58,7 +59,6 @@ def add_layer(
     state: State,
     layer: int,
     post: Float[Tensor, "row d_mlp"],
-    norms: Float[Tensor, " d_mlp"],
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Int[Tensor, " token"]:
@@ -68,13 +68,11 @@ def add_layer(
         state: The counts, changed in place.
         layer: Which layer.
         post: a at every position of the batch, padding included; it may lie on another device.
-        norms: ‖w_i‖ of the layer, on the device of the counts.
         places: The rows that count.
         first: The rows of first positions.
     """
     device = state["fired"].device
-    norms = norms.to(post.device, non_blocking=True)
-    counts = count(post, norms, places, first)
+    counts = count(post, places, first)
     found = Counts(*(x.to(device, non_blocking=True) for x in counts))
     state["fired"][layer] += found.fired
     state["fired_first"][layer] += found.fired_first
@@ -120,7 +118,13 @@ def add_batch(
 def finished(state: State) -> State:
     """The state on the CPU, its kept rows cut to those that were filled."""
     state = {name: tensor.cpu() for name, tensor in state.items()}
-    filled = min(int(state["tokens"][0]), KEPT)
-    for name in KEPT_ROWS:
-        state[name] = state[name][:filled].clone()
+    tokens = int(state["tokens"][0])
+    for name, most in kept_rows(state).items():
+        state[name] = state[name][: min(tokens, most)].clone()
     return state
+
+
+def kept_rows(state: State) -> dict[str, int]:
+    """How many rows are kept at most of what is kept token by token, by name."""
+    most = drawn.rows(*state["fired"].shape)
+    return KEPT_ROWS | {name: most for name in state if name.startswith("drawn_")}

@@ -35,7 +35,7 @@ class Counts(NamedTuple):
         active: How many neurons fire at each token.
         fired: On how many of the tokens each neuron fires.
         fired_first: The same over the first positions.
-        sized: Of a and of a ‖w‖, how many of the tokens' activations lie in each bin of `sizes`.
+        sized: How many of the tokens' activations are in each bin of `sizes`.
         top: The largest value over the tokens.
         overflow: Tokens with a value above 65504, the largest float16: relu(u) above 255.9.
         nan: 1 where there is a NaN (else 0).
@@ -44,7 +44,7 @@ class Counts(NamedTuple):
     active: Int[Tensor, " token"]
     fired: Int[Tensor, " d_mlp"]
     fired_first: Int[Tensor, " d_mlp"]
-    sized: Int[Tensor, "2 bin"]
+    sized: Int[Tensor, " bin"]
     top: Float[Tensor, ""]
     overflow: Int[Tensor, ""]
     nan: Int[Tensor, ""]
@@ -52,7 +52,6 @@ class Counts(NamedTuple):
 
 def count(
     post: Float[Tensor, "row d_mlp"],
-    norms: Float[Tensor, " d_mlp"],
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Counts:
@@ -63,25 +62,22 @@ def count(
 
     Args:
         post: a at every position of the batch, padding included; nowhere below 0.
-        norms: ‖w_i‖ of each neuron.
         places: The rows that count.
         first: The rows of first positions.
     """
-    norms = norms.to(post.dtype)
     if post.device.type == "cpu":
-        return _count_on_bits(post.detach(), norms, places.numpy(), first.numpy())
-    return count_dense(post, norms, places, first)
+        return _count_on_bits(post.detach(), places.numpy(), first.numpy())
+    return count_dense(post, places, first)
 
 
 def count_dense(
     post: Float[Tensor, "row d_mlp"],
-    norms: Float[Tensor, " d_mlp"],
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Counts:
-    """`count` by torch's own sums; the norms are in the dtype of a."""
+    """`count` by torch's own sums."""
     counted, early = post.index_select(0, places), post.index_select(0, first)
-    mask, sized = counted != 0, sizes.of_dense(counted, norms)
+    mask, sized = counted != 0, sizes.of_dense(counted)
     return Counts(mask.sum(1), mask.sum(0), (early != 0).sum(0), sized, *_extremes(counted))
 
 
@@ -93,18 +89,17 @@ def magnitudes(post: Float[Tensor, "row d_mlp"]) -> Int[np.ndarray, "row d_mlp"]
     return patterns
 
 
-def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.ndarray) -> Counts:
+def _count_on_bits(post: Tensor, places: np.ndarray, first: np.ndarray) -> Counts:
     n_rows, d_mlp = post.shape
     patterns = _patterns(post)
     counts_here = np.zeros(n_rows, bool)
     counts_here[places] = True
     active, fired = np.zeros(n_rows, np.int64), np.zeros(d_mlp, np.int64)
-    sized, largest = torch.zeros(2, sizes.BINS, dtype=torch.int64), 0
+    sized, largest = torch.zeros(sizes.BINS, dtype=torch.int64), 0
     together = min(max(bits.TOGETHER // d_mlp, 1), _ROWS)
     mask = np.empty((together, d_mlp), bool)
-    beside = np.tile(_patterns(norms), (together, 1))
     # One array for all pieces, since to put many together costs as much as to count them.
-    listed = [np.empty(_LISTED + mask.size, patterns.dtype) for _ in range(2)]
+    listed = np.empty(_LISTED + mask.size, patterns.dtype)
     n_listed, all_count = 0, len(places) == n_rows
     for start in range(0, n_rows, _ROWS):
         stop = min(start + _ROWS, n_rows)
@@ -116,8 +111,7 @@ def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.nd
                 rows = rows[counts_here[here]]
             hits = np.not_equal(rows, 0, out=mask[: len(rows)])
             so_far += hits.view(np.uint8).sum(0, dtype=np.uint8)
-            free = listed[0][n_listed:], listed[1][n_listed:]
-            found = bits.pick(rows, hits, beside[: len(rows)], into=free)
+            found = bits.pick(rows, hits, into=listed[n_listed:])
             if whole:
                 active[here] = found[0]
             else:
@@ -125,16 +119,13 @@ def _count_on_bits(post: Tensor, norms: Tensor, places: np.ndarray, first: np.nd
             n_listed += len(found[1])
             if n_listed < _LISTED and here.stop < n_rows:
                 continue
-            a, norm = (one[:n_listed] for one in listed)
-            n_listed = 0
+            a, n_listed = listed[:n_listed], 0
             if len(a) and a.min() < 0:
                 # -0.0, or a NaN with a sign: once more, without signs.
                 unsigned = torch.from_numpy(magnitudes(post)).view(post.dtype)
-                return _count_on_bits(unsigned, norms, places, first)
+                return _count_on_bits(unsigned, places, first)
             largest = max(largest, a.max(initial=0))
-            pair = (torch.from_numpy(x).view(post.dtype) for x in (a, norm))
-            for total, more in zip(sized, sizes.of_firings(*pair), strict=True):
-                total += more
+            sized += sizes.of_firings(torch.from_numpy(a).view(post.dtype))
         fired += so_far
     of_token, of_neuron = torch.from_numpy(active[places]), torch.from_numpy(fired)
     early = torch.from_numpy((magnitudes(post[first]) != 0).sum(0))

@@ -1,8 +1,10 @@
 """Means with intervals whose sums add up exactly, in any order and any grouping.
 
 Floating-point sums depend on their order, so two ranks would not give what one gives. Here every
-term is rounded to a multiple of 2^-32 (squares: 2^-20) and summed as int64: rounding happens once a
-term, and what is summed is exact.
+term is split into its whole part and the rest, rounded to a multiple of 2^-32, and each of the two
+is summed as int64. Rounding happens once per term and moves it by at most 2^-33; what is summed is
+exact, for up to 2^31 terms whose whole parts add up to less than 2^63. One int64 could not do this
+for squares: it would have to be coarser, or would overflow on long windows.
 
 A mean is a ratio of sums over windows, R = Σ s_w / Σ n_w. Tokens of one window are alike, so its
 interval takes windows, not tokens, as the independent draws:
@@ -19,8 +21,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-TERMS, SQUARES = 2**32, 2**20
-_SUMS = {"s": TERMS, "n": TERMS, "ss": SQUARES, "sn": SQUARES, "nn": SQUARES}
+FRACTION = 2**32  # what the rest of a term is counted in
+_REAL, _WHOLE = ("s", "ss", "sn"), ("n", "nn", "windows")
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,32 @@ class Mean:
     windows: np.ndarray
 
 
+def split(x: Shaped[Tensor, "*any"]) -> Int[Tensor, "*any 2"]:
+    """Terms as integers that add up exactly: whole part, and the rest in units of 2^-32."""
+    wide = x.double()
+    whole = wide.floor()
+    return torch.stack([whole, ((wide - whole) * FRACTION).round()], -1).long()
+
+
+def real(sums: Int[Tensor, "*any 2"]) -> Float[np.ndarray, "*any"]:
+    """The numbers that sums of `split` terms stand for."""
+    parts = sums.numpy().astype(np.float64)
+    return np.asarray(parts[..., 0] + parts[..., 1] / FRACTION)
+
+
 def new(name: str, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
     """The sums of one mean, of a given shape, as part of a state.
 
     Args:
         name: Leads the names of the tensors.
         shape: Of the mean; the first axis is the layer.
-        device: Where they lie.
+        device: Where they are.
     """
-    names = [f"{name}_{part}" for part in (*_SUMS, "windows")]
-    return {name: torch.zeros(shape, dtype=torch.int64, device=device) for name in names}
+    sizes = {part: (*shape, 2) for part in _REAL} | dict.fromkeys(_WHOLE, shape)
+    return {
+        f"{name}_{part}": torch.zeros(size, dtype=torch.int64, device=device)
+        for part, size in sizes.items()
+    }
 
 
 def add(
@@ -63,26 +81,24 @@ def add(
         state: Holds the sums.
         name: As in `new`.
         at: The layer.
-        sums: s_w, `[window, *shape]`. Below 2^30 over all windows.
-        counts: n_w, of the same shape; a window with 0 is not counted.
+        sums: s_w, `[window, *shape]`.
+        counts: n_w, whole numbers of the same shape; a window with 0 is not counted.
     """
-    s, n = sums.double(), counts.double()
-    terms = {"s": s, "n": n, "ss": s * s, "sn": s * n, "nn": n * n}
-    for part, scale in _SUMS.items():
-        state[f"{name}_{part}"][at] += (terms[part] * scale).round().long().sum(0)
-    state[f"{name}_windows"][at] += (n > 0).sum(0)
+    s, n = sums.double(), counts.long()
+    for part, terms in zip(_REAL, (s, s * s, s * n), strict=True):
+        state[f"{name}_{part}"][at] += split(terms).sum(0)
+    for part, terms in zip(_WHOLE, (n, n * n, n > 0), strict=True):
+        state[f"{name}_{part}"][at] += terms.sum(0)
 
 
 def mean(state: dict[str, Tensor], name: str) -> Mean:
     """The means and their intervals."""
-    s, n, ss, sn, nn = (
-        state[f"{name}_{part}"].numpy().astype(np.float64) / scale for part, scale in _SUMS.items()
-    )
-    windows = state[f"{name}_windows"].numpy()
+    s, ss, sn = (real(state[f"{name}_{part}"]) for part in _REAL)
+    n, nn, windows = (state[f"{name}_{part}"].numpy() for part in _WHOLE)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = s / n
         scatter = np.maximum(ss - 2 * value * sn + value * value * nn, 0)
-        variance = scatter / (n * n) * windows / (windows - 1)
+        variance = scatter / n.astype(np.float64) ** 2 * windows / (windows - 1)
         half = np.where(windows > 1, 1.96 * np.sqrt(variance), np.nan)
     return Mean(value, half, windows)
 

@@ -16,7 +16,7 @@ from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.report import SparsityReport
 
 FACTS, COUNTS = "report.json", "counts.safetensors"
-VERSION = 3
+VERSION = 4
 _FACTS = (
     "model",
     "label",
@@ -54,7 +54,7 @@ def save(report: SparsityReport, folder: str | Path) -> list[Path]:
     ]
     if report.further:
         files.append(further_files.save(report.further, folder))
-    for name in ("neurons", "tokens", "thresholds", "costs", *report.results):
+    for name in ("neurons", "tokens", "costs", *report.results):
         frame = report.frame(name)
         files.append(storage.write_atomic(folder / f"{name}.parquet", frame.to_parquet))
     figures = {

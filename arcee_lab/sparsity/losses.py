@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from arcee_lab.sparsity import exact
 from arcee_lab.sparsity.analysis import Analysis, Result, Shape, State
-from arcee_lab.sparsity.exact import SQUARES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,12 +99,12 @@ class Losses(Analysis):
         return {
             "active": zeros(BINS, shape.layers),
             "tokens": zeros(BINS),
-            # Σk, Σk², Σ k·loss by layer; Σloss and Σloss² alone
+            # Σk, Σk², Σ k·loss by layer; Σloss and Σloss² alone; the last three as `exact.split`
             "k": zeros(shape.layers),
             "kk": zeros(shape.layers),
-            "k_loss": zeros(shape.layers),
-            "loss": zeros(1),
-            "loss_loss": zeros(1),
+            "k_loss": zeros(shape.layers, 2),
+            "loss": zeros(1, 2),
+            "loss_loss": zeros(1, 2),
         }
 
     def batch(self, state: State, tokens, active, losses) -> None:
@@ -116,28 +116,35 @@ class Losses(Analysis):
         bins = (loss / WIDTH).long().clamp(0, BINS - 1)
         state["active"].index_add_(0, bins, k)
         state["tokens"].index_add_(0, bins, there.long())
-        # Each term is rounded before it is summed, so that the sums are exact.
-        rounded = (loss * SQUARES).round().long()
         state["k"] += k.sum(0)
         state["kk"] += (k * k).sum(0)
-        state["k_loss"] += (k * rounded[:, None]).sum(0)
-        state["loss"] += rounded.sum()
-        state["loss_loss"] += (loss * loss * SQUARES).round().long().sum()
+        state["k_loss"] += exact.split(k * loss[:, None]).sum(0)
+        state["loss"] += exact.split(loss).sum(0)
+        state["loss_loss"] += exact.split(loss * loss).sum(0)
 
     def result(self, state: State, report: "SparsityReport") -> Surprise:
-        n = max(state["tokens"].sum().item(), 1)  # without a token all is 0/0 below: NaN
-        sums = {name: state[name].numpy().astype(np.float64) for name in ("k", "kk")}
-        scaled = {
-            name: state[name].numpy().astype(np.float64) / SQUARES
-            for name in ("k_loss", "loss", "loss_loss")
-        }
-        both = scaled["k_loss"] / n - sums["k"] / n * scaled["loss"] / n
-        spread_k = sums["kk"] / n - (sums["k"] / n) ** 2
-        spread = scaled["loss_loss"] / n - (scaled["loss"] / n) ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Surprise(
-                state["active"].numpy() / state["tokens"].numpy()[:, None],
-                state["tokens"].numpy(),
-                both / np.sqrt(spread_k * spread),
-                report.rates.shape[1],
-            )
+        tokens = state["tokens"].numpy()
+        return Surprise(
+            state["active"].numpy() / np.where(tokens > 0, tokens, np.nan)[:, None],
+            tokens,
+            _correlation(state),
+            report.rates.shape[1],
+        )
+
+
+def _correlation(state: State) -> np.ndarray:
+    """Pearson's by layer; NaN where k or the loss does not vary."""
+    n = max(state["tokens"].sum().item(), 1)  # without a token no spread is above 0
+    k_loss, loss, loss_loss = (
+        exact.real(state[name]) / n for name in ("k_loss", "loss", "loss_loss")
+    )
+    # Of whole numbers the spread is exact, so that of a constant k is 0 and not a rounding error.
+    sums = zip(state["k"].tolist(), state["kk"].tolist(), strict=True)
+    spread_k = np.array([(n * kk - k * k) / n**2 for k, kk in sums])
+    both, spread = k_loss - state["k"].numpy() / n * loss, loss_loss - loss**2
+    # What rounding each loss and each square by up to half a unit may add to a spread of 0.
+    unseen = (0.5 + np.abs(loss)) / exact.FRACTION
+    varies = (spread_k > 0) & (spread > unseen)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = both / np.sqrt(spread_k * spread)
+    return np.where(varies, np.clip(found, -1, 1), np.nan)

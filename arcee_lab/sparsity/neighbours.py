@@ -106,7 +106,8 @@ class Neighbours(Analysis):
         if seen.before is None:
             return
         # Cosines may be negative; sums of rounded terms do not mind.
-        one, two = seen.before.float(), seen.x.float()
+        wide = torch.promote_types(seen.x.dtype, torch.float32)
+        one, two = seen.before.to(wide), seen.x.to(wide)
         lengths = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(two, dim=1)
         cosine = torch.linalg.vecdot(one, two) / lengths.clamp(min=torch.finfo(two.dtype).tiny)
         spans = seen.tokens.spans

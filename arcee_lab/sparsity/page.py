@@ -42,8 +42,8 @@ _READINGS = {
         "The faster a line rises, the fewer neurons are worth keeping close at hand. Untrained "
         "ReLU² would give a straight line; neurons that fire everywhere bend it.",
     ),
-    "concentration": (
-        "Sizes, thresholds and concentration",
+    "thresholds": (
+        "Sizes and thresholds",
         "Each line starts at the exact zeros and climbs as the threshold drops more; where it is "
         "flat, a threshold costs nothing. ReLU² squares, so small values become very small and a "
         "few large ones hold most of the output.",

@@ -11,6 +11,7 @@ STREAMED = {
     "unions": "arcee_lab.sparsity.unions:Unions",
     "overlap": "arcee_lab.sparsity.overlap:Overlap",
     "spikes": "arcee_lab.sparsity.spikes:Spikes",
+    "concentration": "arcee_lab.sparsity.concentration:Concentration",
     "losses": "arcee_lab.sparsity.losses:Losses",
     "predictors": "arcee_lab.sparsity.predictors:Predictors",
     "low_rank": "arcee_lab.sparsity.predictors:LowRank",

@@ -15,10 +15,10 @@ from torch import Tensor
 from arcee_lab.sparsity import core, registry, tables
 from arcee_lab.sparsity.analysis import Result, State, join
 from arcee_lab.sparsity.comparison import Comparison, compare
-from arcee_lab.sparsity.concentration import Concentration
 from arcee_lab.sparsity.cost import Saving, Weights
 from arcee_lab.sparsity.coverage import Coverage
 from arcee_lab.sparsity.positions import Positions
+from arcee_lab.sparsity.thresholds import Thresholds
 from arcee_lab.sparsity.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -131,6 +131,12 @@ class SparsityReport:
         return reached.int().argmax(dim=1)
 
     @property
+    def thresholds(self) -> Thresholds:
+        """Activations by size."""
+        sized = self.states["core"]["sized"].numpy()
+        return Thresholds(sized, self.fired.shape[1], self.n_tokens)
+
+    @property
     def correlation(self) -> np.ndarray:
         """Pearson's correlation of the layers' active neurons over all N tokens."""
         counted, n = self.states["core"], self.n_tokens
@@ -150,7 +156,7 @@ class SparsityReport:
         counted, d_mlp = self.states["core"], self.fired.shape[1]
         found: dict[str, Result] = {
             "coverage": Coverage.of(self.rates.numpy(), self.n_tokens),
-            "concentration": Concentration.of(counted["sized"].numpy(), d_mlp, self.n_tokens),
+            "thresholds": self.thresholds,
             "positions": Positions.of(
                 counted["position_active"].numpy(), counted["position_tokens"].numpy(), d_mlp
             ),
@@ -175,9 +181,9 @@ class SparsityReport:
 
         Args:
             what: `layers`, one row a layer; `neurons`, one row a neuron; `tokens`, active neurons
-                of each of the first 131,072 tokens; `thresholds`, zeros by threshold; `costs`,
-                seconds by analysis; or the name of a result: `coverage`, `concentration`,
-                `positions`, `ids`, `saving`, and every analysis that was asked for.
+                of each of the first 131,072 tokens; `costs`, seconds by analysis; or the name of a
+                result: `coverage`, `thresholds` (zeros by threshold), `positions`, `ids`, `saving`,
+                and every analysis that was asked for.
 
         Raises:
             ValueError: Another word, or an analysis that was not asked for.
@@ -227,7 +233,7 @@ class SparsityReport:
             )
         states = {}
         for name, state in self.states.items():
-            kept = core.KEPT_ROWS if name == "core" else registry.streamed(name).kept
+            kept = core.kept_rows(state) if name == "core" else registry.streamed(name).kept
             states[name] = join(state, other.states[name], kept)
         summed = ("n_documents", "n_windows", "n_shared", "seconds")
         return replace(
@@ -316,8 +322,12 @@ class SparsityReport:
         """How few neurons hold how much of all firing."""
         return self.figure("coverage", dark=dark)
 
-    def figure_concentration(self, *, dark: bool = False) -> "Figure":
+    def figure_thresholds(self, *, dark: bool = False) -> "Figure":
         """The share of activations below each threshold."""
+        return self.figure("thresholds", dark=dark)
+
+    def figure_concentration(self, *, dark: bool = False) -> "Figure":
+        """How few neurons hold what a token's MLP writes."""
         return self.figure("concentration", dark=dark)
 
     def figure_positions(self, *, dark: bool = False) -> "Figure":

@@ -3,7 +3,7 @@
     top share = max_i ‖n_i‖ / ‖y‖       n_i = a_i w_i, y = Σ n_i; above 1 where others cancel it
 
 The largest value of a, and tokens with a > 65504 (relu(u) > 255.9: what float16 cannot hold), are
-in the core, at every token. The 99.9th percentile is in `concentration`.
+in the core, at every token. The 99.9th percentile is in `layers`.
 
 Source: "Bug or Feature²", arXiv:2605.17659 (ReLU² amplifies spikes).
 """

@@ -24,7 +24,7 @@ from arcee_lab import storage
 from arcee_lab.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.ranks import Ranks
-from arcee_lab.sparsity import core, exact
+from arcee_lab.sparsity import core, drawn, exact
 from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, combine
 from arcee_lab.sparsity.batches import Job, Plan
 from arcee_lab.sparsity.mlps import Mlp
@@ -63,6 +63,7 @@ class Pass:
     def __post_init__(self) -> None:
         self.states = new_states(self.shape, self.analyses, self.model.device)
         self.costs = dict.fromkeys(("pass", CORE, *self.analyses), 0.0)
+        self._drawn = self.plan.drawn(drawn.rows(self.shape.layers, self.shape.d_mlp))
 
     def run(
         self, here: Ranks, *, resume: Path | None = None, progress: bool = False
@@ -115,17 +116,21 @@ class Pass:
     def _forward(self, job: Job) -> None:
         device = self.model.device
         shown = self.analyses if job.in_share else {}
-        places: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        places: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
         thread = OneThread("a measurement on it")
+        kept, slots = self._drawn.of(job.tokens)
+        kept_places = job.tokens.places[torch.from_numpy(kept)]
+        kept_at = exact.places(slots, device)
 
-        def there(x: Tensor) -> tuple[Tensor, Tensor]:
-            # The layers of one model may lie on several devices.
+        def there(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            # The layers of one model may be on several devices.
             if x.device not in places:
                 places[x.device] = (
                     job.tokens.places.to(x.device, non_blocking=True),
                     job.first.to(x.device, non_blocking=True),
+                    kept_places.to(x.device, non_blocking=True),
                 )
             return places[x.device]
 
@@ -140,11 +145,10 @@ class Pass:
             if not thread.own():
                 return
             post = args[0].reshape(-1, args[0].shape[-1])
+            counted, first, some = there(post)
             with self._timed(CORE):
-                norms = self.norms[mlp.layer]
-                active.append(
-                    core.add_layer(self.states[CORE], mlp.layer, post, norms, *there(post))
-                )
+                active.append(core.add_layer(self.states[CORE], mlp.layer, post, counted, first))
+                drawn.add_layer(self.states[CORE], mlp.layer, post, some, kept_at)
             if not shown:
                 return
             seen = Seen(
@@ -155,7 +159,7 @@ class Pass:
                 x=inputs[-1],
                 y=rows(out),
                 before=inputs[-2] if len(inputs) > 1 else None,
-                norms=norms,
+                norms=self.norms[mlp.layer],
                 tokens=job.tokens,
             )
             for name, analysis in shown.items():
@@ -177,6 +181,7 @@ class Pass:
         together = torch.stack(active, 1)
         with self._timed(CORE):
             core.add_batch(self.states[CORE], job.tokens, len(job.first), together)
+            drawn.add_batch(self.states[CORE], job.tokens, kept, kept_at)
         losses = None
         for name, analysis in shown.items():
             with self._timed(name):
@@ -195,7 +200,8 @@ class Pass:
             next_ids.split(_LOSSES_AT_ONCE),
             strict=True,
         ):
-            logits = self.model.lm_head(hidden.index_select(0, places)).float()
+            logits = self.model.lm_head(hidden.index_select(0, places))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, ids.clamp(min=0), reduction="none")
             losses.append(torch.where(ids < 0, torch.nan, loss))
         return torch.cat(losses).to(self.model.device)

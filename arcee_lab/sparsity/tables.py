@@ -16,7 +16,7 @@ HOT = 0.5  # above this one as hot
 
 
 def layers(report: "SparsityReport") -> pd.DataFrame:
-    """One row a layer: zeros, active neurons, hot, rare and dead ones, the largest value."""
+    """One row per layer: zeros, active neurons, hot, rare and dead ones, the largest values."""
     rates, counted = report.rates, report.states["core"]
     return pd.DataFrame(
         {
@@ -32,6 +32,8 @@ def layers(report: "SparsityReport") -> pd.DataFrame:
             "dead": report.dead.numpy(),
             "dead_below": 3 / report.n_tokens,
             "largest": counted["max_post"].numpy(),
+            "p999": report.thresholds.quantile(0.999),
+            "kurtosis": report.thresholds.kurtosis,
             "overflow_tokens": counted["overflow"].numpy(),
             "n_tokens": report.n_tokens,
         }
@@ -89,17 +91,6 @@ def costs(report: "SparsityReport") -> pd.DataFrame:
     )
 
 
-def thresholds(report: "SparsityReport") -> pd.DataFrame:
-    """One row a layer and power of two: the share of activations below it."""
-    sizes: Any = report.result("concentration")
-    rows = [
-        (layer, 2.0**exponent, share, sizes.tokens)
-        for exponent in range(-39, 24)
-        for layer, share in enumerate(sizes.below(exponent))
-    ]
-    return pd.DataFrame(rows, columns=["layer", "threshold", "below", "n_tokens"])
-
-
 def summary(report: "SparsityReport") -> dict[str, Any]:
     """The headline numbers, as JSON values."""
     return {
@@ -126,6 +117,5 @@ PLAIN = {
     "layers": layers,
     "neurons": neurons,
     "tokens": tokens,
-    "thresholds": thresholds,
     "costs": costs,
 }

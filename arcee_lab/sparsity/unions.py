@@ -49,7 +49,6 @@ class Usage(Result):
         across: U_B, `[size, layer]`; the interval is over groups.
         rates: p_i, for the baselines.
         masks: The kept tokens, `[window, layer, byte]`, neurons packed eight a byte.
-        keys: Of each kept token, a checksum of its window's token ids.
     """
 
     lengths: np.ndarray
@@ -59,7 +58,6 @@ class Usage(Result):
     across: Mean
     rates: np.ndarray
     masks: np.ndarray
-    keys: np.ndarray
 
     def alike(self, tokens: np.ndarray) -> np.ndarray:
         """Baseline 1 - S^B, `[size, layer]`."""
@@ -222,17 +220,7 @@ class Unions(Analysis):
             across=_across(masks, sizes, d_mlp),
             rates=report.rates.numpy(),
             masks=masks,
-            keys=state["kept_keys"].numpy(),
         )
-
-
-def pack(masks: Tensor) -> UInt8[Tensor, "*any byte"]:
-    """Booleans, eight a byte, the first in the highest bit, as NumPy's packbits has it."""
-    missing = -masks.shape[-1] % 8
-    padded = torch.nn.functional.pad(masks.to(torch.uint8), (0, missing))
-    bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
-    bits = bits.to(masks.device, non_blocking=True)
-    return (padded.unflatten(-1, (-1, 8)) * bits).sum(-1, dtype=torch.uint8)
 
 
 def of_bits(
@@ -279,7 +267,7 @@ def _reached(size: int) -> list[int]:
 def _kept(seen: Seen, tokens: np.ndarray) -> UInt8[Tensor, "token byte"]:
     if seen.on_cpu:
         return torch.from_numpy(seen.packed[tokens, : -(-seen.post.shape[1] // 8)])
-    return pack(seen.post.index_select(0, exact.places(tokens, seen.post.device)) != 0)
+    return bits.pack_tensor(seen.post.index_select(0, exact.places(tokens, seen.post.device)) != 0)
 
 
 def _any(fires: Tensor) -> Tensor:

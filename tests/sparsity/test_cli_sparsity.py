@@ -7,9 +7,10 @@ from importlib import import_module
 import pandas as pd
 import pytest
 
-CORE = {"coverage", "concentration", "positions", "ids", "saving"}
-ALL = {"blocks", "losses", "neighbours", "overlap", "predictors", "spikes", "unions"}
-TABLES = {"neurons", "tokens", "thresholds", "costs"}
+CORE = {"coverage", "thresholds", "positions", "ids", "saving"}
+ALL = {"blocks", "concentration", "losses", "neighbours", "overlap", "predictors", "spikes"}
+ALL |= {"unions"}
+TABLES = {"neurons", "tokens", "costs"}
 PICTURES = {"neurons", "rates", "sparsity", "tokens"}
 PLAIN = {"layers.json", "summary.json", "report.html", "run.json"}
 PLAIN |= {"report.json", "counts.safetensors"}

@@ -76,15 +76,10 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     post = torch.from_numpy(values).to(dtype)
     kind = rng.integers(0, 3, tokens)  # of a row: counted, first, padding
     places, first = (torch.from_numpy(np.flatnonzero(kind == which)) for which in (0, 1))
-    norms = torch.from_numpy(rng.uniform(0.1, 3, d_mlp).astype(np.float32))
-    by_bits = counting.count(post, norms, places, first)
-    a, counted_norms = post[places].abs(), norms.to(dtype).expand(len(places), -1)
-    if dtype == torch.float16:
-        a, counted_norms = a.float(), counted_norms.float()
-    sized = np.stack([bins_by_hand(x.double().numpy()) for x in (a, a * counted_norms)])
-    for found in (by_bits, counting.count_dense(post, norms.to(dtype), places, first)):
+    sized = bins_by_hand(post[places].abs().double().numpy())
+    for found in (how(post, places, first) for how in (counting.count, counting.count_dense)):
         assert found.sized.dtype == torch.int64
-        assert found.sized.shape == (2, sizes.BINS)
+        assert found.sized.shape == (sizes.BINS,)
         assert np.array_equal(found.sized, sized)
         assert found.active.dtype == found.fired.dtype == found.fired_first.dtype == torch.int64
         assert np.array_equal(found.active, fires[kind == 0].sum(1))
@@ -119,7 +114,6 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
         lost = int((torch.from_numpy(sizes.values()) < 2**-14).sum())
     else:
         lost = 0
-    ones = torch.ones_like(begins)
     expected = np.zeros(sizes.BINS, np.int64)
     expected[lost : lost + len(begins)] = 1
     # Every bin begins at its own number, and what lies just below is in the one before.
@@ -128,22 +122,22 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
         torch.zeros(()).to(torch.promote_types(dtype, torch.float32)),
     )
     for how in (of_list, sizes.of_dense):
-        assert np.array_equal(how(begins[:, None], ones[:1])[0], expected)
+        assert np.array_equal(how(begins[:, None]), expected)
         if dtype in (torch.float32, torch.float64):
             shifted = np.append(expected[1:], 0)
             shifted[0] += 1  # below the first bin: in it all the same
-            assert np.array_equal(how(below[:, None], ones[:1])[0], shifted)
+            assert np.array_equal(how(below[:, None]), shifted)
     if dtype != torch.float16:
         far = torch.tensor([[1e-38], [2.0**-60], [2.0**45], [torch.inf]], dtype=dtype)
         for how in (of_list, sizes.of_dense):
-            found = how(far, ones[:1])[0]
+            found = how(far)
             assert (found[0], found[-1], found.sum()) == (2, 2, 4)
 
 
-def of_list(post, norms):
+def of_list(post):
     from arcee_lab.sparsity import sizes
 
-    return torch.stack(sizes.of_firings(post.flatten(), norms.expand(len(post))))
+    return sizes.of_firings(post.flatten())
 
 
 @given(seed=st.integers(0, 999), rows=st.integers(0, 9), columns=st.integers(1, 40))
@@ -155,10 +149,15 @@ def test_picked_is_what_a_mask_picks(seed, rows, columns):
     mask = rng.random((rows, columns)) < rng.random()
     table[~mask] = 0
     beside = rng.random((rows, columns)).astype(rng.choice([np.float32, np.float64]))
-    counts, picked, others = bits.pick(table, mask, beside)
+    counts, picked, (others,) = bits.pick(table, mask, beside)
     assert np.array_equal(counts, mask.sum(1))
     assert np.array_equal(picked, table[mask])
     assert np.array_equal(others, beside[mask])
+    into = np.empty(mask.sum() + 3, table.dtype)
+    counts, picked, others = bits.pick(table, mask, into=into)
+    assert np.array_equal(picked, into[: mask.sum()])
+    assert np.array_equal(picked, table[mask])
+    assert others == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -167,7 +166,7 @@ def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
 
     def told(how, counted):
         rows = torch.tensor(counted, dtype=torch.int64)
-        found = how(post, torch.ones(2, dtype=dtype), rows, torch.tensor([3]))
+        found = how(post, rows, torch.tensor([3]))
         return found.top.item(), found.overflow.item(), found.nan.item()
 
     post = torch.tensor([[0.0, 3.0], [2.0, 70000.0], [1.0, 0.0], [9e4, 0.0]], dtype=dtype)
@@ -186,7 +185,7 @@ def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_no_update_reads_back_to_the_host(dtype):
     """On the meta device a host read raises, and a stray CPU tensor fails."""
-    from arcee_lab.sparsity import batches, core, registry
+    from arcee_lab.sparsity import batches, core, drawn, registry
     from arcee_lab.sparsity.analysis import Seen, Shape
     from arcee_lab.sparsity.mlps import mlps
     from arcee_lab.texts import cut
@@ -206,8 +205,13 @@ def test_no_update_reads_back_to_the_host(dtype):
     counts = core.new_state(shape, meta)
     places = job.tokens.places.to(meta), job.first.to(meta)
     post, norms = blank(job.input_ids.numel(), 24), blank(24, kind=torch.float32)
-    active = core.add_layer(counts, 1, post, norms, *places)
+    active = core.add_layer(counts, 1, post, *places)
     core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
+    here, slots = plan.drawn(99).of(job.tokens)
+    assert len(slots) == n
+    slots = torch.from_numpy(slots).to(meta)
+    drawn.add_layer(counts, 1, post, places[0], slots)
+    drawn.add_batch(counts, job.tokens, here, slots)
     seen = Seen(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),
         norms, job.tokens,

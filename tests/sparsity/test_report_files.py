@@ -56,7 +56,7 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
     report = measure(pair()[0], Letters(), ["abcdef" * 4, "hgf"])
     files = report.save(tmp_path)
     assert sorted(path.name for path in files) == sorted(entry.name for entry in tmp_path.iterdir())
-    for name in ("neurons", "tokens", "thresholds", *report.results):
+    for name in ("neurons", "tokens", *report.results):
         table = pd.read_parquet(tmp_path / f"{name}.parquet")
         pd.testing.assert_frame_equal(table, report.frame(name), check_column_type=False)
     layers = json.loads((tmp_path / "layers.json").read_text())
@@ -80,8 +80,8 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
     [
         (lambda folder: (folder / "report.json").unlink(), "report.json is missing"),
         (lambda folder: (folder / "counts.safetensors").write_bytes(b"x"), "is damaged"),
-        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 3"),
-        (lambda folder: (folder / "report.json").write_text('{"version": 3}'), "is damaged"),
+        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 4"),
+        (lambda folder: (folder / "report.json").write_text('{"version": 4}'), "is damaged"),
     ],
 )
 def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
