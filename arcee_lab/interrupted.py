@@ -1,0 +1,13 @@
+"""The interrupt of a long call: what it had done is kept, and the message says how to go on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A long call was interrupted; ``partial`` is what it had finished.
+
+    It is a KeyboardInterrupt, so that code that stops on one still stops. ``message`` says what
+    is kept and how to go on; ``partial`` is a result over the finished part, or None.
+    """
+
+    def __init__(self, message: str, *, partial=None):
+        super().__init__(message)
+        self.partial = partial
