@@ -11,3 +11,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, partial=None):
         super().__init__(message)
         self.partial = partial
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, without the stack of the place that ran."""
+        return [f"{type(self).__name__}: {self}"]

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 LAYERS = (
     {"sites"},
-    {"model", "demo", "texts", "storage", "fingerprint", "ranks", "interrupted"},
+    {"model", "demo", "texts", "storage", "fingerprint", "ranks", "interrupted", "stopping"},
     {
         "selection",
         "calls",

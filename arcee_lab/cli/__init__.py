@@ -16,6 +16,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import NoReturn
 
+from arcee_lab.interrupted import Interrupted
+
 SHARED = {"flags"}  # modules here that are no commands
 COMMANDS = tuple(
     sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__) if name not in SHARED)
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     try:
         return args.run(args)
+    except Interrupted as stopped:
+        print(f"arcee-lab: {' '.join(str(stopped).split())}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -1,7 +1,6 @@
 """`arcee-lab dump`: the activations of many hook points, in a store that a crash cannot break."""
 
 import argparse
-import sys
 from typing import Any
 
 from arcee_lab.cli import flags
@@ -43,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.dump.estimating import size
     from arcee_lab.dump.folder import folder_of
     from arcee_lab.dump.job import Job
-    from arcee_lab.dump.stopping import Interrupted
     from arcee_lab.model.loading import load
 
     folder = folder_of(args.out)
@@ -59,11 +57,7 @@ def run(args: argparse.Namespace) -> int:
             if here.first and free is not None:
                 print(f"{size(free)} are free in {folder}; nothing was written")
             return 0
-        try:
-            store = job.run(folder, progress=here.first)
-        except Interrupted as stopped:
-            print(f"arcee-lab: {stopped}", file=sys.stderr)
-            return 130
+        store = job.run(folder, progress=here.first)
         if here.first:
             print(f"{store!r}\n\nopen   al.dump.open({str(folder)!r})")
             print(f"check  arcee-lab verify {folder}")

@@ -20,12 +20,13 @@ from arcee_lab.dump.manifest import Manifest, StoredShard
 from arcee_lab.dump.provenance import Provenance, stored_sites
 from arcee_lab.dump.resuming import agreed, finish, one_writer, unfinished, write_record
 from arcee_lab.dump.sink import Sink
-from arcee_lab.dump.stopping import Interrupted, StopWish
 from arcee_lab.dump.store import Store, open
 from arcee_lab.dump.tagging import Tag, cut_tags
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.sharding import shards_of
 from arcee_lab.sparsity.measure import default_context
+from arcee_lab.stopping import StopWish
 from arcee_lab.texts import Windows, cut
 
 Texts = Iterable[str] | Windows
@@ -263,7 +264,7 @@ class Job:
             disable=not (progress and writes),
         )
         try:
-            with torch.no_grad(), bar, StopWish() as wish, conveyor, self._sink() as sink:
+            with torch.no_grad(), bar, StopWish("the current shard") as wish, conveyor, self._sink() as sink:
                 for number, shard in enumerate(shards):
                     if writes:
                         filling = Filling(

@@ -16,8 +16,8 @@ from arcee_lab.dump.filling import Arrival, Filling
 from arcee_lab.dump.folder import LocalFolder
 from arcee_lab.dump.job import Job
 from arcee_lab.dump.manifest import DTYPES
-from arcee_lab.dump.stopping import Interrupted
 from arcee_lab.dump.tagging import Tag
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.attention import edits_of
 from arcee_lab.texts import cut
 
@@ -328,9 +328,9 @@ def test_control_c_finishes_the_shard_and_says_how_to_go_on(tiny, tmp_path, capl
 
 
 def test_a_second_control_c_stops_at_once():
-    from arcee_lab.dump.stopping import StopWish
+    from arcee_lab.stopping import StopWish
 
-    with StopWish() as wish:
+    with StopWish("the current shard") as wish:
         signal.raise_signal(signal.SIGINT)
         assert wish.asked
         with pytest.raises(KeyboardInterrupt):

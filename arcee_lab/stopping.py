@@ -1,4 +1,4 @@
-"""Ctrl-C between two shards: the first one asks for an end, the second one makes it."""
+"""Ctrl-C where work can stop: the first one asks for an end there, the second one stops at once."""
 
 import logging
 import signal
@@ -9,21 +9,21 @@ from typing import Any
 _log = logging.getLogger("arcee_lab")
 
 
-class Interrupted(KeyboardInterrupt):
-    """A dump that was asked to stop has stopped; says how to go on."""
-
-
 class StopWish:
     """Within the block, Ctrl-C sets `asked` and the work goes on; a second one interrupts.
 
     Outside of the main thread, where signals cannot be caught, it does nothing.
 
+    Args:
+        finishing: What is finished first, such as "the current shard"; for the log.
+
     Attributes:
         asked: Whether it was pressed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, finishing: str) -> None:
         self.asked = False
+        self._finishing = finishing
         self._before: Any = None
         self._caught = False
 
@@ -44,4 +44,4 @@ class StopWish:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        _log.warning("finishing the current shard; Ctrl-C again stops at once")
+        _log.warning("finishing %s; Ctrl-C again stops at once", self._finishing)
