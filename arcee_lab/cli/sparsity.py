@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
+        from arcee_lab.sparsity import resuming
         from arcee_lab.sparsity.measure import windows_of
+        from arcee_lab.sparsity.page import PAGE
 
         texts: dict[str, Iterator[str]] = {
             name: read_files(files) for name, files in domains.items()
@@ -77,13 +79,26 @@ def run(args: argparse.Namespace) -> int:
         # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
         if here.first:
             storage.claim(args.out, settings)
+            for begun in args.out.rglob(".*.part"):  # what a killed run had begun to write
+                begun.unlink(missing_ok=True)
         here.barrier()
         reports = {
             name: _measured(args, here, model, tokenizer, windows[name], name) for name in windows
         }
         if here.first:
             _finish(args, model, tokenizer, windows, reports)
+        here.barrier()  # until all is written, a kill may still need what was saved
+        for name in windows:
+            resuming.remove(_resume(args.out / name, here))
+        here.barrier()
+        if here.first:
+            files = ", ".join(sorted(path.name for path in args.out.iterdir()))
+            print(f"open   {args.out / PAGE}\nfiles  {files}")
     return 0
+
+
+def _resume(folder: Path, here: "Ranks") -> Path:
+    return folder / f"resume-{here.rank}.safetensors"
 
 
 def _measured(
@@ -95,7 +110,7 @@ def _measured(
     from arcee_lab.sparsity.measure import measure, prepare
 
     folder = args.out / name
-    done = bool(name) and (folder / files.COUNTS).is_file()
+    done = bool(name) and (folder / files.FACTS).is_file()  # the last one that is written
     here.barrier()  # the first rank may write this file while another still looks for it
     if done:
         return SparsityReport.load(folder)
@@ -116,7 +131,8 @@ def _measured(
         batch_size=args.batch_size,
         label=name or None,
         here=here,
-        resume=folder / f"resume-{here.rank}.safetensors",
+        resume=_resume(folder, here),
+        keep_resume=True,
         progress=True,
     )
     if here.first:
@@ -133,7 +149,7 @@ def _finish(
 ) -> None:
     """The page, and what the terminal shows."""
     from arcee_lab.sparsity import domains
-    from arcee_lab.sparsity.page import PAGE, save_page
+    from arcee_lab.sparsity.page import save_page
 
     first = next(iter(reports))
     beside = domains(reports) if len(reports) > 1 else None
@@ -145,8 +161,6 @@ def _finish(
         print(table(report), end="\n\n")
     if beside is not None:
         print(beside.headline, end="\n\n")
-    files = ", ".join(sorted(path.name for path in args.out.iterdir()))
-    print(f"open   {args.out / PAGE}\nfiles  {files}")
 
 
 def table(report: "SparsityReport") -> str:

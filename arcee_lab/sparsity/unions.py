@@ -205,8 +205,8 @@ class Unions(Analysis):
             )
 
     def finished(self, state: State) -> State:
-        filled = int((state["kept_keys"] != 0).sum())
-        return state | {name: state[name][:filled].clone() for name in self.kept}
+        filled = state["kept_keys"] != 0
+        return state | {name: state[name][filled].clone() for name in self.kept}
 
     def result(self, state: State, report: "SparsityReport") -> Usage:
         d_mlp = report.rates.shape[1]
