@@ -1,4 +1,4 @@
-"""Ctrl-C where work can stop: the first one asks for an end there, the second one stops at once."""
+"""Ctrl-C between two steps: the first one asks for an end, the second one makes it."""
 
 import logging
 import signal
@@ -15,15 +15,15 @@ class StopWish:
     Outside of the main thread, where signals cannot be caught, it does nothing.
 
     Args:
-        finishing: What is finished first, such as "the current shard"; for the log.
+        step: What is finished first, as the warning names it.
 
     Attributes:
         asked: Whether it was pressed.
     """
 
-    def __init__(self, finishing: str) -> None:
+    def __init__(self, step: str = "the current shard") -> None:
         self.asked = False
-        self._finishing = finishing
+        self._step = step
         self._before: Any = None
         self._caught = False
 
@@ -44,4 +44,4 @@ class StopWish:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        _log.warning("finishing %s; Ctrl-C again stops at once", self._finishing)
+        _log.warning("finishing %s; Ctrl-C again stops at once", self._step)

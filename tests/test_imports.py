@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 LAYERS = (
     {"sites"},
-    {"model", "demo", "texts", "storage", "fingerprint", "ranks", "interrupted", "stopping"},
+    {"model", "demo", "texts", "storage", "fingerprint", "ranks", "interrupted", "bounds"},
     {
         "selection",
         "calls",
@@ -21,6 +21,7 @@ LAYERS = (
         "planning",
         "temporary",
         "answering",
+        "stopping",
         "reducers",
         "interventions",
         "trace",

@@ -4,8 +4,8 @@ A command is a module of this package with `HELP` (one sentence), `EXAMPLE` (a l
 `add_arguments(parser)` and `run(args) -> int`. It imports what is heavy inside `run`, so that
 `arcee-lab --help` answers at once.
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted. Anything else is a fault of
-ours and keeps its traceback.
+Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; the latter two say
+why in one line on stderr. Anything else is a fault of ours and keeps its traceback.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from typing import NoReturn
 
 from arcee_lab.interrupted import Interrupted
 
+# Of an interrupt outside of the long calls, which say themselves what they keep.
+UNSAID = "interrupted; files that were finished before are whole, and the same command starts again"
 SHARED = {"flags"}  # modules here that are no commands
 COMMANDS = tuple(
     sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__) if name not in SHARED)
@@ -76,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     try:
         return args.run(args)
-    except Interrupted as stopped:
-        print(f"arcee-lab: {' '.join(str(stopped).split())}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        said = str(stopped) if isinstance(stopped, Interrupted) else UNSAID
+        print(f"arcee-lab: {' '.join(said.split())}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe has left (`| head`). Python would complain once more when it flushes.

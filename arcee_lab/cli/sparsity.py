@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         if here.first:
             storage.claim(args.out, settings)
             for begun in args.out.rglob(".*.part"):  # what a killed run had begun to write
-                begun.unlink(missing_ok=True)
+                if begun.is_file():
+                    begun.unlink(missing_ok=True)
         here.barrier()
         reports = {
             name: _measured(args, here, model, tokenizer, windows[name], name) for name in windows

@@ -263,9 +263,8 @@ class Job:
             unit_scale=True,
             disable=not (progress and writes),
         )
-        wish = StopWish("the current shard")
         try:
-            with torch.no_grad(), bar, wish, conveyor, self._sink() as sink:
+            with torch.no_grad(), bar, StopWish() as wish, conveyor, self._sink() as sink:
                 for number, shard in enumerate(shards):
                     if writes:
                         filling = Filling(

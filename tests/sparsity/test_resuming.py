@@ -549,7 +549,9 @@ def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkey
     with pytest.raises(RuntimeError, match="injected"):
         command(out, *analyses, domains=domains)
     # Of the second domain nothing was there yet.
-    assert counted["ran"] == (["forward"] * 3 + ["cett", "cett_ppl"] if domains else [])
+    stages = [name for name in counted["ran"] if name != "forward"]
+    assert stages == (["cett", "cett_ppl"] if domains else [])
+    assert ("forward" in counted["ran"]) == domains
     monkeypatch.setattr(page, "report_html", html)
     counted["ran"].clear()
     assert command(out, *analyses, domains=domains) == 0
