@@ -167,9 +167,8 @@ def _finish(
 def table(report: "SparsityReport") -> str:
     """The layers as lines of text, under the model, N and the speed; below, what it cost."""
     n_tokens, d_mlp = report.n_tokens, report.fired.shape[1]
-    name = "" if report.label == report.model else f"{report.label}: "
     lines = [
-        name + report.headline.replace("; ", ";\n", 1),
+        report.headline.replace("; ", ";\n", 1),
         f"{report.tokens_per_second:,.0f} tokens/s on {report.device}",
         "",
         f"layer   zeros   active of {d_mlp:,} neurons (5-95 % of tokens)   never fired",

@@ -184,9 +184,8 @@ def _interrupted(
     # A second Ctrl-C may come between a forward and its count.
     if states is not None and int(states["core"]["tokens"][0]) == part.tokens > 0:
         whole = run.plan.windows.n_tokens - run.plan.part(range(len(run.plan.batches))).first
-        name = label or run.model.name_or_path or type(run.model).__name__
-        name = f"{name}, {part.tokens:,} of {whole:,} tokens"
-        partial = _report(run, name, states, part)
+        name = f"{label}, " if label else ""
+        partial = _report(run, f"{name}{part.tokens:,} of {whole:,} tokens", states, part)
     kept = "no report, since none is counted as a whole" if partial is None else "their report"
     return Interrupted(
         f"stopped after {run.done} of {len(mine)} forwards; .partial is {kept}. {_go_on(resume)}",
