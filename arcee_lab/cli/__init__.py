@@ -4,8 +4,8 @@ A command is a module of this package with `HELP` (one sentence), `EXAMPLE` (a l
 `add_arguments(parser)` and `run(args) -> int`. It imports what is heavy inside `run`, so that
 `arcee-lab --help` answers at once.
 
-Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; the latter two say
-why in one line on stderr. Anything else is a fault of ours and keeps its traceback.
+Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; the latter two
+say why in one line on stderr. Anything else is a fault of ours and keeps its traceback.
 """
 
 import argparse
