@@ -111,7 +111,7 @@ class CettPerplexity(Result):
         from arcee_lab.views.bands import percent
 
         parts = [
-            f"{self.sparsity[trial].mean():.1%} at +{percent(increase)} of perplexity "
+            f"{self.sparsity[trial].mean():.1%} at +{100 * increase:.3g}% of perplexity "
             f"(CETT {percent(self.cett[trial])})"
             for increase, trial in zip(self.increases, self.found, strict=True)
         ]

@@ -14,7 +14,7 @@ from arcee_lab.sparsity.passage import OFTEN, Passage, read_passage
 from arcee_lab.sparsity.report import SparsityReport
 from arcee_lab.sparsity.tables import RARE
 from arcee_lab.texts import Windows
-from arcee_lab.views.figure import Figure, png
+from arcee_lab.views.figure import Figure, png, titled
 from arcee_lab.views.html import bar_list, key_table
 from arcee_lab.views.page import page, picture
 
@@ -116,7 +116,7 @@ def save_page(
         (name, read_passage(model, tokenizer, torch.from_numpy(windows[number]).long(), report))
         for name, number in passages_of(windows)
     ]
-    first = _named(passages[0][1].figure(), report.label if domains is not None else "")
+    first = titled(passages[0][1].figure(), report.label if domains is not None else "")
     return [
         storage.write_atomic(folder / PAGE, report_html(report, passages, domains)),
         storage.write_atomic(folder / "neurons.png", png(first)),
@@ -236,18 +236,9 @@ def _section(name: str, result: Any, of: str) -> tuple[str, str, str]:
 def _both(figure: Callable[..., Figure], alt: str, of: str) -> str:
     """A figure in light and in dark, with the text that it is of in its title."""
     light, dark = (
-        png(_named(figure(dark=dark), of), dpi=130, colours=96) for dark in (False, True)
+        png(titled(figure(dark=dark), of), dpi=130, colours=96) for dark in (False, True)
     )
     return picture(light, dark, alt=f"{of}: {alt}" if of else alt)
-
-
-def _named(figure: Figure, of: str) -> Figure:
-    """Puts the name of a text before the first title of a figure."""
-    titled = [axes for axes in figure.axes if axes.get_title()]
-    if of and titled:
-        name = of.replace("$", r"\$")  # a dollar sign would start matplotlib's mathematics
-        titled[0].set_title(f"{name}: {titled[0].get_title()}")
-    return figure
 
 
 def _costs(report: SparsityReport) -> str:

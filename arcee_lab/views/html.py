@@ -14,7 +14,7 @@ _CELL = "padding:2px 8px;text-align:right;white-space:nowrap;border:1px solid rg
 _HEAD = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
 
 
-def number(value: float | int, *, aligned: bool = False) -> str:
+def number(value: float | int | np.number, *, aligned: bool = False) -> str:
     """A number as people read it: from 1,000 up whole with thousands marks, else three digits.
 
     Args:
