@@ -260,5 +260,5 @@ def _strips(passage: Passage) -> str:
 
 def _busiest(report: SparsityReport, most: int = 12) -> str:
     top = report.frame("neurons").nlargest(most, "rate")
-    labels = [f"{layer}.{unit}" for layer, unit in zip(top["layer"], top["neuron"], strict=True)]
+    labels = [f"L{layer}/N{unit}" for layer, unit in zip(top["layer"], top["neuron"], strict=True)]
     return bar_list(labels, top["rate"].tolist(), limit=1.0)
