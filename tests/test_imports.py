@@ -36,6 +36,7 @@ LAYERS = (
         "temporary",
         "threads",
         "answering",
+        "stopping",
         "reducers",
         "interventions",
         "trace",

@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
+        from arcee_lab.sparsity import resuming
+        from arcee_lab.sparsity.page import PAGE
+
         texts: dict[str, Iterator[str]] = {
             name: read_files(
                 files,
@@ -91,7 +94,18 @@ def run(args: argparse.Namespace) -> int:
         }
         if here.first:
             _finish(args, model, tokenizer, windows, reports)
+        here.barrier()  # until all is written, a kill may still need what was saved
+        for name in windows:
+            resuming.remove(_resume(args.out / name, here))
+        here.barrier()
+        if here.first:
+            files = ", ".join(sorted(path.name for path in args.out.iterdir()))
+            print(f"open   {args.out / PAGE}\nfiles  {files}")
     return 0
+
+
+def _resume(folder: Path, here: "Ranks") -> Path:
+    return folder / f"resume-{here.rank}.safetensors"
 
 
 def _measured(
@@ -103,7 +117,7 @@ def _measured(
     from arcee_lab.sparsity.measure import measure, prepare
 
     folder = args.out / name
-    done = bool(name) and (folder / files.COUNTS).is_file()
+    done = bool(name) and (folder / files.FACTS).is_file()  # the last one that is written
     here.barrier()  # the first rank may write this file while another still looks for it
     if done:
         return SparsityReport.load(folder)
@@ -124,7 +138,8 @@ def _measured(
         batch_size=args.batch_size,
         label=name or None,
         here=here,
-        resume=folder / f"resume-{here.rank}.safetensors",
+        resume=_resume(folder, here),
+        keep_resume=True,
         progress=True,
     )
     if here.first:
@@ -141,7 +156,7 @@ def _finish(
 ) -> None:
     """The page, and what the terminal shows."""
     from arcee_lab.sparsity import domains
-    from arcee_lab.sparsity.page import PAGE, save_page
+    from arcee_lab.sparsity.page import save_page
 
     first = next(iter(reports))
     beside = domains(reports) if len(reports) > 1 else None
@@ -153,16 +168,13 @@ def _finish(
         print(table(report), end="\n\n")
     if beside is not None:
         print(beside.headline, end="\n\n")
-    files = ", ".join(sorted(path.name for path in args.out.iterdir()))
-    print(f"open   {args.out / PAGE}\nfiles  {files}")
 
 
 def table(report: "SparsityReport") -> str:
     """The layers as lines of text, under the model, N and the speed; below, what it cost."""
     n_tokens, d_mlp = report.n_tokens, report.fired.shape[1]
-    name = "" if report.label == report.model else f"{report.label}: "
     lines = [
-        name + report.headline.replace("; ", ";\n", 1),
+        report.headline.replace("; ", ";\n", 1),
         f"{report.tokens_per_second:,.0f} tokens/s on {report.device}",
         "",
         f"layer   zeros   active of {d_mlp:,} neurons (5-95 % of tokens)   never fired",

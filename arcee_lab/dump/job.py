@@ -19,13 +19,13 @@ from arcee_lab.dump.manifest import Manifest, StoredShard
 from arcee_lab.dump.provenance import Provenance, stored_sites
 from arcee_lab.dump.resuming import agreed, finish, one_writer, unfinished, write_record
 from arcee_lab.dump.sink import Sink
-from arcee_lab.dump.stopping import StopWish
 from arcee_lab.dump.store import Store, open
 from arcee_lab.dump.tagging import Tag, cut_tags
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.limits import default_context, require_context, windows_of
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.sharding import shards_of
+from arcee_lab.stopping import StopWish
 from arcee_lab.texts import Windows
 
 Texts = Iterable[str] | Windows

@@ -204,14 +204,16 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def _cells(score: Score) -> tuple[str, ...]:
+    from arcee_lab.views.html import number
+
     metric = score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
     worse = score.higher_is_better is False
     return (
         f"{score.task} (of {len(score.members)})" if score.members else score.task,
         f"{metric} ↓" if worse else metric,
-        f"{score.value:.4g}" if abs(score.value) >= 10 else f"{score.value:.3f}",
-        f"{score.low:.3f} – {score.high:.3f}",
-        "" if score.ceiling is None else f"{score.ceiling:.3f}",
+        number(score.value, aligned=True),
+        f"{number(score.low, aligned=True)} – {number(score.high, aligned=True)}",
+        "" if score.ceiling is None else number(score.ceiling, aligned=True),
         f"{score.n:,}",
     )
 

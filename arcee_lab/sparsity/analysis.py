@@ -185,7 +185,9 @@ class Result(ABC):
         return f"{type(self).__name__}({self.headline})"
 
     def _repr_html_(self) -> str:
-        table = self.frame().to_html(index=False, max_rows=MOST_ROWS)
+        from arcee_lab.views.html import number
+
+        table = self.frame().to_html(index=False, max_rows=MOST_ROWS, float_format=number)
         return f"<p>{escape(self.headline)}</p>{table}"
 
 

@@ -11,7 +11,7 @@ below 1,024 tokens, on every token. One that has none before it in its window is
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,25 @@ class Job:
     in_share: bool
 
 
+@dataclass(frozen=True)
+class Part:
+    """What some batches of a pass hold.
+
+    Attributes:
+        documents: Documents that their windows come from.
+        windows: Their windows.
+        tokens: Tokens that count.
+        first: First positions, which stand apart.
+        shared: Of the tokens that count, those in the share.
+    """
+
+    documents: int
+    windows: int
+    tokens: int
+    first: int
+    shared: int
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All forwards of a pass.
@@ -81,8 +100,21 @@ class Plan:
     @property
     def shared_tokens(self) -> int:
         """Counted tokens in the share."""
-        sizes = np.add.reduceat(self._counted.astype(np.int64), self.windows.bounds[:-1])
-        return int(sizes[self._slots >= 0].sum())
+        return self.part(range(len(self.batches))).shared
+
+    def part(self, chosen: Sequence[int]) -> "Part":
+        """What some of the batches hold."""
+        rows = np.array([row for batch in chosen for row in self.batches[batch][0]], np.int64)
+        bounds = self.windows.bounds
+        counted = np.add.reduceat(self._counted.astype(np.int64), bounds[:-1])[rows]
+        in_share = self._slots[rows] >= 0
+        return Part(
+            documents=len(np.unique(self.windows.documents[rows])),
+            windows=len(rows),
+            tokens=int(counted.sum()),
+            first=int(np.diff(bounds)[rows].sum() - counted.sum()),
+            shared=int(counted[in_share].sum()),
+        )
 
     def drawn(self, most: int) -> Drawn:
         """The counted tokens whose active neurons are kept as bits, `most` of them or all."""

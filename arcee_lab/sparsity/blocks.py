@@ -53,9 +53,16 @@ class Structure(Result):
     @property
     def headline(self) -> str:
         fits, lost = (exact.average(self.means[name].value) for name in ("two_four", "lost"))
+        empty = {size: exact.average(self.means[f"zero_{size}"].value) for size in SIZES}
+        told = [
+            f"{share:.1%} of blocks of {size} ({(self.zeros**size).mean():.1%} by chance)"
+            for size, share in empty.items()
+            if np.isfinite(share) and size in (SIZES[0], SIZES[-1])
+        ]
+        blocks = f"; empty are {' and '.join(told)}" if told else ""
         return (
             f"{int(self.means['two_four'].windows.max()):,} windows: {fits:.1%} of groups of four "
-            f"have at most two neurons that fire; keeping two loses {lost:.2%} of Σ‖n‖²"
+            f"have at most two neurons that fire; keeping two loses {lost:.2%} of Σ‖n‖²{blocks}"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -100,9 +107,9 @@ class Blocks(Analysis):
     name: ClassVar[str] = "blocks"
     title: ClassVar[str] = "Zeros in groups and blocks"
     reading: ClassVar[str] = (
-        "Hardware skips what lies together: a line far above its dashed chance line says zeros "
-        "cluster. ReLU² zeros are scattered by training, so without reordering neurons few blocks "
-        "are empty; groups of four fit the 2:4 pattern all the same."
+        "Hardware skips what is stored together: a line far above its dashed chance line says "
+        "zeros cluster, one on it that they are scattered. Neurons are in the checkpoint's order; "
+        "reordering them would change this figure and nothing else of the model."
     )
 
     def init(self, shape: Shape, device: torch.device) -> State:

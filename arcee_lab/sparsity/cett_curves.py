@@ -105,22 +105,23 @@ class CettCurves(Result):
 
     def figure_layers(self, targets: Sequence[float] = TARGETS, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that are not exactly zero, and those that a cut leaves."""
+        from arcee_lab.views.bands import percent
         from arcee_lab.views.nested import nested_bars
 
         left = [1 - self.zeros, *(1 - self.sparsity_at(target) for target in targets)]
         last = 1 - float(self.sparsity_at(targets[-1]).mean())
         return nested_bars(
             [share.numpy() for share in left],
-            ["not exactly zero", *(f"left at CETT {target:g}" for target in targets)],
+            ["not exactly zero", *(f"left at CETT {percent(target)}" for target in targets)],
             what="share of neurons left",
             title=f"{1 - float(self.zeros.mean()):.1%} of neurons fire, {last:.1%} are left at "
-            f"CETT {targets[-1]:g} (N = {self.n_tokens:,})",
+            f"CETT {percent(targets[-1])} (N = {self.n_tokens:,})",
             dark=dark,
         )
 
     def figure_curves(self, *, dark: bool = False) -> "Figure":
         """Active neurons that are left against the error, one line a layer."""
-        from arcee_lab.views.bands import Axis, Band, bands
+        from arcee_lab.views.bands import Axis, Band, bands, percent
 
         lines = [
             Band(f"layer {layer}", error.numpy(), (1 - sparsity).numpy(), dots=False)
@@ -136,7 +137,7 @@ class CettCurves(Result):
             ),
             y=Axis("share of neurons left", "log", True, (1e-4, None)),
             title=f"Error of each layer against neurons it keeps (N = {self.n_tokens:,})",
-            marks=[(target, f"{target:g}") for target in TARGETS],
+            marks=[(target, percent(target)) for target in TARGETS],
             dark=dark,
         )
 
@@ -147,10 +148,15 @@ class CettCurves(Result):
     @property
     def headline(self) -> str:
         """The result in one sentence, with its N."""
-        cuts = ", ".join(f"{float(self.sparsity_at(t).mean()):.1%} at {t:g}" for t in TARGETS)
+        from arcee_lab.views.bands import percent
+
+        cuts = ", ".join(
+            f"{float(self.sparsity_at(t).mean()):.1%} at {percent(t)}" for t in TARGETS
+        )
         return (
-            f"{self.model}: {float(self.zeros.mean()):.1%} of neurons are exactly zero; by CETT "
-            f"may be dropped {cuts} (N = {self.n_tokens:,} tokens)"
+            f"{self.model}: {float(self.zeros.mean()):.1%} of neurons are exactly zero; within a "
+            f"CETT, the error of an MLP's output, may be dropped {cuts} "
+            f"(N = {self.n_tokens:,} tokens)"
         )
 
     def _repr_html_(self) -> str:

@@ -109,9 +109,11 @@ class CettPerplexity(Result):
     @property
     def headline(self) -> str:
         """The result in one sentence, with its N."""
+        from arcee_lab.views.bands import percent
+
         parts = [
-            f"{self.sparsity[trial].mean():.1%} at +{increase:.0%} of perplexity "
-            f"(CETT {self.cett[trial]:.3g})"
+            f"{self.sparsity[trial].mean():.1%} at +{100 * increase:.3g}% of perplexity "
+            f"(CETT {percent(self.cett[trial])})"
             for increase, trial in zip(self.increases, self.found, strict=True)
         ]
         return (
@@ -121,17 +123,18 @@ class CettPerplexity(Result):
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that fire, and those left at each allowed increase."""
+        from arcee_lab.views.bands import percent
         from arcee_lab.views.nested import nested_bars
 
         trials = [0, *self.found]
-        names = ["not exactly zero", *(f"left at PPL +{p:.0%}" for p in self.increases)]
+        names = ["not exactly zero", *(f"left at PPL +{percent(p)}" for p in self.increases)]
         return nested_bars(
             [1 - self.sparsity[trial] for trial in trials],
             names,
             what="share of neurons left",
             title=f"{1 - self.sparsity[0].mean():.1%} of neurons fire; "
             f"{1 - self.sparsity[trials[1]].mean():.1%} hold perplexity within "
-            f"{self.increases[0]:.0%} (N = {self.curves.n_tokens:,})",
+            f"{percent(self.increases[0])} (N = {self.curves.n_tokens:,})",
             dark=dark,
         )
 

@@ -118,9 +118,14 @@ def add_batch(
 def finished(state: State) -> State:
     """The state on the CPU, its kept rows cut to those that were filled."""
     state = {name: tensor.cpu() for name, tensor in state.items()}
-    tokens = int(state["tokens"][0])
-    for name, most in kept_rows(state).items():
-        state[name] = state[name][: min(tokens, most)].clone()
+    # First positions are not counted, so a position of 0 is a row without a token.
+    filled = state["kept_positions"] != 0
+    for name in KEPT_ROWS:
+        state[name] = state[name][filled].clone()
+    # Nor has a token the number 0 in a window of the checksum 0: a row of zeros was not reached.
+    reached = (state["drawn_order"] != 0) | (state["drawn_windows"] != 0)
+    for name in ("drawn_masks", "drawn_order", "drawn_windows"):
+        state[name] = state[name][reached].clone()
     return state
 
 
@@ -128,3 +133,44 @@ def kept_rows(state: State) -> dict[str, int]:
     """How many rows are kept at most of what is kept token by token, by name."""
     most = drawn.rows(*state["fired"].shape)
     return KEPT_ROWS | {name: most for name in state if name.startswith("drawn_")}
+
+
+def contradiction(state: State) -> str | None:
+    """What in counts that were read cannot be; None where they agree with each other.
+
+    Args:
+        state: On the CPU, of the right names, shapes and dtypes; before or after `finished`.
+
+    Returns:
+        A few words, such as "active neurons of a layer are not counted at N tokens".
+    """
+    n, first = int(state["tokens"][0]), int(state["first"][0])
+    numbers = torch.arange(state["active"].shape[1])
+    fired, squares = state["active"] @ numbers, state["active"] @ numbers**2
+    products, top = state["products"], state["max_post"]
+    impossible = {
+        "a count is negative": any(bool((x < 0).any()) for x in state.values()),
+        "the largest value is NaN": bool(top.isnan().any()),
+        "the activations hold NaN": bool(state["nan"].any()),
+        "a layer is not counted at all N tokens": bool((state["active"].sum(1) != n).any()),
+        "a neuron fired on more than N tokens": bool((state["fired"] > n).any()),
+        "a neuron fired on too many first positions": bool((state["fired_first"] > first).any()),
+        "more than N tokens overflow": bool((state["overflow"] > n).any()),
+        "the positions are not those of N tokens": int(state["position_tokens"].sum()) != n,
+        "the token ids are not those of N tokens": int(state["id_tokens"].sum()) != n,
+        "firings by neuron and by token differ": not torch.equal(state["fired"].sum(1), fired),
+        "firings by position differ": not torch.equal(state["position_active"].sum(0), fired),
+        "firings by token id differ": not torch.equal(state["id_active"].sum(0), fired),
+        "firings by size differ": bool((state["sized"].sum(1) != fired).any()),
+        "products of layers differ": not (
+            torch.equal(products, products.T) and torch.equal(products.diagonal(), squares)
+        ),
+    }
+    limits = {
+        "kept_active": len(numbers),
+        "kept_ids": len(state["id_tokens"]),
+        "kept_positions": len(state["position_tokens"]),
+    }
+    for name, limit in limits.items():
+        impossible[f"{name} is out of range"] = bool((state[name] >= limit).any())
+    return next((what for what, found in impossible.items() if found), None)

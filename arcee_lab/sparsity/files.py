@@ -1,17 +1,16 @@
 """A report on disk: tensors as safetensors, facts as JSON, tables as Parquet, figures as PNG."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 
 from arcee_lab import storage
-from arcee_lab.sparsity import further_files, registry
-from arcee_lab.sparsity.analysis import as_json
+from arcee_lab.sparsity import checking, further_files, registry
+from arcee_lab.sparsity.analysis import State, as_json
 from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.report import SparsityReport
 
@@ -48,7 +47,6 @@ def save(report: SparsityReport, folder: str | Path) -> list[Path]:
         storage.write_atomic(
             folder / COUNTS, safetensors.torch.save(tensors | {"norms": report.norms.contiguous()})
         ),
-        storage.write_json(folder / FACTS, as_json(facts)),
         storage.write_json(folder / "summary.json", as_json(report.summary())),
         storage.write_json(folder / "layers.json", as_json(layers)),
     ]
@@ -65,7 +63,8 @@ def save(report: SparsityReport, folder: str | Path) -> list[Path]:
     }
     for name, figure in figures.items():
         files.append(storage.write_atomic(folder / f"{name}.png", png(figure())))
-    return files
+    # The last one: where it is, all the others are.
+    return [*files, storage.write_json(folder / FACTS, as_json(facts))]
 
 
 def load(folder: str | Path) -> SparsityReport:
@@ -85,7 +84,7 @@ def load(folder: str | Path) -> SparsityReport:
         raise ValueError(f"the report in {folder} is damaged: {error}") from error
     if not isinstance(facts, dict) or facts.get("version") != VERSION:
         raise ValueError(f"{paths[0]} is not of version {VERSION}; measure again")
-    states: dict[str, dict[str, torch.Tensor]] = {}
+    states: dict[str, State] = {}
     for path, tensor in tensors.items():
         if "/" in path:
             name, key = path.split("/", 1)
@@ -94,14 +93,17 @@ def load(folder: str | Path) -> SparsityReport:
     if unknown or "core" not in states or "norms" not in tensors:
         raise ValueError(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong")
     try:
-        return SparsityReport(
+        report = SparsityReport(
             **{name: facts[name] for name in _FACTS},
             seconds=facts["seconds"],
             costs=facts["costs"],
             weights=Weights(**facts["weights"]),
             norms=tensors["norms"],
             states=states,
-            further=further_files.load(folder),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{paths[0]} is damaged: {error}") from error
+    for path, wrong in zip(paths, (checking.wrong_facts, checking.wrong_states), strict=True):
+        if why := wrong(report):
+            raise ValueError(f"{path} is damaged: {why}; measure again")
+    return replace(report, further=further_files.load(folder))

@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from jaxtyping import jaxtyped
 from torch import Tensor
 
 from arcee_lab import storage
@@ -36,8 +37,7 @@ def save(results: Mapping[str, Result], folder: Path) -> Path:
     Returns:
         The file.
     """
-    tensors: dict[str, Tensor] = {}
-    said = {name: _taken_apart(result, name, tensors) for name, result in results.items()}
+    said, tensors = packed(results)
     content = safetensors.torch.save(tensors, metadata={"results": json.dumps(said)})
     return storage.write_atomic(folder / FILE, content)
 
@@ -57,16 +57,33 @@ def load(folder: Path) -> dict[str, Result]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {})["results"])
-            return {name: _put_together(value, file) for name, value in said.items()}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        safetensors.SafetensorError,
-    ) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return unpacked(said, tensors)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {error}; measure again") from error
+
+
+def packed(results: Mapping[str, Result]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Results as JSON values, and their arrays as tensors."""
+    tensors: dict[str, Tensor] = {}
+    return {name: _taken_apart(result, name, tensors) for name, result in results.items()}, tensors
+
+
+def unpacked(said: Any, tensors: Mapping[str, Tensor]) -> dict[str, Result]:
+    """What `packed` packed.
+
+    Raises:
+        ValueError: Another class, field, type, shape or dtype than results have.
+    """
+    try:
+        results = {name: _put_together(value, tensors) for name, value in said.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__} {error}") from error
+    for name, result in results.items():
+        if not isinstance(result, Result):
+            raise ValueError(f"{name} is no result")
+        _check(result, name)
+    return results
 
 
 def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -83,15 +100,55 @@ def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _put_together(value: Any, file: Any) -> Any:
+def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `_taken_apart` took apart. Only the classes named above are ever made."""
     if isinstance(value, list):
         return tuple(value)
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return file.get_tensor(value["tensor"])
+        return tensors[value["tensor"]]
     if "array" in value:
-        return file.get_tensor(value["array"]).numpy()
-    parts = {name: _put_together(part, file) for name, part in value["fields"].items()}
+        return tensors[value["array"]].numpy()
+    parts = {name: _put_together(part, tensors) for name, part in value["fields"].items()}
     return _CLASSES[value["class"]](**parts)
+
+
+def _check(result: Any, name: str) -> None:
+    """Compares every field with its type; lengths of one name in a class must be the same.
+
+    Raises:
+        ValueError: A field of another type, shape or dtype, or a negative count.
+    """
+    with jaxtyped("context"):  # so that "layer" is one length in all fields
+        for part in fields(result):
+            value = getattr(result, part.name)
+            if not _is(value, part.type):
+                raise ValueError(f"{name}/{part.name} is {_told(value)}, expected {part.type}")
+            counts = not isinstance(value, str | bool) and _is_whole(value)
+            if counts and np.min(np.asarray(value), initial=0) < 0:
+                raise ValueError(f"{name}/{part.name} is negative")
+    for part in fields(result):
+        if is_dataclass(value := getattr(result, part.name)):
+            _check(value, f"{name}/{part.name}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(one, get_args(kind)[0]) for one in value)
+    if kind in (int, float):  # a bool is an int to Python; JSON writes 1.0 as it is
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point()
+    return isinstance(value, int) or (
+        isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
+    )
+
+
+def _told(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return repr(value)[:60] if shape is None else f"{list(shape)} of {value.dtype}"

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from arcee_lab import ranks, storage
 from arcee_lab.fingerprint import model_name
+from arcee_lab.interrupted import Interrupted
 from arcee_lab.limits import windows_of
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.model.unwrap import unwrap
-from arcee_lab.sparsity import batches, registry
-from arcee_lab.sparsity.analysis import Analysis, Shape
+from arcee_lab.sparsity import batches, registry, resuming
+from arcee_lab.sparsity.analysis import Analysis, Result, Shape, State
+from arcee_lab.sparsity.batches import Part
 from arcee_lab.sparsity.cost import Weights
 from arcee_lab.sparsity.mlps import Mlp, mlps
 from arcee_lab.sparsity.report import SparsityReport
@@ -36,6 +38,7 @@ def measure(
     label: str | None = None,
     here: ranks.Ranks | None = None,
     resume: str | Path | None = None,
+    keep_resume: bool = False,
     progress: bool = False,
 ) -> SparsityReport:
     """Measures how sparse the MLPs of a model are, exactly, in one pass over texts.
@@ -65,7 +68,10 @@ def measure(
         here: This process among those of a job; see `arcee_lab.ranks`. Every rank gives the same
             model and texts, and gets the report of all.
         resume: A file to save the state to every minute and to go on from after a kill. Ranks need
-            one each.
+            one each. What the analyses after the pass find is saved beside it, each as soon as it
+            is there. Both are removed at the end.
+        keep_resume: Leave them at the end too: for a caller that has yet to save the report, and
+            then calls `arcee_lab.sparsity.resuming.remove`.
         progress: Whether to show bars with tokens/s on stderr.
 
     Returns:
@@ -74,7 +80,9 @@ def measure(
     Raises:
         ValueError: Empty texts, a bad limit, fewer tokens than `max_tokens`, limits for windows
             that are cut already, nothing but first tokens or padding, an unknown analysis, a gated
-            MLP, NaN activations, or a resume file of another run.
+            MLP, NaN activations, or a resume file that is damaged or of another run.
+        Interrupted: Ctrl-C, or a notebook's stop button; its `partial` is the report over what was
+            done. The first one lets the current forward end, a second one stops at once.
 
     Example:
         >>> import arcee_lab as al
@@ -89,37 +97,114 @@ def measure(
     inner: Any = unwrap(model)
     windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
     here = here or ranks.Ranks(0, 1, 0, inner.device)
-    began = time.perf_counter()
     run = prepare(inner, windows, names, share=share, batch_size=batch_size)
-    states = run.run(here, resume=None if resume is None else Path(resume), progress=progress)
-    name = model_name(inner)
-    report = SparsityReport(
+    file = None if resume is None else Path(resume)
+    try:
+        states = run.run(here, resume=file, progress=progress)
+    except KeyboardInterrupt:
+        raise _interrupted(run, label, here, file) from None
+    report = _report(run, label, states, run.plan.part(range(len(run.plan.batches))))
+    report = replace(report, n_documents=windows.n_documents)
+    assert (report.active.sum(1) == report.n_tokens).all(), "a layer was not counted in full"
+    if here.first:
+        report = _further(run, report, tokenizer, names, batch_size, here, file, progress)
+    if file is not None and not keep_resume:
+        here.barrier()
+        resuming.remove(file)
+    return report
+
+
+def _report(run: Pass, label: str | None, states: dict[str, State], part: Part) -> SparsityReport:
+    """The report of states that hold some batches, or all."""
+    name = model_name(run.model)
+    return SparsityReport(
         model=name,
         label=label or name,
-        dtype=str(inner.dtype).removeprefix("torch."),
-        device=str(inner.device),
-        n_documents=windows.n_documents,
-        n_windows=len(windows),
+        dtype=str(run.model.dtype).removeprefix("torch."),
+        device=str(run.model.device),
+        n_documents=part.documents,
+        n_windows=part.windows,
         share=run.plan.share,
         stride=run.plan.stride,
-        n_shared=run.plan.shared_tokens,
-        seconds=time.perf_counter() - began,
-        costs=run.costs,
-        weights=Weights.of(inner),
+        n_shared=part.shared,
+        seconds=run.costs["pass"],
+        costs=dict(run.costs),
+        weights=Weights.of(run.model),
         norms=run.norms.cpu(),
         states=states,
     )
-    assert (report.active.sum(1) == report.n_tokens).all(), "a layer was not counted in full"
-    results, costs = {}, dict(report.costs)
-    for name in names:
-        if name in registry.FURTHER and here.first:
-            began = time.perf_counter()
-            analysis = registry.further(name)
-            results[name] = analysis(
-                inner, tokenizer, windows, batch_size=batch_size, progress=progress
+
+
+def _further(
+    run: Pass,
+    report: SparsityReport,
+    tokenizer: Any,
+    names: Iterable[str],
+    batch_size: int,
+    here: ranks.Ranks,
+    resume: Path | None,
+    progress: bool,
+) -> SparsityReport:
+    """The report with what the analyses after the pass find."""
+    wanted = [name for name in names if name in registry.FURTHER]
+    identity = run.identity(here) if wanted and resume is not None else {}
+    found: tuple[dict[str, Result], dict[str, float]] = ({}, {})
+    if identity and resume is not None:
+        found = resuming.read_further(resume, identity)
+    results, costs = found
+    for name in wanted:
+        if name in results:
+            continue
+        began = time.perf_counter()
+        try:
+            result = registry.further(name)(
+                run.model, tokenizer, run.plan.windows, batch_size=batch_size, progress=progress
             )
-            costs[name] = time.perf_counter() - began
-    return replace(report, further=results, costs=costs)
+        except KeyboardInterrupt:
+            done = ", ".join(["the pass", *results])
+            raise Interrupted(
+                f"stopped in {name}; done: {done}, of which .partial is the report. "
+                f"{_go_on(resume)}",
+                partial=replace(report, further=results, costs=dict(report.costs) | costs),
+            ) from None
+        results[name], costs[name] = result, time.perf_counter() - began
+        if resume is not None:
+            resuming.write_further(resume, identity, results, costs)
+    ordered = {name: results[name] for name in wanted}
+    return replace(
+        report,
+        further=ordered,
+        costs=dict(report.costs) | {name: costs[name] for name in ordered},
+    )
+
+
+def _interrupted(
+    run: Pass, label: str | None, here: ranks.Ranks, resume: Path | None
+) -> Interrupted:
+    """What an interrupted pass leaves: a report over the forwards that are counted as a whole."""
+    mine = here.share(range(len(run.plan.batches)))
+    part, partial = run.plan.part(mine[: run.done]), None
+    states = run.so_far() if run.whole and here.size == 1 and run.done else None
+    # A second Ctrl-C may come between a forward and its count.
+    if states is not None and int(states["core"]["tokens"][0]) == part.tokens > 0:
+        whole = run.plan.windows.n_tokens - run.plan.part(range(len(run.plan.batches))).first
+        name = f"{label}, " if label else ""
+        partial = _report(run, f"{name}{part.tokens:,} of {whole:,} tokens", states, part)
+    kept = "no report, since none is counted as a whole" if partial is None else "their report"
+    return Interrupted(
+        f"stopped after {run.done} of {len(mine)} forwards; .partial is {kept}. {_go_on(resume)}",
+        partial=partial,
+    )
+
+
+def _go_on(resume: Path | None) -> str:
+    if resume is None:
+        return "Give resume=FILE, and the same call goes on where it was interrupted."
+    return (
+        f"The same call goes on from what {resume} holds."
+        if resume.is_file()
+        else (f"Nothing was saved to {resume} yet, so the same call starts anew.")
+    )
 
 
 def prepare(

@@ -95,8 +95,8 @@ class Neighbours(Analysis):
     title: ClassVar[str] = "Layers against each other"
     reading: ClassVar[str] = (
         "A dark cell says that two layers use many neurons at the same tokens. The cosine of "
-        "neighbouring inputs, in the table, says how well one layer's input stands for the next: "
-        "with ReLU² that is all a predictor of zeros needs."
+        "neighbouring inputs, in the table, says how well one layer's input stands for the next, "
+        "which is what the predictor `lookahead` relies on."
     )
 
     def init(self, shape: Shape, device: torch.device) -> State:

@@ -51,10 +51,10 @@ class Passage:
         return raster(
             self.values.float().numpy(),
             self.tokens,
-            [f"{layer}.{neuron}" for layer, neuron in zip(self.layers, self.neurons, strict=True)],
+            [f"L{layer}/N{unit}" for layer, unit in zip(self.layers, self.neurons, strict=True)],
             groups=[str(layer) for layer in self.layers],
             notes=[f"{rate:.1%}" for rate in self.rates],
-            title="Which neurons fire where: layer.neuron, and how often it fires at all",
+            title="Which neurons fire where; on the right, how often over all the text",
             dark=dark,
         )
 

@@ -76,16 +76,30 @@ class Predictability(Result):
 
     @property
     def headline(self) -> str:
-        recall = self.metrics["recall"].value
-        told = [
-            f"{name} {exact.average(recall[:, place]):.1%}"
-            for place, name in enumerate(self.names)
-            if np.isfinite(recall[:, place]).any()
-        ]
-        return f"N = {self.tokens:,} tokens: recall, mean over layers: {', '.join(told)}"
+        place = BUDGETS.index(1.0)
+        ranked, sets = [], []
+        for column, name in enumerate(self.names):
+            held = exact.average(self.at_budget.value[:, column, place])
+            recall, precision = (
+                exact.average(self.metrics[metric].value[:, column])
+                for metric in ("recall", "precision")
+            )
+            if np.isfinite(held):
+                ranked.append(f"{name} {held:.1%}")
+            elif np.isfinite(recall):
+                sets.append(f"{name}, a set of its own size: {recall:.1%} and {precision:.1%}")
+        size = np.clip(np.ceil(self.active), 1, None)
+        hot, right = self.hot[:, place], self.hot[:, place] * self.active / size
+        sets.append(f"hot, a fixed set: {hot.mean():.1%} and {right.mean():.1%}")
+        if ranked:
+            told = ", ".join(ranked)
+            sets.insert(0, f"at a budget of as many neurons as fire, where both are equal: {told}")
+        return (
+            f"N = {self.tokens:,} tokens, mean over layers: recall and precision {'; '.join(sets)}"
+        )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer and predictor: the metrics, their halves, recall at budgets."""
+        """One row per layer and predictor: metrics at its own threshold, recall at budgets."""
         import pandas as pd
 
         layers, count = self.metrics["recall"].value.shape
@@ -118,8 +132,8 @@ class Predictability(Result):
         curves.append(Line("hot", budgets, self.hot.mean(0), None, True))
         return lines(
             curves,
-            x="budget, as a multiple of the neurons that do fire",
-            y="share of them that it holds",
+            x="budget, as a multiple of the neurons that do fire (dotted: as many as fire)",
+            y="recall: share of them that it holds",
             title="What tells the active neurons beforehand, mean over layers",
             mark=1.0,
             dark=dark,
@@ -133,8 +147,9 @@ class Predictors(Analysis):
     title: ClassVar[str] = "Predicting the active neurons"
     reading: ClassVar[str] = (
         "A curve near 1 at a small budget names the active neurons before the layer is computed, "
-        "so that the up projection could be skipped too. In ReLU² a neuron missed near zero costs "
-        "little, because its square is small: compare the weighted recall."
+        "so that the up projection could be skipped too. The table also has recall, precision and "
+        "weighted recall at each predictor's own threshold; the weighted one counts a neuron by "
+        "what it writes, so one missed near zero, whose square is small, costs little."
     )
     names: ClassVar[tuple[str, ...]] = ("previous", "sign", "int8", "int4", "lookahead")
 

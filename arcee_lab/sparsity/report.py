@@ -279,14 +279,20 @@ class SparsityReport:
 
     def figure_rates(self, *, dark: bool = False) -> "Figure":
         """How often neurons fire, layer by layer, on a log axis."""
+        from arcee_lab.views.bands import percent
         from arcee_lab.views.layers import rate_ridges
 
+        half = float(self.rates.flatten().quantile(0.5, interpolation="higher"))
+        title = f"Half of the neurons fire on at most {percent(half)} of tokens"
+        if not half:
+            never = float((self.fired == 0).double().mean())
+            title = f"{percent(never)} of the neurons fired on none of {self.n_tokens:,} tokens"
         return rate_ridges(
             list(self.rates.numpy()),
             floor=1 / self.n_tokens,
             floor_name=f"the left end is one token in {self.n_tokens:,}",
             what="share of tokens on which a neuron fires",
-            title=f"Half of the neurons fire on fewer than {self.rates.median():.1%} of tokens",
+            title=title,
             dark=dark,
         )
 
@@ -379,7 +385,7 @@ class SparsityReport:
     def __repr__(self) -> str:
         zeros = ", ".join(f"{value:.3f}" for value in self.zeros.tolist())
         return (
-            f"SparsityReport({self.model}, {self.dtype}, N={self.n_tokens:,} tokens, "
+            f"SparsityReport({self._named}, {self.dtype}, N={self.n_tokens:,} tokens, "
             f"{int(self.dead.sum())} of {self.fired.numel():,} neurons never fired,\n"
             f"  exact zeros by layer: {zeros})"
         )
@@ -388,10 +394,15 @@ class SparsityReport:
     def headline(self) -> str:
         """The result in one sentence, with its N."""
         return (
-            f"{self.model}, {self.dtype}: {self.zeros.mean():.1%} of activations are exactly zero "
+            f"{self._named}, {self.dtype}: {self.zeros.mean():.1%} of activations are exactly zero "
             f"over N = {self.n_tokens:,} tokens; padding is not counted, and {self.n_first:,} "
             f"first positions stand apart ({self.zeros_first.mean():.1%})"
         )
+
+    @property
+    def _named(self) -> str:
+        """The model, and the text where the report is called by it."""
+        return self.model if self.label == self.model else f"{self.model} on {self.label}"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(self.headline)}.</p>{self.layers_html()}"

@@ -45,8 +45,10 @@ class Peaks(Result):
 
     @property
     def headline(self) -> str:
+        from arcee_lab.views.html import number
+
         return (
-            f"N = {self.tokens:,} tokens: the largest relu(u)² is {self.largest.max():.4g}; "
+            f"N = {self.tokens:,} tokens: the largest relu(u)² is {number(self.largest.max())}; "
             f"{int(self.overflow.max()):,} tokens overflow float16 in the worst layer"
         )
 
@@ -86,7 +88,7 @@ class Spikes(Analysis):
     name: ClassVar[str] = "spikes"
     title: ClassVar[str] = "Spikes"
     reading: ClassVar[str] = (
-        "Near 1 a single neuron writes most of what the layer adds. Squaring widens the gap "
+        "Near 1 a single neuron writes as much as all of the layer adds. Squaring widens the gap "
         "between the strongest neuron and the rest, and doubles the range that a number "
         "format must hold."
     )

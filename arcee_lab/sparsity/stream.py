@@ -4,7 +4,6 @@ Only integers are summed, so batches may be dealt out to ranks and a run may be 
 numbers stay the same to the last bit, as long as each forward computes the same.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,22 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from arcee_lab import storage
-from arcee_lab.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.ranks import Ranks
-from arcee_lab.sparsity import core, drawn, exact
+from arcee_lab.sparsity import core, drawn, exact, resuming
 from arcee_lab.sparsity.analysis import Analysis, Seen, Shape, State, Tokens, combine
 from arcee_lab.sparsity.batches import Job, Plan
 from arcee_lab.sparsity.mlps import Mlp
+from arcee_lab.stopping import StopWish
 from arcee_lab.temporary import without_compiled_code
 from arcee_lab.threads import OneThread
 
@@ -49,6 +45,8 @@ class Pass:
         norms: ‖w_i‖ of every neuron, on the model's device.
         states: What has been counted, by analysis.
         costs: Seconds that the host spent on each analysis, and on the whole in "pass".
+        done: How many of this rank's forwards are in the states.
+        whole: Whether they are in them as a whole: not while one is being counted.
     """
 
     model: Any
@@ -59,6 +57,8 @@ class Pass:
     norms: Float[Tensor, "layer d_mlp"]
     states: dict[str, State] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
+    done: int = 0
+    whole: bool = True
 
     def __post_init__(self) -> None:
         self.states = new_states(self.shape, self.analyses, self.model.device)
@@ -72,44 +72,60 @@ class Pass:
 
         Args:
             here: This process among those of the job.
-            resume: File that the state is saved to now and then and continued from; it is removed
-                at the end.
+            resume: File that the state is saved to now and then and at the end, and continued
+                from.
             progress: Whether to show a bar with tokens/s on stderr.
 
         Returns:
             The states of the whole text, on the CPU, on every rank.
 
         Raises:
-            ValueError: NaN activations, or a resume file of another run.
+            ValueError: NaN activations, or a resume file that is damaged or of another run.
+            KeyboardInterrupt: Ctrl-C, after the forward in which it was pressed; a second one stops
+                at once. `done` and `whole` say what is in the states.
         """
         mine = list(here.share(range(len(self.plan.batches))))
-        done = 0 if resume is None else self._continue(resume, here)
+        run = {} if resume is None else self.identity(here)
+        self.done = 0 if resume is None else self._continue(resume, run, mine)
         sizes = [sum(len(self.plan.windows[row]) for row in self.plan.batches[i][0]) for i in mine]
         bar = tqdm(
             total=sum(sizes),
-            initial=sum(sizes[:done]),
+            initial=sum(sizes[: self.done]),
             unit="tok",
             unit_scale=True,
             disable=not (progress and here.first),
         )
-        began = saved = time.perf_counter()
-        with torch.no_grad(), without_compiled_code(), bar:
-            for job in self.plan.jobs(mine[done:]):
+        saved = time.perf_counter()
+        wish = StopWish("the current forward")
+        with torch.no_grad(), without_compiled_code(), bar, wish:
+            for job in self.plan.jobs(mine[self.done :]):
                 self._forward(job)
-                bar.update(sizes[done])
-                done += 1
+                self.done += 1
+                bar.update(sizes[self.done - 1])
+                last = wish.asked or self.done == len(mine)
                 now = time.perf_counter()
-                if resume is not None and now - saved >= _SAVE_EVERY:
-                    self._refuse_nan()
-                    self._save(resume, done, here)
-                    saved = now
-        self._refuse_nan()
-        self.costs["pass"] += time.perf_counter() - began
-        states = self._gathered(here)
-        if resume is not None:
-            here.barrier()
-            resume.unlink(missing_ok=True)
-        return states
+                if last or (resume is not None and now - saved >= _SAVE_EVERY):
+                    self._refuse_nan()  # waits for the device
+                    self.costs["pass"] += time.perf_counter() - saved
+                    if resume is not None:
+                        self._save(resume, run)
+                    saved = time.perf_counter()
+                if wish.asked:
+                    raise KeyboardInterrupt
+        return self._gathered(here)
+
+    def so_far(self) -> dict[str, State]:
+        """The states of what this rank has counted, on the CPU, as if there were no more."""
+        return self._finished(
+            {
+                name: {key: x.cpu() for key, x in state.items()}
+                for name, state in self.states.items()
+            }
+        )
+
+    def identity(self, here: Ranks) -> dict[str, Any]:
+        """What makes this pass this pass; see `resuming`."""
+        return resuming.identity(self.model, self.plan, list(self.analyses), here)
 
     # ------------------------------------------------------------------ one forward
 
@@ -146,6 +162,7 @@ class Pass:
                 return
             post = args[0].reshape(-1, args[0].shape[-1])
             counted, first, some = there(post)
+            self.whole = False
             with self._timed(CORE):
                 active.append(core.add_layer(self.states[CORE], mlp.layer, post, counted, first))
                 drawn.add_layer(self.states[CORE], mlp.layer, post, some, kept_at)
@@ -188,6 +205,7 @@ class Pass:
                 if name == "losses":
                     losses = self._losses(output[0], job.tokens)
                 analysis.batch(self.states[name], job.tokens, together, losses)
+        self.whole = True
 
     def _losses(self, hidden: Tensor, tokens: Tokens) -> Float[Tensor, " token"] | None:
         if not isinstance(self.model, ArceeForCausalLM):
@@ -231,58 +249,33 @@ class Pass:
         for name in self.costs:
             spent = [float(each[name]) for each in seconds]
             self.costs[name] = max(spent) if name == "pass" else sum(spent)
-        states = {name: combine([part[name] for part in parts]) for name in self.states}
-        states[CORE] = core.finished(states[CORE])
-        return states | {
+        return self._finished({name: combine([part[name] for part in parts]) for name in parts[0]})
+
+    def _finished(self, states: dict[str, State]) -> dict[str, State]:
+        return {CORE: core.finished(states[CORE])} | {
             name: analysis.finished(states[name]) for name, analysis in self.analyses.items()
         }
 
-    def _identity(self, here: Ranks) -> dict[str, Any]:
-        windows = self.plan.windows
-        return {
-            "model": model_name(self.model),
-            "dtype": str(self.model.dtype),
-            "tokens": windows.n_tokens,
-            "ids": int(windows.ids.astype("int64").sum()),
-            "batches": len(self.plan.batches),
-            "share": self.plan.share,
-            "stride": self.plan.stride,
-            "analyses": list(self.analyses),
-            "rank": here.rank,
-            "processes": here.size,
-        }
-
-    def _save(self, path: Path, done: int, here: Ranks) -> None:
+    def _save(self, path: Path, run: dict[str, Any]) -> None:
         flat = {
             f"{name}/{key}": x for name, state in self.states.items() for key, x in state.items()
         }
-        about = {"done": done, "costs": self.costs, **self._identity(here)}
-        tensors = {name: x.detach().cpu().contiguous() for name, x in flat.items()}
-        storage.write_atomic(path, safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+        resuming.write(path, run, {"done": self.done, "costs": self.costs}, flat)
 
-    def _continue(self, path: Path, here: Ranks) -> int:
+    def _continue(self, path: Path, run: dict[str, Any], mine: Sequence[int]) -> int:
         """Takes up a saved state; gives how many of this rank's batches are in it."""
-        if not path.is_file():
+        saved = resuming.read(path, run)
+        if saved is None:
             return 0
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
-            saved = _nested(safetensors.torch.load_file(path))
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise ValueError(f"{path} is damaged; remove it and the run starts anew") from error
-        wanted = self._identity(here)
-        other = [name for name, value in wanted.items() if about.get(name) != value]
-        if other:
-            name = other[0]
-            raise ValueError(
-                f"{path} was saved by another run: its {name} is {about.get(name)!r}, not "
-                f"{wanted[name]!r}. Start it as before, or remove the file and start anew"
-            )
-        for name, state in self.states.items():
-            for key, tensor in state.items():
-                tensor.copy_(saved[name][key])
-        self.costs.update(about["costs"])
-        return int(about["done"])
+        about, flat = saved
+        done = resuming.check_done(path, about.get("done"), len(mine))
+        costs = resuming.check_costs(path, about.get("costs"), set(self.costs))
+        resuming.check_states(path, flat, self.states, self.plan.part(mine[:done]))
+        for name, tensor in flat.items():
+            analysis, key = name.split("/", 1)
+            self.states[analysis][key].copy_(tensor)
+        self.costs.update(costs)
+        return done
 
 
 def new_states(

@@ -157,9 +157,9 @@ class Unions(Analysis):
     name: ClassVar[str] = "unions"
     title: ClassVar[str] = "Neurons used by several tokens together"
     reading: ClassVar[str] = (
-        "Far below the dashed lines, tokens share their neurons, and a batch or a draft of several "
-        "tokens still skips most rows. Exact zeros make the union a plain set: nothing is close "
-        "to zero and used after all."
+        "Where a line is far below its dashed ones, tokens share their neurons, and a batch or a "
+        "draft of several tokens reads fewer rows than chance says. Exact zeros make the union a "
+        "plain set: nothing is close to zero and used after all."
     )
     kept: ClassVar[dict[str, int]] = {"kept_masks": WINDOWS, "kept_keys": WINDOWS}
 
@@ -203,8 +203,8 @@ class Unions(Analysis):
             )
 
     def finished(self, state: State) -> State:
-        filled = int((state["kept_keys"] != 0).sum())
-        return state | {name: state[name][:filled].clone() for name in self.kept}
+        filled = state["kept_keys"] != 0
+        return state | {name: state[name][filled].clone() for name in self.kept}
 
     def result(self, state: State, report: "SparsityReport") -> Usage:
         d_mlp = report.rates.shape[1]

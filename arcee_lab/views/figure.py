@@ -10,6 +10,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.text import Text
 from PIL import Image
 
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, SEQUENTIAL
@@ -74,6 +75,21 @@ def new(height: float, *, width: float = WIDTH, columns: int = 1) -> tuple[Figur
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def titled(figure: Figure, of: str) -> Figure:
+    """Puts what a figure is of before its title, in place.
+
+    Args:
+        figure: A figure in the house style, whose titles are on the left.
+        of: A name, or "" to leave the figure as it is.
+    """
+    name = of.replace("$", r"\$")  # a dollar sign would start matplotlib's mathematics
+    title = next(filter(None, (axes.get_title(loc="left") for axes in figure.axes)), "")
+    for text in figure.findobj(Text) if of and title else ():
+        if isinstance(text, Text) and text.get_text() == title:
+            text.set_text(f"{name}: {title}")
+    return figure
 
 
 def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None) -> bytes:

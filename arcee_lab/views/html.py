@@ -14,9 +14,19 @@ _CELL = "padding:2px 8px;text-align:right;white-space:nowrap;border:1px solid rg
 _HEAD = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
 
 
-def number(value: float | int) -> str:
-    """A number as people read it: from 1,000 up whole with thousands marks, else three digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def number(value: float | int | np.number, *, aligned: bool = False) -> str:
+    """A number as people read it: from 1,000 up whole with thousands marks, else three digits.
+
+    Args:
+        value: The number; beyond 10^15 it is written as a power of ten.
+        aligned: With three digits after the point below 10 and two above: for a column of scores.
+    """
+    size = abs(value)
+    if 1000 <= size < 1e15:
+        return f"{value:,.0f}"
+    if aligned and size < 1000:
+        return f"{value:.3f}" if size < 10 else f"{value:.2f}"
+    return f"{value:.3g}"
 
 
 def token_strip(

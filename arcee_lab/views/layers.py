@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
+from arcee_lab.views.bands import percent
 from arcee_lab.views.figure import Figure, new, style
 from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL
 
@@ -46,6 +48,7 @@ def share_bars(
                 axes.text(layer, 0.03, f"{value:.1%}", ha="center", color="#000000", fontsize=8)
         axes.set_xticks(layers if few else layers[:: max(1, len(share) // 12)])
         axes.set(xlabel="layer", ylabel=what, ylim=(0, 1), xlim=(-0.6, len(share) - 0.4))
+        axes.yaxis.set_major_formatter(FuncFormatter(percent))
         axes.grid(axis="y")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         axes.set_title(title)
@@ -97,6 +100,7 @@ def rate_ridges(
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set(xscale="log", xlim=(floor / 3.2, 1), ylim=(0, len(rates) + 0.4))
+        axes.xaxis.set_major_formatter(FuncFormatter(percent))
         axes.set_xlabel(f"{what}; {floor_name}")
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)

@@ -339,7 +339,7 @@ def test_control_c_finishes_the_shard_and_says_how_to_go_on(tiny, tmp_path, capl
 
 
 def test_a_second_control_c_stops_at_once():
-    from arcee_lab.dump.stopping import StopWish
+    from arcee_lab.stopping import StopWish
 
     with StopWish() as wish:
         signal.raise_signal(signal.SIGINT)

@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from arcee_lab import storage
-from arcee_lab.dump.stopping import StopWish
 from arcee_lab.evals import metrics
 from arcee_lab.evals.heads.sequence import score_sequence
 from arcee_lab.evals.heads.token import label_words
@@ -30,6 +29,7 @@ from arcee_lab.model.adapters import adapted_layers
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.seeds import Seeds
+from arcee_lab.stopping import StopWish
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.training.heads.recipe import HeadRecipe

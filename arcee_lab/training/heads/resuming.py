@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from arcee_lab import storage
-from arcee_lab.dump.stopping import StopWish
+from arcee_lab.stopping import StopWish
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
