@@ -55,9 +55,9 @@ def repair(
     for damage in found.damages:
         folder.size(damage.path)  # refuses a place that leads out of the store
     manifest = Manifest.load(folder)
-    # One token more than the store holds tells a longer text, however much the manifest asks for.
-    most = min(manifest.n_tokens + 1, config_of(manifest).max_tokens or manifest.n_tokens + 1)
-    config = replace(config_of(manifest), max_tokens=most)
+    config = config_of(manifest)
+    if config.max_tokens is not None:  # texts may have no end, and a manifest ask for any number
+        config = replace(config, max_tokens=min(config.max_tokens, max(1, manifest.n_tokens)))
     job = Job(model, tokenizer, texts, config, tags=tags)
     _check_same(manifest, job)
     damaged = sorted({damage.shard for damage in found.damages})
