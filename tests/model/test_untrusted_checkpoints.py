@@ -199,9 +199,9 @@ al.load(folder, head="base")
 main(["sparsity", folder, "--text", {str(text)!r}, "--out", {str(tmp_path / "out")!r}])
 main(["eval", folder, "--tasks", "arcee_demo_agreement_0", "--limit", "1",
       "--out", {str(tmp_path / "scores")!r}])
-from lm_eval import simple_evaluate
-simple_evaluate("arcee-lab", model_args={{"pretrained": folder}}, limit=1,
-                tasks=["arcee_demo_agreement_0"])
+import arcee_lab.evals
+from lm_eval.api.registry import get_model
+get_model("arcee-lab").create_from_arg_string("pretrained=" + folder)
 """
     code += (rest if runs == "all" else "") + "print('end')\n"
     status, shown = on_a_terminal("-c", code)
