@@ -178,14 +178,14 @@ def test_the_file_of_the_run_is_no_link(places, act):
 def test_a_writer_removes_beginnings_and_no_linked_file(places):
     store, outside = places
     (store / RUN_FILE).write_text("{}")
-    (outside / ".x.part").touch()
+    (outside / ".x.0a1b2c3d.part").touch()
     (store / "w").symlink_to(outside)
-    (store / "real" / ".x.part").touch()
+    (store / "real" / ".x.0a1b2c3d.part").touch()
     (store / ".tmp_folder").mkdir()
     with LocalFolder(store).alone():
         pass
-    assert not (store / "real" / ".x.part").exists()
-    assert (outside / ".x.part").exists()
+    assert not (store / "real" / ".x.0a1b2c3d.part").exists()
+    assert (outside / ".x.0a1b2c3d.part").exists()
 
 
 def test_verify_and_repair_leave_a_linked_checkpoint_alone(tmp_path, tiny, capsys):

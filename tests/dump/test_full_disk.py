@@ -15,7 +15,7 @@ from stores import make_store
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig, shards
 from arcee_lab.dump.exports import coo, delphi
-from arcee_lab.dump.folder import LocalFolder, WriteFailed, folder_of
+from arcee_lab.dump.folder import LocalFolder, folder_of
 from arcee_lab.dump.job import Job
 
 FULL = "No space left on device"
@@ -126,7 +126,7 @@ def test_a_dump_on_a_disk_that_is_full_at_any_write(job, tmp_path, monkeypatch):
 def test_the_error_names_the_file(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", Disk(1).refusing(os.replace))
-        with pytest.raises(WriteFailed, match=r"s/a/b\.json cannot be written: No space left"):
+        with pytest.raises(ValueError, match=r"s/a/b\.json cannot be written: No space left"):
             LocalFolder(tmp_path / "s").write("a/b.json", b"{}")
     assert not list(tmp_path.rglob("*.json*"))
 
