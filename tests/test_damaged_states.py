@@ -83,14 +83,16 @@ def test_the_demo(tmp_path):
     told = metadata_of(state)
     tensors = tensors_of(state)
     for key, value in (
-        ("step", "9"),
-        ("step", "-1"),
-        ("tokens", "0"),
-        ("starts", "[0, 0]"),
-        ("starts", "[1]"),
-        ("starts", "[]"),
+        ("step", 9),
+        ("step", -1),
+        ("step", None),
+        ("tokens", 0),
+        ("starts", [0, 0]),
+        ("starts", [1]),
+        ("starts", []),
+        ("starts", 0),
     ):
-        wrong = told | {key: value}
+        wrong = {"about": json.dumps(json.loads(told["about"]) | {key: value})}
         found[f"{key} is {value}"] = lambda wrong=wrong: save_file(tensors, state, metadata=wrong)
     tokenizer = build_tokenizer()
     model, heads = untrained(RECIPE, tokenizer), Heads(RECIPE.d_model, seed=0)

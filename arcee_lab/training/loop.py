@@ -181,12 +181,14 @@ def _save(
         for key, value in moments(optimizer, weight).items():
             tensors[f"optimizer.{key}.{name}"] = value
     step, seen, starts = done
-    metadata = {
-        "step": str(step),
-        "tokens": str(seen),
-        "starts": json.dumps(starts),
+    about = {
+        "step": step,
+        "tokens": seen,
+        "starts": starts,
         "recipe": json.dumps(recipe.settings(), sort_keys=True),
     }
+    # One entry: safetensors writes several in an order that differs between processes.
+    metadata = {"about": json.dumps(about)}
     write_atomic(out / STATE, lambda path: save_file(tensors, path, metadata=metadata))
 
 
@@ -210,10 +212,11 @@ def _resume(
         wanted |= with_moments(name, weight)
     try:
         tensors, metadata = read_state(path, wanted)
-        if metadata.get("recipe") != json.dumps(recipe.settings(), sort_keys=True):
+        about = json.loads(metadata["about"])
+        if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
             raise ValueError("it is of another recipe")
-        step, tokens = int(metadata["step"]), int(metadata["tokens"])
-        starts = [int(start) for start in json.loads(metadata["starts"])]
+        step, tokens = int(about["step"]), int(about["tokens"])
+        starts = [int(start) for start in about["starts"]]
         begun = 0 < len(starts) <= len(recipe.stages) and starts[0] == 0 == min(starts)
         if not (0 < step <= recipe.steps and begun and max(starts) <= step and tokens > 0):
             raise ValueError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
