@@ -131,7 +131,10 @@ def test_every_number_of_every_command_has_bounds():
                 numbers[f"{name} {one.option_strings[0]}"] = one.type
     assert len(numbers) > 20
     unbounded = {name for name, kind in numbers.items() if not hasattr(kind, "most")}
-    assert unbounded == {"train-head --learning-rate"}  # between 0 and 1, which its recipe checks
+    # The first is between 0 and 1, which its recipe checks; the second are four numbers.
+    assert unbounded == {"train-head --learning-rate", "eval --seed"}
+    with pytest.raises(argparse.ArgumentTypeError, match="4294967295"):
+        numbers["eval --seed"](str(2**40))
 
 
 def test_a_recipe_made_in_python_has_the_same_bounds():

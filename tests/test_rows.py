@@ -212,6 +212,7 @@ def test_numbers_of_a_store_and_of_a_page(tmp_path, monkeypatch):
     assert report.n_documents == 1
     # The page without its pictures, which take long to draw.
     monkeypatch.setattr(page, "read_passage", lambda *args: SimpleNamespace(figure=lambda: None))
+    monkeypatch.setattr(page, "titled", lambda figure, of: figure)
     monkeypatch.setattr(page, "png", lambda figure: b"")
     monkeypatch.setattr(page, "report_html", lambda report, shown, domains: shown[0][0])
     page.save_page(tmp_path, report, model, tokenizer, cut(tokenizer, texts, context=64))
@@ -313,7 +314,8 @@ def test_a_column_of_the_command_line(tmp_path, capsys):
     (tmp_path / "acts" / "manifest.json").stat()
     damaged = next((tmp_path / "acts").rglob("*.safetensors"))
     damaged.write_bytes(b"")
-    assert main(["verify", str(tmp_path / "acts"), "--repair"]) == 0
+    named = ["--model", "demo", "--text", str(path), "--text-column", "body"]
+    assert main(["verify", str(tmp_path / "acts"), "--repair", *named]) == 0
     capsys.readouterr()
     words[words.index(str(tmp_path / "acts"))] = str(tmp_path / "zeros")
     assert main(["sparsity", *words, "--max-tokens", "1000"]) == 2

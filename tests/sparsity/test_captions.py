@@ -108,8 +108,8 @@ def test_passages_have_names_of_their_own():
     assert [name for name, _ in several] == ["document 0", "document 1"]
     assert several[0][1] == 0
     assert of("ab", long[:14], "a", long[:13]) == [("document 1", 1), ("document 3", 3)]
-    assert of("ab", "abcd") == [("document 2", 1)]  # none is long: the longest
-    assert of("ab", long[:14]) == [("document 2", 1)]
+    assert of("ab", "abcd") == [("document 1", 1)]  # none is long: the longest
+    assert of("ab", long[:14]) == [("document 1", 1)]
 
 
 def test_the_words_on_empty_blocks_are_those_of_the_numbers():

@@ -326,7 +326,7 @@ def test_leaves_no_hook_and_no_gradient():
     ("texts", "limits", "match"),
     [
         ([], {}, "hold no token"),
-        (["", ""], {}, "one token long"),
+        (["", ""], {}, "hold no token"),
         (["abc"], {"batch_size": 0}, "batch size is 0"),
         (["abc"], {"context": 1}, "context is 1"),
         (["abc"], {"max_tokens": 1}, "one token long"),
@@ -353,7 +353,7 @@ def test_limits_beside_windows_are_an_error():
 
     windows = cut(Letters(), ["abcdef"], context=4)
     for limits in ({"max_tokens": 3}, {"context": 8}):
-        with pytest.raises(ValueError, match="windows that are cut already; give them to cut"):
+        with pytest.raises(ValueError, match="windows that are cut already; give limits to cut"):
             measure(pair()[0], Letters(), windows, **limits)
 
 
