@@ -41,7 +41,7 @@ def wrong_means(state: State, windows: int) -> str | None:
     for name, x in state.items():
         if name.endswith(("_n", "_nn", "_ss", "_windows")) and bool((x < 0).any()):
             return f"{name} is negative"
-        if name.startswith("drawn_"):
+        if "drawn_" in name:
             continue  # those of single tokens, checksums among them
         if name.endswith("_windows") and bool((x > windows).any()):
             return f"{name} counts more than {windows} windows"
@@ -70,7 +70,7 @@ def wrong_states(report: SparsityReport) -> str | None:
     why = wrong_tensors({"norms": report.norms}, norms)
     if why or not bool((report.norms >= 0).all()):  # NaN is not
         return why or "norms holds what is no length"
-    if why := wrong_tensors(counts, core.new_state(shape, meta), core.KEPT_ROWS):
+    if why := wrong_tensors(counts, core.new_state(shape, meta), core.kept_rows(counts)):
         return f"core/{why}"
     if why := core.contradiction(counts):
         return why
