@@ -221,7 +221,7 @@ def _run(
     }
     keeping = None
     if out is not None:
-        storage.remove_beginnings(out)  # of a run that was killed
+        storage.remove_beginnings(Path(out))  # of a run that was killed
         keeping = Keeping(Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings})
     for group in loaded.get("groups", {}).values():
         _require_means(group)
@@ -268,7 +268,7 @@ def _run(
     if isinstance(failure, storage.NotWritten):
         raise failure  # it says so itself; no task is to blame
     if out is not None and (samples or failure is None):
-        result.save(storage.make_folder(out))
+        result.save(storage.make_folder(Path(out)))
     if isinstance(failure, KeyboardInterrupt):
         # Not from the interrupt: a notebook would show where in lm-eval it was.
         raise Interrupted(_kept(result, keeping), partial=result) from None

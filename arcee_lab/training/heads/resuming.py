@@ -65,10 +65,11 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self._file is not None
+        optimizer, schedule = self._both()
         self.store_flos()
         tensors = {name: one.detach().contiguous() for name, one in self._trained().items()}
         for name, one in self._trained().items():
-            kept = moments(self.optimizer, one)
+            kept = moments(optimizer, one)
             tensors |= {f"optimizer.{key}.{name}": kept[key] for key in MOMENTS}
         tensors["generator.torch"] = torch.random.get_rng_state()
         if torch.cuda.is_available():
@@ -78,10 +79,10 @@ class ResumableTrainer(Trainer):
             "progress": asdict(self.state) | {"stateful_callbacks": None},
             "schedule": {
                 key: value
-                for key, value in self.lr_scheduler.state_dict().items()
+                for key, value in schedule.state_dict().items()
                 if key in ("base_lrs", "last_epoch", "_step_count", "_last_lr")
             },
-            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "rates": [group["lr"] for group in optimizer.param_groups],
             "python": random.getstate(),
             "numpy": [kind, np.asarray(words).tolist(), *rest],
         }
@@ -98,21 +99,22 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._file is None:
             return
+        optimizer, schedule = self._both()
         tensors, _ = read_state(self._file, self._wanted())
-        own = self.optimizer.state_dict()
+        own = optimizer.state_dict()
         names = {id(one): name for name, one in self._trained().items()}
         rates = self._told["rates"]
         if len(rates) != len(own["param_groups"]):
             raise damaged(self._file, ValueError(f"it holds {len(rates)} learning rates"))
         state: dict[int, dict[str, Tensor]] = {}
-        trained = [one for group in self.optimizer.param_groups for one in group["params"]]
+        trained = [one for group in optimizer.param_groups for one in group["params"]]
         for number, one in enumerate(trained):
             name = names[id(one)]
             state[number] = {key: tensors[f"optimizer.{key}.{name}"] for key in MOMENTS}
         for group, rate in zip(own["param_groups"], rates, strict=True):
             group["lr"] = rate
-        self.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-        self.lr_scheduler.load_state_dict(self.lr_scheduler.state_dict() | self._told["schedule"])
+        optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+        schedule.load_state_dict(schedule.state_dict() | self._told["schedule"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._file is None:
@@ -130,6 +132,10 @@ class ResumableTrainer(Trainer):
         """There is none: nothing here runs under torch's automatic loss scaling."""
 
     # ------------------------------------------------------------------ what a state holds
+
+    def _both(self) -> tuple[Any, Any]:
+        """The optimizer and the schedule, which Trainer has made by now."""
+        return self.optimizer, self.lr_scheduler
 
     def _trained(self) -> dict[str, Tensor]:
         assert self.model is not None
