@@ -23,6 +23,7 @@ class Named:
 
     @cached_property
     def both(self) -> tuple[Any, Any]:
+        """The model and its tokenizer."""
         return al.load(self.name, device=self.place.device)
 
     def forget(self) -> None:

@@ -29,7 +29,7 @@ def files() -> list[Path]:
 
 def _tests(place: Place, found: Found) -> None:
     found.aim = "no failure"
-    if importlib.util.find_spec("pytest") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("pytest", "hypothesis", "beartype")):
         _without_pytest(place, found)
         return
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]

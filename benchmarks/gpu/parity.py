@@ -115,5 +115,3 @@ def rows() -> list[Row]:
         Row("parity, FlashAttention 2", _flash, packages=("flash_attn",)),
         Row("checkpointed backward", _checkpointed),
     ]
-
-
