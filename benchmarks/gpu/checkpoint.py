@@ -24,7 +24,8 @@ class Named:
     @cached_property
     def both(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
-        return al.load(self.name, device=self.place.device)
+        model, tokenizer = al.load(self.name)
+        return model.to(self.place.device), tokenizer
 
     def forget(self) -> None:
         """Gives the memory back."""

@@ -69,9 +69,15 @@ def _dump(place: Place, found: Found, *, large: Large) -> None:
     found.want(place.dry or held / seconds >= 1e9, f"{held / seconds / 1e9:.2f} GB/s")
 
 
+def _demo(place: Place) -> tuple[Any, Any]:
+    """The demo; `device=` would need accelerate."""
+    model, tokenizer = al.load("demo")
+    return model.to(place.device), tokenizer
+
+
 def _packed(place: Place, found: Found) -> None:
     """Our packed batches against lm-eval's own: the same answers, in less time."""
-    model, tokenizer = al.load("demo", device=place.device)
+    model, tokenizer = _demo(place)
     limit = 4 if place.dry else 200
     seconds, scores = {}, {}
     from arcee_lab.evals.finding import find_tasks
@@ -94,7 +100,7 @@ def _packed(place: Place, found: Found) -> None:
 
 def _sparse_decode(place: Place, found: Found) -> None:
     """For the CPU alone: on a card finding the active rows would wait at every layer."""
-    model, tokenizer = al.load("demo", device=place.device)
+    model, tokenizer = _demo(place)
     prompt = tokenizer("The horses behind the old boat", return_tensors="pt").to(place.device)
     found.aim = "greedy ids of the dense model on the CPU; refused on a card"
     if not place.dry:
@@ -136,9 +142,8 @@ def _compiled_generate(place: Place, found: Found) -> None:
     finally:
         model.forward = plain
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    found.limit = (
-        f"reading the weights of these layers: {weights / place.bandwidth * 1e3:.2f} ms per token"
-    )
+    least = weights / place.bandwidth
+    found.limit = f"reading the weights of these layers: {least * 1e3:.2f} ms per token"
     found.measured |= {"s per token, eager": eager / new, "s per token, compiled": quick / new}
     found.aim = "faster than eager"
     found.want(place.dry or quick < eager, "compiled is not faster")
@@ -189,7 +194,7 @@ def _four_bits(place: Place, found: Found) -> None:
         raise Skipped("4-bit kernels are those of a card")
     from transformers import BitsAndBytesConfig
 
-    full, tokenizer = al.load("demo", device=place.device)
+    full, tokenizer = _demo(place)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
     small, _ = al.load("demo", device=place.device, quantization_config=config)
     inputs = tokenizer("The horses behind the old boat", return_tensors="pt").to(place.device)
