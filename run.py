@@ -10,6 +10,7 @@ usage: python3 run.py [TASK] [ARGUMENTS...]      further arguments go to the tas
   check      ruff check, ruff format --check and pyright
   notebooks  execute notebooks/NN_name.py into notebooks/NN_name.ipynb
   bench      benchmarks/NAME.py or all, in an environment of its own (.venv-bench)
+  gpu        prove it on a GPU, with the Python that runs this file; installs nothing
   lock       constraints.txt from pyproject.toml; --upgrade takes newer versions
 """
 
@@ -30,6 +31,7 @@ TASKS = {
     "check": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "pyright"]],
     "notebooks": [[str(ROOT / "notebooks" / "build.py")]],
     "bench": [[str(ROOT / "benchmarks")]],
+    "gpu": [[str(ROOT / "benchmarks" / "gpu")]],
     "lock": [["-m", "uv", "pip", "compile", "pyproject.toml", "-o", "constraints.txt", "--quiet"]],
 }
 
@@ -79,14 +81,15 @@ def main(argv):
         return 0
     if task not in TASKS:
         fail(f"there is no task {task!r}; choose one of: {', '.join(TASKS)}", code=2)
-    python = environment(*((".venv-bench", "dev,bench") if task == "bench" else (".venv", "dev")))
+    kind = (".venv-bench", "dev,bench") if task == "bench" else (".venv", "dev")
+    python = sys.executable if task == "gpu" else environment(*kind)
     if task == "test":
         fast = [] if "--all" in rest else ["-m", "not slow"]
         rest = fast + [word for word in rest if word != "--all"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would eat the cores
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the child's to answer
-    cwd = None if task in ("tour", "lab") else ROOT  # these two read paths of the user's
+    cwd = None if task in ("tour", "lab", "gpu") else ROOT  # these read paths of the user's
     codes = [subprocess.call([python, *command, *rest], cwd=cwd) for command in TASKS[task]]
     code = next((code for code in codes if code), 0)
     return code if code >= 0 else 128 - code  # as shells report a signal

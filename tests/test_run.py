@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TASKS = ["tour", "setup", "test", "lab", "check", "notebooks", "bench", "lock"]
+TASKS = ["tour", "setup", "test", "lab", "check", "notebooks", "bench", "gpu", "lock"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def calls(run, monkeypatch):
 
 def test_is_short_and_plain():
     source = (ROOT / "run.py").read_text()
-    assert len(source.splitlines()) < 100
+    assert len(source.splitlines()) < 105
     lines = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert {line.split()[1].partition(".")[0] for line in lines} <= sys.stdlib_module_names
 
@@ -109,7 +109,8 @@ def test_paths_of_the_user_keep_their_folder(run, calls):
     for task in TASKS:
         run.main([task])
     stay = [command for command, cwd in calls.seen if cwd is None]
-    assert {command[4] for command in stay} == {"tour", "lab"}
+    named = {command[4] if len(command) > 4 else Path(command[1]).name for command in stay}
+    assert named == {"tour", "lab", "gpu"}
     assert all(cwd in (None, ROOT) for _, cwd in calls.seen)
 
 
@@ -117,6 +118,13 @@ def test_paths_of_the_user_keep_their_folder(run, calls):
 def test_exit_code_is_the_childs(run, calls, codes, expected):
     calls.codes = list(codes)
     assert run.main(["test"]) == expected
+
+
+def test_gpu_takes_the_python_that_runs_it_and_installs_nothing(run, calls, monkeypatch):
+    monkeypatch.setattr(run, "environment", lambda *names: pytest.fail("it would install"))
+    calls.codes = [3]
+    assert run.main(["gpu", "--dry-run"]) == 3
+    assert calls.seen == [([sys.executable, str(ROOT / "benchmarks" / "gpu"), "--dry-run"], None)]
 
 
 def test_check_runs_all_and_fails_for_any(run, calls):

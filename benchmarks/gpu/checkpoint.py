@@ -23,7 +23,9 @@ class Named:
 
     @cached_property
     def both(self) -> tuple[Any, Any]:
-        return al.load(self.name, device=self.place.device)
+        """The model and its tokenizer."""
+        model, tokenizer = al.load(self.name)
+        return model.to(self.place.device), tokenizer
 
     def forget(self) -> None:
         """Gives the memory back."""

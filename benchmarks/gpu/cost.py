@@ -28,6 +28,7 @@ class Large:
 
     @property
     def model(self) -> Any:
+        """The model."""
         if self._model is None:
             self._model = shapes.large(self.place)
         return self._model
@@ -37,6 +38,7 @@ class Large:
         self._model = None
 
     def inputs(self, rows: int, length: int) -> dict[str, Any]:
+        """A batch without padding, of which the forward gives the last logits."""
         rows, length = shapes.size(self.place, rows, length)
         # Only the last logits: those of all tokens would take more than the model.
         return shapes.batch(self.model, rows, length) | {"logits_to_keep": 1, "use_cache": False}
@@ -57,15 +59,22 @@ class Large:
 
 
 def _measured(
-    large: Large, found: Found, work: Callable[[], Any], *, plain: float, aim: float
+    large: Large,
+    found: Found,
+    work: Callable[[], Any],
+    *,
+    plain: float,
+    idle: int | None,
+    aim: float,
 ) -> None:
+    """Times a call; transformers itself waits now and then, so that is counted apart."""
     place = large.place
     waits, peak = place.waits(work), place.peak(work)
     seconds = place.seconds(work, repeats=3)
     found.measured |= {"s": seconds, "times the forward": seconds / plain}
-    found.measured |= {"host waits": waits, "peak bytes": peak}
-    found.aim = f"<= {aim} x the forward, and no host wait"
-    assert not waits, f"the host waited {waits} times"
+    found.measured |= {"host waits": waits, "of the forward itself": idle, "peak bytes": peak}
+    found.aim = f"<= {aim} x the forward, and no host wait beyond its own"
+    assert (waits or 0) <= (idle or 0), f"the host waited {waits} times, in the forward {idle}"
     found.want(place.dry or seconds <= aim * plain, f"{seconds / plain:.2f} x the forward")
 
 
@@ -92,8 +101,10 @@ def _capture(place: Place, found: Found, *, large: Large) -> None:
     assert torch.equal(acts[name], seen[0]), "what was captured is not what down_proj reads"
     held = sum(x.numel() * x.element_size() for x in acts.values())
     found.measured["captured bytes"] = held
-    del acts, seen
-    _measured(large, found, work, plain=plain, aim=_AIMS["capture"])
+    acts.take(), seen.clear()
+    del acts
+    idle = place.waits(lambda: model(**inputs))
+    _measured(large, found, work, plain=plain, idle=idle, aim=_AIMS["capture"])
 
 
 @torch.no_grad()
@@ -132,7 +143,7 @@ def _reducers() -> dict[str, tuple[str, reducers.Reducer]]:
 
 @torch.no_grad()
 def _reduce(place: Place, found: Found, *, large: Large, name: str) -> None:
-    """On the card, with no host wait, and in one layer against the same update on captured values."""
+    """On the card with no host wait; one layer against the same update on captured values."""
     site, reducer = _reducers()[name]
     model, inputs = large.model, large.inputs(4, 1024)
     plain = large.plain(4, 1024, found)
@@ -160,7 +171,8 @@ def _reduce(place: Place, found: Found, *, large: Large, name: str) -> None:
         torch.testing.assert_close(tensor, again[what], rtol=1e-10, atol=1e-12)
     del acts, values, again, stats
     aim = _AIMS["FiringRate" if name == "FiringRate" else "reducer"]
-    _measured(large, found, work, plain=plain, aim=aim)
+    idle = place.waits(lambda: model(**inputs))
+    _measured(large, found, work, plain=plain, idle=idle, aim=aim)
     read = _bytes_read(model, inputs, site)
     found.limit += f"; values read once more: {read / large.place.bandwidth * 1e3:.1f} ms"
 
@@ -184,10 +196,11 @@ def _pattern(place: Place, found: Found, *, large: Large) -> None:
     acts, logits = work()
     assert torch.equal(logits, model(**inputs).logits), "reading patterns changed the logits"
     sums = acts["layers.0.self_attn.hook_pattern"].float().sum(-1)
-    length = sums.shape[-1]
-    assert float((sums - 1).abs().max()) <= length * 2**-9, "rows of a pattern do not add up to 1"
-    del acts
-    _measured(large, found, work, plain=plain, aim=_AIMS["pattern"])
+    # In bf16 each weight is off by 2^-9 of itself, and so is their sum; twice that for safety.
+    assert float((sums - 1).abs().max()) <= 2**-8, "rows of a pattern do not add up to 1"
+    del acts, logits
+    idle = place.waits(lambda: model(**inputs))
+    _measured(large, found, work, plain=plain, idle=idle, aim=_AIMS["pattern"])
 
 
 def _attribution(place: Place, found: Found, *, large: Large) -> None:
@@ -218,9 +231,9 @@ def trace(large: Large, path: Any) -> None:
 
     model, inputs = large.model, large.inputs(1, 1024)
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (not large.place.dry)
-    with profile(activities=kinds) as found:
-        with al.capture(model, {POST: reducers.FiringRate()}), al.capture(model, POST):
-            model(**inputs)
+    rates = {POST: reducers.FiringRate()}
+    with profile(activities=kinds) as found, al.capture(model, rates), al.capture(model, POST):
+        model(**inputs)
     found.export_chrome_trace(str(path))
 
 

@@ -1,4 +1,4 @@
-"""The tests that are marked `gpu`: through pytest, or where it is missing by a runner of its own."""
+"""The tests that are marked `gpu`: through pytest, or where it is missing a runner of our own."""
 
 import importlib.util
 import inspect
@@ -29,7 +29,7 @@ def files() -> list[Path]:
 
 def _tests(place: Place, found: Found) -> None:
     found.aim = "no failure"
-    if importlib.util.find_spec("pytest") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("pytest", "hypothesis", "beartype")):
         _without_pytest(place, found)
         return
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
@@ -47,6 +47,9 @@ def _tests(place: Place, found: Found) -> None:
 def _without_pytest(place: Place, found: Found) -> None:
     """Runs what needs no more of pytest than marks, `tiny`, `tmp_path` and `run_clean`."""
     sys.modules["pytest"] = stand_in()
+    if importlib.util.find_spec("hypothesis") is None:  # no marked test uses it
+        for name in ("hypothesis", "hypothesis.strategies"):
+            sys.modules[name] = _Nothing()  # type: ignore[assignment]
     for folder in (TESTS, *{path.parent for path in files()}):
         sys.path.append(str(folder))
     counts = {"passed": 0, "skipped": 0}
@@ -58,7 +61,7 @@ def _without_pytest(place: Place, found: Found) -> None:
             unread.append(f"{path.name}: {error}")
             continue
         for name, test in vars(module).items():
-            for arguments in _marked(test) if name.startswith("test_") else ():
+            for arguments in _marked(test) if inspect.isfunction(test) else ():
                 try:
                     if not place.dry:
                         _call(test, arguments)
@@ -75,6 +78,18 @@ def _without_pytest(place: Place, found: Found) -> None:
 
 class _Skip(Exception):
     pass
+
+
+class _Nothing:
+    """Stands for a module and all that is in it; decorators make nothing of what they get."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *given: Any, **named: Any) -> "_Nothing":
+        return self
 
 
 class _Case(tuple):
@@ -135,9 +150,10 @@ def _raises(kind: Any, match: str = "") -> Iterator[None]:
     try:
         yield
     except kind as error:
-        assert re.search(match, str(error)), f"{error} does not match {match!r}"
-        return
-    raise AssertionError(f"{kind} was not raised")
+        said = str(error)
+    else:
+        raise AssertionError(f"{kind} was not raised")
+    assert re.search(match, said), f"{said} does not match {match!r}"
 
 
 def _skip(reason: str = "", **named: Any) -> None:

@@ -88,7 +88,7 @@ def _flash(place: Place, found: Found) -> None:
 
 
 def _checkpointed(place: Place, found: Found) -> None:
-    """Gradients with the layers computed twice against the plain ones; the card adds in any order."""
+    """Gradients with layers computed twice against plain ones; a card adds in any order."""
     model = shapes.medium(place, dtype=torch.float32, attn="sdpa").train()
     inputs = shapes.batch(model, *shapes.size(place, 4, 96))
     grads = []
@@ -115,5 +115,3 @@ def rows() -> list[Row]:
         Row("parity, FlashAttention 2", _flash, packages=("flash_attn",)),
         Row("checkpointed backward", _checkpointed),
     ]
-
-

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Place:
         size = 2**20 if dry else 2**31
         a = torch.zeros(size, dtype=torch.uint8, device=device)
         b = torch.empty_like(a)
-        bandwidth = 2 * size / bare.seconds(lambda: b.copy_(a))
+        bandwidth = 2 * size / bare.seconds(partial(b.copy_, a))
         del a, b
         width = 256 if dry else 8192
         x = torch.randn(width, width, device=device, dtype=torch.bfloat16)

@@ -62,7 +62,11 @@ def write(folder: Path, place: Place, outcomes: Sequence[Outcome]) -> str:
 def _table(known: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     lines = ["# GPU proof", ""]
     lines += [f"- {name}: {_number(value)}" for name, value in known.items()]
-    lines += ["", "| row | core | state | s | measured | limit | aim |", "|---|---|---|---:|---|---|---|"]
+    lines += [
+        "",
+        "| row | core | state | s | measured | limit | aim |",
+        "|---|---|---|---:|---|---|---|",
+    ]
     for one in outcomes:
         found = one.found
         measured = "; ".join(f"{name} {_number(value)}" for name, value in found.measured.items())

@@ -2,9 +2,11 @@
 
 import gc
 import importlib.util
+import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -87,13 +89,33 @@ class Outcome:
         return asdict(self)
 
 
-def run(row: Row, place: Place, *, ends: float) -> Outcome:
+@contextmanager
+def _alarm(at: float) -> Iterator[None]:
+    """Ends what runs too long; a compiler knows no limit of its own."""
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError("the time of the proof is used up")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, at - time.monotonic()))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(row: Row, place: Place, *, ends: float, hard_end: float) -> Outcome:
     """Runs a row; nothing that it raises gets out.
 
     Args:
         row: The row.
         place: Where.
         ends: Time on `time.monotonic` after which no row begins.
+        hard_end: Time after which none goes on.
     """
     found, began = Found(), time.monotonic()
     reason = row.missing()
@@ -102,7 +124,8 @@ def run(row: Row, place: Place, *, ends: float) -> Outcome:
     state: State = "skipped"
     if not reason:
         try:
-            row.work(place, found)
+            with _alarm(hard_end):
+                row.work(place, found)
             state, reason = ("missed" if found.missed else "passed"), "; ".join(found.missed)
         except Skipped as error:
             reason = str(error)

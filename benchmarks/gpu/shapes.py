@@ -45,9 +45,7 @@ def large(place: Place, *, attn: str = "sdpa", **overrides: Any) -> ArceeForCaus
     return _made(place, config, dtype=torch.bfloat16, attn=attn)
 
 
-def _made(
-    place: Place, config: ArceeConfig, *, dtype: torch.dtype, attn: str
-) -> ArceeForCausalLM:
+def _made(place: Place, config: ArceeConfig, *, dtype: torch.dtype, attn: str) -> ArceeForCausalLM:
     torch.manual_seed(0)  # a process of its own
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -60,7 +58,7 @@ def _made(
 
 
 def reference(ours: ArceeForCausalLM) -> Any:
-    """transformers' own Arcee with the same weights and kernel."""
+    """Transformers' own Arcee with the same weights and kernel."""
     from transformers.models.arcee import configuration_arcee, modeling_arcee
 
     fields = ours.config.to_dict() | {"use_cache": True}
