@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arcee_lab import attention, dump, evals, interventions, patching, reducers, sparsity, trace
-    from arcee_lab.answering import answer
-    from arcee_lab.compiled import capture_compiled
-    from arcee_lab.decode import sparse_decode
+    from arcee_lab.heads.answers import answer
     from arcee_lab.interventions import (
         Ablate,
         Add,
@@ -30,11 +28,13 @@ if TYPE_CHECKING:
         TopK,
         intervene,
     )
+    from arcee_lab.model.auto_classes import register
     from arcee_lab.model.loading import load
-    from arcee_lab.model.register import register
     from arcee_lab.patching import patch_attribution, patch_sweep
-    from arcee_lab.planning import plan
-    from arcee_lab.recording import capture
+    from arcee_lab.recording.capturing import capture
+    from arcee_lab.recording.compiled_capture import capture_compiled
+    from arcee_lab.recording.memory import plan
+    from arcee_lab.sparsity.decoding import sparse_decode
     from arcee_lab.trace import to_nnsight
 
 __all__ = [
@@ -72,15 +72,15 @@ __all__ = [
 # Public name -> module it lives in; torch and transformers load at the first use of one of them,
 # so that `arcee-lab --help` answers at once.
 _HOMES = {
-    "answer": "arcee_lab.answering",
-    "capture": "arcee_lab.recording",
-    "capture_compiled": "arcee_lab.compiled",
+    "answer": "arcee_lab.heads.answers",
+    "capture": "arcee_lab.recording.capturing",
+    "capture_compiled": "arcee_lab.recording.compiled_capture",
     "load": "arcee_lab.model.loading",
     "patch_attribution": "arcee_lab.patching",
     "patch_sweep": "arcee_lab.patching",
-    "plan": "arcee_lab.planning",
-    "register": "arcee_lab.model.register",
-    "sparse_decode": "arcee_lab.decode",
+    "plan": "arcee_lab.recording.memory",
+    "register": "arcee_lab.model.auto_classes",
+    "sparse_decode": "arcee_lab.sparsity.decoding",
     "to_nnsight": "arcee_lab.trace",
 }
 _HOMES |= dict.fromkeys(

@@ -20,12 +20,12 @@ from results import RESULTS, keep_pages, write_section
 from targets import Verdicts
 
 import arcee_lab as al
+from arcee_lab.data.windows import Windows
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folder import LocalFolder
-from arcee_lab.dump.job import Job
+from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.writing.job import Job
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
-from arcee_lab.texts import Windows
 
 DEMO, AFM = 1.5, 1.15
 # With the last site of the backbone, since a dump ends each forward at the last site it wants.

@@ -29,9 +29,9 @@ from safetensors.torch import load_file, save_file
 from targets import Verdicts, cpu
 
 import arcee_lab as al
+from arcee_lab.data.windows import cut
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.texts import cut
 
 FLAT = 1.05
 

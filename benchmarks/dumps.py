@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 from targets import Verdicts, cpu
 
 import arcee_lab as al
-from arcee_lab.dump import shards
-from arcee_lab.dump.block import Block
-from arcee_lab.dump.layouts import Builder
-from arcee_lab.dump.manifest import Manifest, StoredShard, StoredSite, shard_path
-from arcee_lab.dump.tokens import Tokens
+from arcee_lab.dump.format import shard_files
+from arcee_lab.dump.format.block import Block
+from arcee_lab.dump.format.layouts import Builder
+from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
+from arcee_lab.dump.format.token_table import Tokens
 
 TOKENS, WIDTH, BATCH = 4096, 18_432, 1024
 SIZES = {0.80: (0.41, 0.25), 0.90: (0.21, 0.14), 0.97: (0.07, 0.05)}
@@ -67,7 +67,7 @@ def write_shard(x: torch.Tensor, folder: Path) -> None:
     builder = Builder("neuron", width=WIDTH, dtype=x.dtype)
     for rows in x.split(BATCH):
         builder.add(rows)
-    shards.write(folder, "again.safetensors", builder.finish())
+    shard_files.write(folder, "again.safetensors", builder.finish())
 
 
 def ask_store(folder: Path, units: list[int]) -> None:
@@ -81,8 +81,8 @@ def one_shard(folder: Path, block: Block) -> al.dump.Store:
     number = torch.arange(TOKENS, dtype=torch.int32)
     yes = torch.ones(TOKENS, dtype=torch.bool)
     tokens = Tokens(number % 50, number % 512, number // 512, number // 512, yes, number % 512 == 0)
-    file = shards.write(folder, shard_path(SITE, 0), block)
-    known = shards.write(folder, shard_path("tokens", 0), tokens)
+    file = shard_files.write(folder, shard_path(SITE, 0), block)
+    known = shard_files.write(folder, shard_path("tokens", 0), tokens)
     Manifest(
         model={"name": "x", "fingerprint": "x", "dtype": "float16", "config": {}},
         tokenizer={"name": "x", "fingerprint": "x"},

@@ -25,18 +25,20 @@ from paired import Paired, measure
 from results import RESULTS, keep_pages, ratio_table, write_section
 
 import arcee_lab as al
+from arcee_lab.data.limits import default_context
+from arcee_lab.data.windows import Windows, cut
 from arcee_lab.demo.world import documents
-from arcee_lab.limits import default_context
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.model.layers import ArceeMLP
-from arcee_lab.ranks import Ranks
-from arcee_lab.sparsity import batches, core, registry
-from arcee_lab.sparsity.analysis import Seen, Shape
-from arcee_lab.sparsity.estimate import state_bytes
-from arcee_lab.sparsity.measure import prepare
-from arcee_lab.sparsity.mlps import Mlp
-from arcee_lab.sparsity.stream import new_states
-from arcee_lab.texts import Windows, cut
+from arcee_lab.runs.ranks import Ranks
+from arcee_lab.sparsity import registry
+from arcee_lab.sparsity._measure import prepare
+from arcee_lab.sparsity.core import every_token
+from arcee_lab.sparsity.run_estimate import state_bytes
+from arcee_lab.sparsity.sampled.mlps import Mlp
+from arcee_lab.sparsity.streamed import schedule
+from arcee_lab.sparsity.streamed.analysis import Seen, Shape
+from arcee_lab.sparsity.streamed.runner import new_states
 
 SHARE = 8
 CORE, ALL = "core, every token", f"all analyses, 1 window in {SHARE}"
@@ -69,7 +71,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
     # All windows are shown, and predictors are tried as in those windows that they are tried in.
-    plan = replace(batches.plan(windows, batch_size=4, share=1), every=batches.EVERY)
+    plan = replace(schedule.plan(windows, batch_size=4, share=1), every=schedule.EVERY)
     (job,) = plan.jobs([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]
@@ -81,7 +83,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         norms = mlp.write_norms()
     rows = job.tokens.places
     losses = torch.rand(len(rows))
-    active = core.add_layer(states["core"], 0, post, rows, job.first)
+    active = every_token.add_layer(states["core"], 0, post, rows, job.first)
 
     def seen() -> Seen:
         # As in the pass: the rows that count are copied out.
@@ -90,8 +92,8 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
         return Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
 
     def add_core() -> None:
-        found = core.add_layer(states["core"], 0, post, rows, job.first)
-        core.add_batch(states["core"], job.tokens, len(job.first), found[:, None])
+        found = every_token.add_layer(states["core"], 0, post, rows, job.first)
+        every_token.add_batch(states["core"], job.tokens, len(job.first), found[:, None])
 
     def add(*chosen: str) -> Callable[[], None]:
         def call() -> None:
@@ -113,7 +115,7 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
 
 def at_share(found: dict[str, Paired]) -> Paired:
     """The core at every token and the others at 1 window in 8, put together from their ratios."""
-    tried = 1 / batches.SPREAD  # of these windows, the part in which predictors are tried
+    tried = 1 / schedule.SPREAD  # of these windows, the part in which predictors are tried
 
     def together(core: float, shown: float, spared: float) -> float:
         return core + (tried * shown + (1 - tried) * spared) / SHARE
@@ -272,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{'keeps' if kept else 'may return'} freed pages. Analyses are timed on every window, "
         "alone and one after the other as in the pass, where they share the rows that are copied "
         "out and the list of neurons that fire; predictors on 1 token in "
-        f"{batches.EVERY}, which is done in every fourth window of the share (from 256 windows "
+        f"{schedule.EVERY}, which is done in every fourth window of the share (from 256 windows "
         "on), so that the row of 1 window in 8 is the core, 1/32 of all analyses and 3/32 of all "
         "but predictors.",
         path=args.out,

@@ -190,7 +190,7 @@ pd.DataFrame(rows, columns=columns).round(2)
 # filled where the neuron is above its level. On the right, F1 on all the documents kept back.
 
 # %% tags=["readme"]
-from arcee_lab.views.raster import raster
+from arcee_lab.views.figures.raster import raster
 
 shown = next(story for story in confirm if 20 <= len(story.words) <= 27)
 start = sum(len(story.words) for story in confirm[: confirm.index(shown)])
@@ -249,7 +249,7 @@ frame.round(2)
 # subject, "lamp", to the verb, "finds".
 
 # %%
-from arcee_lab.views.patterns import patterns
+from arcee_lab.views.figures.patterns import patterns
 
 layer = int(looks.argmax()) // config.num_attention_heads
 heads = sorted(looks[layer].topk(min(3, config.num_attention_heads)).indices.tolist())

@@ -168,7 +168,7 @@ stats
 # exact, and hardly anything is small.
 
 # %%
-from arcee_lab.views.figure import new, style
+from arcee_lab.views.figures.figure import new, style
 
 layers = range(min(config.num_hidden_layers, 6))
 with style():
@@ -282,7 +282,7 @@ heads.figure()
 # the second time.
 
 # %%
-from arcee_lab.views.patterns import patterns
+from arcee_lab.views.figures.patterns import patterns
 
 
 def ranked(values):

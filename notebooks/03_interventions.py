@@ -269,7 +269,7 @@ pd.DataFrame(
 # %%
 import numpy as np
 
-from arcee_lab.views.curves import Line, lines
+from arcee_lab.views.figures.curves import Line, lines
 
 draws, x = controls.mean(-1), np.array(counts)  # [count, draw]
 full = np.full(len(counts), float(untouched.mean()))

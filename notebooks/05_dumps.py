@@ -21,7 +21,7 @@ import torch
 import arcee_lab as al
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.tagging import Tag
+from arcee_lab.dump.writing.tags import Tag
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +83,7 @@ store.sites().round(3)
 # they were computed in. Here is how much smaller that is, layer by layer.
 
 # %%
-from arcee_lab.views.figure import new, style
+from arcee_lab.views.figures.figure import new, style
 from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL
 
 neurons = store.sites()[store.sites()["layout"] == "neuron"]

@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 import arcee_lab as al
-from arcee_lab.evals.finding import find_tasks
-from arcee_lab.evals.levels import random_control, top_k
+from arcee_lab.evals.sweep_levels import random_control, top_k
+from arcee_lab.evals.tasks.find import find_tasks
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +56,7 @@ shown.round(3)
 # across it the ceiling.
 
 # %%
-from arcee_lab.views.figure import new, style
+from arcee_lab.views.figures.figure import new, style
 from arcee_lab.views.scale import CATEGORIES
 
 shares = shown[shown["metric"] != "nats_per_word"].iloc[::-1]

@@ -9,9 +9,9 @@ from dataclasses import fields
 
 import pytest
 
-from arcee_lab import bounds
 from arcee_lab.cli import build_parser, main
 from arcee_lab.dump.config import DumpConfig
+from arcee_lab.runs import bounds
 
 SMALL = ["--world", "story", "--max-tokens", "600", "--batch-size", "8", "--shard-tokens", "256"]
 SITES = ["--sites", "layers.0:2.mlp.hook_post"]
@@ -145,7 +145,6 @@ def damaged(written, tmp_path):
 def test_repair_opens_only_what_is_named(
     damaged, capsys, monkeypatch, tmp_path, told, given, suggested
 ):
-    from arcee_lab import texts
     from arcee_lab.model import loading
 
     def opened(*args, **options):

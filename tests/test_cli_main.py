@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from arcee_lab import bounds
 from arcee_lab.interrupted import Interrupted
+from arcee_lab.runs import bounds
 
 
 @pytest.fixture

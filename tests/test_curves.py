@@ -6,8 +6,8 @@ import pytest
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_baseline_has_the_colour_of_its_curve_and_a_band_its_interval(dark):
-    from arcee_lab.views.curves import Line, lines
-    from arcee_lab.views.figure import png
+    from arcee_lab.views.figures.curves import Line, lines
+    from arcee_lab.views.figures.figure import png
 
     x = np.array([1, 2, 4])
     curves = [
@@ -31,7 +31,7 @@ def test_a_baseline_has_the_colour_of_its_curve_and_a_band_its_interval(dark):
 
 
 def test_many_curves_take_the_sequential_scale():
-    from arcee_lab.views.curves import Line, lines
+    from arcee_lab.views.figures.curves import Line, lines
 
     x = np.arange(3)
     figure = lines([Line(f"layer {n}", x, x + n) for n in range(36)], x="x", y="y")
@@ -41,7 +41,7 @@ def test_many_curves_take_the_sequential_scale():
 
 
 def test_a_grid_shows_few_of_many_labels_and_leaves_nan_blank():
-    from arcee_lab.views.curves import grid
+    from arcee_lab.views.figures.curves import grid
 
     cells = np.arange(200.0).reshape(2, 100)
     cells[0, 0] = np.nan

@@ -10,7 +10,7 @@ from hypothesis import given
 from torch import nn
 
 import arcee_lab as al
-from arcee_lab.decode import MOST_TOKENS, TRIAL
+from arcee_lab.sparsity.decoding import MOST_TOKENS, TRIAL
 
 POST = "layers.*.mlp.hook_post"
 PROMPTS = (
@@ -72,7 +72,7 @@ def test_batches_beams_and_no_cache(demo, how):
     seed=st.integers(0, 99),
 )
 def test_one_layer_is_the_plain_sum(tokens, d_mlp, d_model, density, bias, dtype, seed):
-    from arcee_lab.decode import _Down
+    from arcee_lab.sparsity.decoding import _Down
 
     generator = torch.Generator().manual_seed(seed)
     linear = nn.Linear(d_mlp, d_model, bias=bias).to(dtype)

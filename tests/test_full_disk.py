@@ -9,9 +9,9 @@ import pytest
 from full_disk import files_of, fill_at_every_write, full_disk
 
 import arcee_lab as al
-from arcee_lab import storage
 from arcee_lab.cli import main
-from arcee_lab.evals.finding import find_tasks
+from arcee_lab.evals.tasks.find import find_tasks
+from arcee_lab.runs import storage
 from arcee_lab.training import Recipe, Stage, train
 from arcee_lab.training.heads import HeadRecipe, fitting, read_labelled, resuming, train_head
 
@@ -141,7 +141,7 @@ def test_training_a_head(tmp_path, monkeypatch):
 
 def test_reports_of_sparsity(demo, tmp_path, monkeypatch):
     """Of the pictures, which take the time, one stands for all."""
-    figures = import_module("arcee_lab.views.figure")
+    figures = import_module("arcee_lab.views.figures.figure")
     monkeypatch.setattr(figures, "png", lambda figure: b"picture")
     for name in ("figure_layers", "figure_rates", "figure_tokens"):
         monkeypatch.setattr(al.sparsity.SparsityReport, name, lambda self, **more: None)

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 
 import arcee_lab as al
-from arcee_lab.storage import claim
+from arcee_lab.runs.storage import claim
 from arcee_lab.training.heads import HeadRecipe, fitting, read_labelled, resuming, train_head
 
 

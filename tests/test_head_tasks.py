@@ -8,8 +8,8 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 import arcee_lab as al
-from arcee_lab.evals.finding import find_tasks
-from arcee_lab.evals.standard.classified import BY_TASK
+from arcee_lab.evals.tasks.datasets.classification import BY_TASK
+from arcee_lab.evals.tasks.find import find_tasks
 from arcee_lab.training.heads import HeadRecipe, read_labelled, train_head
 from arcee_lab.training.heads.labelled import file_of
 

@@ -5,9 +5,9 @@ import os
 import pytest
 
 import arcee_lab as al
-from arcee_lab import storage
-from arcee_lab.hub import is_hub_id
-from arcee_lab.texts import read_dataset
+from arcee_lab.data.windows import read_dataset
+from arcee_lab.runs import storage
+from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.labelled import read_labelled
 
 
@@ -151,7 +151,7 @@ def test_a_folder_of_labelled_files_is_a_data_set(tmp_path):
 
 
 def test_a_missing_qa_head_names_no_command_that_cannot_fit_one():
-    from arcee_lab.evals.routing import Heads
+    from arcee_lab.evals.head_routing import Heads
 
     heads = Heads({}, lambda source, head: None, None)
     with pytest.raises(ValueError, match="train-head` does not fit"):

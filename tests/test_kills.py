@@ -13,7 +13,7 @@ from full_disk import files_of
 
 import arcee_lab as al
 from arcee_lab.demo import MIX
-from arcee_lab.evals.finding import find_tasks
+from arcee_lab.evals.tasks.find import find_tasks
 from arcee_lab.training import Recipe, Stage, train
 from arcee_lab.training.heads import HeadRecipe, fitting, read_labelled, resuming, train_head
 

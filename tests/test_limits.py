@@ -5,9 +5,9 @@ import re
 import pytest
 
 import arcee_lab as al
+from arcee_lab.data.limits import windows_of
+from arcee_lab.data.windows import cut
 from arcee_lab.dump import DumpConfig
-from arcee_lab.limits import windows_of
-from arcee_lab.texts import cut
 
 TEXTS = [" The dogs near the barn sleep .", " The lamp finds the red king ."]
 

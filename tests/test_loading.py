@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import is_flash_attn_2_available
 
 import arcee_lab as al
-from arcee_lab.model.selfcheck import self_check
+from arcee_lab.model.checks.selfcheck import self_check
 
 HEADS = ["base", "causal", "sequence", "token", "qa"]
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from arcee_lab import rows
-from arcee_lab.texts import cut, read_dataset, read_files
+from arcee_lab.data import rows
+from arcee_lab.data.windows import cut, read_dataset, read_files
 from arcee_lab.training.heads.labelled import read_labelled
 
 TEXTS = ["one, with a comma", "", 'a "quoted" word', "two\nlines", "last"]
@@ -196,7 +196,7 @@ def test_the_number_of_a_document_is_that_of_its_row(tmp_path, kind):
 
 def test_numbers_of_a_store_and_of_a_page(tmp_path, monkeypatch):
     import arcee_lab as al
-    from arcee_lab.sparsity import page
+    from arcee_lab.sparsity.report import html_page
 
     model, tokenizer = al.load("demo")
     texts = ["", " The dogs near the barn sleep ." * 3]
@@ -211,11 +211,13 @@ def test_numbers_of_a_store_and_of_a_page(tmp_path, monkeypatch):
     report = al.sparsity.measure(model, tokenizer, texts, analyses=["core"])
     assert report.n_documents == 1
     # The page without its pictures, which take long to draw.
-    monkeypatch.setattr(page, "read_passage", lambda *args: SimpleNamespace(figure=lambda: None))
-    monkeypatch.setattr(page, "titled", lambda figure, of: figure)
-    monkeypatch.setattr(page, "png", lambda figure: b"")
-    monkeypatch.setattr(page, "report_html", lambda report, shown, domains: shown[0][0])
-    page.save_page(tmp_path, report, model, tokenizer, cut(tokenizer, texts, context=64))
+    monkeypatch.setattr(
+        html_page, "read_passage", lambda *args: SimpleNamespace(figure=lambda: None)
+    )
+    monkeypatch.setattr(html_page, "titled", lambda figure, of: figure)
+    monkeypatch.setattr(html_page, "png", lambda figure: b"")
+    monkeypatch.setattr(html_page, "report_html", lambda report, shown, domains: shown[0][0])
+    html_page.save_page(tmp_path, report, model, tokenizer, cut(tokenizer, texts, context=64))
     assert (tmp_path / "report.html").read_text() == "document 1"
 
 
@@ -286,9 +288,9 @@ def test_labels_inside_an_object(tmp_path):
 
 
 def test_the_fields_data_sets_are_refused_alike():
-    from arcee_lab.evals.standard import classified, entities, labels, questions
+    from arcee_lab.evals.tasks.datasets import classification, entities, labels, question_answering
 
-    source = classified.SST2.source
+    source = classification.SST2.source
     texts = [{"sentence": "a", "label": 0}, {"sentence": None, "label": 0}]
     with pytest.raises(ValueError, match=r"row 1: 'sentence' is NoneType; expected a text"):
         labels.labelled(texts, source, ("no", "yes"), text=("sentence",))
@@ -298,7 +300,7 @@ def test_the_fields_data_sets_are_refused_alike():
         entities.labelled([{"tokens": [None], "ner_tags": [0]}], source, ("O",))
     asked = {"question": "a", "context": None, "answers": {"text": ["b"]}}
     with pytest.raises(ValueError, match=r"row 0: 'context' is NoneType; expected a text"):
-        questions.asked([asked], may_be_empty=False)
+        question_answering.asked([asked], may_be_empty=False)
 
 
 # ---------------------------------------------------------------- the command line

@@ -10,7 +10,7 @@ import pytest
 
 
 def test_write_atomic_writes_bytes_text_and_by_function(tmp_path):
-    from arcee_lab.storage import sha256, write_atomic
+    from arcee_lab.runs.storage import sha256, write_atomic
 
     path = tmp_path / "a.bin"
     assert write_atomic(path, b"\x00\xff") == path
@@ -23,7 +23,7 @@ def test_write_atomic_writes_bytes_text_and_by_function(tmp_path):
 
 
 def test_a_failing_writer_leaves_the_old_file_and_no_part(tmp_path):
-    from arcee_lab.storage import write_atomic
+    from arcee_lab.runs.storage import write_atomic
 
     path = tmp_path / "a.bin"
     write_atomic(path, b"old")
@@ -42,7 +42,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     code = (
-        "import os, signal, sys; from arcee_lab.storage import write_atomic\n"
+        "import os, signal, sys; from arcee_lab.runs.storage import write_atomic\n"
         "def die(part): part.write_bytes(b'ne'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomic(sys.argv[1], die)"
     )
@@ -52,7 +52,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
 
 
 def test_new_files_have_the_usual_mode(tmp_path):
-    from arcee_lab.storage import write_atomic
+    from arcee_lab.runs.storage import write_atomic
 
     write_atomic(tmp_path / "a", b"")
     (tmp_path / "b").write_bytes(b"")
@@ -60,7 +60,7 @@ def test_new_files_have_the_usual_mode(tmp_path):
 
 
 def test_write_json_refuses_nan(tmp_path):
-    from arcee_lab.storage import write_json
+    from arcee_lab.runs.storage import write_json
 
     write_json(tmp_path / "a.json", {"ü": [1, 2.5]})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ü": [1, 2.5]}
@@ -70,7 +70,7 @@ def test_write_json_refuses_nan(tmp_path):
 
 
 def test_the_same_run_may_come_back_and_another_may_not(tmp_path):
-    from arcee_lab.storage import check_claim, claim
+    from arcee_lab.runs.storage import check_claim, claim
 
     folder = tmp_path / "deep" / "run"
     settings = {"command": "sparsity", "text": ("a.txt",), "seed": 0}
@@ -97,7 +97,7 @@ def test_the_same_run_may_come_back_and_another_may_not(tmp_path):
 
 
 def test_folders_that_are_not_ours_are_refused(tmp_path):
-    from arcee_lab.storage import claim
+    from arcee_lab.runs.storage import claim
 
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
@@ -117,7 +117,7 @@ def test_folders_that_are_not_ours_are_refused(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
-    from arcee_lab.storage import claim
+    from arcee_lab.runs.storage import claim
 
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="cannot be written"):
@@ -126,7 +126,7 @@ def test_a_folder_without_permission(tmp_path):
 
 
 def test_fresh_folders_count_up(tmp_path):
-    from arcee_lab.storage import fresh_folder
+    from arcee_lab.runs.storage import fresh_folder
 
     names = [fresh_folder(tmp_path / "out", "tour").name for _ in range(3)]
     assert names == ["tour-1", "tour-2", "tour-3"]

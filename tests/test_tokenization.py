@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from arcee_lab.tokenization import render, token_ids, token_offsets, written_bos
+from arcee_lab.data.tokenization import render, token_ids, token_offsets, written_bos
 
 TEXT = " The dogs near the barn sleep ."
 BODY = "the dogs sleep"
@@ -115,7 +115,7 @@ WRITTEN = "<bos>" + TEXT
 
 def test_windows_stores_and_counts(loaded, tmp_path):
     import arcee_lab as al
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
 
     model, tokenizer = loaded["causal"]
     expected = tokenizer(TEXT)["input_ids"]
@@ -134,8 +134,8 @@ def test_windows_stores_and_counts(loaded, tmp_path):
 
 
 def test_the_sequence_and_the_token_head(loaded):
-    from arcee_lab.evals.heads.sequence import score_sequence
-    from arcee_lab.evals.heads.token import label_words
+    from arcee_lab.heads.sequence import score_sequence
+    from arcee_lab.heads.token import label_words
 
     model, tokenizer = loaded["sequence"]
     review = " Review : The soup was very good . Verdict :"
@@ -178,7 +178,7 @@ def test_what_a_head_is_fitted_on(loaded):
 
 def test_answers(loaded):
     import arcee_lab as al
-    from arcee_lab.evals.heads.qa import find_spans
+    from arcee_lab.heads.qa import find_spans
 
     model, tokenizer = loaded["qa"]
     question, context = " Where is the cat ?", " The cat is in the barn . The dog is in the shed ."
@@ -199,7 +199,7 @@ def test_answers(loaded):
 
 
 def test_the_language_model_in_evaluations_agrees(loaded):
-    from arcee_lab.evals.encoding import Encoder
+    from arcee_lab.evals.scoring.tokenization import Encoder
 
     _, tokenizer = loaded["causal"]
     found = Encoder(tokenizer, tokenizer.bos_token_id).texts([WRITTEN, TEXT])
@@ -251,7 +251,7 @@ def test_conversations_of_a_file_reach_the_model_with_one_bos(loaded, tmp_path):
     import json
 
     import arcee_lab as al
-    from arcee_lab.texts import read_files
+    from arcee_lab.data.windows import read_files
 
     model, tokenizer = loaded["causal"]
     tokenizer = copy.deepcopy(tokenizer)

@@ -28,7 +28,7 @@ def test_bad_flags_exit_2_with_one_line(tmp_path, capsys, words, said):
 
 def test_a_folder_of_another_run_exits_2(tmp_path, capsys):
     from arcee_lab.cli import main
-    from arcee_lab.storage import claim
+    from arcee_lab.runs.storage import claim
     from arcee_lab.training import quick
 
     claim(tmp_path / "run", {"command": "train-demo", "recipe": quick(7).settings()})

@@ -10,7 +10,7 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 import arcee_lab as al
-from arcee_lab.evals.heads.sequence import score_sequence
+from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.training.heads import HeadRecipe, probe_layers, read_labelled, train_head
 from arcee_lab.training.heads.encoding import collate, encode

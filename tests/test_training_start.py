@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arcee_lab.recording import capture
+from arcee_lab.recording.capturing import capture
 from arcee_lab.training import Recipe
 from arcee_lab.training.start import untrained
 

@@ -13,9 +13,7 @@ COLOURED = re.compile(r"background:(#[0-9a-f]{6});color:(#[0-9a-f]{6})")
 
 
 def test_html_views_load_no_matplotlib(run_clean):
-    code = (
-        "import sys, arcee_lab.views.html, arcee_lab.views.page; print('matplotlib' in sys.modules)"
-    )
+    code = "import sys, arcee_lab.views.html, arcee_lab.views.html_page; print('matplotlib' in sys.modules)"
     assert run_clean(code).strip() == "False"
 
 
@@ -114,7 +112,7 @@ def test_tables_escape_show_their_numbers_and_cap():
 
 
 def test_page_holds_its_parts_and_loads_nothing():
-    from arcee_lab.views.page import page, picture
+    from arcee_lab.views.html_page import page, picture
 
     html = page(NASTY, NASTY, [(NASTY, NASTY, picture(b"light", b"dark", alt=NASTY))], foot=NASTY)
     assert "<script" not in html
@@ -129,7 +127,7 @@ def test_page_holds_its_parts_and_loads_nothing():
 
 
 def bars(**kwargs):
-    from arcee_lab.views.layers import share_bars
+    from arcee_lab.views.figures.layers import share_bars
 
     share = np.array([0.78, 0.94, 0.91])
     words = dict.fromkeys(("baseline_name", "what", "spread"), "words")
@@ -137,7 +135,7 @@ def bars(**kwargs):
 
 
 def ridges(rates, **kwargs):
-    from arcee_lab.views.layers import rate_ridges
+    from arcee_lab.views.figures.layers import rate_ridges
 
     return rate_ridges(rates, floor=0.001, floor_name="floor", what="rate", **kwargs)
 
@@ -145,7 +143,7 @@ def ridges(rates, **kwargs):
 def test_figures_are_deterministic_and_leave_matplotlib_alone():
     import matplotlib as mpl
 
-    from arcee_lab.views.figure import png
+    from arcee_lab.views.figures.figure import png
 
     before = dict(mpl.rcParams)
     assert png(bars()) == png(bars())
@@ -177,7 +175,7 @@ def test_ridges_count_every_neuron_once():
 
 
 def test_raster_shows_values_scaled_by_row_and_blank_zeros():
-    from arcee_lab.views.raster import raster
+    from arcee_lab.views.figures.raster import raster
 
     values = np.array([[0.0, 1.0, 4.0], [0.0, 0.0, 0.0]])
     figure = raster(values, ["The", " $5", "\n"], ["0.1", "0.2"], notes=["1%", "2%"], title="T")
@@ -192,7 +190,7 @@ def test_raster_shows_values_scaled_by_row_and_blank_zeros():
 
 
 def test_raster_marks_tokens_by_category():
-    from arcee_lab.views.raster import raster
+    from arcee_lab.views.figures.raster import raster
 
     figure = raster(
         np.eye(3), ["dogs", "near", "gate"], list("abc"), marks=["plural", None, "singular"],
@@ -204,7 +202,7 @@ def test_raster_marks_tokens_by_category():
 
 
 def test_patterns_draw_each_head_and_check_shapes():
-    from arcee_lab.views.patterns import patterns
+    from arcee_lab.views.figures.patterns import patterns
 
     values = np.tril(np.ones((2, 3, 3))) / np.array([1, 2, 3])[None, :, None]
     figure = patterns(values, [" a", "b", "c"], ["0.1", "0.3"], title="Heads")
@@ -219,8 +217,8 @@ def test_patterns_draw_each_head_and_check_shapes():
 
 @pytest.mark.parametrize("n_layers", [1, 36])
 def test_figures_hold_for_few_and_many_layers(n_layers):
-    from arcee_lab.views.figure import png
-    from arcee_lab.views.layers import share_bars
+    from arcee_lab.views.figures.figure import png
+    from arcee_lab.views.figures.layers import share_bars
 
     share = np.linspace(0.5, 0.9, n_layers)
     words = dict.fromkeys(("baseline_name", "what", "spread"), "words")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from arcee_lab.attention.result import HeadStatistic
 from arcee_lab.attention.rows import Reading, Rows
 from arcee_lab.attention.statistics import Statistic
+from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy, anatomy
-from arcee_lab.model.pattern import Pairs, Part
-from arcee_lab.watching import Watch
+from arcee_lab.model.attention_pattern import Pairs, Part
 
 if TYPE_CHECKING:
-    from arcee_lab.views.figure import Figure
+    from arcee_lab.views.figures.figure import Figure
 
 SITE = "self_attn.hook_pattern"
 # Weights held at a time: 16 MiB in fp32, and a few temporaries of that size beside it.
@@ -138,7 +138,7 @@ class HeadStatistics(Watch, Mapping[str, Any]):
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Maps of the means, layer by head, side by side; each statistic has its own colours."""
-        from arcee_lab.views.heads import head_maps
+        from arcee_lab.views.figures.attention_heads import head_maps
 
         found = [self[name] for name in self]
         n = sorted({int(one.n.max()) for one in found})

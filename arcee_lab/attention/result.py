@@ -12,7 +12,7 @@ from arcee_lab.attention.rows import Reading
 from arcee_lab.attention.statistics import Statistic
 
 if TYPE_CHECKING:
-    from arcee_lab.views.figure import Figure
+    from arcee_lab.views.figures.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,7 @@ class HeadStatistic:
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """A map of the means, layer by head."""
-        from arcee_lab.views.heads import head_map
+        from arcee_lab.views.figures.attention_heads import head_map
 
         label = self.statistic.label
         return head_map(

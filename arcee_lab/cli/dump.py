@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     """Estimates, writes, and says where the store lies and how to ask it."""
     config = flags.read_fields(args, DumpConfig)
     flags.require_used_seed(args)
-    from arcee_lab import ranks
-    from arcee_lab.dump.estimating import size
-    from arcee_lab.dump.folder import folder_of
-    from arcee_lab.dump.job import Job
+    from arcee_lab.dump.folders.folder import folder_of
+    from arcee_lab.dump.writing.estimate import size
+    from arcee_lab.dump.writing.job import Job
     from arcee_lab.model.loading import load
+    from arcee_lab.runs import ranks
 
     folder = folder_of(args.out)
     with ranks.joined(args.device) as here:

@@ -6,9 +6,9 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcee_lab import bounds, storage
 from arcee_lab.cli import flags
-from arcee_lab.seeds import DEFAULT
+from arcee_lab.runs import bounds, storage
+from arcee_lab.runs.seeds import DEFAULT
 
 if TYPE_CHECKING:
     from arcee_lab.evals import Evaluation
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, saves, and says where the results lie."""
     settings = _settings(args)
     storage.check_claim(args.out, settings)
-    from arcee_lab.evals.finding import find_tasks
     from arcee_lab.evals.model import ArceeLab
     from arcee_lab.evals.result import TaskFailed
-    from arcee_lab.evals.running import run as evaluate
+    from arcee_lab.evals.runner import run as evaluate
+    from arcee_lab.evals.tasks.find import find_tasks
     from arcee_lab.interrupted import Interrupted
 
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arcee_lab import bounds
-from arcee_lab.seeds import Seeds
+from arcee_lab.runs import bounds
+from arcee_lab.runs.seeds import Seeds
 
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -241,17 +241,18 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
     Raises:
         ValueError: A file, a data set or a kind of world is not as it should be.
     """
-    from arcee_lab import demo, texts
+    from arcee_lab import demo
+    from arcee_lab.data import windows
 
     if args.text:
-        return texts.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
+        return windows.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
     if args.text_column:
         raise ValueError(
             f"--text-column {args.text_column} is of files that --text names; expected none here. "
             "Of a data set, write --dataset NAME:SPLIT:COLUMN."
         )
     if args.dataset:
-        return texts.read_dataset(args.dataset, tokenizer=tokenizer)
+        return windows.read_dataset(args.dataset, tokenizer=tokenizer)
     kind = None if args.world == "all" else args.world
     documents = demo.stream(kind, seed=args.seed, split="test")
     end = WORLD_DOCUMENTS if args.max_tokens is None else None

@@ -63,9 +63,10 @@ def anatomy_facts(name: str) -> dict[str, str]:
     import torch
     from transformers import AutoTokenizer
 
-    from arcee_lab.hub import is_hub_id
-    from arcee_lab.model import ArceeConfig, ArceeForCausalLM, checkpoint, limits
+    from arcee_lab.model import ArceeConfig, ArceeForCausalLM, checkpoint
+    from arcee_lab.model.checks import limits
     from arcee_lab.model.loading import find_checkpoint, read_config
+    from arcee_lab.runs.hub import is_hub_id
     from arcee_lab.sites import Legend
 
     source = name if "/" in name and is_hub_id(name) else find_checkpoint(name)

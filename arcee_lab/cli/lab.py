@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from arcee_lab import bounds
 from arcee_lab.cli import flags
+from arcee_lab.runs import bounds
 
 HELP = "Open JupyterLab on the notebooks, reachable from this machine only."
 EXAMPLE = "arcee-lab lab --no-browser --port 8890"

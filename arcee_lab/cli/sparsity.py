@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcee_lab import storage
 from arcee_lab.cli import flags
-from arcee_lab.rows import is_table
+from arcee_lab.data.rows import is_table
+from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
-    from arcee_lab.ranks import Ranks
+    from arcee_lab.runs.ranks import Ranks
     from arcee_lab.sparsity import SparsityReport
 
 HELP = "Measure the sparsity of the MLPs, by layer, neuron and token; write a report to look at."
@@ -58,16 +58,17 @@ def run(args: argparse.Namespace) -> int:
     flags.require_used_seed(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
-    from arcee_lab import load, ranks
-    from arcee_lab.limits import windows_of
+    from arcee_lab import load
+    from arcee_lab.data.limits import windows_of
+    from arcee_lab.data.windows import read_files
+    from arcee_lab.runs import ranks
     from arcee_lab.sparsity import registry
-    from arcee_lab.texts import read_files
 
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
     with ranks.joined(args.device) as here:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
-        from arcee_lab.sparsity import resuming
-        from arcee_lab.sparsity.page import PAGE
+        from arcee_lab.sparsity.report.html_page import PAGE
+        from arcee_lab.sparsity.streamed import resume_files
 
         texts: dict[str, Iterator[str]] = {
             name: read_files(
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             _finish(args, model, tokenizer, windows, reports)
         here.barrier()  # until all is written, a kill may still need what was saved
         for name in windows:
-            resuming.remove(_resume(args.out / name, here))
+            resume_files.remove(_resume(args.out / name, here))
         here.barrier()
         if here.first:
             files = ", ".join(sorted(path.name for path in args.out.iterdir()))
@@ -112,12 +113,13 @@ def _measured(
     args: argparse.Namespace, here: "Ranks", model: Any, tokenizer: Any, windows: Any, name: str
 ) -> "SparsityReport":
     """One text: its estimate, its pass, its files."""
-    from arcee_lab.sparsity import SparsityReport, files, registry
-    from arcee_lab.sparsity.estimate import estimate
-    from arcee_lab.sparsity.measure import measure, prepare
+    from arcee_lab.sparsity import SparsityReport, registry
+    from arcee_lab.sparsity._measure import measure, prepare
+    from arcee_lab.sparsity.report import report_files
+    from arcee_lab.sparsity.run_estimate import estimate
 
     folder = args.out / name
-    done = bool(name) and (folder / files.FACTS).is_file()  # the last one that is written
+    done = bool(name) and (folder / report_files.FACTS).is_file()  # the last one that is written
     here.barrier()  # the first rank may write this file while another still looks for it
     if done:
         return SparsityReport.load(folder)
@@ -156,7 +158,7 @@ def _finish(
 ) -> None:
     """The page, and what the terminal shows."""
     from arcee_lab.sparsity import domains
-    from arcee_lab.sparsity.page import save_page
+    from arcee_lab.sparsity.report.html_page import save_page
 
     first = next(iter(reports))
     beside = domains(reports) if len(reports) > 1 else None

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from arcee_lab import storage
 from arcee_lab.cli import flags, info
+from arcee_lab.runs import storage
 
 HELP = "Look at the demo model: self-check, sparsity, evaluation, the first notebook."
 EXAMPLE = "arcee-lab tour --out out"
@@ -70,7 +70,7 @@ def _versions() -> str:
 
 def _self_check() -> str:
     from arcee_lab import load
-    from arcee_lab.model.selfcheck import self_check
+    from arcee_lab.model.checks.selfcheck import self_check
 
     model, _ = load("demo")
     found = self_check(model)

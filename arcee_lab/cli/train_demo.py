@@ -3,8 +3,8 @@
 import argparse
 import time
 
-from arcee_lab import bounds
 from arcee_lab.cli import flags
+from arcee_lab.runs import bounds
 
 HELP = "Train the demo from its seed; killed at any point, the same command goes on."
 EXAMPLE = "arcee-lab train-demo --out out/demo --quick"
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from arcee_lab.storage import require_local, write_atomic
+    from arcee_lab.runs.storage import require_local, write_atomic
     from arcee_lab.training import Recipe, quick, train
     from arcee_lab.training.card import model_card
     from arcee_lab.training.export import export

@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from arcee_lab import storage
 from arcee_lab.cli import flags
+from arcee_lab.runs import storage
 from arcee_lab.training.heads.labelled import file_of
 from arcee_lab.training.heads.recipe import HeadRecipe
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, repairs where that was asked, and exits with 2 if anything is still damaged."""
-    from arcee_lab.dump.checking import verify
+    from arcee_lab.dump.integrity.checking import verify
 
     named = (args.model, args.text, args.dataset, args.world, args.device)
     if not args.repair and any(named):
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         print(found, file=sys.stdout if found.whole else sys.stderr)
         return 0 if found.whole else 2
     print(found)
-    from arcee_lab.dump.manifest import Manifest
-    from arcee_lab.dump.repairing import config_of, repair
+    from arcee_lab.dump.format.manifest import Manifest
+    from arcee_lab.dump.integrity.repairing import config_of, repair
     from arcee_lab.model.loading import load
 
     manifest = Manifest.load(args.store)

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from arcee_lab import bounds, storage
 from arcee_lab.cli import flags
 from arcee_lab.demo import KINDS, SPLITS, Document, documents
+from arcee_lab.runs import bounds, storage
 
 HELP = "Print or write documents of the little world, with their tags and their information."
 EXAMPLE = "arcee-lab world story --n 3 --tags"

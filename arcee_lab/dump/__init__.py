@@ -23,11 +23,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.checking import verify
     from arcee_lab.dump.config import DumpConfig
-    from arcee_lab.dump.job import plan, write
-    from arcee_lab.dump.repairing import repair
-    from arcee_lab.dump.store import Store, open
+    from arcee_lab.dump.integrity.checking import verify
+    from arcee_lab.dump.integrity.repairing import repair
+    from arcee_lab.dump.reading.store import Store, open
+    from arcee_lab.dump.writing.job import plan, write
 
 __all__ = ["DumpConfig", "Store", "open", "plan", "repair", "verify", "write"]
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from arcee_lab import bounds
+from arcee_lab.runs import bounds
 
 NEURON_LAYOUTS = ("neuron", "both", "dense")
 OTHER_LAYOUTS = ("dense", "int8")
@@ -23,7 +23,7 @@ class DumpConfig:
 
     Attributes:
         sites: Hook points; names, globs and layer ranges as for `al.capture`.
-        layout: Of neurons: `neuron`, `both` or `dense`; see `arcee_lab.dump.layouts`.
+        layout: Of neurons: `neuron`, `both` or `dense`; see `arcee_lab.dump.format.layouts`.
         others: Of every other site: `dense` or `int8`.
         store_dtype: What values are stored in; as the model computes them by default.
         batch_size: Windows, or packed rows, a forward.

@@ -35,7 +35,7 @@ Where they meet:
   text a document. An unknown label or a wrong head is a ValueError; routing.py adds the task.
 * What lm-eval gets back from the token head is the JSON list of labels, from the QA head the text.
 * Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`; a value is a number, or a
-  function without arguments that computes it (`!function arcee_lab.evals.ceilings.sentiment`).
+  function without arguments that computes it (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
 * Optional columns: `text` (token: the running text in which the words stand; they are joined by
   spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """
@@ -43,23 +43,23 @@ Where they meet:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from arcee_lab.evals.registering import register
+from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
     from arcee_lab.evals.model import ArceeLab
     from arcee_lab.evals.result import Evaluation, TaskFailed
-    from arcee_lab.evals.running import run
-    from arcee_lab.evals.sweeping import Sweep, sweep
+    from arcee_lab.evals.runner import run
+    from arcee_lab.evals.sweeps import Sweep, sweep
 
 __all__ = ["ArceeLab", "Evaluation", "Sweep", "TaskFailed", "register", "run", "sweep"]
 
 _HOMES = {
     "ArceeLab": "arcee_lab.evals.model",
     "Evaluation": "arcee_lab.evals.result",
-    "Sweep": "arcee_lab.evals.sweeping",
+    "Sweep": "arcee_lab.evals.sweeps",
     "TaskFailed": "arcee_lab.evals.result",
-    "run": "arcee_lab.evals.running",
-    "sweep": "arcee_lab.evals.sweeping",
+    "run": "arcee_lab.evals.runner",
+    "sweep": "arcee_lab.evals.sweeps",
 }
 
 

@@ -3,7 +3,7 @@
 It differs from `lm-eval` in five things: the model is `arcee-lab` unless `--model` says another,
 our tasks and groups are found by name from any folder, a broken task file or an unknown task is one
 line and exit code 2, lm-eval's own task files are indexed only when one is asked for, and a task
-draws its documents once (see `arcee_lab.evals.drawing`). A task file runs code: its `!function` and
+draws its documents once (see `arcee_lab.evals.tasks.drawing`). A task file runs code: its `!function` and
 its Jinja templates.
 """
 
@@ -16,10 +16,10 @@ from lm_eval import tasks
 from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
-from arcee_lab.evals.drawing import drawn_once
-from arcee_lab.evals.finding import check_names, task_folder
-from arcee_lab.evals.registering import NAME
-from arcee_lab.seeds import DEFAULT, Seeds
+from arcee_lab.evals.lm_eval_registry import NAME
+from arcee_lab.evals.tasks.drawing import drawn_once
+from arcee_lab.evals.tasks.find import check_names, task_folder
+from arcee_lab.runs.seeds import DEFAULT, Seeds
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from arcee_lab.evals.routing import Source
+from arcee_lab.evals.head_routing import Source
 
 
 def require_loading(settings: dict[str, Any], heads: Iterable[Source | None]) -> None:

@@ -17,20 +17,20 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.data.limits import require_context
 from arcee_lab.evals.arguments import require_arguments, require_loading, require_sizes
-from arcee_lab.evals.caching import require_own_cache
-from arcee_lab.evals.changing import Values, changes_of, values_of
-from arcee_lab.evals.encoding import Encoder
-from arcee_lab.evals.finding import quiet_lm_eval
-from arcee_lab.evals.heads.rows import Advance
-from arcee_lab.evals.packed import Cost, Scorer
-from arcee_lab.evals.rolling import windows_of
-from arcee_lab.evals.routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
-from arcee_lab.evals.trie import Wanted
-from arcee_lab.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
-from arcee_lab.limits import require_context
+from arcee_lab.evals.head_routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
+from arcee_lab.evals.intervened import Values, changes_of, values_of
+from arcee_lab.evals.request_cache import require_own_cache
+from arcee_lab.evals.scoring.rolling_windows import windows_of
+from arcee_lab.evals.scoring.scorer import Cost, Scorer
+from arcee_lab.evals.scoring.token_trie import Wanted
+from arcee_lab.evals.scoring.tokenization import Encoder
+from arcee_lab.evals.tasks.find import quiet_lm_eval
+from arcee_lab.heads.batches import Advance
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.loading import load
+from arcee_lab.runs.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 
 _log = logging.getLogger("arcee_lab")
 BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
@@ -45,8 +45,8 @@ class ArceeLab(_Base):
     Within 1e-4, with two exceptions in which `hf` is wrong; see docs/evals.md, "Packed scoring".
 
     Choices of a document are scored as branches of one row, a few-shot prefix that documents share
-    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.packed`. Documents with a
-    `head` column go to that classification head; see `arcee_lab.evals.routing`.
+    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.scoring.scorer`. Documents with a
+    `head` column go to that classification head; see `arcee_lab.evals.head_routing`.
 
     Args:
         pretrained: "demo", a folder, a Hub id, or a model in memory.

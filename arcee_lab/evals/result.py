@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arcee_lab import storage
+from arcee_lab.runs import storage
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ Each value names sites, what becomes of them, and which units, heads and tokens 
 printed, compared, hashed and, through `to_json` and `from_json`, kept in a file.
 """
 
+from arcee_lab.interventions.ablate import Ablate, Patch
 from arcee_lab.interventions.arithmetic import Add, Clamp, ProjectOut, Scale
-from arcee_lab.interventions.block import Intervening, intervene
+from arcee_lab.interventions.base import Intervention
+from arcee_lab.interventions.context import Intervening, intervene
 from arcee_lab.interventions.neurons import Cett, Threshold, TopK
-from arcee_lab.interventions.overwriting import Ablate, Patch
-from arcee_lab.interventions.replacing import Replace
-from arcee_lab.interventions.value import Intervention
-from arcee_lab.interventions.writing import from_json, to_json
+from arcee_lab.interventions.replace import Replace
+from arcee_lab.interventions.serialization import from_json, to_json
 
 __all__ = [
     "Ablate",

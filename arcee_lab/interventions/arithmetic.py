@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcee_lab.interventions.base import Change, Intervention, Place
+from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import Constant, as_value
-from arcee_lab.interventions.forward import Forward
-from arcee_lab.interventions.value import Change, Intervention, Place
 
 
 @dataclass(frozen=True, repr=False)

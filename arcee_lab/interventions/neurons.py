@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcee_lab.interventions.base import Change, Intervention, Place
+from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import BySite, as_value
-from arcee_lab.interventions.forward import Forward
-from arcee_lab.interventions.value import Change, Intervention, Place
-from arcee_lab.model.adapters import effective_weight
+from arcee_lab.model.wrappers.adapters import effective_weight
 
 
 @dataclass(frozen=True, repr=False)

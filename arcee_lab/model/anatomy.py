@@ -13,7 +13,7 @@ from arcee_lab.model.heads import (
 )
 from arcee_lab.model.layers import HookPoint
 from arcee_lab.model.modeling import ArceeForCausalLM, ArceeModel, ArceePreTrainedModel
-from arcee_lab.model.unwrap import unwrap
+from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.sites import Legend
 
 HEADS: dict[str, type[ArceePreTrainedModel]] = {

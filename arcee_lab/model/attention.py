@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from arcee_lab.model.attention_mask import Reach, reach_of
+from arcee_lab.model.attention_pattern import Pairs, PairsBeside, PairsInPath
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import Hooked, HookPoint
-from arcee_lab.model.pattern import Pairs, PairsBeside, PairsInPath
-from arcee_lab.model.reach import Reach, reach_of
 
 PatternMode = Literal["off", "read", "write"]
 Reader = Callable[[Pairs], None]

@@ -14,10 +14,10 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from arcee_lab.model.attended import attended_tokens, tokens_seen
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import HookPoint
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel, cache_of_call, qa_layout
-from arcee_lab.model.tokens import attended_tokens, tokens_seen
 
 
 class ArceeForSequenceClassification(ArceePreTrainedModel):

@@ -13,14 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from arcee_lab.hub import is_hub_id
-from arcee_lab.model import checkpoint, limits
+from arcee_lab.model import checkpoint
 from arcee_lab.model.anatomy import HEADS
+from arcee_lab.model.checks import limits
+from arcee_lab.model.checks.fsdp import refuse_request_in_4_bit
+from arcee_lab.model.checks.options import as_dtype, check_options, one_dtype
+from arcee_lab.model.checks.selfcheck import require_self_check
 from arcee_lab.model.config import ArceeConfig
-from arcee_lab.model.fsdp import refuse_request_in_4_bit
 from arcee_lab.model.modeling import ArceePreTrainedModel
-from arcee_lab.model.options import as_dtype, check_options, one_dtype
-from arcee_lab.model.selfcheck import require_self_check
+from arcee_lab.runs.hub import is_hub_id
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer*", "*.jinja"]
@@ -58,9 +59,9 @@ def load(
         num_labels: Classes of a new sequence or token head.
         revision: Branch, tag or commit of a Hub id.
         check: Compare four tokens with arithmetic written from the weights; see
-            `arcee_lab.model.selfcheck.self_check`.
+            `arcee_lab.model.checks.selfcheck.self_check`.
         **options: Passed to transformers' `from_pretrained`: `quantization_config=`, `device_map=`
-            and the others of `arcee_lab.model.options`. `torch_dtype=` is another name of `dtype=`.
+            and the others of `arcee_lab.model.checks.options`. `torch_dtype=` is another name of `dtype=`.
 
     Returns:
         The model and its tokenizer.

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot
 from arcee_lab.patching.sweep import spots_of
-from arcee_lab.recording import capture
-from arcee_lab.selection import Choice
+from arcee_lab.recording.capturing import capture
 
 
 def patch_attribution(

@@ -14,7 +14,7 @@ from torch import Tensor
 from arcee_lab.patching.spots import Spot, Spots
 
 if TYPE_CHECKING:
-    from arcee_lab.views.figure import Figure
+    from arcee_lab.views.figures.figure import Figure
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
@@ -114,7 +114,7 @@ class PatchEffects:
         Raises:
             ValueError: If the spots fill no grid, or labels do not fit it.
         """
-        from arcee_lab.views.effects import effect_map
+        from arcee_lab.views.figures.effects import effect_map
 
         grid, over = self.grid(what), self.spots.over
         columns = [str(i) for i in self._labels(over[-1])] if over else [""]
@@ -143,7 +143,7 @@ class PatchEffects:
         Raises:
             ValueError: If the other lacks a spot.
         """
-        from arcee_lab.views.scatter import scatter
+        from arcee_lab.views.figures.scatter import scatter
 
         mine, theirs = self._beside(other)
         layers = [_layer(name) for name in self.spots.names]

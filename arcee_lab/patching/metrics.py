@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arcee_lab.selection import indices
+from arcee_lab.hooks.selection import indices
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.hooks.selection import find_positions
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.recording import capture
-from arcee_lab.selection import find_positions
+from arcee_lab.recording.capturing import capture
 
 Metric = Callable[[Tensor], Tensor]
 Batch = Mapping[str, Any]

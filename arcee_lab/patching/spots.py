@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.selection import (
+from arcee_lab.hooks.selection import (
     Choice,
     Indices,
     Selection,
@@ -19,6 +18,7 @@ from arcee_lab.selection import (
     indices,
     position_axis,
 )
+from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.sites import Axes
 
 CUTS = ("positions", "heads", "units")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot, Spots
-from arcee_lab.recording import capture
-from arcee_lab.selection import Choice
+from arcee_lab.recording.capturing import capture
 
 
 def patch_sweep(

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcee_lab.reducers.active import ActiveCount, ActiveCounts
+    from arcee_lab.reducers.active_count import ActiveCount, ActiveCounts
     from arcee_lab.reducers.coactivation import CoActivation, CoActivations
     from arcee_lab.reducers.covariance import Covariance, MeanCovariance
     from arcee_lab.reducers.files import load

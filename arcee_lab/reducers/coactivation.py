@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.pieces import fires, pieces
+from arcee_lab.hooks.selection import indices
+from arcee_lab.reducers.chunks import fires, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result
-from arcee_lab.selection import indices
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arcee_lab.reducers.pieces import pieces, wide
+from arcee_lab.reducers.chunks import pieces, wide
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.result import Result, unit_columns
 

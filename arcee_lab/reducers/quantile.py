@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.binning import Bins, check_octaves
-from arcee_lab.reducers.pieces import add_ones, pieces
+from arcee_lab.reducers.chunks import add_ones, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.result import Result, unit_columns
 

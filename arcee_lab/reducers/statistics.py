@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from arcee_lab.fingerprint import model_fingerprint
 from arcee_lab.model.anatomy import anatomy
-from arcee_lab.ranks import Ranks
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.result import Result, table_of
+from arcee_lab.runs.fingerprint import model_fingerprint
+from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sites import Legend
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Statistics(Mapping[str, Any]):
         """The statistics of all ranks of a job, each of which ran texts of its own; on every rank.
 
         Args:
-            ranks: From `arcee_lab.ranks.joined`.
+            ranks: From `arcee_lab.runs.ranks.joined`.
 
         Raises:
             ValueError: If a rank has other sites, reducers or another model.

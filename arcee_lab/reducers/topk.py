@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.pieces import pieces
+from arcee_lab.reducers.chunks import pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_whole
 from arcee_lab.reducers.result import Result, unit_columns
 

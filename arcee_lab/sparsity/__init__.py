@@ -47,21 +47,21 @@ passage       a few neurons on a few words, one by one
 page          report.html
 """
 
-from arcee_lab.sparsity.cett import cett
-from arcee_lab.sparsity.cett_curves import CettCurves
-from arcee_lab.sparsity.cett_ppl import CettPerplexity, cett_ppl
-from arcee_lab.sparsity.coactivation import CoActivation, coactivation
-from arcee_lab.sparsity.comparison import Comparison, compare, fit_activation
-from arcee_lab.sparsity.domains import Domains, domains
-from arcee_lab.sparsity.history import History, history
-from arcee_lab.sparsity.measure import measure
-from arcee_lab.sparsity.mlps import Mlp, mlps
-from arcee_lab.sparsity.neighbours import virtual_weights
-from arcee_lab.sparsity.passage import Passage, read_passage
-from arcee_lab.sparsity.probe import Probe, probe
-from arcee_lab.sparsity.report import SparsityReport
-from arcee_lab.sparsity.truncation import truncation
-from arcee_lab.sparsity.truncation_curves import TruncationCurves
+from arcee_lab.sparsity._measure import measure
+from arcee_lab.sparsity.compared.comparison import Comparison, compare, fit_activation
+from arcee_lab.sparsity.compared.domains import Domains, domains
+from arcee_lab.sparsity.compared.training_history import History, history
+from arcee_lab.sparsity.report.passage import Passage, read_passage
+from arcee_lab.sparsity.report.report import SparsityReport
+from arcee_lab.sparsity.sampled._cett import cett
+from arcee_lab.sparsity.sampled._probe import Probe, probe
+from arcee_lab.sparsity.sampled.cett_curves import CettCurves
+from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity, cett_ppl
+from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
+from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
+from arcee_lab.sparsity.sampled.truncation import truncation
+from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
+from arcee_lab.sparsity.streamed.across_layers import virtual_weights
 
 __all__ = [
     "CettCurves",

@@ -4,25 +4,25 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from arcee_lab.sparsity.analysis import Analysis
+from arcee_lab.sparsity.streamed.analysis import Analysis
 
 # Streamed on a share of the windows: name -> module and class. The core is none: it always runs.
 STREAMED = {
-    "unions": "arcee_lab.sparsity.unions:Unions",
-    "overlap": "arcee_lab.sparsity.overlap:Overlap",
-    "spikes": "arcee_lab.sparsity.spikes:Spikes",
-    "concentration": "arcee_lab.sparsity.concentration:Concentration",
-    "losses": "arcee_lab.sparsity.losses:Losses",
-    "predictors": "arcee_lab.sparsity.predictors:Predictors",
-    "low_rank": "arcee_lab.sparsity.predictors:LowRank",
-    "neighbours": "arcee_lab.sparsity.neighbours:Neighbours",
-    "blocks": "arcee_lab.sparsity.blocks:Blocks",
+    "unions": "arcee_lab.sparsity.streamed.unions:Unions",
+    "overlap": "arcee_lab.sparsity.streamed.overlap:Overlap",
+    "spikes": "arcee_lab.sparsity.streamed.spikes:Spikes",
+    "concentration": "arcee_lab.sparsity.streamed.concentration:Concentration",
+    "losses": "arcee_lab.sparsity.streamed.loss:Losses",
+    "predictors": "arcee_lab.sparsity.streamed.predictors:Predictors",
+    "low_rank": "arcee_lab.sparsity.streamed.predictors:LowRank",
+    "neighbours": "arcee_lab.sparsity.streamed.across_layers:Neighbours",
+    "blocks": "arcee_lab.sparsity.streamed.blocks:Blocks",
 }
 # With forwards of their own, after the pass: name -> module and function; see `analysis`.
 FURTHER: dict[str, str] = {
-    "cett": "arcee_lab.sparsity.cett:cett",
-    "cett_ppl": "arcee_lab.sparsity.cett_ppl:cett_ppl",
-    "truncation": "arcee_lab.sparsity.truncation:truncation",
+    "cett": "arcee_lab.sparsity.sampled._cett:cett",
+    "cett_ppl": "arcee_lab.sparsity.sampled.cett_perplexity:cett_ppl",
+    "truncation": "arcee_lab.sparsity.sampled.truncation:truncation",
 }
 # About how often each of these reads its sample; for the estimate before a run.
 READINGS = {"cett": 3, "cett_ppl": 28, "truncation": 72}

@@ -8,9 +8,9 @@ from nnsight.intervention.envoy import Envoy
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.layers import HookPoint
-from arcee_lab.sharding import shards_of
 from arcee_lab.trace.points import PointEnvoy
 
 # A pipeline is what nnsight prepares inputs with. Where transformers has none for a head, one that

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.reviews import LABELS
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.storage import make_folder, write_atomic, write_folder, write_json
+from arcee_lab.runs.storage import make_folder, write_atomic, write_folder, write_json
 from arcee_lab.training.batches import TOKEN_LABELS
 from arcee_lab.training.joint import Heads
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from arcee_lab.demo import KINDS
 from arcee_lab.demo.reviews import LABELS
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.recording import capture
+from arcee_lab.recording.capturing import capture
 from arcee_lab.training.batches import IGNORED, TOKEN_LABELS, Batch
 
 SHARES = {"sequence": 1.0, "token": 0.2, "qa": 0.4}  # of each head's loss beside the LM's

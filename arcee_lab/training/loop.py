@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.demo.tokenizer import build_tokenizer
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.stopping import StopWish
-from arcee_lab.storage import claim, remove_beginnings, write_atomic
+from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.storage import claim, remove_beginnings, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.demo import documents
 from arcee_lab.demo.tokenizer import PAD_ID
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.recording import capture
+from arcee_lab.recording.capturing import capture
 from arcee_lab.training.baselines import any_spot, bag_of_words, commonest_type
 from arcee_lab.training.batches import encode
 from arcee_lab.training.joint import Heads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from arcee_lab.storage import write_json
+from arcee_lab.runs.storage import write_json
 
 Z = 1.959963985  # two-sided 95 %
 

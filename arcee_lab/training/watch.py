@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo import documents
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.recording import capture
+from arcee_lab.recording.capturing import capture
 from arcee_lab.training.batches import Batch, batch_of, encode, pack
 from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 import arcee_lab as al
+from arcee_lab.model.checks.selfcheck import require_self_check
 from arcee_lab.model.loading import find_checkpoint
-from arcee_lab.model.selfcheck import require_self_check
 from benchmarks.gpu import shapes
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Found, Row, Skipped

@@ -80,7 +80,7 @@ def _packed(place: Place, found: Found) -> None:
     model, tokenizer = _demo(place)
     limit = 4 if place.dry else 200
     seconds, scores = {}, {}
-    from arcee_lab.evals.finding import find_tasks
+    from arcee_lab.evals.tasks.find import find_tasks
 
     loaded = find_tasks(_TASKS)
     for exact in (True, False, True, False):  # the first two warm up

@@ -26,10 +26,10 @@ class Nasty:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report on a small random model."""
+    from arcee_lab.data.windows import cut
     from arcee_lab.model import ArceeConfig, ArceeForCausalLM
     from arcee_lab.sparsity import measure
-    from arcee_lab.sparsity.page import save_page
-    from arcee_lab.texts import cut
+    from arcee_lab.sparsity.report.html_page import save_page
 
     torch.manual_seed(0)
     config = ArceeConfig(

@@ -26,7 +26,7 @@ from transformers import StaticCache
 import arcee_lab as al
 from arcee_lab.attention import Distance, Entropy, FirstMass, Offset, TopKeys
 from arcee_lab.dump import DumpConfig
-from arcee_lab.model import selfcheck
+from arcee_lab.model.checks import selfcheck
 from arcee_lab.reducers import (
     ActiveCount,
     CoActivation,

@@ -6,7 +6,7 @@ from transformers import BitsAndBytesConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 
 import arcee_lab as al
-from arcee_lab.model.fsdp import refuse_request_in_4_bit
+from arcee_lab.model.checks.fsdp import refuse_request_in_4_bit
 
 REFUSED = r"4-bit weights of bitsandbytes under FSDP2 .* issue 1945.*device_map="
 FOUR = BitsAndBytesConfig(load_in_4bit=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from launch import torchrun
 
-from arcee_lab import ranks
+from arcee_lab.runs import ranks
 
 
 def test_one_process_is_rank_0_of_1(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcee_lab.dump.manifest import StoredSite
-from arcee_lab.dump.sink import Sink
+from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.writing.recorder import Sink
 from arcee_lab.model.anatomy import anatomy
 
 NEURONS, RESID = "layers.0.mlp.hook_relu", "layers.1.hook_resid_post"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import arcee_lab as al
+from arcee_lab.hooks.selection import head_axis, position_axis
 from arcee_lab.model.anatomy import HEADS, anatomy
-from arcee_lab.selection import head_axis, position_axis
 from arcee_lab.sites import EMBED, FINAL, LAYER
 
 SITES = [site.template.format(L=1) for site in (EMBED, *LAYER, *FINAL)] + ["hook_logits"]

@@ -10,7 +10,7 @@ import arcee_lab as al
 from arcee_lab import ranks
 from arcee_lab.model import ArceeConfig
 from arcee_lab.model.anatomy import HEADS, anatomy
-from arcee_lab.sharding import shards_of
+from arcee_lab.hooks.tensor_parallel import shards_of
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 # 73 neurons: the second rank has one less than the first.

@@ -21,7 +21,7 @@ class Known:
 
 def known_tokens(n, *, seed=0):
     """Windows of 7 tokens, two a document; the second has one token of padding at its end."""
-    from arcee_lab.dump.tokens import Tokens
+    from arcee_lab.dump.format.token_table import Tokens
 
     generator = torch.Generator().manual_seed(seed)
     number = torch.arange(n)
@@ -50,9 +50,9 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
 
     `sites` maps a name to (layout, density); a shape of two axes for `hook_z`.
     """
-    from arcee_lab.dump import shards
-    from arcee_lab.dump.layouts import encode
-    from arcee_lab.dump.manifest import Manifest, StoredShard, StoredSite, shard_path
+    from arcee_lab.dump.format import shard_files
+    from arcee_lab.dump.format.layouts import encode
+    from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
 
     if sites is None:
         sites = {
@@ -72,14 +72,14 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
     rows = []
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         files = {
-            site.name: shards.write(
+            site.name: shard_files.write(
                 folder,
                 shard_path(site.name, number),
                 encode(acts[site.name][start:stop], site.layout),
             )
             for site in stored
         }
-        at = shards.write(folder, shard_path("tokens", number), tokens[start:stop])
+        at = shard_files.write(folder, shard_path("tokens", number), tokens[start:stop])
         rows.append(StoredShard(start, stop, at, files))
     manifest = Manifest(
         model={"name": "known", "fingerprint": "m" * 8, "dtype": name_of[dtype], "config": {}},
@@ -99,8 +99,8 @@ def rewrite(folder, number, site, **tensors):
     """Puts other tensors into one shard, and a manifest that vouches for them."""
     from safetensors.torch import load_file, save_file
 
-    from arcee_lab import storage
-    from arcee_lab.dump.manifest import Manifest
+    from arcee_lab.dump.format.manifest import Manifest
+    from arcee_lab.runs import storage
 
     manifest = Manifest.load(folder)
     shard = manifest.shards[number]
@@ -120,6 +120,6 @@ def rewrite(folder, number, site, **tensors):
 
 
 def _dtypes():
-    from arcee_lab.dump.manifest import DTYPES
+    from arcee_lab.dump.format.manifest import DTYPES
 
     return DTYPES

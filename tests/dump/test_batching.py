@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import Numbers, numbers
 
-from arcee_lab.dump.batching import BatchPlan, plan_shards
-from arcee_lab.texts import cut
+from arcee_lab.data.windows import cut
+from arcee_lab.dump.writing.batching import BatchPlan, plan_shards
 
 
 def planned(windows, *, batch_size=3, shard_tokens=64, packed=False, context=16):

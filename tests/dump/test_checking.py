@@ -9,7 +9,7 @@ from stores import make_store, rewrite
 
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.job import Job
+from arcee_lab.dump.writing.job import Job
 
 TEXTS = numbers(16, seed=7)
 CONFIG = DumpConfig(

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from arcee_lab.dump.conveyor import Conveyor
+from arcee_lab.dump.writing.writer_threads import Conveyor
 
 
 def test_lanes_keep_their_order_and_all_is_done():

@@ -12,10 +12,10 @@ import torch
 from jobs import digest, ended, forked, killed
 
 import arcee_lab as al
-from arcee_lab import storage
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.job import Job
+from arcee_lab.dump.writing.job import Job
+from arcee_lab.runs import storage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 CONFIG = DumpConfig(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from stores import TAG, make_store, rewrite
 
 import arcee_lab as al
-from arcee_lab.dump.manifest import DTYPES
+from arcee_lab.dump.format.manifest import DTYPES
 
 SPARSE = "layers.0.mlp.hook_relu"
 BOTH = "layers.1.mlp.hook_relu"
@@ -61,8 +61,8 @@ def test_parquet_keeps_row_groups_apart(store, tmp_path, monkeypatch):
     """Rows stay sorted where units are decoded a few at a time, and statistics say which."""
     from pyarrow import parquet
 
-    monkeypatch.setattr("arcee_lab.dump.exports._CELLS", 47 * 5)
-    monkeypatch.setattr("arcee_lab.dump.exports.parquet._GROUP", 9)
+    monkeypatch.setattr("arcee_lab.dump.reading.exports._CELLS", 47 * 5)
+    monkeypatch.setattr("arcee_lab.dump.reading.exports.parquet._GROUP", 9)
     store.export("parquet", tmp_path / "out", sites=0)
     file = parquet.ParquetFile(tmp_path / "out" / "nonzeros" / f"{SPARSE}.parquet")
     units = file.read().column("unit").to_numpy()
@@ -302,7 +302,7 @@ def test_a_store_that_fills_no_row(store, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["parquet", "coo", "delphi", "saelens"])
 def test_an_export_that_fails_leaves_nothing(store, tmp_path, kind, monkeypatch):
-    from arcee_lab import storage
+    from arcee_lab.runs import storage
 
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")

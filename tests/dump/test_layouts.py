@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from arcee_lab.dump import sparse
-from arcee_lab.dump.layouts import LAYOUTS, MOST_TOKENS, Builder, encode
+from arcee_lab.dump.format import sparse
+from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, Builder, encode
 
 EXACT = [layout for layout in LAYOUTS if layout != "int8"]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -7,9 +7,9 @@ import time
 import pytest
 from stores import known_acts, make_store
 
-from arcee_lab.dump.layouts import encode, least_bytes
-from arcee_lab.dump.manifest import DTYPES, MANIFEST, MOST_LAYERS, Manifest, stored_as
-from arcee_lab.dump.store import open as open_store
+from arcee_lab.dump.format.layouts import encode, least_bytes
+from arcee_lab.dump.format.manifest import DTYPES, MANIFEST, MOST_LAYERS, Manifest, stored_as
+from arcee_lab.dump.reading.store import open as open_store
 
 BAD = {
     "another format": (lambda m: m.update(format="zarr"), "format is 'zarr'"),

@@ -11,8 +11,8 @@ from jobs import NEURONS, Numbers, digest, numbers
 
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folder import LocalFolder, folder_of
-from arcee_lab.dump.job import Job
+from arcee_lab.dump.folders.folder import LocalFolder, folder_of
+from arcee_lab.dump.writing.job import Job
 
 TEXTS = numbers(14, seed=9)
 CONFIG = DumpConfig(sites=(NEURONS, "layers.0.hook_mlp_out"), batch_size=4, shard_tokens=96)

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 from stores import known_acts, known_tokens, make_store, rewrite
 
-from arcee_lab import storage
-from arcee_lab.dump import shards
-from arcee_lab.dump.folder import LocalFolder
-from arcee_lab.dump.layouts import LAYOUTS, encode
-from arcee_lab.dump.manifest import StoredSite, shard_path
+from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.format import shard_files
+from arcee_lab.dump.format.layouts import LAYOUTS, encode
+from arcee_lab.dump.format.manifest import StoredSite, shard_path
+from arcee_lab.runs import storage
 
 NEURONS = "layers.0.mlp.hook_relu"
 
@@ -22,10 +22,10 @@ def test_round_trip_through_a_file(tmp_path, layout, dtype, n, density):
     site = StoredSite(NEURONS, (37,), dtype, layout)
     x = known_acts(n, 37, density, site.torch_dtype)
     block = encode(x, layout)
-    file = shards.write(tmp_path, shard_path(NEURONS, 3), block)
+    file = shard_files.write(tmp_path, shard_path(NEURONS, 3), block)
     assert file.path == f"{NEURONS}/00003.safetensors"
     assert file.sha256 == storage.sha256(tmp_path / file.path)
-    read = shards.read_block(tmp_path, file, site, length=n)
+    read = shard_files.read_block(tmp_path, file, site, length=n)
     assert torch.equal(read.dense(), block.dense())
     if layout != "int8":
         assert torch.equal(read.dense(), x)
@@ -35,15 +35,17 @@ def test_round_trip_through_a_file(tmp_path, layout, dtype, n, density):
 
 def test_same_content_same_bytes(tmp_path):
     x = known_acts(30, 20, 0.2, torch.float16)
-    files = [shards.write(tmp_path / name, "a/0.safetensors", encode(x, "both")) for name in "ab"]
+    files = [
+        shard_files.write(tmp_path / name, "a/0.safetensors", encode(x, "both")) for name in "ab"
+    ]
     assert files[0] == files[1]
     assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == ["0.safetensors", "a"]
 
 
 def test_tokens_come_back(tmp_path):
     tokens = known_tokens(25)
-    file = shards.write(tmp_path, "tokens/00000.safetensors", tokens)
-    read = shards.read_tokens(tmp_path, file, length=25, tags=["topic"])
+    file = shard_files.write(tmp_path, "tokens/00000.safetensors", tokens)
+    read = shard_files.read_tokens(tmp_path, file, length=25, tags=["topic"])
     for name, tensor in tokens.tensors().items():
         assert torch.equal(read.tensors()[name], tensor)
 
@@ -52,7 +54,7 @@ def test_a_number_that_does_not_fit_is_refused(tmp_path):
     tokens = known_tokens(2)
     object.__setattr__(tokens, "ids", torch.tensor([1, 2**31]))
     with pytest.raises(ValueError, match=r"ids has 2 values .* fits torch.int32"):
-        shards.write(tmp_path, "t.safetensors", tokens)
+        shard_files.write(tmp_path, "t.safetensors", tokens)
     assert not (tmp_path / "t.safetensors").exists()
 
 
@@ -60,13 +62,13 @@ def test_a_number_that_does_not_fit_is_refused(tmp_path):
 
 
 def open_all(folder):
-    from arcee_lab.dump.manifest import Manifest
+    from arcee_lab.dump.format.manifest import Manifest
 
     manifest = Manifest.load(folder)
     for shard in manifest.shards:
-        shards.read_tokens(folder, shard.tokens, length=len(shard), tags=manifest.tags)
+        shard_files.read_tokens(folder, shard.tokens, length=len(shard), tags=manifest.tags)
         for site in manifest.sites:
-            block = shards.read_block(folder, shard.sites[site.name], site, length=len(shard))
+            block = shard_files.read_block(folder, shard.sites[site.name], site, length=len(shard))
             block.dense()
             block.units(slice(None))
             block.span(0, len(shard))

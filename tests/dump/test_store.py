@@ -8,7 +8,7 @@ from stores import TAG, known_acts, make_store, rewrite
 from torch.utils.data import DataLoader
 
 import arcee_lab as al
-from arcee_lab.dump.manifest import DTYPES
+from arcee_lab.dump.format.manifest import DTYPES
 
 SPARSE = "layers.0.mlp.hook_relu"
 BOTH = "layers.1.mlp.hook_relu"
@@ -270,8 +270,8 @@ def test_stats_need_neurons(tmp_path):
 
 @pytest.fixture
 def small_spans(monkeypatch):
-    monkeypatch.setattr("arcee_lab.dump.dataset._SPAN", 6)
-    monkeypatch.setattr("arcee_lab.dump.dataset._MIXED", 2)
+    monkeypatch.setattr("arcee_lab.dump.reading.dataset._SPAN", 6)
+    monkeypatch.setattr("arcee_lab.dump.reading.dataset._MIXED", 2)
 
 
 def gather(dataset, **loader):

@@ -11,16 +11,16 @@ import torch
 from jobs import NEURONS, Numbers, digest, numbers
 
 import arcee_lab as al
-from arcee_lab import bounds
+from arcee_lab.data.windows import cut
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.filling import Arrival, Filling
-from arcee_lab.dump.folder import LocalFolder
-from arcee_lab.dump.job import Job
-from arcee_lab.dump.manifest import DTYPES
-from arcee_lab.dump.tagging import Tag
+from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.shard_writer import Arrival, Filling
+from arcee_lab.dump.writing.tags import Tag
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.attention import edits_of
-from arcee_lab.texts import cut
+from arcee_lab.runs import bounds
 
 SITES = (
     NEURONS,
@@ -289,11 +289,11 @@ def test_nan_names_its_site_and_keeps_what_was_finished(tiny, tmp_path):
 def test_a_full_disk_loses_nothing(tiny, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
-    from arcee_lab.dump import shards
+    from arcee_lab.dump.format import shard_files
 
     model = tiny()
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "whole", config())
-    save, written = shards.save_file, []
+    save, written = shard_files.save_file, []
 
     def full(tensors, path):
         written.append(path)
@@ -301,10 +301,10 @@ def test_a_full_disk_loses_nothing(tiny, tmp_path, monkeypatch):
             raise SafetensorError("Error while serializing: I/O error: No space left on device")
         return save(tensors, path)
 
-    monkeypatch.setattr(shards, "save_file", full)
+    monkeypatch.setattr(shard_files, "save_file", full)
     with pytest.raises(ValueError, match=r"cannot be written: .*No space left.*same command"):
         al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
-    monkeypatch.setattr(shards, "save_file", save)
+    monkeypatch.setattr(shard_files, "save_file", save)
     assert len(list((tmp_path / "s" / "progress").iterdir())) >= 1
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
     assert digest(tmp_path / "s") == digest(tmp_path / "whole")
@@ -339,7 +339,7 @@ def test_control_c_finishes_the_shard_and_says_how_to_go_on(tiny, tmp_path, capl
 
 
 def test_a_second_control_c_stops_at_once():
-    from arcee_lab.stopping import StopWish
+    from arcee_lab.runs.interrupt import StopWish
 
     with StopWish() as wish:
         signal.raise_signal(signal.SIGINT)

@@ -9,7 +9,7 @@ from transformers import ArceeConfig as ReferenceConfig
 from transformers import ArceeForCausalLM as Reference
 
 from arcee_lab.evals import ArceeLab
-from arcee_lab.evals.rolling import windows_of
+from arcee_lab.evals.scoring.rolling_windows import windows_of
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.model.loading import DEMO
 

@@ -5,7 +5,7 @@ from itertools import chain, combinations, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcee_lab.evals.batching import batches
+from arcee_lab.evals.scoring.batch_plan import batches
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=7)
 

@@ -8,8 +8,8 @@ from lm_eval.api.model import CachingLM
 
 import arcee_lab as al
 from arcee_lab.evals import ArceeLab
-from arcee_lab.evals.changing import changes_of
-from arcee_lab.evals.heads.sequence import score_sequence
+from arcee_lab.evals.intervened import changes_of
+from arcee_lab.heads.sequence import score_sequence
 
 POST = "layers.*.mlp.hook_post"
 SHAPES = shapes(7)

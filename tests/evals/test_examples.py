@@ -9,8 +9,8 @@ from lm_eval.utils import apply_template
 
 import arcee_lab as al
 from arcee_lab.evals import ArceeLab, run
-from arcee_lab.evals.finding import find_tasks
-from arcee_lab.evals.levels import top_k
+from arcee_lab.evals.sweep_levels import top_k
+from arcee_lab.evals.tasks.find import find_tasks
 
 ROOT = Path(__file__).parent.parent.parent
 

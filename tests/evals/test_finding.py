@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from arcee_lab.evals import finding
-from arcee_lab.evals.finding import check_names, find_tasks, task_folder
+from arcee_lab.evals.tasks import find
+from arcee_lab.evals.tasks.find import check_names, find_tasks, task_folder
 
 CHOICE = """
 task: {name}
@@ -40,13 +40,13 @@ def folder(tmp_path, monkeypatch):
 
 def no_defaults(monkeypatch):
     """Fails the test where lm-eval's own thousands of files are indexed."""
-    own = finding.TaskManager
+    own = find.TaskManager
 
     def manager(*args, include_defaults=True, **settings):
         assert not include_defaults, "lm-eval's own tasks were indexed"
         return own(*args, include_defaults=include_defaults, **settings)
 
-    monkeypatch.setattr(finding, "TaskManager", manager)
+    monkeypatch.setattr(find, "TaskManager", manager)
 
 
 def test_ours_are_found_without_lm_evals_own(folder, monkeypatch):
@@ -61,7 +61,7 @@ def test_ours_are_found_without_lm_evals_own(folder, monkeypatch):
 
 def test_a_group_holds_its_tasks(monkeypatch):
     no_defaults(monkeypatch)
-    monkeypatch.setattr(finding, "_load", lambda spec, manager: {"tasks": {spec: manager}})
+    monkeypatch.setattr(find, "_load", lambda spec, manager: {"tasks": {spec: manager}})
     assert list(find_tasks("arcee_lm,arcee_heads")["tasks"]) == ["arcee_lm", "arcee_heads"]
 
 
@@ -70,10 +70,10 @@ def test_our_files_lie_beside_the_package_or_in_it():
 
 
 def test_an_unknown_name_shows_the_nearest(folder, monkeypatch):
-    own = finding.TaskManager
+    own = find.TaskManager
     # lm-eval's own index takes seconds, and is asked for here only because the name is nowhere.
     monkeypatch.setattr(
-        finding, "TaskManager", lambda include_defaults=True, **k: own(include_defaults=False, **k)
+        find, "TaskManager", lambda include_defaults=True, **k: own(include_defaults=False, **k)
     )
     with pytest.raises(
         ValueError, match=r"no task.*'arcee_demo_sentment'; nearest: arcee_demo_sen"

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import arcee_lab as al
-from arcee_lab.evals import world
-from arcee_lab.evals.heads.qa import find_spans
-from arcee_lab.evals.heads.sequence import score_sequence
-from arcee_lab.evals.heads.token import label_words, last_tokens, place_words
+from arcee_lab.evals.tasks import demo_documents
+from arcee_lab.heads.qa import find_spans
+from arcee_lab.heads.sequence import score_sequence
+from arcee_lab.heads.token import label_words, last_tokens, place_words
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def qa():
 
 def test_sequence_scores_are_those_of_single_texts(sequence):
     model, tokenizer = sequence
-    texts = world.sentiment(n=13)["test"]["text"]
+    texts = demo_documents.sentiment(n=13)["test"]["text"]
     assert len({len(text.split()) for text in texts}) > 3, "unequal lengths are the point"
     scores = score_sequence(model, tokenizer, [*texts, texts[0]], batch_size=5)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_sequence_errors(sequence, token, tiny):
 
 def test_words_get_the_label_of_their_last_token(token):
     model, tokenizer = token
-    rows = world.names(n=9)["test"]
+    rows = demo_documents.names(n=9)["test"]
     found = label_words(model, tokenizer, rows["words"], texts=rows["text"], batch_size=4)
     for text, words, labels in zip(rows["text"], rows["words"], found, strict=True):
         encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
@@ -131,7 +131,7 @@ def brute_force(model, tokenizer, question, context, longest=30) -> str:
 
 def test_spans_are_those_of_brute_force(qa):
     model, tokenizer = qa
-    rows = world.passages(n=15)["test"]
+    rows = demo_documents.passages(n=15)["test"]
     found = find_spans(model, tokenizer, rows["question"], rows["context"], batch_size=4)
     expected = [
         brute_force(model, tokenizer, question, context)
@@ -142,8 +142,8 @@ def test_spans_are_those_of_brute_force(qa):
 
 def test_long_contexts_are_read_in_windows(qa):
     model, tokenizer = qa
-    (row,) = world.passages(n=1)["test"]
-    others = [r["context"] for r in world.passages(n=40)["test"]]
+    (row,) = demo_documents.passages(n=1)["test"]
+    others = [r["context"] for r in demo_documents.passages(n=40)["test"]]
     asked = row["question"].split()[2]
     far = [context for context in others if asked not in context]
     long = " ".join([*far[:9], row["context"]])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics as theirs
 
+from arcee_lab.bootstrap import interval, redrawn
 from arcee_lab.evals import metrics
-from arcee_lab.evals.intervals import interval, redrawn
 
 SOURCE = np.random.default_rng(0)
 PAIRS = [(int(a), int(b)) for a, b in SOURCE.integers(0, 2, size=(60, 2))]
@@ -51,8 +51,8 @@ def test_a_function_that_is_no_sum_is_called():
 
 
 def test_draws_in_pieces_are_the_same(monkeypatch):
-    from arcee_lab.evals import intervals
+    from arcee_lab import bootstrap
 
     whole = redrawn(metrics.acc, [1.0, 0.0, 1.0], draws=50)
-    monkeypatch.setattr(intervals, "_CELLS", 10)
+    monkeypatch.setattr(bootstrap, "_CELLS", 10)
     np.testing.assert_array_equal(redrawn(metrics.acc, [1.0, 0.0, 1.0], draws=50), whole)

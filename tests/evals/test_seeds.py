@@ -12,13 +12,13 @@ from lm_eval.models.huggingface import HFLM
 from transformers import ArceeForCausalLM as Reference
 
 import arcee_lab as al
-from arcee_lab import seeds as generators
 from arcee_lab.cli import main
 from arcee_lab.evals import ArceeLab, run
-from arcee_lab.evals.finding import find_tasks
-from arcee_lab.evals.levels import Level
+from arcee_lab.evals.sweep_levels import Level
+from arcee_lab.evals.tasks.find import find_tasks
 from arcee_lab.model.loading import DEMO
-from arcee_lab.seeds import DEFAULT, Seeds
+from arcee_lab.runs import seeds as generators
+from arcee_lab.runs.seeds import DEFAULT, Seeds
 
 UTILS = """
 import random
@@ -350,7 +350,7 @@ def test_every_way_keeps_the_generators_and_draws_alike(run_clean, folder, tmp_p
         import arcee_lab as al
         from arcee_lab.cli import main
         from arcee_lab.evals.__main__ import main as own_flags
-        from arcee_lab.evals.finding import find_tasks
+        from arcee_lab.evals.tasks.find import find_tasks
         from lm_eval import evaluator
 
         os.chdir({str(tmp_path)!r})

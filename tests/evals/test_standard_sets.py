@@ -6,8 +6,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from arcee_lab.evals import standard
-from arcee_lab.evals.standard import classified, entities, labels
+from arcee_lab.evals.tasks import datasets
+from arcee_lab.evals.tasks.datasets import classification, entities, labels
 
 
 def write(path, text):
@@ -17,7 +17,7 @@ def write(path, text):
 
 def test_sst2(tmp_path):
     file = write(tmp_path / "dev.tsv", 'sentence\tlabel\na "fine soup\t1\ndull .\t0\n')
-    rows = standard.sst2(data=file, pretrained="ignored", version=1.0)["test"].to_list()
+    rows = datasets.sst2(data=file, pretrained="ignored", version=1.0)["test"].to_list()
     assert rows == [
         {"head": "sequence", "text": 'a "fine soup', "label": 1},
         {"head": "sequence", "text": "dull .", "label": 0},
@@ -27,7 +27,7 @@ def test_sst2(tmp_path):
 
 def test_ag_news(tmp_path):
     file = write(tmp_path / "test.csv", '"3","Soup, again","He said ""no""."\n"4","A","B"\n')
-    rows = standard.ag_news(data=file)["test"].to_list()
+    rows = datasets.ag_news(data=file)["test"].to_list()
     assert [row["text"] for row in rows] == ['Soup, again He said "no".', "A B"]
     assert [labels.AG_NEWS[row["label"]] for row in rows] == ["Business", "Sci/Tech"]
 
@@ -44,9 +44,9 @@ def test_mnli_from_both_formats(tmp_path):
             for label in ("-", "contradiction")
         ),
     )
-    (row,) = standard.mnli(side="matched", data={"arcee_mnli_matched": table})["test"]
+    (row,) = datasets.mnli(side="matched", data={"arcee_mnli_matched": table})["test"]
     assert row == {"head": "sequence", "text": "It rains.\nIt is wet.", "label": 0}
-    (row,) = standard.mnli(side="mismatched", data=lines)["test"]
+    (row,) = datasets.mnli(side="mismatched", data=lines)["test"]
     assert labels.MNLI[row["label"]] == "contradiction"
     assert row["text"] == "A\u2028b.\nC."
 
@@ -56,7 +56,7 @@ def test_conll_in_its_old_and_new_schemes(tmp_path):
     words += "Rolf NNP I-NP B-PER\n\nPeace NN I-NP O\n"
     for side in "IB":
         file = write(tmp_path / f"eng.{side}", words.format(side))
-        first, second = standard.conll2003(data=file)["test"].to_list()
+        first, second = datasets.conll2003(data=file)["test"].to_list()
         assert first["words"] == ["U.N.", "man", "Ekeus", "Rolf"]
         assert first["labels"] == ["B-ORG", "O", "B-PER", "B-PER"]
         assert first["text"] == "U.N. man Ekeus Rolf"
@@ -77,7 +77,7 @@ def test_iob2_keeps_entities():
 
 def test_wikiann(tmp_path):
     file = write(tmp_path / "test", "en:Upper\tB-LOC\nen:Lolom\tI-LOC\nen::\tO\n\nen:x\u00a0y\tO\n")
-    first, second = standard.wikiann(data=file)["test"].to_list()
+    first, second = datasets.wikiann(data=file)["test"].to_list()
     assert first["words"] == ["Upper", "Lolom", ":"]
     assert first["labels"] == ["B-LOC", "I-LOC", "O"]
     assert second["words"] == ["x\u00a0y"]
@@ -106,7 +106,7 @@ def squad_file(path, *, impossible: bool) -> str:
 
 
 def test_squad(tmp_path):
-    (row,) = standard.squad(data=squad_file(tmp_path / "dev.json", impossible=False))["test"]
+    (row,) = datasets.squad(data=squad_file(tmp_path / "dev.json", impossible=False))["test"]
     assert row == {
         "head": "qa",
         "question": "Where?",
@@ -118,50 +118,50 @@ def test_squad(tmp_path):
 
 def test_squad_v2(tmp_path):
     file = squad_file(tmp_path / "dev.json", impossible=True)
-    first, second = standard.squad_v2(data=file)["test"].to_list()
+    first, second = datasets.squad_v2(data=file)["test"].to_list()
     assert first["answers"] == ["the barn"]
     assert second["answers"] == []
     assert second["may_be_empty"]
     with pytest.raises(ValueError, match="'arcee_squad', row 1 has no answer"):
-        standard.squad(data=file)
+        datasets.squad(data=file)
 
 
 def test_parquet_holds_the_hubs_columns(tmp_path):
     file = tmp_path / "ner.parquet"
     table = {"tokens": [["Ekeus", "ran"]], "ner_tags": [[1, 0]]}
     parquet.write_table(pyarrow.table(table), file)
-    (row,) = standard.conll2003(data=str(file))["test"]
+    (row,) = datasets.conll2003(data=str(file))["test"]
     assert row["labels"] == ["B-PER", "O"]
 
 
 def test_errors_name_task_and_file(tmp_path):
     with pytest.raises(ValueError, match=r"'arcee_sst2': data file .*none.tsv is missing"):
-        standard.sst2(data=str(tmp_path / "none.tsv"))
+        datasets.sst2(data=str(tmp_path / "none.tsv"))
     file = write(tmp_path / "dev.tsv", "sentence\tlabel\nfine\t-1\n")
     with pytest.raises(ValueError, match="'arcee_sst2', row 0 has the label '-1'; expected 0 to 1"):
-        standard.sst2(data=file)
+        datasets.sst2(data=file)
     with pytest.raises(ValueError, match=r"not in the format of sst2 .*line 2 has 1 columns"):
-        standard.sst2(data=write(tmp_path / "broken.tsv", "sentence\tlabel\nfine\n"))
+        datasets.sst2(data=write(tmp_path / "broken.tsv", "sentence\tlabel\nfine\n"))
     with pytest.raises(ValueError, match="row 0 has no column 'sentence'"):
-        standard.sst2(data=write(tmp_path / "other.tsv", "text\tlabel\nfine\t1\n"))
+        datasets.sst2(data=write(tmp_path / "other.tsv", "text\tlabel\nfine\t1\n"))
     with pytest.raises(ValueError, match="holds no row"):
-        standard.sst2(data=write(tmp_path / "empty.tsv", "sentence\tlabel"))
+        datasets.sst2(data=write(tmp_path / "empty.tsv", "sentence\tlabel"))
     with pytest.raises(ValueError, match=r"'B-X'.* unknown; expected one of O, B-PER"):
-        standard.wikiann(data=write(tmp_path / "wiki", "en:a\tB-X\n"))
+        datasets.wikiann(data=write(tmp_path / "wiki", "en:a\tB-X\n"))
     with pytest.raises(ValueError, match="not in the format of squad"):
-        standard.squad(data=write(tmp_path / "squad.json", "{"))
+        datasets.squad(data=write(tmp_path / "squad.json", "{"))
 
 
 def test_without_a_network_the_error_says_what_to_do():
     with pytest.raises(
         ValueError, match=r"'arcee_sst2': the Hub did not give 'stanfordnlp/sst2'.*data"
     ):
-        classified.SST2.documents()
+        classification.SST2.documents()
 
 
 def test_one_argument_puts_a_file_in_place_of_the_hub(tmp_path, monkeypatch, demo):
-    from arcee_lab.evals.finding import find_tasks
-    from arcee_lab.evals.running import run
+    from arcee_lab.evals.runner import run
+    from arcee_lab.evals.tasks.find import find_tasks
 
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path / "dev.tsv", "sentence\tlabel\nfine soup\t1\nbad soup\t0\n")

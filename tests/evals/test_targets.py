@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import arcee_lab as al
-from arcee_lab.evals import targets
-from arcee_lab.evals.changing import Changes
-from arcee_lab.evals.packed import Scorer
-from arcee_lab.evals.targets import answers_of, found_in
-from arcee_lab.evals.trie import Wanted, rows_of
+from arcee_lab.evals.intervened import Changes
+from arcee_lab.evals.scoring import target_logprobs
+from arcee_lab.evals.scoring.scorer import Scorer
+from arcee_lab.evals.scoring.target_logprobs import answers_of, found_in
+from arcee_lab.evals.scoring.token_trie import Wanted, rows_of
 
 DOCUMENTS = [
     [Wanted(0, [1, 5, 6, 7], 1, [6, 7, 3]), Wanted(1, [1, 5, 8], 1, [8, 9])],
@@ -33,7 +33,7 @@ def laid_out():
 @pytest.mark.parametrize("piece", [1, 3, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_those_of_log_softmax(monkeypatch, piece, dtype):
-    monkeypatch.setattr(targets, "_PIECE", piece)
+    monkeypatch.setattr(target_logprobs, "_PIECE", piece)
     torch.manual_seed(piece)
     rows, places = laid_out()
     head = torch.nn.Linear(6, 10, bias=False, dtype=dtype)
@@ -63,7 +63,7 @@ def test_of_equal_logits_the_first_is_the_likeliest():
 
 
 def test_logits_never_exist_together(demo, monkeypatch):
-    monkeypatch.setattr(targets, "_PIECE", 8)
+    monkeypatch.setattr(target_logprobs, "_PIECE", 8)
     model, _ = demo
     scorer = Scorer(model, Changes(), budget=400)
     made = []

@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 import arcee_lab as al
-from arcee_lab.evals import packed
-from arcee_lab.evals.changing import Changes
-from arcee_lab.evals.packed import Scorer
-from arcee_lab.evals.prefix import by_prefix
-from arcee_lab.evals.rolling import windows_of
-from arcee_lab.evals.trie import Wanted, common_length, rows_of
+from arcee_lab.evals.intervened import Changes
+from arcee_lab.evals.scoring import scorer
+from arcee_lab.evals.scoring.prefix_cache import by_prefix
+from arcee_lab.evals.scoring.rolling_windows import windows_of
+from arcee_lab.evals.scoring.scorer import Scorer
+from arcee_lab.evals.scoring.token_trie import Wanted, common_length, rows_of
 
 SEQUENCES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=7), min_size=1, max_size=6)
 TEXTS = st.lists(st.lists(st.integers(3, 5), max_size=30), min_size=1, max_size=8)
@@ -160,7 +160,7 @@ def test_texts_score_together_as_alone(tiny, texts, budget, longest):
     asked = windows(texts, longest=24)
     scorer = Scorer(model, Changes(), budget=budget)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "_TEXTS", longest)
+        patch.setattr(scorer, "_TEXTS", longest)
         got = scorer.score([[one] for one in asked], count=len(asked), together=True)
     assert len(got) == len(asked)
     for one, (score, greedy) in zip(asked, got, strict=True):
@@ -244,7 +244,7 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     ]
     model = tiny().to("meta")
     found = []
-    monkeypatch.setattr(packed, "answers_of", lambda batches, count: found.extend(batches) or [])
+    monkeypatch.setattr(scorer, "answers_of", lambda batches, count: found.extend(batches) or [])
     Scorer(model, Changes(), budget=64).score([branched, *shared, *long], count=9)
     assert [one.numbers for one in found] == [[2, 3, 4], [0, 1], [7, 8, 5, 6]]
     texts = [[one] for one in windows(ALIKE)]

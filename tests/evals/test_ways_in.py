@@ -91,10 +91,10 @@ def test_the_entry_point_is_the_class():
 
 
 def test_the_wheel_carries_the_task_files():
-    from arcee_lab.evals import finding
+    from arcee_lab.evals.tasks import find
 
     included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included["evals"] == finding._PACKAGED.relative_to(ROOT).as_posix()
+    assert included["evals"] == find._PACKAGED.relative_to(ROOT).as_posix()
 
 
 def test_a_task_that_fails_costs_no_other(demo, tmp_path, capsys):

@@ -8,14 +8,15 @@ import yaml
 
 from arcee_lab import demo
 from arcee_lab.demo import MIX, news, passages, reviews
-from arcee_lab.evals import ceilings, metrics, world
+from arcee_lab.evals import metrics
+from arcee_lab.evals.tasks import ceilings, demo_documents
 
 EVALS = Path(__file__).parent.parent.parent / "evals"
 FILES = sorted([*EVALS.glob("heads/*.yaml"), *EVALS.glob("lm/*.yaml")])
 
 
 def test_sentiment_is_the_worlds():
-    rows = world.sentiment(n=40, seed=3)["test"]
+    rows = demo_documents.sentiment(n=40, seed=3)["test"]
     assert len(set(rows["text"])) == 40
     told = {d.prompt: d.facts["label"] for d in demo.documents("review", n=200, seed=3)}
     assert [reviews.LABELS[label] for label in rows["label"]] == [told[t] for t in rows["text"]]
@@ -23,12 +24,18 @@ def test_sentiment_is_the_worlds():
 
 
 def test_same_seed_same_documents():
-    assert world.names(n=5, seed=1)["test"].to_list() == world.names(n=5, seed=1)["test"].to_list()
-    assert world.names(n=5, seed=1)["test"].to_list() != world.names(n=5, seed=2)["test"].to_list()
+    assert (
+        demo_documents.names(n=5, seed=1)["test"].to_list()
+        == demo_documents.names(n=5, seed=1)["test"].to_list()
+    )
+    assert (
+        demo_documents.names(n=5, seed=1)["test"].to_list()
+        != demo_documents.names(n=5, seed=2)["test"].to_list()
+    )
 
 
 def test_best_labels_are_right_as_often_as_the_ceiling_says():
-    rows = world.names(n=ceilings.NAMES)["test"]
+    rows = demo_documents.names(n=ceilings.NAMES)["test"]
     items = [metrics.entity_items(row["labels"], row["best"]) for row in rows]
     share = metrics.name_acc([item["name_acc"] for item in items])
     names = sum(item["name_acc"][1] for item in items)
@@ -37,7 +44,7 @@ def test_best_labels_are_right_as_often_as_the_ceiling_says():
 
 
 def test_passages_hold_their_answers():
-    for row in world.passages(n=20)["test"]:
+    for row in demo_documents.passages(n=20)["test"]:
         assert row["question"].startswith("Where did ")
         assert row["answers"][0] in row["context"]
         assert "Answer" not in row["context"]
@@ -45,7 +52,7 @@ def test_passages_hold_their_answers():
 
 @pytest.mark.parametrize("attractors", [0, 1, 2])
 def test_agreement_offers_both_forms_in_turn(attractors):
-    rows = world.pairs(skill="agreement", attractors=attractors, n=30)["test"]
+    rows = demo_documents.pairs(skill="agreement", attractors=attractors, n=30)["test"]
     assert rows["label"][:4] == [0, 1, 0, 1]
     for row in rows:
         right, wrong = row["choices"][row["label"]], row["choices"][1 - row["label"]]
@@ -53,7 +60,7 @@ def test_agreement_offers_both_forms_in_turn(attractors):
 
 
 def test_verdicts_follow_the_review():
-    rows = world.pairs(skill="verdict", n=30)["test"]
+    rows = demo_documents.pairs(skill="verdict", n=30)["test"]
     told = {d.prompt: d.facts["label"] for d in demo.documents("review", n=100)}
     for row in rows:
         assert row["choices"][row["label"]].strip() == reviews.VERDICT[told[row["text"]]]
@@ -61,16 +68,16 @@ def test_verdicts_follow_the_review():
 
 def test_words_and_copies_continue_their_texts():
     texts = [d.text for d in demo.documents("table", n=40)]
-    for row in world.words(skill="recall", n=20)["test"]:
+    for row in demo_documents.words(skill="recall", n=20)["test"]:
         assert any(text.startswith(row["text"] + row["target"]) for text in texts)
         key = row["text"].split()[-2]
         assert f"{key} ={row['target']};" in row["text"].split("Look up:")[0]
-    for row in world.copies(n=10)["test"]:
+    for row in demo_documents.copies(n=10)["test"]:
         assert row["text"] == f"Say: {row['target']}. Again:"
 
 
 def test_texts_pay_for_their_kind():
-    rows = world.texts(kind="story", n=5)["test"]
+    rows = demo_documents.texts(kind="story", n=5)["test"]
     for row, document in zip(rows, demo.documents("story", n=5), strict=True):
         assert row["text"] == document.text + "<eos>"
         assert row["words"] == len(document.words) + 1
@@ -82,7 +89,7 @@ def test_known_ceilings():
     assert ceilings.exact_match() == passages.best_exact_match()
     assert ceilings.statements() == 0.95
     assert ceilings.entity_f1() < ceilings.token_acc() < 1
-    rows = world.texts(kind="copy", n=ceilings.TEXTS)["test"]
+    rows = demo_documents.texts(kind="copy", n=ceilings.TEXTS)["test"]
     assert ceilings.entropy_copy() == pytest.approx(sum(rows["nats"]) / sum(rows["words"]))
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import arcee_lab as al
 from arcee_lab.model import ArceeConfig
+from arcee_lab.model.checks.options import OPTIONS
 from arcee_lab.model.loading import DEMO
-from arcee_lab.model.options import OPTIONS
 
 PACKAGE = Path(__file__).parents[2] / "arcee_lab"
 
@@ -335,7 +335,7 @@ def test_json_that_no_program_reads_is_an_error(folder):
 
 
 def test_bounds_hold_every_real_shape():
-    from arcee_lab.model.limits import check_numbers
+    from arcee_lab.model.checks.limits import check_numbers
 
     check_numbers(ArceeConfig.afm_4_5b().to_dict(), "AFM-4.5B")
     check_numbers(ArceeConfig(num_hidden_layers=126, hidden_size=16384).to_dict(), "405B")

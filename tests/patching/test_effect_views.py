@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from arcee_lab.views.effects import effect_map
-from arcee_lab.views.scatter import scatter
+from arcee_lab.views.figures.effects import effect_map
+from arcee_lab.views.figures.scatter import scatter
 
 
 def draw(values, **options):

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from reducer_cases import POST, RESID, Calls, calls, models
 
 import arcee_lab as al
-from arcee_lab.ranks import Ranks
 from arcee_lab.reducers import (
     ActiveCount,
     CoActivation,
@@ -21,6 +20,7 @@ from arcee_lab.reducers import (
     Statistics,
     TopK,
 )
+from arcee_lab.runs.ranks import Ranks
 
 ASKED = {
     POST: [

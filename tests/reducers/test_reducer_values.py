@@ -305,7 +305,7 @@ def test_what_stands_at_padding_never_counts():
 
 def test_many_tokens_go_through_in_pieces(monkeypatch):
     """Cut into pieces of two tokens, the states are those of one piece."""
-    from arcee_lab.reducers import pieces
+    from arcee_lab.reducers import chunks
 
     generator = torch.Generator().manual_seed(0)
     x, mask = torch.randn(2, 7, 6, generator=generator), torch.ones(2, 7, dtype=torch.bool)
@@ -314,7 +314,7 @@ def test_many_tokens_go_through_in_pieces(monkeypatch):
                     MeanCovariance(), CoActivation((1, 2)), Grouped(TopK(2), 1)):  # fmt: skip
         states = []
         for elements in (2**18, 12):
-            monkeypatch.setattr(pieces, "_CPU", elements)
+            monkeypatch.setattr(chunks, "_CPU", elements)
             state = reducer.init((6,), torch.device("cpu"))
             reducer.update(state, x, mask, **{what: asked[what] for what in reducer.asks})
             states.append(state)

@@ -14,8 +14,9 @@ TEXTS = ["abcdefghabcdefgabbbaacc", "hgf", "aabbccddeeffgg", "cabbage", "fade", 
 
 @pytest.mark.parametrize(("d_mlp", "dtype"), [(72, "float64"), (270, "float64"), (270, "bfloat16")])
 def test_every_analysis_gives_the_same_on_both_paths(monkeypatch, d_mlp, dtype):
-    from arcee_lab.sparsity import exact, measure
-    from arcee_lab.sparsity.analysis import Seen
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.core import window_means
+    from arcee_lab.sparsity.streamed.analysis import Seen
 
     model = plant(*pair(d_mlp=d_mlp, bias=True))[0].to(getattr(torch, dtype))
 
@@ -34,9 +35,12 @@ def test_every_analysis_gives_the_same_on_both_paths(monkeypatch, d_mlp, dtype):
             if not is_real(key) or name in ("unions", "overlap"):
                 assert torch.equal(tensor, other), (name, key)
             else:  # real terms are rounded to 2^-32; in bf16 norms, and what is written, differ
-                one, two = exact.real(tensor), exact.real(other)
+                one, two = window_means.real(tensor), window_means.real(other)
                 limit = np.abs(one).max() * (1e-9 if dtype == "float64" else 0.02)
-                assert np.abs(one - two).max() <= limit + tokens / exact.FRACTION, (name, key)
+                assert np.abs(one - two).max() <= limit + tokens / window_means.FRACTION, (
+                    name,
+                    key,
+                )
     assert fast["blocks"]["max_tile"].max() > 0 or d_mlp < 128
 
 
@@ -48,12 +52,13 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(
     monkeypatch, share, few_tokens, few, stride
 ):
     """Of a long text in every fourth window of a share, else in all, as `batches` says."""
-    from arcee_lab.sparsity import batches, measure
-    from arcee_lab.sparsity.batches import plan
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.streamed import schedule
+    from arcee_lab.sparsity.streamed.schedule import plan
 
-    monkeypatch.setattr(batches, "FEW_TOKENS", few_tokens)
-    monkeypatch.setattr(batches, "FEW", few)
+    monkeypatch.setattr(schedule, "FEW_TOKENS", few_tokens)
+    monkeypatch.setattr(schedule, "FEW", few)
 
     model = plant(*pair(d_mlp=40, bias=True))[0]
     windows = cut(
@@ -65,7 +70,7 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(
     for row in range(len(windows)):
         key = zlib.crc32(windows[row].tobytes())
         if key % made.share == 0:
-            spread = 4 if made.share > 1 and len(windows) >= 4 * batches.FEW else 1
+            spread = 4 if made.share > 1 and len(windows) >= 4 * schedule.FEW else 1
             if key // made.share % spread == 0:
                 places = np.arange(2, len(windows[row]))  # the first counted has none before it
                 every = stride // spread
@@ -91,14 +96,14 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(
 @settings(max_examples=15)
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=5), wide=st.booleans())
 def test_sums_by_window_where_some_windows_are_empty(sizes, wide):
-    from arcee_lab.sparsity import exact
+    from arcee_lab.sparsity.core import window_means
 
     stops = np.cumsum(sizes).tolist()
     spans = tuple(zip([0, *stops[:-1]], stops, strict=True))
     x = torch.from_numpy(np.random.default_rng(sum(sizes)).normal(size=(stops[-1], 3)))
     x = x if wide else x[:, 0]
     expected = torch.stack([x[start:stop].sum(0) for start, stop in spans])
-    found = exact.by_window(x, spans)
+    found = window_means.by_window(x, spans)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -109,22 +114,22 @@ def test_sums_of_real_numbers_are_exact_in_any_grouping_and_do_not_overflow(seed
     """2^27 is the largest sum of `spikes` over a window of 131,072 tokens; its square is 2^54."""
     from fractions import Fraction
 
-    from arcee_lab.sparsity import exact
+    from arcee_lab.sparsity.core import window_means
 
     rng = np.random.default_rng(seed)
-    windows, unit = 400, Fraction(1, exact.FRACTION)
+    windows, unit = 400, Fraction(1, window_means.FRACTION)
     s, n = rng.uniform(-size, size, (windows, 2)), rng.integers(0, 2**17, (windows, 2))
-    state, parts = (exact.new("x", (3, 2), torch.device("cpu")) for _ in range(2))
-    exact.add(state, "x", 1, torch.from_numpy(s), torch.from_numpy(n))
+    state, parts = (window_means.new("x", (3, 2), torch.device("cpu")) for _ in range(2))
+    window_means.add(state, "x", 1, torch.from_numpy(s), torch.from_numpy(n))
     for rows in np.array_split(rng.permutation(windows), 7):
-        exact.add(parts, "x", 1, torch.from_numpy(s[rows]), torch.from_numpy(n[rows]))
+        window_means.add(parts, "x", 1, torch.from_numpy(s[rows]), torch.from_numpy(n[rows]))
     assert all(torch.equal(tensor, parts[name]) for name, tensor in state.items())
     for name, terms in (("s", s), ("ss", s * s), ("sn", s * n)):
         for column in range(2):
             expected = sum(map(Fraction, terms[:, column].tolist()))
             whole, rest = state[f"x_{name}"][1, column].tolist()
             assert abs(whole + rest * unit - expected) <= windows * unit / 2
-    mean = exact.mean(state, "x")
+    mean = window_means.mean(state, "x")
     ratio, w = s.sum(0) / n.sum(0), (n > 0).sum(0)
     assert np.allclose(mean.value[1], ratio, rtol=1e-9)
     spread = ((s - ratio * n) ** 2).sum(0) / n.sum(0) ** 2.0 * w / (w - 1)
@@ -135,8 +140,8 @@ def test_sums_of_real_numbers_are_exact_in_any_grouping_and_do_not_overflow(seed
 @settings(max_examples=15)
 @given(seed=st.integers(0, 99), tokens=st.integers(1, 9), d_mlp=st.integers(1, 300))
 def test_bits_and_the_list_say_what_the_activations_say(seed, tokens, d_mlp):
-    from arcee_lab.sparsity import bits
-    from arcee_lab.sparsity.analysis import Seen
+    from arcee_lab.sparsity.core import packed_masks
+    from arcee_lab.sparsity.streamed.analysis import Seen
 
     rng = np.random.default_rng(seed)
     dense = np.where(rng.random((tokens, d_mlp)) < rng.random(), rng.random((tokens, d_mlp)), 0)
@@ -146,8 +151,8 @@ def test_bits_and_the_list_say_what_the_activations_say(seed, tokens, d_mlp):
     for name, value in (("post", post), ("active", active), ("norms", torch.from_numpy(norms))):
         object.__setattr__(seen, name, value)
     assert seen.packed.shape[1] % 16 == 0
-    assert np.array_equal(bits.unpack(seen.packed, d_mlp), dense != 0)
-    assert np.array_equal(bits.count(seen.packed), active)
+    assert np.array_equal(packed_masks.unpack(seen.packed, d_mlp), dense != 0)
+    assert np.array_equal(packed_masks.count(seen.packed), active)
     found = seen.firings
     assert np.array_equal(np.diff(found.starts), active)
     assert np.array_equal(found.places, np.flatnonzero(dense))

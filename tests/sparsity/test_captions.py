@@ -25,7 +25,7 @@ def report(model):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures of a page, in place of their pictures."""
-    from arcee_lab.sparsity import page
+    from arcee_lab.sparsity.report import html_page
 
     figures = []
 
@@ -33,7 +33,7 @@ def drawn(monkeypatch):
         figures.append(figure)
         return b"\x89PNG\r\n"
 
-    monkeypatch.setattr(page, "png", png)
+    monkeypatch.setattr(html_page, "png", png)
     return figures
 
 
@@ -50,9 +50,9 @@ def titles(figures):
 
 
 def test_a_page_of_several_texts_says_which_each_part_is_of(model, tmp_path, drawn):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import domains, measure
-    from arcee_lab.sparsity.page import save_page
-    from arcee_lab.texts import cut
+    from arcee_lab.sparsity.report.html_page import save_page
 
     texts = {"prose": ["abcdefgh" * 4, "hgfe" * 8], "code": ["ab" * 20]}
     windows = {name: cut(Letters(), text, context=48) for name, text in texts.items()}
@@ -81,8 +81,8 @@ def test_a_page_of_several_texts_says_which_each_part_is_of(model, tmp_path, dra
 
 
 def test_a_page_of_one_text_names_no_other(model, report, tmp_path, drawn):
-    from arcee_lab.sparsity.page import save_page
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity.report.html_page import save_page
 
     windows = cut(Letters(), ["abcdefgh" * 5], context=16)
     save_page(tmp_path, report, model, Letters(), windows)
@@ -95,8 +95,8 @@ def test_a_page_of_one_text_names_no_other(model, report, tmp_path, drawn):
 
 
 def test_passages_have_names_of_their_own():
-    from arcee_lab.sparsity.page import passages_of
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity.report.html_page import passages_of
 
     def of(*texts):
         return passages_of(cut(Letters(), texts, context=16))

@@ -8,9 +8,9 @@ from slowly import CONTEXT, dense, losses
 
 import arcee_lab as al
 from arcee_lab.demo import documents
-from arcee_lab.sparsity.cett import cett, tails
-from arcee_lab.sparsity.cett_ppl import cett_ppl
-from arcee_lab.sparsity.sample import draw
+from arcee_lab.sparsity.sampled._cett import cett, tails
+from arcee_lab.sparsity.sampled.cett_perplexity import cett_ppl
+from arcee_lab.sparsity.sampled.sample import draw
 
 HOW = {"tokens": 160, "context": CONTEXT, "seed": 3}
 TARGETS = (0.01, 0.05, 0.1, 0.2, 0.5)

@@ -37,12 +37,12 @@ def run(*words, analyses="core"):
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch):
     """No picture is drawn where none is looked at."""
-    from arcee_lab.sparsity import page
-    from arcee_lab.views import figure
+    from arcee_lab.sparsity.report import html_page
+    from arcee_lab.views.figures import figure
 
     dot = b"\x89PNG\r\n"
     monkeypatch.setattr(figure, "png", lambda *args, **kwargs: dot)
-    monkeypatch.setattr(page, "png", lambda *args, **kwargs: dot)
+    monkeypatch.setattr(html_page, "png", lambda *args, **kwargs: dot)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_an_unknown_analysis_is_told_before_the_model_is_loaded(tmp_path, capsys
 
 
 def test_domains_lie_side_by_side_and_a_killed_run_goes_on(tmp_path, text, capsys, monkeypatch):
-    measure = import_module("arcee_lab.sparsity.measure")  # the package's name is the function
+    measure = import_module("arcee_lab.sparsity._measure")  # the package's name is the function
     other = tmp_path / "other.txt"
     other.write_text("Glukra visited Lower Lolom . Jozi left Upper Kregleth .\n" * 3)
     out = tmp_path / "out"

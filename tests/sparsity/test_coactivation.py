@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from slowly import CONTEXT, dense
 
 from arcee_lab.demo import documents
-from arcee_lab.sparsity.coactivation import CoActivation, coactivation
-from arcee_lab.sparsity.sample import draw
+from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
+from arcee_lab.sparsity.sampled.sample import draw
 
 HOW = {"tokens": 130, "context": CONTEXT, "seed": 5}
 
@@ -110,7 +110,7 @@ def test_dead_neurons_and_constant_ones_have_a_place():
 
 def test_wide_layers_are_sketched(demo, texts, monkeypatch):
     # The package's attribute of that name is the function.
-    monkeypatch.setattr(sys.modules["arcee_lab.sparsity.coactivation"], "SKETCH", 50)
+    monkeypatch.setattr(sys.modules["arcee_lab.sparsity.sampled.coactivation"], "SKETCH", 50)
     one = coactivation(*demo, texts, 0, **HOW)
     assert len(one.neurons.unique()) == 50
     whole = coactivation(*demo, texts, 0, neurons=range(896), **HOW)

@@ -68,7 +68,7 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     seed, dtype, tokens, d_mlp, density, signed
 ):
     """The path of bits on a CPU and that of other devices; -0.0, of a plain ReLU, is a zero."""
-    from arcee_lab.sparsity import counting, sizes
+    from arcee_lab.sparsity.core import layer_counts, magnitudes
 
     rng = np.random.default_rng(seed)
     fires = rng.random((tokens, d_mlp)) < density
@@ -77,9 +77,11 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
     kind = rng.integers(0, 3, tokens)  # of a row: counted, first, padding
     places, first = (torch.from_numpy(np.flatnonzero(kind == which)) for which in (0, 1))
     sized = bins_by_hand(post[places].abs().double().numpy())
-    for found in (how(post, places, first) for how in (counting.count, counting.count_dense)):
+    for found in (
+        how(post, places, first) for how in (layer_counts.count, layer_counts.count_dense)
+    ):
         assert found.sized.dtype == torch.int64
-        assert found.sized.shape == (sizes.BINS,)
+        assert found.sized.shape == (magnitudes.BINS,)
         assert np.array_equal(found.sized, sized)
         assert found.active.dtype == found.fired.dtype == found.fired_first.dtype == torch.int64
         assert np.array_equal(found.active, fires[kind == 0].sum(1))
@@ -88,7 +90,7 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
         counted = post[places].float()
         assert found.top == (counted.max() if len(counted) else 0)
         assert (found.overflow, found.nan) == (0, 0)
-    assert np.array_equal(counting.magnitudes(post) != 0, fires)
+    assert np.array_equal(layer_counts.bit_patterns(post) != 0, fires)
 
 
 def bins_by_hand(x):
@@ -106,22 +108,22 @@ def bins_by_hand(x):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
-    from arcee_lab.sparsity import sizes
+    from arcee_lab.sparsity.core import magnitudes
 
-    begins = torch.from_numpy(sizes.values()).to(dtype)
+    begins = torch.from_numpy(magnitudes.values()).to(dtype)
     if dtype == torch.float16:  # it has neither the first bins nor the last
         begins = begins[(begins >= 2**-14) & begins.isfinite()]
-        lost = int((torch.from_numpy(sizes.values()) < 2**-14).sum())
+        lost = int((torch.from_numpy(magnitudes.values()) < 2**-14).sum())
     else:
         lost = 0
-    expected = np.zeros(sizes.BINS, np.int64)
+    expected = np.zeros(magnitudes.BINS, np.int64)
     expected[lost : lost + len(begins)] = 1
     # Every bin begins at its own number, and what lies just below is in the one before.
     below = torch.nextafter(
         begins.to(torch.promote_types(dtype, torch.float32)),
         torch.zeros(()).to(torch.promote_types(dtype, torch.float32)),
     )
-    for how in (of_list, sizes.of_dense):
+    for how in (of_list, magnitudes.of_dense):
         assert np.array_equal(how(begins[:, None]), expected)
         if dtype in (torch.float32, torch.float64):
             shifted = np.append(expected[1:], 0)
@@ -129,32 +131,32 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
             assert np.array_equal(how(below[:, None]), shifted)
     if dtype != torch.float16:
         far = torch.tensor([[1e-38], [2.0**-60], [2.0**45], [torch.inf]], dtype=dtype)
-        for how in (of_list, sizes.of_dense):
+        for how in (of_list, magnitudes.of_dense):
             found = how(far)
             assert (found[0], found[-1], found.sum()) == (2, 2, 4)
 
 
 def of_list(post):
-    from arcee_lab.sparsity import sizes
+    from arcee_lab.sparsity.core import magnitudes
 
-    return sizes.of_firings(post.flatten())
+    return magnitudes.of_firings(post.flatten())
 
 
 @given(seed=st.integers(0, 999), rows=st.integers(0, 9), columns=st.integers(1, 40))
 def test_picked_is_what_a_mask_picks(seed, rows, columns):
-    from arcee_lab.sparsity import bits
+    from arcee_lab.sparsity.core import packed_masks
 
     rng = np.random.default_rng(seed)
     table = rng.integers(1, 99, (rows, columns)).astype(rng.choice([np.int16, np.int32, np.int64]))
     mask = rng.random((rows, columns)) < rng.random()
     table[~mask] = 0
     beside = rng.random((rows, columns)).astype(rng.choice([np.float32, np.float64]))
-    counts, picked, (others,) = bits.pick(table, mask, beside)
+    counts, picked, (others,) = packed_masks.pick(table, mask, beside)
     assert np.array_equal(counts, mask.sum(1))
     assert np.array_equal(picked, table[mask])
     assert np.array_equal(others, beside[mask])
     into = np.empty(mask.sum() + 3, table.dtype)
-    counts, picked, others = bits.pick(table, mask, into=into)
+    counts, picked, others = packed_masks.pick(table, mask, into=into)
     assert np.array_equal(picked, into[: mask.sum()])
     assert np.array_equal(picked, table[mask])
     assert others == []
@@ -162,7 +164,7 @@ def test_picked_is_what_a_mask_picks(seed, rows, columns):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
-    from arcee_lab.sparsity.counting import count, count_dense
+    from arcee_lab.sparsity.core.layer_counts import count, count_dense
 
     def told(how, counted):
         rows = torch.tensor(counted, dtype=torch.int64)
@@ -185,33 +187,35 @@ def test_extremes_see_overflow_and_nan_where_it_counts(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_no_update_reads_back_to_the_host(dtype):
     """On the meta device a host read raises, and a stray CPU tensor fails."""
-    from arcee_lab.sparsity import batches, core, drawn, registry
-    from arcee_lab.sparsity.analysis import Seen, Shape
-    from arcee_lab.sparsity.mlps import mlps
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity import registry
+    from arcee_lab.sparsity.core import every_token, kept_tokens
+    from arcee_lab.sparsity.sampled.mlps import mlps
+    from arcee_lab.sparsity.streamed import schedule
+    from arcee_lab.sparsity.streamed.analysis import Seen, Shape
 
     ours, _ = pair(dtype=dtype)
     mlp = mlps(ours.to("meta"))[1]
     windows = cut(Letters(), ["abcdefgh" * 4, "hgf", "aabb"], context=20)
     shape = Shape(2, 16, 24, 40, 20, windows.n_tokens)
     meta = torch.device("meta")
-    plan = batches.plan(windows, batch_size=8, share=1)
+    plan = schedule.plan(windows, batch_size=8, share=1)
     (job,) = plan.jobs([0])
     n = len(job.tokens)
 
     def blank(*size, kind=dtype):
         return torch.zeros(size, dtype=kind, device=meta)
 
-    counts = core.new_state(shape, meta)
+    counts = every_token.new_state(shape, meta)
     places = job.tokens.places.to(meta), job.first.to(meta)
     post, norms = blank(job.input_ids.numel(), 24), blank(24, kind=torch.float32)
-    active = core.add_layer(counts, 1, post, *places)
-    core.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
+    active = every_token.add_layer(counts, 1, post, *places)
+    every_token.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
     here, slots = plan.drawn(99).of(job.tokens)
     assert len(slots) == n
     slots = torch.from_numpy(slots).to(meta)
-    drawn.add_layer(counts, 1, post, places[0], slots)
-    drawn.add_batch(counts, job.tokens, here, slots)
+    kept_tokens.add_layer(counts, 1, post, places[0], slots)
+    kept_tokens.add_batch(counts, job.tokens, here, slots)
     seen = Seen(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),
         norms, job.tokens,
@@ -348,8 +352,8 @@ def test_as_many_tokens_as_the_texts_hold_are_no_error():
 
 
 def test_limits_beside_windows_are_an_error():
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import measure
-    from arcee_lab.texts import cut
 
     windows = cut(Letters(), ["abcdef"], context=4)
     for limits in ({"max_tokens": 3}, {"context": 8}):

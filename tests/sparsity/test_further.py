@@ -32,8 +32,8 @@ def test_further_stands_for_all_three_and_each_says_what_it_cost(report):
 
 
 def test_they_equal_the_calls_of_their_own(report, demo):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import cett, cett_ppl
-    from arcee_lab.texts import cut
 
     windows = cut(demo[1], TEXTS, context=1024)
     pd.testing.assert_frame_equal(report.frame("cett"), cett(*demo, windows).frame())
@@ -44,10 +44,10 @@ def test_they_equal_the_calls_of_their_own(report, demo):
 
 
 def test_the_estimate_names_them_and_their_time(demo):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import registry
-    from arcee_lab.sparsity.estimate import estimate
-    from arcee_lab.sparsity.measure import prepare
-    from arcee_lab.texts import cut
+    from arcee_lab.sparsity._measure import prepare
+    from arcee_lab.sparsity.run_estimate import estimate
 
     assert set(registry.READINGS) == set(registry.FURTHER)
     windows = cut(demo[1], TEXTS, context=1024)
@@ -107,12 +107,12 @@ def test_merging_leaves_them_out(report):
 
 
 def test_the_page_shows_them(report, demo, tmp_path, monkeypatch):
-    from arcee_lab.sparsity import page
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity.report import html_page
 
     # Each figure is drawn twice; turning them into pictures is tested elsewhere.
-    monkeypatch.setattr(page, "png", lambda figure, **options: b"")
-    page.save_page(tmp_path, report, *demo, cut(demo[1], TEXTS, context=1024))
+    monkeypatch.setattr(html_page, "png", lambda figure, **options: b"")
+    html_page.save_page(tmp_path, report, *demo, cut(demo[1], TEXTS, context=1024))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     for title in ("Sparsity beyond exact zeros", "What the cut does to the loss", "can be zero at"):
         assert title in html

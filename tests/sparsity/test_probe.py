@@ -9,8 +9,8 @@ from slowly import CONTEXT
 
 import arcee_lab as al
 from arcee_lab.demo import documents
-from arcee_lab.sparsity.probe import BUDGETS, at_budgets, probe
-from arcee_lab.sparsity.sample import draw
+from arcee_lab.sparsity.sampled._probe import BUDGETS, at_budgets, probe
+from arcee_lab.sparsity.sampled.sample import draw
 
 HOW = {"tokens": 900, "context": CONTEXT, "seed": 5}
 

@@ -27,9 +27,9 @@ def test_passage_shows_what_the_reference_computes():
 
 
 def test_a_deep_model_still_fits_one_page(tmp_path):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import measure, read_passage
-    from arcee_lab.sparsity.page import save_page
-    from arcee_lab.texts import cut
+    from arcee_lab.sparsity.report.html_page import save_page
 
     ours, _ = pair(layers=36, d_mlp=40)
     windows = cut(Letters(), ["abcdefghgfedcba" * 4, "hhgg" * 9], context=64)
@@ -86,7 +86,7 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
 )
 def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
     from arcee_lab.sparsity import SparsityReport, measure
-    from arcee_lab.views import figure
+    from arcee_lab.views.figures import figure
 
     monkeypatch.setattr(figure, "png", lambda *args, **kwargs: b"")
     measure(pair()[0], Letters(), ["abc"], analyses=["core"]).save(tmp_path)
@@ -96,9 +96,9 @@ def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
 
 
 def test_page_is_whole_escaped_and_small(tmp_path):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import measure
-    from arcee_lab.sparsity.page import save_page
-    from arcee_lab.texts import cut
+    from arcee_lab.sparsity.report.html_page import save_page
 
     class Evil(Letters):
         def decode(self, ids):

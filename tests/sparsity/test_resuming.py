@@ -35,11 +35,12 @@ def models():
 @pytest.fixture(scope="module")
 def saved(models, tmp_path_factory):
     """A state in which 4 of the forwards are done: its file, and the report of a whole run."""
-    from arcee_lab.sparsity import measure, stream
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.streamed import runner
 
     file = tmp_path_factory.mktemp("saved") / "state.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_SAVE_EVERY", 0)
+        patch.setattr(runner, "_SAVE_EVERY", 0)
         with interrupting(models[0], forward=4), pytest.raises(Interrupted):
             measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
     return file, measure(models[0], Letters(), TEXTS, **SETTINGS)
@@ -80,14 +81,14 @@ def same(one, two):
 
 def rewritten(source, target, change):
     """A state with changed content and a checksum that is right all the same."""
-    from arcee_lab.sparsity import resuming
+    from arcee_lab.sparsity.streamed import resume_files
 
     with safetensors.safe_open(source, framework="pt") as file:
         about = json.loads(file.metadata()["about"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     run = about.pop("run")
     change(about, tensors)
-    resuming.write(target, run, about, tensors)
+    resume_files.write(target, run, about, tensors)
 
 
 def setting(name, value):
@@ -214,10 +215,10 @@ def test_other_weights_texts_and_batches_are_another_run(models, saved):
 
 
 def test_an_interrupt_keeps_what_was_counted(models, caplog):
+    from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import measure
-    from arcee_lab.sparsity.measure import prepare
+    from arcee_lab.sparsity._measure import prepare
     from arcee_lab.sparsity.registry import chosen
-    from arcee_lab.texts import cut
 
     ours, reference = models
     windows = cut(Letters(), TEXTS, context=16)
@@ -278,15 +279,16 @@ def test_a_second_interrupt_stops_within_the_forward(models, saved, tmp_path):
 
 
 def test_seconds_count_what_was_done_before_the_interrupt(models, tmp_path, monkeypatch):
-    from arcee_lab.sparsity import measure, stream
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.streamed import runner
 
-    forward = stream.Pass._forward
+    forward = runner.Pass._forward
 
     def slow(self, job):
         time.sleep(0.05)
         forward(self, job)
 
-    monkeypatch.setattr(stream.Pass, "_forward", slow)
+    monkeypatch.setattr(runner.Pass, "_forward", slow)
     file = tmp_path / "state.safetensors"
     with interrupting(models[0], forward=4), pytest.raises(Interrupted):
         measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
@@ -304,14 +306,15 @@ def counted(monkeypatch):
 
     They try few levels: what is tested is what is kept of them.
     """
-    monkeypatch.setattr(import_module("arcee_lab.sparsity.cett_ppl"), "STEPS", 2)
-    truncation = import_module("arcee_lab.sparsity.truncation")
+    monkeypatch.setattr(import_module("arcee_lab.sparsity.sampled.cett_perplexity"), "STEPS", 2)
+    truncation = import_module("arcee_lab.sparsity.sampled.truncation")
     for name in ("_OF_ACTIVE", "_SHARES_OF_SUM", "_CETT"):
         monkeypatch.setattr(truncation, name, getattr(truncation, name)[:2])
-    from arcee_lab.sparsity import registry, stream
+    from arcee_lab.sparsity import registry
+    from arcee_lab.sparsity.streamed import runner
 
     seen = {"ran": [], "fails": None, "error": RuntimeError}
-    further, forward = registry.further, stream.Pass._forward
+    further, forward = registry.further, runner.Pass._forward
 
     def watched(name):
         def analysis(*args, **settings):
@@ -327,7 +330,7 @@ def counted(monkeypatch):
         forward(self, job)
 
     monkeypatch.setattr(registry, "further", watched)
-    monkeypatch.setattr(stream.Pass, "_forward", seen_forward)
+    monkeypatch.setattr(runner.Pass, "_forward", seen_forward)
     return seen
 
 
@@ -429,7 +432,7 @@ def test_a_result_that_cannot_be_is_refused(models, further_saved, tmp_path, cha
 @pytest.fixture(scope="module")
 def reported(models, tmp_path_factory):
     from arcee_lab.sparsity import measure
-    from arcee_lab.views import figure
+    from arcee_lab.views.figures import figure
 
     folder = tmp_path_factory.mktemp("reported")
     with pytest.MonkeyPatch.context() as patch:
@@ -511,12 +514,13 @@ def content(folder):
 def command(tmp_path, monkeypatch):
     """The command on a short text, by its folder; pictures are one dot."""
     from arcee_lab.cli import main
-    from arcee_lab.sparsity import page, stream
-    from arcee_lab.views import figure
+    from arcee_lab.sparsity.report import html_page
+    from arcee_lab.sparsity.streamed import runner
+    from arcee_lab.views.figures import figure
 
     monkeypatch.setattr(figure, "png", lambda *args, **kwargs: b"\x89PNG\r\n")
-    monkeypatch.setattr(page, "png", lambda *args, **kwargs: b"\x89PNG\r\n")
-    monkeypatch.setattr(stream, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(html_page, "png", lambda *args, **kwargs: b"\x89PNG\r\n")
+    monkeypatch.setattr(runner, "_SAVE_EVERY", 0)
     texts = {"a": "The dogs near the barn sleep .\n", "b": "A boat drifts past the wall .\n" * 3}
     for name, text in texts.items():
         (tmp_path / f"{name}.txt").write_text(text)
@@ -533,12 +537,12 @@ def command(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("domains", [False, True])
 def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkeypatch, domains):
-    from arcee_lab.sparsity import files, page
+    from arcee_lab.sparsity.report import html_page, report_files
 
     analyses = ("overlap", "cett", "cett_ppl")
     assert command(tmp_path / "whole", *analyses, domains=domains) == 0
     whole = content(tmp_path / "whole")
-    html, saved = page.report_html, files.further_files.save
+    html, saved = html_page.report_html, report_files.further_files.save
 
     def fails(*args, **settings):
         raise RuntimeError("injected")
@@ -549,11 +553,11 @@ def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkey
         with pytest.raises(RuntimeError, match=stage):
             command(out, *analyses, domains=domains)
     counted["fails"] = None
-    monkeypatch.setattr(files.further_files, "save", fails)
+    monkeypatch.setattr(report_files.further_files, "save", fails)
     with pytest.raises(RuntimeError, match="injected"):
         command(out, *analyses, domains=domains)
-    monkeypatch.setattr(files.further_files, "save", saved)
-    monkeypatch.setattr(page, "report_html", fails)
+    monkeypatch.setattr(report_files.further_files, "save", saved)
+    monkeypatch.setattr(html_page, "report_html", fails)
     counted["ran"].clear()
     with pytest.raises(RuntimeError, match="injected"):
         command(out, *analyses, domains=domains)
@@ -561,7 +565,7 @@ def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkey
     stages = [name for name in counted["ran"] if name != "forward"]
     assert stages == (["cett", "cett_ppl"] if domains else [])
     assert ("forward" in counted["ran"]) == domains
-    monkeypatch.setattr(page, "report_html", html)
+    monkeypatch.setattr(html_page, "report_html", html)
     counted["ran"].clear()
     assert command(out, *analyses, domains=domains) == 0
     assert counted["ran"] == []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from arcee_lab.sparsity.sample import draw
-from arcee_lab.texts import cut
+from arcee_lab.data.windows import cut
+from arcee_lab.sparsity.sampled.sample import draw
 
 TEXTS = [f"The {noun} near the barn sleep . " * (1 + n % 3) for n, noun in enumerate("abcdefgh")]
 

@@ -35,7 +35,8 @@ def same(one, two, *, but=()):
 @given(batch_size=st.integers(1, 13), share=st.sampled_from([1, 2, 3]))
 def test_batches_change_nothing(model, batch_size, share):
     """In double precision a batch's shape flips no neuron; rounded terms may differ by a unit."""
-    from arcee_lab.sparsity import exact, measure
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.core import window_means
 
     found = [
         measure(model, Letters(), TEXTS, share=share, batch_size=size, context=16)
@@ -50,8 +51,8 @@ def test_batches_change_nothing(model, batch_size, share):
                 continue
             # Real terms come from matrix products, whose last bits depend on the batch: each may
             # be rounded another way, and there are as many as tokens at most.
-            one, two = exact.real(tensor), exact.real(other)
-            limit = found[0].n_tokens / exact.FRACTION + np.abs(one) * 1e-9
+            one, two = window_means.real(tensor), window_means.real(other)
+            limit = found[0].n_tokens / window_means.FRACTION + np.abs(one) * 1e-9
             assert (np.abs(one - two) <= limit).all(), (name, key)
 
 
@@ -85,7 +86,7 @@ def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
 
 def one_of(rank, size, left):
     """A rank of several that run one after the other: each leaves its state for the last one."""
-    from arcee_lab.ranks import Ranks
+    from arcee_lab.runs.ranks import Ranks
 
     class Together(Ranks):
         def barrier(self):
@@ -100,9 +101,9 @@ def one_of(rank, size, left):
 
 @pytest.mark.parametrize("size", [2, 5])
 def test_ranks_change_nothing(model, size):
-    from arcee_lab.sparsity.measure import prepare
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity._measure import prepare
     from arcee_lab.sparsity.registry import chosen
-    from arcee_lab.texts import cut
 
     windows = cut(Letters(), TEXTS, context=16)
 
@@ -120,13 +121,14 @@ def test_ranks_change_nothing(model, size):
 
 
 def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch):
-    from arcee_lab.sparsity import measure, stream
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.streamed import runner
 
     settings = {"share": 2, "batch_size": 2, "context": 16}
     whole = measure(model, Letters(), TEXTS, **settings)
     file = tmp_path / "state.safetensors"
-    monkeypatch.setattr(stream, "_SAVE_EVERY", 0)
-    forward = stream.Pass._forward
+    monkeypatch.setattr(runner, "_SAVE_EVERY", 0)
+    forward = runner.Pass._forward
     ran = []
 
     def killed(self, job):
@@ -135,7 +137,7 @@ def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch
         ran.append(job)
         forward(self, job)
 
-    monkeypatch.setattr(stream.Pass, "_forward", killed)
+    monkeypatch.setattr(runner.Pass, "_forward", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(model, Letters(), TEXTS, resume=file, **settings)
     assert file.is_file()
@@ -143,7 +145,7 @@ def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch
         measure(model, Letters(), TEXTS, resume=file, **(settings | {"share": 1}))
     again = []
     monkeypatch.setattr(
-        stream.Pass, "_forward", lambda self, job: (again.append(job), forward(self, job))
+        runner.Pass, "_forward", lambda self, job: (again.append(job), forward(self, job))
     )
     resumed = measure(model, Letters(), TEXTS, resume=file, **settings)
     same(whole, resumed)
@@ -156,8 +158,8 @@ def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch
 
 
 def test_the_share_is_chosen_by_the_tokens_alone():
-    from arcee_lab.sparsity.batches import plan
-    from arcee_lab.texts import cut
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity.streamed.schedule import plan
 
     windows = cut(Letters(), TEXTS * 6, context=16)
     some = plan(windows, batch_size=4, share=None)
@@ -310,12 +312,13 @@ def test_two_models_agree_at_all_tokens(two_models, analyses):
 
 
 def test_few_kept_tokens_are_a_uniform_sample_and_still_add_up(two_models, monkeypatch):
-    from arcee_lab.sparsity import drawn, measure
+    from arcee_lab.sparsity import measure
+    from arcee_lab.sparsity.core import kept_tokens
 
     settings = {"analyses": ["core"], "context": 16, "batch_size": 1}
     (ours, _), (others, _) = two_models
     every = measure(ours, Letters(), TEXTS, **settings)
-    monkeypatch.setattr(drawn, "BYTES", 30 * 2 * 5)  # 30 tokens of two layers of 40 neurons
+    monkeypatch.setattr(kept_tokens, "BYTES", 30 * 2 * 5)  # 30 tokens of two layers of 40 neurons
     whole = measure(ours, Letters(), TEXTS, **settings)
     kept, all_kept = (r.states["core"]["drawn_order"].tolist() for r in (whole, every))
     assert len(kept) == 30 < every.n_tokens == len(all_kept)
@@ -332,26 +335,26 @@ def test_few_kept_tokens_are_a_uniform_sample_and_still_add_up(two_models, monke
 
 
 def test_the_draw_takes_the_lowest_numbers_however_the_text_is_cut(monkeypatch):
-    from arcee_lab.sparsity import drawn
+    from arcee_lab.sparsity.core import kept_tokens
 
     rng = np.random.default_rng(0)
     bounds = np.cumsum([0, *rng.integers(1, 30, 40)])
     keys, counted = rng.integers(0, 2**32, 40), rng.random(bounds[-1]) < 0.8
     row = np.repeat(np.arange(40), np.diff(bounds))
-    order = drawn.mixed(keys[row], np.arange(bounds[-1]) - bounds[row])[counted]
+    order = kept_tokens.mixed(keys[row], np.arange(bounds[-1]) - bounds[row])[counted]
     assert len(set(order.tolist())) == len(order)
     assert order.min() >= 0
     for most in (1, 17, 10**6):
         for at_once in (5, 2**22):
-            monkeypatch.setattr(drawn, "_AT_ONCE", at_once)
-            found = drawn.draw(counted, bounds, keys, most)
+            monkeypatch.setattr(kept_tokens, "_AT_ONCE", at_once)
+            found = kept_tokens.draw(counted, bounds, keys, most)
             lowest = np.sort(order)[:most]
             assert np.array_equal(order[found.numbers][np.argsort(found.slots)], lowest)
             assert (np.diff(found.numbers) > 0).all()
 
 
 def test_a_neuron_that_never_fired_is_not_busy():
-    from arcee_lab.sparsity.comparison import hot_overlap
+    from arcee_lab.sparsity.compared.comparison import hot_overlap
 
     first, second = np.zeros((2, 2, 20))
     first[0, [3, 7]], second[0, [3, 9]] = 0.5, 0.5

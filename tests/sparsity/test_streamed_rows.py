@@ -230,9 +230,9 @@ def test_row_1_is_exact_in_bfloat16():
 
 
 def sizes_values():
-    from arcee_lab.sparsity import sizes
+    from arcee_lab.sparsity.core import magnitudes
 
-    return sizes.values()
+    return magnitudes.values()
 
 
 def held_by(contributions):
@@ -307,8 +307,8 @@ def test_row_11_concentration_of_every_token(case):
 def test_k90_is_a_whole_number_of_neurons_at_every_token_that_fires(
     seed, tokens, d_mlp, density, alike, dtype
 ):
-    from arcee_lab.sparsity import concentration
-    from arcee_lab.sparsity.analysis import Seen
+    from arcee_lab.sparsity.streamed import concentration
+    from arcee_lab.sparsity.streamed.analysis import Seen
 
     rng = np.random.default_rng(seed)
     fires = rng.random((tokens, d_mlp)) < density

@@ -9,10 +9,10 @@ from slowly import CONTEXT, dense, losses
 
 import arcee_lab as al
 from arcee_lab.demo import documents
-from arcee_lab.sparsity import keeping
-from arcee_lab.sparsity.sample import draw
-from arcee_lab.sparsity.truncation import truncation
-from arcee_lab.sparsity.truncation_curves import KEEPS_ALL, TruncationCurves
+from arcee_lab.sparsity.sampled import selection_rules
+from arcee_lab.sparsity.sampled.sample import draw
+from arcee_lab.sparsity.sampled.truncation import truncation
+from arcee_lab.sparsity.sampled.truncation_curves import KEEPS_ALL, TruncationCurves
 
 HOW = {"tokens": 130, "context": CONTEXT, "seed": 5}
 LEVELS = {
@@ -75,7 +75,7 @@ def test_rules_choose_as_written(rule, d_mlp, level, density, seed):
     draws = torch.Generator().manual_seed(seed)
     u = torch.randn(1, 4, d_mlp, generator=draws) + 2 * density - 1
     a, norms = torch.relu(u).square(), torch.rand(d_mlp, generator=draws) + 0.5
-    kept = keeping.RULES[rule](keeping.Layer(a, u, norms, draws), level)[0]
+    kept = selection_rules.RULES[rule](selection_rules.Layer(a, u, norms, draws), level)[0]
     # A zero that is kept is still a zero.
     expected = chosen(rule, a[0], u[0], norms, level)
     assert torch.equal(kept & (a[0] > 0), expected & (a[0] > 0))
@@ -84,7 +84,7 @@ def test_rules_choose_as_written(rule, d_mlp, level, density, seed):
 def test_random_keeps_as_many_of_those_that_fire():
     draws = torch.Generator().manual_seed(0)
     a = torch.rand(2, 50, 40, generator=draws) * (torch.rand(2, 50, 40, generator=draws) < 0.3)
-    kept = keeping.random(keeping.Layer(a, a, torch.ones(40), draws), 0.2)
+    kept = selection_rules.random(selection_rules.Layer(a, a, torch.ones(40), draws), 0.2)
     left = (kept & (a > 0)).sum(-1)
     assert torch.equal(left, (a > 0).sum(-1).clamp(max=8))
     share = (kept & (a > 0)).float().mean(dim=(0, 1)) / (a > 0).float().mean(dim=(0, 1))

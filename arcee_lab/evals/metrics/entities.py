@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.evals.aggregation import Aggregation
+from arcee_lab.evals.metrics.aggregation import Aggregation
 from arcee_lab.evals.metrics.kinds import divided, ratio
 
 SIDES = frozenset("BIES")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.evals.aggregation import Aggregation
+from arcee_lab.evals.metrics.aggregation import Aggregation
 
 Numbers = np.ndarray | np.number  # NumPy makes a scalar of an array without axes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.evals.aggregation import Aggregation
+from arcee_lab.evals.metrics.aggregation import Aggregation
 from arcee_lab.evals.metrics.kinds import divided, mean
 
 BINS = 15  # of confidence, equally wide, each with its upper edge

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.evals.heads.rows import require_room
-from arcee_lab.evals.heads.token import last_tokens, place_words
+from arcee_lab.data.tokenization import token_ids, token_offsets
+from arcee_lab.heads.batches import require_room
+from arcee_lab.heads.token import last_tokens, place_words
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.tokenization import token_ids, token_offsets
 from arcee_lab.training.heads.labelled import Labelled
 
 IGNORED = -100

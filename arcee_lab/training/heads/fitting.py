@@ -18,18 +18,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from arcee_lab import storage
+from arcee_lab.bootstrap import interval, redrawn
 from arcee_lab.evals import metrics
-from arcee_lab.evals.heads.sequence import score_sequence
-from arcee_lab.evals.heads.token import label_words
-from arcee_lab.evals.intervals import interval, redrawn
 from arcee_lab.evals.result import Score
+from arcee_lab.heads.sequence import score_sequence
+from arcee_lab.heads.token import label_words
 from arcee_lab.interrupted import Interrupted
-from arcee_lab.model.adapters import adapted_layers
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
-from arcee_lab.seeds import Seeds
-from arcee_lab.stopping import StopWish
+from arcee_lab.model.wrappers.adapters import adapted_layers
+from arcee_lab.runs import storage
+from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
 from arcee_lab.training.heads.recipe import HeadRecipe

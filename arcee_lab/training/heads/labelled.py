@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from arcee_lab.hub import is_hub_id
-from arcee_lab.rows import Row, cell, is_table, read_rows, require_file, require_unicode
+from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
+from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
@@ -223,7 +223,9 @@ def _dataset(
 ) -> tuple[Iterable[dict[str, Any]], list[str] | None]:
     import datasets
 
-    from arcee_lab.texts import open_dataset  # with torch, which the command's help needs not
+    from arcee_lab.data.windows import (
+        open_dataset,  # with torch, which the command's help needs not
+    )
 
     rows = open_dataset(name, split, streaming=False)
     assert isinstance(rows, datasets.Dataset)

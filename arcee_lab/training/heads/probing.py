@@ -22,16 +22,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.evals import metrics
-from arcee_lab.evals.heads.rows import in_batches
 from arcee_lab.evals.result import Score
+from arcee_lab.heads.batches import in_batches
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import Anatomy, anatomy
-from arcee_lab.recording import capture
+from arcee_lab.recording.capturing import capture
 from arcee_lab.training.heads.encoding import Row, encode
 from arcee_lab.training.heads.fitting import score_of
 from arcee_lab.training.heads.labelled import Labelled
-from arcee_lab.views.curves import Line, lines
-from arcee_lab.views.figure import Figure
+from arcee_lab.views.figures.curves import Line, lines
+from arcee_lab.views.figures.figure import Figure
 from arcee_lab.views.scale import CATEGORIES
 
 SITES = ("hook_embed", "layers.*.hook_resid_post")

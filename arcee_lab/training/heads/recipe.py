@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from arcee_lab import bounds
+from arcee_lab.runs import bounds
 
 TUNED = ("head", "lora", "full")
 RANK = 8  # of LoRA's updates

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
-from arcee_lab import storage
-from arcee_lab.stopping import StopWish
+from arcee_lab.runs import storage
+from arcee_lab.runs.interrupt import StopWish
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states

@@ -9,7 +9,7 @@ _PREFIX = "arcee_"
 
 def is_task(source: str) -> bool:
     """Whether a source names a task, be it misspelt, and no file or data set of the Hub."""
-    from arcee_lab.evals.standard.classified import BY_TASK
+    from arcee_lab.evals.tasks.datasets.classification import BY_TASK
 
     name = source.partition(":")[0]
     if any(mark in name for mark in "./\\"):
@@ -38,8 +38,8 @@ def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
     Raises:
         ValueError: There is no such task, it asks another head, or its data cannot be read.
     """
-    from arcee_lab.evals.standard import SQUAD, SQUAD_V2
-    from arcee_lab.evals.standard.classified import BY_TASK
+    from arcee_lab.evals.tasks.datasets import SQUAD, SQUAD_V2
+    from arcee_lab.evals.tasks.datasets.classification import BY_TASK
 
     name, _, split = source.partition(":")
     if name in (f"{_PREFIX}{one.name}" for one in (SQUAD, SQUAD_V2)):

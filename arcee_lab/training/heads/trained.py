@@ -9,9 +9,9 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from arcee_lab import storage
 from arcee_lab.evals.result import Score, table
 from arcee_lab.model.modeling import ArceePreTrainedModel
+from arcee_lab.runs import storage
 
 
 @dataclass(frozen=True)

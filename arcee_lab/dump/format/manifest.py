@@ -1,0 +1,431 @@
+"""The manifest of an activation store: what it holds, of which model, and where, as JSON.
+
+A manifest may come from a stranger. `Manifest.parse` believes nothing: every field is checked for
+its type and range, every path for leaving the folder, and the shards for covering each token once.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+
+from arcee_lab.dump.folders.folder import Folder, folder_of
+from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
+
+MANIFEST = "manifest.json"
+FORMAT = "arcee_lab.dump"
+VERSION = 1
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+BYTES_OF_TOKEN = 4 * 4 + 2  # ids, positions, documents, windows; attended, first
+_RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
+MOST_LAYERS = 1024  # no decoder has a sixth of them
+_MOST_AXES = 4
+_LONGEST_PATH = 255
+_LARGEST = 2**28  # bytes of a manifest; a million shard files take less
+_PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
+
+
+def stored_as(site: str) -> str:
+    """The site whose values a store keeps for `site`: relu(u) for relu(u)², else itself.
+
+    The square is computed again when it is asked for, by the same rounding as the model's; relu(u)
+    has the wider range (in float16 the square overflows from 256 on).
+    """
+    return site.removesuffix(_POST) + _RELU if site.endswith(_POST) else site
+
+
+def shard_path(what: str, number: int) -> str:
+    """Where a shard lies in the folder: of a site by its name, or of `tokens`."""
+    return f"{what}/{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a store.
+
+    Attributes:
+        path: From the store's folder, with forward slashes.
+        bytes: Its size.
+        sha256: Its checksum.
+        nonzeros: Values that are not zero; None for tokens and where the layout counts none.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    nonzeros: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredSite:
+    """What is stored of one hook point.
+
+    Attributes:
+        name: Canonical name; neurons are stored as `hook_relu`, see `stored_as`.
+        shape: Sizes of its axes after batch and pos.
+        dtype: `bfloat16`, `float16` or `float32`.
+        layout: See `arcee_lab.dump.format.layouts`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+
+    @property
+    def width(self) -> int:
+        """Values a token."""
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        return DTYPES[self.dtype]
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """The dtype of what is read: float32 for int8, else the site's own."""
+        return torch.float32 if self.layout == "int8" else self.torch_dtype
+
+    @property
+    def counts_nonzeros(self) -> bool:
+        """Whether its files state how many values are not zero."""
+        return self.layout in SPARSE_LAYOUTS
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A range of tokens.
+
+    Attributes:
+        start: Its first token.
+        stop: The token behind its last one.
+        tokens: The file of ids, positions and so on.
+        sites: Site name -> file.
+    """
+
+    start: int
+    stop: int
+    tokens: StoredFile
+    sites: Mapping[str, StoredFile]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """All its files."""
+        return (self.tokens, *self.sites.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The shard as JSON values; `parse` is the inverse."""
+        return {
+            "start": self.start,
+            "stop": self.stop,
+            "tokens": _file_json(self.tokens),
+            "sites": {name: _file_json(file) for name, file in self.sites.items()},
+        }
+
+    @classmethod
+    def parse(cls, value: Any, where: str, sites: tuple[StoredSite, ...]) -> "StoredShard":
+        """Checks JSON values and makes a shard of them.
+
+        Args:
+            value: The values.
+            where: What an error calls them.
+            sites: What has to be in it.
+
+        Raises:
+            ValueError: A missing, superfluous or impossible field, named.
+        """
+        return _shard(value, where, sites, n_tags=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store holds.
+
+    Attributes:
+        model: `name`, `fingerprint`, `dtype` and `config` of the model.
+        tokenizer: `name` and `fingerprint`.
+        data: Where the texts came from; has a `fingerprint`.
+        settings: What makes the batches what they are; has a `seed`.
+        versions: Package -> version.
+        sites: What is stored, in forward order.
+        shards: In the order of their tokens.
+        tags: Name of a further number a token -> what its values mean, or None.
+    """
+
+    model: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sites: tuple[StoredSite, ...]
+    shards: tuple[StoredShard, ...]
+    tags: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the store."""
+        return self.shards[-1].stop if self.shards else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shard files."""
+        return sum(file.bytes for shard in self.shards for file in shard.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values; `parse` is the inverse."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(self.model),
+            "tokenizer": dict(self.tokenizer),
+            "data": dict(self.data),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "tags": {name: labels and list(labels) for name, labels in self.tags.items()},
+            "n_tokens": self.n_tokens,
+            "sites": [
+                {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "layout": s.layout}
+                for s in self.sites
+            ],
+            "shards": [shard.to_json() for shard in self.shards],
+        }
+
+    def save(self, folder: str | os.PathLike[str] | Folder) -> None:
+        """Writes `manifest.json`, atomically; the last thing that a finished store gets."""
+        value = self.to_json()
+        Manifest.parse(value)  # what is written can be read
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        folder_of(folder).write(MANIFEST, f"{text}\n".encode())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str] | Folder) -> "Manifest":
+        """Reads and checks the manifest of a folder, local or behind a URL.
+
+        Raises:
+            ValueError: No store, an unfinished or a damaged one, or one of a later format.
+        """
+        folder = folder_of(folder)
+        path = f"{folder}/{MANIFEST}"
+        if (size := folder.size(MANIFEST)) is None:
+            kind = "holds no manifest.json" if folder.exists() else "is no folder"
+            raise ValueError(
+                f"activation store {folder} {kind}; expected a folder that a dump finished. "
+                "Where a dump was interrupted, repeat its command first"
+            )
+        if size > _LARGEST:
+            raise ValueError(f"{path} is {size} bytes; expected at most {_LARGEST}")
+        try:
+            value = json.loads(folder.read(MANIFEST), parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error}; get the store again") from error
+        try:
+            return cls.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, value: Any) -> "Manifest":
+        """Checks JSON values and makes a manifest of them.
+
+        Raises:
+            ValueError: A missing, superfluous or impossible field, named.
+        """
+        top = _Fields(value, "the manifest")
+        if top.text("format") != FORMAT:
+            raise ValueError(f"format is {value['format']!r}; expected {FORMAT!r}")
+        if (version := top.number("version")) != VERSION:
+            raise ValueError(
+                f"format version is {version}; this arcee_lab reads version {VERSION}. Read it "
+                "with the arcee_lab that wrote it, or with a newer one"
+            )
+        model = top.table("model", "name", "fingerprint", "dtype")
+        if not isinstance(model.get("config"), dict):
+            raise ValueError("model.config is missing; expected the model's config")
+        if "num_hidden_layers" in model["config"]:
+            _Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
+        sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
+        if len({site.name for site in sites}) < len(sites):
+            raise ValueError("two sites have one name; expected each once")
+        tags = {name: _labels(name, labels) for name, labels in top.table("tags").items()}
+        shards = tuple(
+            _shard(item, f"shard {at}", sites, len(tags))
+            for at, item in enumerate(top.list("shards"))
+        )
+        _check_cover(shards, top.number("n_tokens"))
+        manifest = cls(
+            model=model,
+            tokenizer=top.table("tokenizer", "name", "fingerprint"),
+            data=top.table("data", "fingerprint"),
+            settings=top.table("settings"),
+            versions=top.table("versions"),
+            sites=sites,
+            shards=shards,
+            tags=tags,
+        )
+        top.done()
+        return manifest
+
+
+class _Fields:
+    """An object of the manifest, read field by field; what nobody asked for is an error."""
+
+    def __init__(self, value: Any, where: str):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {type(value).__name__}; expected an object")
+        self.value, self.where, self.read = value, where, set()
+
+    def get(self, name: str, kind: type) -> Any:
+        self.read.add(name)
+        got = self.value.get(name)
+        if not isinstance(got, kind) or isinstance(got, bool):
+            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}")
+        return got
+
+    def text(self, name: str) -> str:
+        return self.get(name, str)
+
+    def list(self, name: str) -> list[Any]:
+        return self.get(name, list)
+
+    def number(self, name: str, most: int = 2**62) -> int:
+        got = self.get(name, int)
+        if not 0 <= got <= most:
+            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}")
+        return got
+
+    def table(self, name: str, *texts: str) -> dict[str, Any]:
+        got = self.get(name, dict)
+        for text in texts:
+            _Fields(got, f"{self.where}: {name}").text(text)
+        return got
+
+    def done(self) -> None:
+        if more := sorted(set(self.value) - self.read):
+            raise ValueError(f"{self.where} has unknown fields {_short(more)}")
+
+
+def _site(value: Any, at: int) -> StoredSite:
+    fields = _Fields(value, f"site {at}")
+    name, shape = fields.text("name"), fields.list("shape")
+    if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
+        raise ValueError(f"site {at}: {_short(name)} is no hook point's name")
+    layer = re.match(r"layers\.([^.]*)", name)
+    if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
+        raise ValueError(
+            f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}"
+        )
+    sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
+    if not 0 < len(shape) <= _MOST_AXES or not sizes:
+        raise ValueError(f"{name}: shape is {_short(shape)}; expected positive sizes")
+    if math.prod(shape) >= 2**31:
+        raise ValueError(f"{name}: shape {_short(shape)} has too many values a token")
+    dtype, layout = fields.text("dtype"), fields.text("layout")
+    for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
+        if got not in known:
+            raise ValueError(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}")
+    fields.done()
+    return StoredSite(name, tuple(shape), dtype, layout)
+
+
+def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -> StoredShard:
+    fields = _Fields(value, where)
+    start, stop = fields.number("start"), fields.number("stop")
+    if not start < stop <= start + MOST_TOKENS:
+        raise ValueError(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS} tokens")
+    files = fields.table("sites")
+    if set(files) != {site.name for site in sites}:
+        raise ValueError(f"{where} has files of {_short(sorted(files))}; expected one a site")
+    length = stop - start
+    tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
+    of_sites = {
+        site.name: _file(
+            files[site.name],
+            f"{where}: {site.name}",
+            most=length * site.width if site.counts_nonzeros else None,
+        )
+        for site in sites
+    }
+    fields.done()
+    # What is read later is as large as the files are, and these have the sizes that are stated.
+    _check_size(tokens, f"{where}: tokens", length * (BYTES_OF_TOKEN + 4 * n_tags))
+    for site in sites:
+        file = of_sites[site.name]
+        least = least_bytes(
+            site.layout,
+            tokens=length,
+            width=site.width,
+            itemsize=site.torch_dtype.itemsize,
+            nonzeros=file.nonzeros or 0,
+        )
+        _check_size(file, f"{where}: {site.name}", least)
+    return StoredShard(start, stop, tokens, of_sites)
+
+
+def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
+    fields = _Fields(value, where)
+    path, sha256 = fields.text("path"), fields.text("sha256")
+    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
+    if not named or PurePosixPath(path).suffix != ".safetensors":
+        raise ValueError(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")
+    nonzeros = None if most is None else fields.number("nonzeros", most)
+    size = fields.number("bytes")
+    fields.done()
+    return StoredFile(path, size, sha256, nonzeros)
+
+
+def _check_size(file: StoredFile, where: str, least: int) -> None:
+    if file.bytes < least:
+        raise ValueError(
+            f"{where}: bytes is {file.bytes}; expected at least {least} for its tokens and values"
+        )
+
+
+def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
+    at = 0
+    for number, shard in enumerate(shards):
+        if shard.start != at:
+            what = "twice" if shard.start < at else "not at all"
+            raise ValueError(
+                f"shard {number} starts at token {shard.start}; expected {at}, or the tokens "
+                f"between are stored {what}"
+            )
+        at = shard.stop
+    if at != n_tokens:
+        raise ValueError(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
+    paths = [file.path.lower() for shard in shards for file in shard.files]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two shards name one file; expected each its own")
+
+
+def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"tag {_short(name)}: expected a list of words, or null")
+    return tuple(labels)
+
+
+def _file_json(file: StoredFile) -> dict[str, Any]:
+    value = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+    return value if file.nonzeros is None else value | {"nonzeros": file.nonzeros}
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,187 @@
+"""Whether every byte of a store is what its manifest says, and every count right."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from arcee_lab.dump.folders.folder import Folder, Written, folder_of
+from arcee_lab.dump.format import shard_files, sparse
+from arcee_lab.dump.format.block import TOKEN, UNIT, Block
+from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
+from arcee_lab.runs import storage
+
+_CELLS = 1 << 26  # that are decoded at once
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file of a store that is not what it should be.
+
+    Attributes:
+        shard: Number of its shard.
+        site: What it holds: a site, or `tokens`.
+        path: Where it lies in the store.
+        why: What is wrong with it.
+    """
+
+    shard: int
+    site: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
+class Verification:
+    """The result of looking at every file of a store.
+
+    Attributes:
+        store: Where it lies.
+        n_tokens: Tokens that it holds.
+        n_shards: Shards that were looked at.
+        n_files: Files that were looked at.
+        bytes: Their size by the manifest.
+        damages: What is wrong; empty for a store that is whole.
+    """
+
+    store: str
+    n_tokens: int
+    n_shards: int
+    n_files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damages
+
+    def frame(self) -> pd.DataFrame:
+        """One row a damaged file: shard, site, path, why."""
+        rows = [(d.shard, d.site, d.path, d.why) for d in self.damages]
+        return pd.DataFrame(rows, columns=["shard", "site", "path", "why"])
+
+    def __repr__(self) -> str:
+        held = (
+            f"{self.store}: {self.n_tokens:,} tokens in {self.n_shards} shards, {self.n_files} "
+            f"files, {self.bytes:,} bytes"
+        )
+        if self.whole:
+            return f"{held}: whole"
+        lines = [f"  shard {d.shard}, {d.path}: {d.why}" for d in self.damages]
+        return "\n".join([f"{held}: {len(self.damages)} damaged", *lines])
+
+    def _repr_html_(self) -> str:
+        head = escape(repr(self).splitlines()[0])
+        return f"<p>{head}</p>" + ("" if self.whole else self.frame().to_html(index=False))
+
+
+def verify(path: str | os.PathLike[str] | Folder, *, progress: bool = False) -> Verification:
+    """Checks all checksums and counts of a store.
+
+    Of each file: its size and checksum, its tensors' names, shapes and dtypes, and that offsets,
+    indices and counts fit together.
+
+    Args:
+        path: The store, local or an fsspec URL.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        What is damaged.
+
+    Raises:
+        ValueError: There is no store, or its manifest itself is damaged.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> al.dump.verify(out).whole  # doctest: +SKIP
+        True
+    """
+    folder = folder_of(path)
+    manifest = Manifest.load(folder)
+    damages = []
+    with tqdm(total=manifest.bytes, unit="B", unit_scale=True, disable=not progress) as bar:
+        for number, shard in enumerate(manifest.shards):
+            for site, file in _files(manifest, shard):
+                why = _wrong(folder, manifest, shard, site, file)
+                if why is not None:
+                    name = "tokens" if site is None else site.name
+                    damages.append(Damage(number, name, file.path, why))
+                bar.update(file.bytes)
+    return Verification(
+        store=str(folder),
+        n_tokens=manifest.n_tokens,
+        n_shards=len(manifest.shards),
+        n_files=sum(len(shard.files) for shard in manifest.shards),
+        bytes=manifest.bytes,
+        damages=tuple(damages),
+    )
+
+
+def _files(
+    manifest: Manifest, shard: StoredShard
+) -> Iterator[tuple[StoredSite | None, StoredFile]]:
+    yield None, shard.tokens
+    for site in manifest.sites:
+        yield site, shard.sites[site.name]
+
+
+def _wrong(
+    folder: Folder,
+    manifest: Manifest,
+    shard: StoredShard,
+    site: StoredSite | None,
+    file: StoredFile,
+) -> str | None:
+    """What is wrong with a file, or None."""
+    try:
+        if (got := folder.size(file.path)) != file.bytes:
+            return "it is missing" if got is None else f"it has {got} bytes, not {file.bytes}"
+        local = folder.local(file.path, Written(file.bytes, file.sha256))
+        if storage.sha256(local) != file.sha256:
+            return "its checksum is not the manifest's"
+        if site is None:
+            shard_files.read_tokens(folder, file, length=len(shard), tags=manifest.tags)
+        else:
+            _count(shard_files.read_block(folder, file, site, length=len(shard)))
+    except shard_files.Damaged as error:
+        return error.why
+    except (ValueError, OSError) as error:
+        return str(error)
+    finally:
+        folder.let_go(file.path)
+    return None
+
+
+def _count(block: Block) -> None:
+    """Reads all of a block, which checks it, and compares its two halves.
+
+    Raises:
+        ValueError: Indices out of range or order, stored zeros, or halves that differ.
+    """
+    if block.nonzeros is None:
+        return
+    by_unit = np.zeros(block.width, dtype=np.int64)
+    total = 0
+    step = max(1, _CELLS // max(1, block.tokens))
+    for start in range(0, block.width, step):
+        rows = block.units(slice(start, start + step))
+        by_unit[start : start + step] = rows.counts
+        total += int(np.count_nonzero(rows.values))
+    if total != block.nonzeros or by_unit.sum() != block.nonzeros:
+        raise ValueError(f"it has {total} nonzeros; expected {block.nonzeros}")
+    if not any(name.startswith(TOKEN) for name in block.tensors):
+        return
+    assert any(name.startswith(UNIT) for name in block.tensors), "a sparse block lies by unit"
+    again = np.zeros(block.width, dtype=np.int64)
+    step = max(1, _CELLS // max(1, block.width))
+    for start in range(0, block.tokens, step):
+        stop = min(start + step, block.tokens)
+        rows: sparse.Rows = block.span(start, stop)
+        again += np.bincount(rows.index, minlength=block.width)
+    if not np.array_equal(again, by_unit):
+        raise ValueError("its half by token and its half by unit count other nonzeros")

@@ -1,0 +1,116 @@
+"""Batches of stored activations, for training probes and dictionaries."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from arcee_lab.dump.format import sparse
+from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.format.sparse import Rows
+
+if TYPE_CHECKING:
+    from arcee_lab.dump.reading.store import Store
+
+_SPAN = 4096  # tokens that are decoded together
+_MIXED = 4  # spans whose tokens are shuffled together
+
+
+class Activations(IterableDataset[dict[str, Tensor]]):
+    """Batches of activations with what is known of their tokens.
+
+    A batch is a dict: each site's name as asked for -> [batch, width]; `token` (its number in the
+    store), `ids`, `positions`, `documents`, `windows` -> [batch]; each tag as `tag.NAME`. Padding
+    is left out. Sparse sites are decoded as they are needed, never a whole shard at once.
+
+    With `shuffle`, spans of 4,096 tokens come in random order from all shards, and the tokens of
+    four spans are shuffled together. Order and content depend on `seed`, `epoch` and the number of
+    workers alone. Workers share the spans out. The last batch of four spans may be smaller.
+
+    Args:
+        store: The store.
+        sites: Sites as `Store.tokens` takes them.
+        batch_size: Tokens a batch.
+        shuffle: Whether to mix tokens, or to go through them in order.
+        seed: Of the order.
+        first: Whether first positions take part; models treat them unlike any other.
+
+    Attributes:
+        epoch: Set it before each pass to get another order.
+
+    Raises:
+        ValueError: A site that is not stored, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        store: "Store",
+        sites: Sequence[str | int],
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        first: bool,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self.epoch = 0
+        self._store = store
+        self._sites = [(site, *store.find(site)) for site in sites]
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._first = first
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        spans = [
+            (number, start, min(start + _SPAN, len(shard)))
+            for number, shard in enumerate(self._store.manifest.shards)
+            for start in range(0, len(shard), _SPAN)
+        ]
+        # The same in every worker, so that each span is in exactly one.
+        order = np.random.default_rng((self._seed, self.epoch))
+        if self._shuffle:
+            spans = [spans[at] for at in order.permutation(len(spans))]
+        worker = get_worker_info()
+        share, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        within = np.random.default_rng((self._seed, self.epoch, share, workers))
+        spans = spans[share::workers]
+        for at in range(0, len(spans), _MIXED):
+            yield from self._batches(spans[at : at + _MIXED], within)
+
+    def _batches(
+        self, spans: list[tuple[int, int, int]], random: np.random.Generator
+    ) -> Iterator[dict[str, Tensor]]:
+        shards = self._store.manifest.shards
+        numbers = torch.cat(
+            [torch.arange(shards[n].start + low, shards[n].start + high) for n, low, high in spans]
+        )
+        known = self._store.token_data()[numbers]
+        counted = known.attended if self._first else known.attended & ~known.first
+        kept = counted.nonzero()[:, 0]
+        if self._shuffle:
+            kept = kept[torch.from_numpy(random.permutation(len(kept)))]
+        pools = [(name, squared, self._pool(site, spans)) for name, site, squared in self._sites]
+        columns = {"token": numbers} | known.tensors()
+        for place in kept.split(self._batch_size):
+            batch = {name: column[place] for name, column in columns.items()}
+            for name, squared, (rows, dtype) in pools:
+                x = rows[place] if isinstance(rows, Tensor) else _dense(rows, place, dtype)
+                batch[str(name)] = x.square() if squared else x
+            yield batch
+
+    def _pool(
+        self, site: StoredSite, spans: list[tuple[int, int, int]]
+    ) -> tuple[Tensor | Rows, torch.dtype]:
+        read = self._store.span if site.counts_nonzeros else self._store.dense
+        parts = [read(site.name, *span) for span in spans]
+        pool = sparse.below(parts) if site.counts_nonzeros else torch.cat(parts)  # type: ignore[arg-type]
+        return pool, site.value_dtype
+
+
+def _dense(rows: Rows, place: Tensor, dtype: torch.dtype) -> Tensor:
+    return sparse.from_bits(rows.take(place.numpy()).dense(), dtype)

@@ -1,0 +1,308 @@
+"""A dump from beginning to end: many sites in one forward, written while the next one runs."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from arcee_lab.data.limits import default_context, require_context, windows_of
+from arcee_lab.data.windows import Windows
+from arcee_lab.dump.config import DumpConfig
+from arcee_lab.dump.folders.folder import Folder, folder_of
+from arcee_lab.dump.format.manifest import Manifest, StoredShard
+from arcee_lab.dump.reading.store import Store, open
+from arcee_lab.dump.writing.batching import BatchPlan, PlannedShard, Row, plan_shards
+from arcee_lab.dump.writing.estimate import Estimate, estimate, size
+from arcee_lab.dump.writing.provenance import Provenance, stored_sites
+from arcee_lab.dump.writing.recorder import Sink
+from arcee_lab.dump.writing.resume import agreed, finish, one_writer, unfinished, write_record
+from arcee_lab.dump.writing.shard_writer import Filling
+from arcee_lab.dump.writing.tags import Tag, cut_tags
+from arcee_lab.dump.writing.writer_threads import Conveyor
+from arcee_lab.hooks.tensor_parallel import shards_of
+from arcee_lab.interrupted import Interrupted
+from arcee_lab.model.anatomy import anatomy
+from arcee_lab.runs import ranks
+from arcee_lab.runs.interrupt import StopWish
+
+Texts = Iterable[str] | Windows
+
+
+def write(
+    model: Any,
+    tokenizer: Any,
+    texts: Texts,
+    out: str | os.PathLike[str],
+    config: DumpConfig | None = None,
+    *,
+    tags: Mapping[str, Tag] | None = None,
+    source: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Store:
+    """Dumps the activations of many hook points while a model reads texts.
+
+    Killed at any moment, the same call goes on: shards that are whole stay, and the finished store
+    has the same bytes as one that nothing interrupted. Ctrl-C finishes the current shard first.
+    Under torchrun the ranks share the shards out; of a tensor-parallel model the first rank writes.
+
+    Args:
+        model: An Arcee model, any head.
+        tokenizer: Its tokenizer.
+        texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
+        out: A folder, or an fsspec URL such as `s3://bucket/store`. One that holds another run is
+            refused, and so is one that another process is writing to.
+        config: What to dump.
+        tags: Further numbers a token, by name.
+        source: Where the texts came from, as JSON values, for the manifest.
+        progress: Whether to show a bar with tokens/s, bytes and time left on stderr.
+
+    Returns:
+        The store, open.
+
+    Raises:
+        ValueError: Another run's folder, a full disk, NaN in an activation, sites or texts that are
+            not as they should be. What was finished before is kept.
+        Interrupted: Ctrl-C was pressed; the current shard was finished.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> texts = ["The dogs near the gate bark.", "The lamp finds the red king."]
+        >>> store = al.dump.write(model, tokenizer, texts, out)  # doctest: +SKIP
+        >>> store.neuron(2, 17).frame()  # doctest: +SKIP
+    """
+    job = Job(model, tokenizer, texts, config, tags=tags, source=source)
+    return job.run(out, progress=progress)
+
+
+def plan(
+    model: Any,
+    tokenizer: Any,
+    texts: Texts,
+    config: DumpConfig | None = None,
+    *,
+    tags: Mapping[str, Tag] | None = None,
+) -> Estimate:
+    """Says what `write` with the same arguments will take, from a few of its batches.
+
+    Raises:
+        ValueError: As `write`.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> estimate = al.dump.plan(model, tokenizer, ["The dogs near the gate bark."])
+        >>> estimate.bytes < estimate.dense_bytes
+        True
+    """
+    return Job(model, tokenizer, texts, config, tags=tags).estimate()
+
+
+class Job:
+    """A dump whose texts are read and whose batches are planned.
+
+    Args:
+        model: As for `write`, like all others.
+        tokenizer: Its tokenizer.
+        texts: Documents or windows.
+        config: What to dump.
+        tags: Further numbers a token.
+        source: Where the texts came from.
+
+    Attributes:
+        config: What is dumped.
+        plan: The batches.
+        sites: What is stored, by name, in forward order.
+        provenance: What the manifest says of model, tokenizer, data and code.
+        writer_seconds: CPU time of the threads that convert and write, after a run.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        texts: Texts,
+        config: DumpConfig | None = None,
+        *,
+        tags: Mapping[str, Tag] | None = None,
+        source: Mapping[str, Any] | None = None,
+    ):
+        self.config = config = config or DumpConfig()
+        self._parts = anatomy(model)
+        self._tokenizer = tokenizer
+        self.sites = stored_sites(self._parts, config)
+        context = config.context or default_context(self._parts.model)
+        require_context(self._parts.model, context, "context")
+        # Of windows that are cut already, it still says how many share a packed row.
+        packs = config.packed and isinstance(texts, Windows)
+        windows = windows_of(
+            self._parts.model,
+            tokenizer,
+            texts,
+            context=None if packs else config.context,
+            max_tokens=config.max_tokens,
+            overlap=config.overlap,
+        )
+        columns, self._labels = cut_tags(windows, tags)
+        self.plan = BatchPlan(
+            windows,
+            plan_shards(
+                windows,
+                batch_size=config.batch_size,
+                shard_tokens=config.shard_tokens,
+                packed=config.packed,
+                context=context,
+            ),
+            config.packed,
+            columns,
+        )
+        self.provenance = Provenance(self._parts, tokenizer, self.plan, config, source or {})
+        self.writer_seconds = 0.0
+        self._estimate: Estimate | None = None
+
+    def estimate(self) -> Estimate:
+        """What the dump will take; measured once."""
+        if self._estimate is None:
+            with torch.no_grad(), self._sink() as sink:
+                self._estimate = estimate(
+                    self.plan,
+                    self.sites,
+                    self._forward,
+                    sink,
+                    threads=self.config.threads,
+                    queue=self.config.queue_mib << 20,
+                )
+        return self._estimate
+
+    def manifest(self, shards: tuple[StoredShard, ...]) -> Manifest:
+        """The manifest of the store with these shards."""
+        given = self.provenance
+        return Manifest(
+            model=given.model,
+            tokenizer=given.tokenizer,
+            data=given.data,
+            settings=given.run,
+            versions=given.versions,
+            sites=tuple(self.sites.values()),
+            shards=shards,
+            tags=self._labels,
+        )
+
+    def run(self, out: str | os.PathLike[str] | Folder, *, progress: bool = False) -> Store:
+        """Writes what is not there yet; see `write`."""
+        folder, sites = folder_of(out), tuple(self.sites.values())
+        shards = self.plan.shards
+        with ranks.joined(self._parts.model.device) as here, self._alone(folder, here):
+            todo = agreed(here, unfinished(folder, shards, sites))
+            if todo:
+                self.check_space(folder, sum(len(shards[number]) for number in todo))
+                # Of a tensor-parallel model all ranks compute the same, and the first one writes.
+                together = shards_of(self._parts) is not None
+                mine = todo if together else here.share(todo)
+                writes = here.first or not together
+                self.compute(folder, [shards[n] for n in mine], writes=writes, progress=progress)
+            here.barrier()
+            if here.first:
+                finish(folder, shards, sites, self.manifest)
+            here.barrier()
+        return open(folder, tokenizer=self._tokenizer)
+
+    def check_space(self, folder: Folder, n_tokens: int) -> None:
+        """Refuses a folder that cannot hold so many tokens.
+
+        Raises:
+            ValueError: Too little space is free.
+        """
+        free = folder.free_bytes()
+        if free is None:
+            return
+        needed = int(self.estimate().most_bytes * n_tokens / self.plan.n_tokens)
+        if needed > free:
+            raise ValueError(
+                f"the dump needs up to {size(needed)} and {folder} has {size(free)} free; expected "
+                "room for all of it. Take another folder, fewer sites, or --max-tokens"
+            )
+
+    def compute(
+        self,
+        folder: Folder,
+        shards: Sequence[PlannedShard],
+        *,
+        writes: bool = True,
+        progress: bool = False,
+    ) -> None:
+        """Computes shards and writes their files and records.
+
+        Args:
+            folder: Where to.
+            shards: Which.
+            writes: False for a rank that only computes with others.
+            progress: Whether to show a bar.
+
+        Raises:
+            ValueError: A file that cannot be written, or NaN.
+            Interrupted: Ctrl-C was pressed.
+        """
+        if not shards:
+            return
+        done: list[StoredShard] = []
+
+        def finished(shard: PlannedShard, stored: StoredShard) -> None:
+            write_record(folder, shard, stored)
+            done.append(stored)
+
+        lanes = {name: lane for lane, name in enumerate(self.sites)}
+        conveyor = Conveyor(threads=self.config.threads, limit=self.config.queue_mib << 20)
+        bar = tqdm(
+            total=sum(len(shard) for shard in shards),
+            unit="tok",
+            unit_scale=True,
+            disable=not (progress and writes),
+        )
+        try:
+            with torch.no_grad(), bar, StopWish() as wish, conveyor, self._sink() as sink:
+                for number, shard in enumerate(shards):
+                    if writes:
+                        filling = Filling(
+                            folder, shard, self.sites, self.plan.tokens(shard), finished
+                        )
+                        conveyor.put(0, 0, filling.add_tokens)
+                        sink.hand = partial(_hand, conveyor, lanes, filling)
+                    for rows in shard.batches:
+                        sink.pieces = self.plan.pieces(shard, rows)
+                        self._forward(rows)
+                        bar.set_postfix_str(f"{size(_bytes(done))} written", refresh=False)
+                        bar.update(sum(piece.length for piece in sink.pieces))
+                    if wish.asked and number + 1 < len(shards):
+                        conveyor.drain()
+                        raise Interrupted(
+                            f"stopped after shard {shard.number + 1} of {len(self.plan.shards)}, "
+                            f"which is whole in {folder}; repeat the same command to go on"
+                        )
+        finally:
+            self.writer_seconds = conveyor.seconds
+
+    def _alone(self, folder: Folder, here: ranks.Ranks) -> Any:
+        return one_writer(folder, here, self.provenance.settings)
+
+    def _sink(self) -> Sink:
+        # Without the logits the head, the largest product of all, need not be computed.
+        stop = "hook_logits" not in self.sites
+        return Sink(self._parts, self.sites, stop=stop, cast=self.config.store_dtype is not None)
+
+    def _forward(self, rows: Sequence[Row]) -> None:
+        model = self._parts.model if "hook_logits" in self.sites else self._parts.backbone
+        model(**self.plan.inputs(rows).to(self._parts.model.device), use_cache=False)
+
+
+def _hand(
+    conveyor: Conveyor, lanes: Mapping[str, int], filling: Filling, name: str, n: int, arrival: Any
+) -> None:
+    conveyor.put(lanes[name], n, partial(filling.add, name, arrival))
+
+
+def _bytes(shards: Sequence[StoredShard]) -> int:
+    return sum(file.bytes for shard in shards for file in shard.files)

@@ -1,0 +1,105 @@
+"""What a run that was killed has left behind, and who may go on with it.
+
+A shard counts once its record lies in `progress/`, which is written after all its files. The
+manifest, written last, takes the records' place.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
+from arcee_lab.dump.writing.batching import PlannedShard
+from arcee_lab.runs.ranks import Ranks
+
+PROGRESS = "progress"
+
+
+def record_path(number: int) -> str:
+    """Where the record of a shard lies until the store is finished."""
+    return f"{PROGRESS}/{number:05d}.json"
+
+
+def write_record(folder: Folder, shard: PlannedShard, stored: StoredShard) -> None:
+    """Says that all files of a shard lie in the folder."""
+    text = json.dumps(stored.to_json(), indent=2)
+    folder.write(record_path(shard.number), f"{text}\n".encode())
+
+
+def read_record(
+    folder: Folder, shard: PlannedShard, sites: tuple[StoredSite, ...]
+) -> StoredShard | None:
+    """The record of a shard, or None where it has to be computed (again).
+
+    A record that is damaged, or whose files are missing or of another size, does not count.
+    """
+    path = record_path(shard.number)
+    if folder.size(path) is None:
+        return None
+    try:
+        stored = StoredShard.parse(json.loads(folder.read(path)), path, sites)
+    except ValueError:
+        return None
+    whole = all(folder.size(file.path) == file.bytes for file in stored.files)
+    same = (stored.start, stored.stop) == (shard.start, shard.stop)
+    return stored if whole and same else None
+
+
+def unfinished(
+    folder: Folder, shards: Sequence[PlannedShard], sites: tuple[StoredSite, ...]
+) -> list[PlannedShard]:
+    """The shards that are still to be computed, in order."""
+    if folder.size(MANIFEST) is not None:
+        return []
+    return [shard for shard in shards if read_record(folder, shard, sites) is None]
+
+
+def finish(
+    folder: Folder,
+    shards: Sequence[PlannedShard],
+    sites: tuple[StoredSite, ...],
+    manifest: Callable[[tuple[StoredShard, ...]], Manifest],
+) -> None:
+    """Writes the manifest over all shards, and removes the records.
+
+    Raises:
+        ValueError: A shard has no record, since its rank is gone.
+    """
+    if folder.size(MANIFEST) is None:
+        stored = [read_record(folder, shard, sites) for shard in shards]
+        missing = [s.number for s, record in zip(shards, stored, strict=True) if record is None]
+        if missing:
+            raise ValueError(
+                f"shards {missing[:8]} of {folder} were not written; expected all "
+                f"{len(shards)}. Repeat the command: it computes just these"
+            )
+        manifest(tuple(record for record in stored if record is not None)).save(folder)
+    folder.remove(PROGRESS)
+
+
+@contextmanager
+def one_writer(folder: Folder, here: Ranks, settings: dict[str, Any]) -> Iterator[None]:
+    """Claims a folder for the job and keeps all others out for the block.
+
+    Raises:
+        ValueError: It is another run's, or another job is writing to it.
+    """
+    if here.first:
+        folder.claim(settings)
+        with folder.alone(ranks=here.size):
+            here.barrier()
+            yield
+        return
+    here.barrier()
+    with folder.alone(first=False, ranks=here.size):
+        yield
+
+
+def agreed(here: Ranks, shards: Sequence[PlannedShard]) -> list[int]:
+    """The numbers of the first rank's list: all ranks go by what it saw in the folder."""
+    numbers = torch.tensor([shard.number for shard in shards], dtype=torch.int64)
+    return here.gather({"shards": numbers})[0]["shards"].tolist()

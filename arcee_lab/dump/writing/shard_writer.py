@@ -1,0 +1,119 @@
+"""One shard while it is filled: activations come in batch by batch, files come out."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.format import shard_files
+from arcee_lab.dump.format.layouts import Builder
+from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite, shard_path
+from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.writing.batching import Piece, PlannedShard
+from arcee_lab.model.attention import edits_of
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The activations of one site in one forward, on their way to a shard.
+
+    Attributes:
+        x: [batch * pos, width] on the CPU; on a GPU's behalf a pinned copy, which is complete when
+            `ready` is.
+        pieces: Which tokens belong where in the shard.
+        edits: How often `x` had been changed in place when it was recorded.
+        ready: A CUDA event, or None.
+    """
+
+    x: Float[Tensor, "token width"]
+    pieces: Sequence[Piece]
+    edits: int | None = None
+    ready: Any = None
+
+
+@dataclass
+class Filling:
+    """A shard that is being filled. Each site is filled from one thread at a time.
+
+    Attributes:
+        folder: The store.
+        shard: What belongs in it.
+        sites: What is stored, by name.
+        tokens: What is known of its tokens.
+        done: Called once with the finished shard, when all its files lie in the folder.
+    """
+
+    folder: Folder
+    shard: PlannedShard
+    sites: Mapping[str, StoredSite]
+    tokens: Tokens
+    done: Callable[[PlannedShard, StoredShard], None]
+    _builders: dict[str, Builder] = field(init=False)
+    _files: dict[str, StoredFile] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self._builders = {
+            name: Builder(site.layout, width=site.width, dtype=site.torch_dtype)
+            for name, site in self.sites.items()
+        }
+
+    def add_tokens(self) -> None:
+        """Writes the file of tokens."""
+        path = shard_path("tokens", self.shard.number)
+        self._finished("", shard_files.write(self.folder, path, self.tokens))
+
+    def add(self, name: str, arrival: Arrival) -> None:
+        """Converts one site's activations; the last ones of the shard write its file.
+
+        Raises:
+            ValueError: NaN, or a tensor that was changed in place after it was recorded.
+        """
+        if arrival.ready is not None:
+            arrival.ready.synchronize()
+        builder = self._builders[name]
+        for piece in arrival.pieces:
+            rows = arrival.x[piece.source : piece.source + piece.length]
+            n_nan = builder.add(rows.to(self.sites[name].torch_dtype), at=piece.at)
+            if n_nan:
+                raise self._nan(name, piece, n_nan)
+        if edits_of(arrival.x) != arrival.edits:
+            raise ValueError(
+                f"{name} was changed in place after it was recorded, by a hook at a later site "
+                "that holds the same tensor. Return a new tensor there"
+            )
+        if builder.tokens == len(self.shard):
+            path = shard_path(name, self.shard.number)
+            self._finished(name, shard_files.write(self.folder, path, builder.finish()))
+
+    def _finished(self, name: str, file: StoredFile) -> None:
+        with self._lock:
+            self._files[name] = file
+            if len(self._files) < 1 + len(self.sites):
+                return
+        files = dict(self._files)
+        tokens = files.pop("")
+        self.done(
+            self.shard,
+            StoredShard(
+                self.shard.start,
+                self.shard.stop,
+                tokens,
+                {name: files[name] for name in self.sites},
+            ),
+        )
+
+    def _nan(self, name: str, piece: Piece, n_nan: int) -> ValueError:
+        here = slice(piece.at, piece.at + piece.length)
+        windows = self.tokens.windows[here]
+        documents = self.tokens.documents[here]
+        return ValueError(
+            f"{name} holds {n_nan} NaN in windows {int(windows[0])} to {int(windows[-1])} "
+            f"(documents {int(documents[0])} to {int(documents[-1])} of the text); expected "
+            "numbers. Load the model in float32 or bfloat16, or check its weights; what was "
+            "finished before is kept, and the same command goes on from there"
+        )

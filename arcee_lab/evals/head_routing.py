@@ -1,0 +1,251 @@
+"""Documents whose `head` column names a classification head go to that head, not to the LM."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple, cast
+
+from lm_eval.api.instance import Instance
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.evals.intervened import Changes, changes_of
+from arcee_lab.heads.batches import Advance, label_columns, require_head
+from arcee_lab.heads.qa import find_spans
+from arcee_lab.heads.sequence import score_sequence
+from arcee_lab.heads.token import label_words
+from arcee_lab.interventions import Intervention
+from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.checkpoint import read_json
+from arcee_lab.model.loading import find_checkpoint
+
+FITTED = ("sequence", "token")  # the heads that train-head fits
+ARGUMENTS = {"sequence": "seqcls", "token": "tokcls", "qa": "qa"}  # head -> model argument
+Source = str | os.PathLike | nn.Module
+
+
+class Ready(NamedTuple):
+    """A head that can answer.
+
+    Attributes:
+        model: With that head.
+        tokenizer: Its own.
+        changes: The interventions on it.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    changes: Changes
+
+
+def head_of(request: Instance) -> str | None:
+    """The head that a request's document names; None for the LM."""
+    return request.doc.get("head") if isinstance(request.doc, dict) else None
+
+
+def heads_asked(tasks: Iterable[Any]) -> Iterator[tuple[str, str | None]]:
+    """The names of tasks, and the head that a task's first document names."""
+    for task in tasks:
+        first = next(iter(task.eval_docs), None)
+        # Not task.task_name: lm-eval draws from `random` whenever that is read.
+        yield task.config.task, first.get("head") if isinstance(first, dict) else None
+
+
+def heads_in(source: str | os.PathLike, revision: str | None = None) -> list[str]:
+    """The heads that a checkpoint holds: that of its architecture, and files in its `heads/`."""
+    folder = find_checkpoint(source, revision=revision)
+    named = read_json(folder / "config.json").get("architectures") or [HEADS["causal"].__name__]
+    own = [head for head, cls in HEADS.items() if cls.__name__ in named]
+    return own + [
+        head for head in ARGUMENTS if (folder / "heads" / f"{head}.safetensors").is_file()
+    ]
+
+
+@dataclass
+class Heads:
+    """The classification heads of an evaluation; each is loaded when a document asks for it.
+
+    Attributes:
+        sources: Head -> a checkpoint or a model.
+        load: Loads a head from a checkpoint.
+        tokenizer: For heads that are given as models.
+        interventions: That act on them.
+        batch_size: Texts a forward.
+    """
+
+    sources: dict[str, Source]
+    load: Callable[[str | os.PathLike, str], tuple[nn.Module, PreTrainedTokenizerBase]]
+    tokenizer: PreTrainedTokenizerBase | None
+    interventions: Sequence[Intervention] = ()
+    batch_size: int = 8
+    ready: dict[str, Ready] = field(default_factory=dict)
+
+    def loglikelihood(
+        self, requests: Sequence[Instance], advance: Advance
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of each request's label, and whether it is the head's choice."""
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        for task, head, numbers in _by_task(requests):
+            if head != "sequence":
+                raise ValueError(
+                    f"Task {task!r}: documents for the {head!r} head are answered by "
+                    "generate_until; only those for 'sequence' are multiple choice."
+                )
+            with _named(task):
+                ready = self._ready(head)
+                asked = [cast(tuple[str, str], requests[n].args) for n in numbers]
+                labels = list(dict.fromkeys(label.strip() for _, label in asked))
+                columns = label_columns(anatomy(ready.model), labels)
+                at = dict(zip(labels, columns, strict=True))
+                texts = {text: n for n, text in enumerate(dict.fromkeys(text for text, _ in asked))}
+                with ready.changes.around(ready.model):
+                    scores = score_sequence(
+                        ready.model,
+                        ready.tokenizer,
+                        list(texts),
+                        batch_size=self._batch(ready),
+                        advance=partial(_times, advance, len(numbers)),
+                    )
+            best = scores.argmax(dim=-1).tolist()
+            rows = scores.tolist()
+            for number, (text, label) in zip(numbers, asked, strict=True):
+                row, column = texts[text], at[label.strip()]
+                answers[number] = (rows[row][column], best[row] == column)
+        return answers
+
+    def generate(self, requests: Sequence[Instance], advance: Advance) -> list[str]:
+        """What the token or QA head says of each request's document, as text."""
+        answers = [""] * len(requests)
+        for task, head, numbers in _by_task(requests):
+            with _named(task):
+                if head == "sequence":
+                    raise ValueError(
+                        "the sequence head answers multiple choice, not generate_until."
+                    )
+                ready = self._ready(head)
+                docs = [requests[n].doc for n in numbers]
+                _require_columns(docs[0], head)
+                with ready.changes.around(ready.model):
+                    share = partial(_times, advance, len(numbers))
+                    found = _ANSWERS[head](ready, docs, self._batch(ready), share)
+            for number, text in zip(numbers, found, strict=True):
+                answers[number] = text
+        return answers
+
+    def model(self, head: str, task: str) -> nn.Module:
+        """The model of a head, for a task that asks for it."""
+        with _named(task):
+            return self._ready(head).model
+
+    def require(self, head: str, task: str) -> None:
+        """Checks that there is a head for a task that asks for it; no weight is loaded.
+
+        Raises:
+            ValueError: There is none, or not where it is said to be; the task is named.
+        """
+        with _named(task):
+            self._source(head)
+
+    def _batch(self, ready: Ready) -> int:
+        return self.batch_size if ready.changes.padding else 1
+
+    def _source(self, head: str) -> Source:
+        if head not in ARGUMENTS:
+            raise ValueError(
+                f"its documents ask for the head {head!r}; expected one of {', '.join(ARGUMENTS)}."
+            )
+        source = self.sources.get(head)
+        if source is None:
+            way = "which `arcee-lab train-head` does not fit: it fits sequence and token heads"
+            if head in FITTED:
+                way = "or fit one with `arcee-lab train-head`"
+            raise ValueError(
+                f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
+                f"checkpoint with that head, {way}."
+            )
+        if isinstance(source, nn.Module):
+            require_head(source, head)
+        elif head not in (inside := heads_in(source)):
+            raise ValueError(
+                f"{ARGUMENTS[head]}={os.fspath(source)!r} has no {head} head, only "
+                f"{', '.join(inside)}; scores would be those of random weights."
+            )
+        return source
+
+    def _ready(self, head: str) -> Ready:
+        if head not in self.ready:
+            source = self._source(head)
+            if isinstance(source, nn.Module):
+                if self.tokenizer is None:
+                    raise ValueError(
+                        f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
+                    )
+                model, tokenizer = anatomy(source).model, self.tokenizer
+            else:
+                model, tokenizer = self.load(source, head)
+            changes = changes_of(self.interventions, model)
+            self.ready[head] = Ready(model.eval(), tokenizer, changes)
+        return self.ready[head]
+
+
+def _times(advance: Advance, requests: int, share: float | int) -> None:
+    """Tells of a share of some requests in requests."""
+    advance(requests * share)
+
+
+def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
+    labelled = label_words(
+        ready.model,
+        ready.tokenizer,
+        [doc["words"] for doc in docs],
+        texts=[doc.get("text") for doc in docs],
+        expected={label for doc in docs for label in doc.get("labels", ())},
+        batch_size=batch,
+        advance=advance,
+    )
+    return [json.dumps(labels) for labels in labelled]
+
+
+def _span(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
+    return find_spans(
+        ready.model,
+        ready.tokenizer,
+        [doc["question"] for doc in docs],
+        [doc["context"] for doc in docs],
+        may_be_empty=[bool(doc.get("may_be_empty")) for doc in docs],
+        batch_size=batch,
+        advance=advance,
+    )
+
+
+_ANSWERS = {"token": _label, "qa": _span}
+_COLUMNS = {"token": ("words",), "qa": ("question", "context")}
+
+
+def _require_columns(doc: dict[str, Any], head: str) -> None:
+    missing = [name for name in _COLUMNS[head] if name not in doc]
+    if missing:
+        raise ValueError(
+            f"its documents have no column {missing[0]!r}, which the {head} head reads; got "
+            f"{', '.join(doc)}."
+        )
+
+
+def _by_task(requests: Sequence[Instance]) -> Iterator[tuple[str, str, list[int]]]:
+    keys = [(str(request.task_name), str(head_of(request))) for request in requests]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for (task, head), numbers in groupby(order, key=keys.__getitem__):
+        yield task, head, list(numbers)
+
+
+@contextmanager
+def _named(task: str) -> Iterator[None]:
+    """Puts the task's name before an error."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Task {task!r}: {error}") from error

@@ -1,0 +1,270 @@
+"""Quality against sparsity: the same tasks at many levels, with the model and data loaded once."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.bootstrap import DRAWS
+from arcee_lab.evals.head_routing import Source
+from arcee_lab.evals.model import ArceeLab
+from arcee_lab.evals.result import Evaluation, TaskFailed
+from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers, run_loaded
+from arcee_lab.evals.sweep_levels import POST, Level, top_k
+from arcee_lab.evals.tasks.examples import Examples, examples_of
+from arcee_lab.evals.tasks.find import Loaded, loaded_tasks
+from arcee_lab.interrupted import Interrupted
+from arcee_lab.recording.capturing import capture
+from arcee_lab.reducers import FiringRate
+from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
+
+if TYPE_CHECKING:
+    from arcee_lab.views.figures.figure import Figure
+
+CLEAN = Level("clean", "clean")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One level of a sweep.
+
+    Attributes:
+        level: What acted.
+        active: The share of MLP activations above 0 that was measured over the real tokens of the
+            tasks, after the interventions, in all models that answered.
+        tokens: How many tokens that were.
+        evaluation: The scores.
+    """
+
+    level: Level
+    active: float
+    tokens: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The result of `al.evals.sweep`.
+
+    Attributes:
+        model: As it was asked for.
+        steps: The clean run first, then the levels in their order.
+    """
+
+    model: str
+    steps: tuple[Step, ...]
+
+    @property
+    def clean(self) -> Step:
+        """The run without interventions."""
+        return self.steps[0]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a level, task and metric: family, level, active, then what `run` gives."""
+        frames = [
+            step.evaluation.frame().assign(
+                family=step.level.family,
+                level=step.level.name,
+                active=step.active,
+                n_tokens=step.tokens,
+            )
+            for step in self.steps
+        ]
+        whole = pd.concat(frames, ignore_index=True)
+        first = ["family", "level", "active", "n_tokens"]
+        others = [name for name in whole.columns if name not in first]
+        return cast(pd.DataFrame, whole[first + others])
+
+    def figure(self, metric: str | None = None, *, dark: bool = False) -> "Figure":
+        """Quality against the measured active fraction, one curve a family, one panel a task.
+
+        Args:
+            metric: The metric to draw; by default the first of each task.
+            dark: For a dark page.
+
+        Raises:
+            ValueError: No task has the metric.
+        """
+        from arcee_lab.views.figures.quality import Curve, quality_panels
+
+        clean = self.clean.evaluation.scores
+        wanted: dict[str, str] = {}
+        for score in clean:
+            if metric in (None, score.metric):
+                wanted.setdefault(score.task, score.metric)
+        if not wanted:
+            have = ", ".join(dict.fromkeys(score.metric for score in clean))
+            raise ValueError(f"No task has the metric {metric!r}; have {have}.")
+        panels = []
+        for task, name in wanted.items():
+            families: dict[str, list[tuple[float, float, float, float]]] = {}
+            for step in self.steps:
+                for one in step.evaluation.scores:
+                    if (one.task, one.metric) == (task, name):
+                        point = (step.active, one.value, one.low, one.high)
+                        families.setdefault(step.level.family, []).append(point)
+            curves = [Curve(family, sorted(points)) for family, points in families.items()]
+            panels.append((f"{task}: {name}", curves))
+        return quality_panels(
+            panels, x="active share of MLP activations, measured", title=self.headline, dark=dark
+        )
+
+    @property
+    def headline(self) -> str:
+        """What was run, in one sentence."""
+        levels = len(self.steps) - 1
+        return (
+            f"{self.model}: {levels} level{'s' * (levels != 1)}, clean run at "
+            f"{self.clean.active:.1%} active"
+        )
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.headline})"
+
+    def _repr_html_(self) -> str:
+        columns = ["family", "level", "active", "task", "metric", "value"]
+        shown = cast(pd.DataFrame, self.frame()[columns]).round({"active": 4, "value": 3})
+        return f"<p>{escape(self.headline)}.</p>{shown.to_html(index=False, max_rows=40)}"
+
+
+def sweep(
+    model: str | os.PathLike | nn.Module | ArceeLab,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    tasks: str | os.PathLike | Iterable[str | os.PathLike] | Loaded,
+    levels: Sequence[Level] | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include: Sequence[str | os.PathLike] = (),
+    seqcls: Source | None = None,
+    tokcls: Source | None = None,
+    qa: Source | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: SeedsLike = DEFAULT,
+    progress: bool = True,
+) -> Sweep:
+    """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
+
+    The clean run comes first. A level that changes no number, such as `TopK` of the whole width,
+    gives its scores bit for bit. An interrupt ends the sweep with `Interrupted`, whose `partial`
+    holds the levels that are whole.
+
+    Args:
+        model: As `al.evals.run` takes it.
+        tokenizer: For a model in memory.
+        tasks: As `al.evals.run` takes them.
+        levels: From `arcee_lab.evals.sweep_levels` (`top_k`, `cett`, `by_layer`, `random_control`), or of
+            your own; by default `top_k`.
+        limit: Documents per task.
+        num_fewshot: Examples before each question, as for `al.evals.run`.
+        include: Folders with further task files.
+        seqcls: The sequence head, if not in the model's checkpoint.
+        tokcls: The token head, likewise.
+        qa: The QA head, likewise.
+        batch_size: Of generation and heads, by default 8.
+        device: "cpu", "cuda", ...
+        dtype: Of the weights.
+        seed: As for `al.evals.run`; every level begins from the same seeds and asks the same
+            documents, so that levels can be compared. A None is drawn once, for all levels.
+        progress: Show one bar a level.
+
+    Returns:
+        A frame and a figure of quality against the measured active fraction.
+
+    Raises:
+        ValueError: As `al.evals.run`.
+        TaskFailed: Likewise; its `result` holds the levels that were whole before.
+        Interrupted: A KeyboardInterrupt, for Ctrl-C; its `partial` is the `Sweep` of whole levels.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> from arcee_lab.evals.sweep_levels import top_k
+        >>> result = al.evals.sweep(
+        ...     model, tokenizer, tasks="arcee_demo_agreement_0", levels=top_k(model, [896, 8]),
+        ...     limit=8, progress=False,
+        ... )
+        >>> len(result.steps)
+        3
+    """
+    require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
+    asked = Seeds.read(seed)
+    seeds = asked.settled()
+    with seeds.acting(), modes_kept(model, seqcls, tokcls, qa):
+        given = asked if isinstance(tasks, Mapping) else seeds  # what is loaded was seeded before
+        loaded = loaded_tasks(tasks, include=include, seeds=given)
+        lm = as_lm(
+            model,
+            tokenizer,
+            seqcls=seqcls,
+            tokcls=tokcls,
+            qa=qa,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+        )
+        chosen = top_k(lm.model) if levels is None else list(levels)
+        lm.require_heads(loaded["tasks"].values())
+        models = lm.models_for(loaded["tasks"].values())
+        examples = examples_of(loaded["tasks"], num_fewshot)
+        told = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
+        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], told)
+
+
+def _steps(
+    lm: ArceeLab,
+    models: Sequence[nn.Module],
+    loaded: Loaded,
+    examples: Examples,
+    levels: Sequence[Level],
+    told: dict[str, Any],
+) -> Sweep:
+    """Runs one level after the other."""
+    before = lm.interventions
+    steps: list[Step] = []
+    level = CLEAN
+    try:
+        for level in levels:
+            with _measured(models) as counts:
+                lm.intervene(level.interventions)
+                found = run_loaded(lm, loaded, examples, **told)
+            fired, cells, tokens = counts[0]
+            steps.append(Step(level, fired / max(cells, 1), tokens, found))
+    except KeyboardInterrupt:
+        whole = Sweep(lm.name, tuple(steps)) if steps else None
+        left = ", ".join(one.name for one in levels[len(steps) :])
+        said = "they are in `partial` of this error" if steps else "nothing is kept"
+        raise Interrupted(
+            f"interrupted with {len(steps)} of {len(levels)} levels done: {said}; left are {left}. "
+            "Give those as levels= to go on.",
+            partial=whole,
+        ) from None
+    except TaskFailed as error:
+        whole = Sweep(lm.name, tuple(steps))
+        raise TaskFailed(f"Level {level.name!r}: {error}", whole) from error
+    finally:
+        lm.intervene(before)
+    return Sweep(lm.name, tuple(steps))
+
+
+@contextmanager
+def _measured(models: Sequence[nn.Module]) -> Iterator[list[tuple[int, int, int]]]:
+    """Counts active neurons and tokens while models run; the sums are there when it ends."""
+    found: list[tuple[int, int, int]] = []
+    with ExitStack() as stack:
+        stats: list[Any] = [
+            stack.enter_context(capture(one, {POST: FiringRate()})) for one in models
+        ]
+        yield found
+    layers = [one[name] for one in stats for name in one]
+    fired = sum(int(layer.fired.sum()) for layer in layers)
+    cells = sum(layer.tokens * layer.fired.numel() for layer in layers)
+    found.append((fired, cells, sum(one[next(iter(one))].tokens for one in stats)))

@@ -1,0 +1,196 @@
+"""Answer spans from a question and a context: transformers 5 has no pipeline for them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.data.limits import require_context
+from arcee_lab.data.tokenization import written_bos
+from arcee_lab.model.anatomy import Anatomy, anatomy
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of the context.
+
+    Attributes:
+        text: `context[start:end]`.
+        start: First character.
+        end: Character after the last one.
+        score: Start logit plus end logit; comparable within one question, no probability.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    context: str,
+    *,
+    top_k: int = 1,
+    max_answer_tokens: int = 30,
+    max_length: int | None = None,
+    stride: int | None = None,
+) -> list[Answer]:
+    """Returns the best spans of the context as answers, best first.
+
+    The question comes first: a causal reader must know it while it reads. A context too long for
+    one window is read in overlapping ones. A BOS that they begin with in writing is not read twice.
+
+    Args:
+        model: A question-answering model (`al.load(..., head="qa")`).
+        tokenizer: Its tokenizer, a fast one (it has to know the characters of a token).
+        question: The question.
+        context: The text that holds the answer.
+        top_k: How many different spans to return.
+        max_answer_tokens: Longest span in tokens.
+        max_length: Tokens a window, question included; the model's context by default.
+        stride: Tokens by which windows overlap; a quarter of what the context gets by default.
+
+    Raises:
+        ValueError: If the model has another head, question or context is empty, a window is longer
+            than the model reads, or it has no room for the context.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo", head="qa")
+        >>> spans = al.answer(model, tokenizer, " Where ?", " The cat is in the barn .", top_k=2)
+        >>> len(spans)
+        2
+    """
+    parts = anatomy(model)
+    if parts.legend.head != "qa":
+        raise ValueError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
+    if top_k < 1 or max_answer_tokens < 1:
+        raise ValueError(
+            f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
+        )
+    found: dict[tuple[int, int], Answer] = {}
+    device = next(parts.model.parameters()).device
+    for window in cut_windows(
+        parts, tokenizer, question, context, max_length=max_length, stride=stride
+    ):
+        with torch.no_grad():
+            output = parts.model(input_ids=torch.tensor([window.ids], device=device))
+        for span in spans_of(
+            window,
+            output.start_logits[0].float(),
+            output.end_logits[0].float(),
+            context,
+            max_answer_tokens=max_answer_tokens,
+            top_k=top_k,
+        ):
+            known = found.get((span.start, span.end))
+            if known is None or known.score < span.score:
+                found[span.start, span.end] = span
+    return sorted(found.values(), key=lambda a: (-a.score, a.start, a.end))[:top_k]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question and as much of its context as fits.
+
+    Attributes:
+        ids: Token ids.
+        inside: Whether a token is of the context.
+        offsets: First and last-plus-one character of each token, in question or context.
+    """
+
+    ids: list[int]
+    inside: list[bool]
+    offsets: list[tuple[int, int]]
+
+
+def cut_windows(
+    parts: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    context: str,
+    *,
+    max_length: int | None = None,
+    stride: int | None = None,
+) -> list[Window]:
+    """The windows in which a context is read; see `answer` for the arguments and errors."""
+    question = question[written_bos(tokenizer, question) :]
+    cut = written_bos(tokenizer, context)  # amid the window there is no BOS at all
+    if not question.strip() or not context[cut:].strip():
+        raise ValueError("Question and context must hold text; got an empty one.")
+    room = parts.model.config.max_position_embeddings if max_length is None else max_length
+    require_context(parts.model, room, "max_length")
+    left = room - len(tokenizer(question).input_ids)
+    if left < 8:
+        raise ValueError(
+            f"A window of {room} tokens leaves {left} for the context; expected at "
+            "least 8. Raise max_length or shorten the question."
+        )
+    if stride is not None and not 0 <= stride < left:
+        raise ValueError(
+            f"stride is {stride} tokens; expected 0 to {left - 1}, so that each window of {room} "
+            "reads something new of the context."
+        )
+    windows = tokenizer(
+        question,
+        context[cut:],
+        truncation="only_second",
+        max_length=room,
+        stride=left // 4 if stride is None else stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    found = []
+    for n, ids in enumerate(windows["input_ids"]):
+        inside = [part == 1 for part in windows.sequence_ids(n)]
+        offsets = [
+            (start + cut * own, end + cut * own)
+            for own, (start, end) in zip(inside, windows["offset_mapping"][n], strict=True)
+        ]
+        found.append(Window(ids, inside, offsets))
+    return found
+
+
+def spans_of(
+    window: Window,
+    start: Float[Tensor, " pos"],
+    end: Float[Tensor, " pos"],
+    context: str,
+    *,
+    max_answer_tokens: int,
+    top_k: int,
+) -> list[Answer]:
+    """The likeliest spans of one window, at most `4 * top_k`, best first.
+
+    Args:
+        window: The window.
+        start: What the head says of each token as the first of the answer.
+        end: The same as the last.
+        context: The text that was cut.
+        max_answer_tokens: Longest span in tokens.
+        top_k: How many different spans are wanted.
+    """
+    here = torch.tensor(window.inside, device=start.device)
+    start = start.masked_fill(~here, -torch.inf)
+    end = end.masked_fill(~here, -torch.inf)
+    # scores[i, n]: the span from token i to token i + n; a band, not a square.
+    longest = max_answer_tokens
+    ends = torch.nn.functional.pad(end, (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)
+    best = (start[:, None] + ends).flatten()
+    best = best.topk(min(4 * top_k, len(best)))
+    found = []
+    for at, score in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        i, n = divmod(at, longest)
+        if score == -torch.inf:
+            break
+        first, last = window.offsets[i][0], window.offsets[i + n][1]
+        # A byte-level token carries the blank before its word.
+        first += len(context[first:last]) - len(context[first:last].lstrip())
+        if first < last:
+            found.append(Answer(context[first:last], first, last, score))
+    return found

@@ -1,0 +1,97 @@
+"""Texts of unequal length through a model: sorted, padded on the right, masked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from arcee_lab.data.windows import plan_batches
+from arcee_lab.model.anatomy import Anatomy, anatomy
+
+Advance = Callable[[float], Any]  # told how much more is done
+
+
+def require_head(model: nn.Module, head: str) -> Anatomy:
+    """The anatomy of a model that has this head.
+
+    Raises:
+        ValueError: It has another one.
+    """
+    parts = anatomy(model)
+    if parts.legend.head != head:
+        raise ValueError(
+            f"Got a {type(parts.model).__name__}, expected a model with the {head} head; load it "
+            f"with al.load(..., head={head!r})."
+        )
+    return parts
+
+
+def head_labels(parts: Anatomy) -> list[str]:
+    """The labels of a sequence or token head, in the order of its logits."""
+    names = cast(dict[int, str], parts.model.config.id2label)
+    return [names[i] for i in range(cast(int, parts.model.config.num_labels))]
+
+
+def label_columns(parts: Anatomy, labels: Sequence[str]) -> list[int]:
+    """Where labels stand in a head's logits; case counts only where two labels differ by it.
+
+    Raises:
+        ValueError: The head does not know a label.
+    """
+    known = head_labels(parts)
+    exact = {label: i for i, label in enumerate(known)}
+    folded = {label.casefold(): i for label, i in exact.items()}
+    if len(folded) < len(exact):
+        folded = {}
+    found = [exact.get(label, folded.get(label.casefold(), -1)) for label in labels]
+    if -1 in found:
+        raise ValueError(
+            f"The head has no label {labels[found.index(-1)]!r}; it knows {', '.join(known)}. Set "
+            "id2label in config.json (or heads.json) to the data set's names, in the head's order."
+        )
+    return found
+
+
+def require_room(parts: Anatomy, rows: Sequence[Sequence[int]]) -> None:
+    """Checks that every row fits the model and holds a token.
+
+    Raises:
+        ValueError: Naming the first row that does not.
+    """
+    room = parts.model.config.max_position_embeddings
+    for number, row in enumerate(rows):
+        if not 0 < len(row) <= room:
+            raise ValueError(
+                f"Text {number} has {len(row)} tokens, the model reads 1 to {room}; leave it out, "
+                "shorten it, or take a model with a longer context."
+            )
+
+
+def in_batches(
+    parts: Anatomy,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    advance: Advance | None = None,
+) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+    """Rows of token ids as padded batches, shortest first.
+
+    Args:
+        parts: The model, whose device the tensors go to.
+        rows: Token ids.
+        batch_size: Rows a batch.
+        advance: Called behind each batch with its share of all rows.
+
+    Yields:
+        The rows' numbers, their ids `[batch, pos]`, and the attention mask `[batch, pos]`.
+    """
+    device = next(parts.model.parameters()).device
+    pad = parts.model.config.pad_token_id or 0  # masked: any id does
+    for numbers in plan_batches([len(row) for row in rows], batch_size):
+        width = max(len(rows[n]) for n in numbers)
+        ids = torch.tensor([[*rows[n], *[pad] * (width - len(rows[n]))] for n in numbers])
+        mask = torch.tensor([[1] * len(rows[n]) + [0] * (width - len(rows[n])) for n in numbers])
+        yield numbers, ids.to(device), mask.to(device)
+        if advance is not None:
+            advance(len(numbers) / len(rows))

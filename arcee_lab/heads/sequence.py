@@ -1,0 +1,70 @@
+"""Log-probabilities of labels from a sequence head."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.data.tokenization import token_ids
+from arcee_lab.heads.batches import (
+    Advance,
+    head_labels,
+    in_batches,
+    label_columns,
+    require_head,
+    require_room,
+)
+
+
+@torch.no_grad()
+def score_sequence(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    labels: Sequence[str] | None = None,
+    batch_size: int = 8,
+    advance: Advance | None = None,
+) -> Float[Tensor, "text n_labels"]:
+    """What a sequence head makes of texts; a text that comes twice is read once.
+
+    Args:
+        model: A sequence model (`al.load(..., head="sequence")`).
+        tokenizer: Its tokenizer.
+        texts: The texts.
+        labels: The labels wanted, in this order; all of the head's, in its order, by default.
+        batch_size: Texts a forward.
+        advance: Called behind each forward with its share of the work.
+
+    Returns:
+        Natural logarithms of probabilities over all labels of the head, in float32 on the CPU.
+
+    Raises:
+        ValueError: The model has another head or gives a number, a label is unknown, or a text is
+            empty or longer than the model's context.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> from arcee_lab.heads.sequence import score_sequence
+        >>> model, tokenizer = al.load("demo", head="sequence")
+        >>> texts = ["Review: The soup was very good. Verdict:"]
+        >>> score_sequence(model, tokenizer, texts, labels=["good", "bad"]).argmax().item()
+        0
+    """
+    parts = require_head(model, "sequence")
+    if cast(int, parts.model.config.num_labels) < 2:
+        raise ValueError("The head gives one number a text; expected two labels or more.")
+    if parts.model.config.problem_type == "multi_label_classification":
+        raise ValueError("The head gives several labels a text; expected one that excludes others.")
+    columns = label_columns(parts, head_labels(parts) if labels is None else labels)
+    distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+    rows = token_ids(tokenizer, list(distinct))
+    require_room(parts, rows)
+    scores = torch.empty(len(rows), len(columns))
+    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
+        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        scores[list(numbers)] = logits.float().log_softmax(-1).cpu()[:, columns]
+    return scores[[distinct[text] for text in texts]]

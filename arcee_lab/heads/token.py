@@ -1,0 +1,129 @@
+"""One label a word from a token head: that of the word's last token.
+
+A causal reader has not read a word before its last token, so the first one's label, which is the
+custom for readers of both sides, would be a guess.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from arcee_lab.data.tokenization import token_offsets
+from arcee_lab.heads.batches import Advance, head_labels, in_batches, require_head, require_room
+
+
+def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, list[tuple[int, int]]]:
+    """A running text, and where in it the words stand.
+
+    Args:
+        words: The words, in order.
+        text: A text that holds them in this order; joined by spaces by default.
+
+    Returns:
+        The text, and first and last-plus-one character of each word.
+
+    Raises:
+        ValueError: A word is blank, or the text does not hold it behind the one before.
+    """
+    text = " ".join(words) if text is None else text
+    spans, at = [], 0
+    for number, word in enumerate(words):
+        start = text.find(word, at) if word.strip() else -1
+        if start < 0:
+            raise ValueError(
+                f"Word {number}, {word!r}, is blank, or the text does not hold it behind character "
+                f"{at}; expected words in the order of their text."
+            )
+        at = start + len(word)
+        spans.append((start, at))
+    return text, spans
+
+
+def last_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """For each word the last token that covers a part of it.
+
+    Args:
+        offsets: First and last-plus-one character of each token; equal for special tokens.
+        spans: The same of each word, in order.
+
+    Raises:
+        ValueError: The tokenizer has dropped a word.
+    """
+    found, token = [], 0
+    for number, (start, end) in enumerate(spans):
+        last = -1
+        token = max(token - 1, 0)  # a token may cover the end of one word and the start of the next
+        while token < len(offsets) and offsets[token][0] < end:
+            if offsets[token][1] > max(start, offsets[token][0]):
+                last = token
+            token += 1
+        if last < 0:
+            raise ValueError(f"The tokenizer makes no token of word {number}; leave the word out.")
+        found.append(last)
+    return found
+
+
+@torch.no_grad()
+def label_words(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    words_batch: Sequence[Sequence[str]],
+    *,
+    texts: Sequence[str | None] | None = None,
+    expected: Iterable[str] = (),
+    batch_size: int = 8,
+    advance: Advance | None = None,
+) -> list[list[str]]:
+    """The labels that a token head gives to words.
+
+    Args:
+        model: A token model (`al.load(..., head="token")`).
+        tokenizer: Its tokenizer, a fast one (it has to know the characters of a token).
+        words_batch: The words of each document.
+        texts: The running text of each document, where its words are not joined by single spaces:
+            a tokenizer may make another token of a full stop behind a space.
+        expected: Labels that the head must know, such as the right ones.
+        batch_size: Documents a forward.
+        advance: Called behind each forward with its share of the work.
+
+    Returns:
+        One label a word.
+
+    Raises:
+        ValueError: The model has another head or lacks an expected label, a document is longer
+            than its context, or a word is blank, not in its text, or dropped by the tokenizer.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> from arcee_lab.heads.token import label_words
+        >>> model, tokenizer = al.load("demo", head="token")
+        >>> label_words(model, tokenizer, [["Port", "Gazis", "flooded"]])[0][0]
+        'B-LOC'
+    """
+    parts = require_head(model, "token")
+    names = head_labels(parts)
+    unknown = sorted(set(expected) - set(names))
+    if unknown:
+        raise ValueError(
+            f"The head has no label {unknown[0]!r}; it knows {', '.join(names)}. Set id2label in "
+            "config.json (or heads.json) to the data set's names, in the head's order."
+        )
+    placed = [
+        place_words(words, texts[n] if texts is not None else None)
+        for n, words in enumerate(words_batch)
+    ]
+    rows, ends = [], []
+    for text, spans in placed:
+        ids, offsets = token_offsets(tokenizer, text)
+        rows.append(ids)
+        ends.append(last_tokens(offsets, spans))
+    require_room(parts, rows)
+    labels: list[list[str]] = [[] for _ in rows]
+    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
+        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        best = logits.argmax(-1).tolist()
+        for number, row in zip(numbers, best, strict=True):
+            labels[number] = [names[row[end]] for end in ends[number]]
+    return labels

@@ -1,0 +1,123 @@
+"""What a capture will take, in bytes, before it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from arcee_lab.hooks.selection import Selection
+from arcee_lab.model.anatomy import anatomy
+
+
+@dataclass(frozen=True)
+class PlannedSite:
+    """One site of a plan.
+
+    Attributes:
+        site: Canonical name.
+        shape: Shape of one forward's tensor.
+        dtype: As stored.
+        bytes: Bytes it adds; 0 where an earlier site of the plan holds the same storage.
+    """
+
+    site: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    bytes: int
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Shapes and bytes of a capture of one forward.
+
+    Attributes:
+        sites: One row a site, in forward order.
+        batch: Sequences.
+        length: Tokens per sequence.
+        cache_length: Tokens that the static cache of the call holds; None without one.
+    """
+
+    sites: tuple[PlannedSite, ...]
+    batch: int
+    length: int
+    cache_length: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all distinct storages together."""
+        return sum(site.bytes for site in self.sites)
+
+    def frame(self):
+        """One row a site: site, shape, dtype, bytes (pandas)."""
+        import pandas as pd
+
+        rows = [(s.site, str(list(s.shape)), str(s.dtype), s.bytes) for s in self.sites]
+        return pd.DataFrame(rows, columns=["site", "shape", "dtype", "bytes"])
+
+    def __repr__(self) -> str:
+        return (
+            f"{len(self.sites)} sites, batch {self.batch} x {self.length} tokens: "
+            f"{self.bytes:,} bytes ({self.bytes / 2**30:.3g} GiB)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>{self.frame().to_html(index=False, max_rows=20)}"
+
+
+def plan(
+    model: nn.Module,
+    sites: str | Sequence[str],
+    *,
+    batch: int,
+    length: int,
+    cache_length: int | None = None,
+    dtype: torch.dtype | None = None,
+    positions: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    units: int | Sequence[int] | None = None,
+) -> Plan:
+    """Says what `capture` with the same arguments holds after one forward, without running it.
+
+    Sites that hold one tensor under two names (a layer's `hook_resid_pre` is the `hook_resid_post`
+    before it) are counted once, as they are stored. Under autocast the dtypes are autocast's, and
+    with `grad=True` activations are kept whole: neither is in the plan.
+
+    Args:
+        model: One of arcee_lab's models; it may lie on the meta device.
+        sites: As for `capture`.
+        batch: Sequences of the call.
+        length: Tokens per sequence of the call.
+        cache_length: Length of its static cache; None without a cache.
+        dtype: As for `capture`.
+        positions: As for `capture`.
+        heads: As for `capture`.
+        units: As for `capture`.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, _ = al.load("demo")
+        >>> plan = al.plan(model, "layers.0.mlp.hook_post", batch=2, length=8)
+        >>> plan.bytes == 2 * 8 * model.config.intermediate_size * 4
+        True
+    """
+    if batch < 1 or length < 1:
+        raise ValueError(
+            f"batch and length must be at least 1; got batch={batch}, length={length}."
+        )
+    parts = anatomy(model)
+    names = parts.resolve(sites)
+    selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
+    selection.check(names, parts)
+    legend = parts.legend.sites()
+    calls = {"batch": batch, "pos": length, "q_pos": length, "k_pos": cache_length or length}
+    rows = []
+    for name in names:
+        site = legend[name]
+        sizes = {a: calls[a] if a in calls else parts.size(a) for a in site.axes}
+        shape = selection.shape(site.axes, sizes)
+        stored = dtype or (torch.float32 if site.dtype == "float32" else parts.model.dtype)
+        twin = parts.legend.shares_tensor_with(name)
+        size = 0 if twin in names else torch.Size(shape).numel() * stored.itemsize
+        rows.append(PlannedSite(name, shape, stored, size))
+    return Plan(tuple(rows), batch, length, cache_length)

@@ -1,0 +1,149 @@
+"""Row 15: the same model on several kinds of text.
+
+    selectivity   p_i^D / Σ_D' p_i^D'    1 where a neuron fires in one domain alone, 1/domains where
+                                         it fires in all alike
+    JS, hot       as in `comparison`, for each pair of domains
+
+Sources: Luo et al., "Sparsing Law", arXiv:2411.02335, figure 9; Song et al., "ProSparse",
+arXiv:2402.13516 (sparsity by data set).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arcee_lab.sparsity.compared.comparison import divergence, hot_overlap
+from arcee_lab.sparsity.streamed.analysis import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arcee_lab.sparsity.report.report import SparsityReport
+    from arcee_lab.views.figures.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Domains(Result):
+    """One model, several texts.
+
+    Attributes:
+        names: Of the domains.
+        rates: p, `[domain, layer, d_mlp]`.
+        tokens: N of each.
+    """
+
+    names: tuple[str, ...]
+    rates: np.ndarray
+    tokens: tuple[int, ...]
+
+    @property
+    def selectivity(self) -> np.ndarray:
+        """`[domain, layer, d_mlp]`; NaN for neurons that never fired."""
+        with np.errstate(invalid="ignore"):
+            return self.rates / self.rates.sum(0, keepdims=True)
+
+    @property
+    def headline(self) -> str:
+        zeros = 1 - self.rates.mean((1, 2))
+        told = [
+            f"{name} {share:.1%} (N = {tokens:,})"
+            for name, share, tokens in zip(self.names, zeros, self.tokens, strict=True)
+        ]
+        return f"exact zeros: {', '.join(told)}"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a layer and domain: zeros, dead, selective (above 0.8 here), n_tokens."""
+        import pandas as pd
+
+        selective = (np.nan_to_num(self.selectivity) > 0.8).sum(2)
+        rows = []
+        for place, name in enumerate(self.names):
+            for layer in range(self.rates.shape[1]):
+                rates = self.rates[place, layer]
+                zeros, dead = 1 - rates.mean(), int((rates == 0).sum())
+                rows.append(
+                    (layer, name, zeros, dead, int(selective[place, layer]), self.tokens[place])
+                )
+        columns = ["layer", "domain", "zeros", "dead", "selective", "n_tokens"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def pairs(self) -> "pd.DataFrame":
+        """One row a layer and pair of domains: js_bits, hot_jaccard."""
+        import pandas as pd
+
+        parts = []
+        for one, two in combinations(range(len(self.names)), 2):
+            first, second = self.rates[one], self.rates[two]
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": range(len(first)),
+                        "first": self.names[one],
+                        "second": self.names[two],
+                        "js_bits": divergence(first, second),
+                        "hot_jaccard": hot_overlap(first, second),
+                    }
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def neurons(self) -> "pd.DataFrame":
+        """One row a neuron: layer, neuron, and its selectivity for each domain."""
+        import pandas as pd
+
+        _, layers, d_mlp = self.rates.shape
+        columns: dict[str, object] = {
+            "layer": np.repeat(np.arange(layers), d_mlp),
+            "neuron": np.tile(np.arange(d_mlp), layers),
+        }
+        columns |= {name: self.selectivity[place].ravel() for place, name in enumerate(self.names)}
+        return pd.DataFrame(columns)
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """Zeros by layer, a line a domain."""
+        from arcee_lab.views.figures.curves import Line, lines
+
+        layers = np.arange(self.rates.shape[1])
+        return lines(
+            [
+                Line(name, layers, 1 - self.rates[place].mean(1))
+                for place, name in enumerate(self.names)
+            ],
+            x="layer",
+            y="share of exact zeros",
+            title="Exact zeros by kind of text",
+            dark=dark,
+        )
+
+
+def domains(reports: Mapping[str, "SparsityReport"]) -> Domains:
+    """Puts the reports of one model on several texts side by side.
+
+    Args:
+        reports: By the name of the domain.
+
+    Raises:
+        ValueError: Fewer than two, or models of different shapes.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> texts = {"animals": ["The dogs near the barn sleep ."], "boats": ["A boat drifts ."]}
+        >>> al.sparsity.domains(
+        ...     {name: al.sparsity.measure(model, tokenizer, text) for name, text in texts.items()}
+        ... ).names
+        ('animals', 'boats')
+    """
+    if len(reports) < 2:
+        raise ValueError(f"{len(reports)} domain was given; expected at least two to compare")
+    shapes = {name: tuple(report.rates.shape) for name, report in reports.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the domains were measured on models of other shapes: {shapes}")
+    return Domains(
+        tuple(reports),
+        np.stack([report.rates.numpy() for report in reports.values()]),
+        tuple(report.n_tokens for report in reports.values()),
+    )

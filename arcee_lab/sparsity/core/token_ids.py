@@ -1,0 +1,97 @@
+"""Row 14: active neurons by token id, and against how often the token occurs.
+
+Spearman's rank correlation is over token ids that occur at least five times, between the mean
+number of active neurons and the id's count.
+
+Source: Luo et al., "Sparsing Law", arXiv:2411.02335, figure 10 (activation by token id).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arcee_lab.sparsity.streamed.analysis import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arcee_lab.views.figures.figure import Figure
+
+OFTEN = 5  # occurrences that a token id needs to be in the correlation
+
+
+@dataclass(frozen=True, repr=False)
+class Vocabulary(Result):
+    """Active neurons by token id.
+
+    Attributes:
+        ids: The token ids that occur.
+        active: Mean k, `[id, layer]`.
+        tokens: How often each occurs.
+        d_mlp: Neurons a layer.
+    """
+
+    ids: np.ndarray
+    active: np.ndarray
+    tokens: np.ndarray
+    d_mlp: int
+
+    @classmethod
+    def of(cls, active: np.ndarray, tokens: np.ndarray, d_mlp: int) -> "Vocabulary":
+        """From Σk `[id, layer]` and tokens `[id]`."""
+        ids = np.flatnonzero(tokens)
+        return cls(ids, active[ids] / tokens[ids, None], tokens[ids], d_mlp)
+
+    @property
+    def spearman(self) -> np.ndarray:
+        """By layer, the rank correlation of active neurons and frequency; NaN below three ids."""
+        often = self.tokens >= OFTEN
+        if often.sum() < 3:
+            return np.full(self.active.shape[1], np.nan)
+        from scipy.stats import rankdata
+
+        count = rankdata(self.tokens[often])
+        found = []
+        for layer in range(self.active.shape[1]):
+            rank = rankdata(self.active[often, layer])
+            spread = rank.std() * count.std()
+            both = ((rank - rank.mean()) * (count - count.mean())).mean()
+            found.append(both / spread if spread else np.nan)
+        return np.array(found)
+
+    @property
+    def headline(self) -> str:
+        often = int((self.tokens >= OFTEN).sum())
+        told = ", ".join(f"{value:+.2f}" for value in self.spearman[:8])
+        return (
+            f"N = {int(self.tokens.sum()):,} tokens of {len(self.ids):,} ids; rank correlation of "
+            f"active neurons and frequency over {often:,} ids, by layer: {told}"
+        )
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a token id: id, n_tokens, and mean active neurons of each layer, `layer_0` on."""
+        import pandas as pd
+
+        columns: dict[str, object] = {"id": self.ids, "n_tokens": self.tokens}
+        columns |= {f"layer_{n}": self.active[:, n] for n in range(self.active.shape[1])}
+        return pd.DataFrame(columns)
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """The share of neurons that fire against the id's count: means over octaves of it."""
+        from arcee_lab.views.figures.curves import Line, lines
+
+        octave = np.floor(np.log2(self.tokens)).astype(int)
+        there = np.unique(octave)
+        means = np.stack([self.active[octave == place].mean(0) for place in there])
+        return lines(
+            [
+                Line(f"layer {layer}", 2.0**there, means[:, layer] / self.d_mlp)
+                for layer in range(means.shape[1])
+            ],
+            x="how often the token id occurs",
+            y="share of neurons that fire, mean over ids",
+            title="Active neurons by frequency of the token",
+            log_x=True,
+            dark=dark,
+        )

@@ -1,0 +1,151 @@
+"""A few neurons on a few words: the counts made visible, one firing at a time."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arcee_lab.data.tokenization import token_ids
+from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.wrappers.adapters import effective_weight
+from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.recording.capturing import capture
+from arcee_lab.sparsity.report.report import SparsityReport
+
+if TYPE_CHECKING:
+    from arcee_lab.views.figures.figure import Figure
+
+LONGEST = 48  # tokens that fit below a figure
+MOST_ROWS = 48  # neurons that fit beside it
+OFTEN = 0.25  # a neuron that fires on more of the passage says little about any word
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage, read neuron by neuron.
+
+    Attributes:
+        tokens: The tokens, as text.
+        layers: The layer of each chosen neuron.
+        neurons: Its number within the layer.
+        values: relu(u)² of each chosen neuron at each token.
+        rates: How often each chosen neuron fires over the texts that were measured.
+        active: Neurons that fire at each token, by layer: all of them, not the chosen ones.
+        d_mlp: Neurons a layer has.
+    """
+
+    tokens: tuple[str, ...]
+    layers: tuple[int, ...]
+    neurons: tuple[int, ...]
+    values: Float[Tensor, "neuron pos"]
+    rates: tuple[float, ...]
+    active: Int[Tensor, "layer pos"]
+    d_mlp: int
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """Chosen neurons against tokens; blank means exactly zero."""
+        from arcee_lab.views.figures.raster import raster
+
+        return raster(
+            self.values.float().numpy(),
+            self.tokens,
+            [f"L{layer}/N{unit}" for layer, unit in zip(self.layers, self.neurons, strict=True)],
+            groups=[str(layer) for layer in self.layers],
+            notes=[f"{rate:.1%}" for rate in self.rates],
+            title="Which neurons fire where; on the right, how often over all the text",
+            dark=dark,
+        )
+
+    def strip(self, layer: int) -> str:
+        """The passage as HTML, each token coloured by the share of a layer's neurons that fire."""
+        from arcee_lab.views.html import token_strip
+
+        return token_strip(self.tokens, (self.active[layer] / self.d_mlp).tolist())
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>layer {n}</p>{self.strip(n)}" for n in range(len(self.active)))
+
+
+def read_passage(
+    model: Any,
+    tokenizer: Any,
+    ids: Int[Tensor, " pos"] | str,
+    report: SparsityReport,
+    *,
+    per_layer: int | None = None,
+) -> Passage:
+    """Reads one short passage and picks the neurons that say most about it.
+
+    Picked are neurons that fire on at most a quarter of the passage and of the measured texts,
+    those first that write most to the residual stream there: the largest relu(u)² times the norm of
+    the neuron's column of down_proj. At most two neurons a layer peak at the same token.
+
+    Args:
+        model: An Arcee model, any head.
+        tokenizer: Its tokenizer.
+        ids: Text, or token ids; the first 48 tokens are read.
+        report: What was measured on this model; it says how often each neuron fires.
+        per_layer: Neurons to pick in each layer; by default 6, fewer where there are many layers.
+
+    Raises:
+        ValueError: A passage of fewer than two tokens.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> text = "The lamp above the doors finds the red king."
+        >>> report = al.sparsity.measure(model, tokenizer, [text])
+        >>> passage = al.sparsity.read_passage(model, tokenizer, text, report)
+        >>> passage.tokens[2]
+        ' lamp'
+    """
+    if isinstance(ids, str):
+        ids = torch.tensor(token_ids(tokenizer, [ids])[0])
+    ids = ids[:LONGEST]
+    if len(ids) < 2:
+        raise ValueError(f"the passage has {len(ids)} token; expected at least 2")
+    model = unwrap(model)
+    with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
+        model(input_ids=ids[None].to(model.device), use_cache=False)
+    layers, neurons, values, active = [], [], [], []
+    blocks = anatomy(model).backbone.layers
+    most = per_layer or max(1, min(6, MOST_ROWS // len(blocks)))
+    for layer, block in enumerate(blocks):
+        down_proj: Any = unwrap(block).get_submodule("mlp.down_proj")
+        post = acts[f"layers.{layer}.mlp.hook_post"][0].float().cpu()
+        active.append((post > 0).sum(-1))
+        writes = effective_weight(down_proj).float().norm(dim=0).cpu()
+        for neuron in _pick(post, writes, report.rates[layer], most):
+            layers.append(layer)
+            neurons.append(neuron)
+            values.append(post[:, neuron])
+    return Passage(
+        tokens=tuple(tokenizer.decode([token]) for token in ids.tolist()),
+        layers=tuple(layers),
+        neurons=tuple(neurons),
+        values=torch.stack(values) if values else torch.zeros(0, len(ids)),
+        rates=tuple(report.rates[layers, neurons].tolist()),
+        active=torch.stack(active),
+        d_mlp=report.fired.shape[1],
+    )
+
+
+def _pick(
+    post: Float[Tensor, "pos d_mlp"],
+    writes: Float[Tensor, " d_mlp"],
+    rates: Float[Tensor, " d_mlp"],
+    most: int,
+) -> list[int]:
+    """Neurons by what they write at their peak, returned in the order of their peaks."""
+    peak, where = post[1:].max(dim=0)  # the first position is unlike the others
+    rare = ((post > 0).float().mean(dim=0) <= OFTEN) & (rates <= OFTEN) & (peak > 0)
+    size = torch.where(rare, peak * writes, 0.0)
+    picked: list[int] = []
+    for neuron in size.argsort(descending=True).tolist():
+        if len(picked) == most or size[neuron] == 0:
+            break
+        if sum(where[neuron] == where[other] for other in picked) < 2:
+            picked.append(neuron)
+    return sorted(picked, key=lambda neuron: (int(where[neuron]), neuron))

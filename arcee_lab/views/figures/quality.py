@@ -1,0 +1,76 @@
+"""Quality against sparsity: one panel a task, one curve a family of levels, intervals as bars."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arcee_lab.views.figures.figure import WIDTH, Figure, style
+from arcee_lab.views.scale import CATEGORIES
+
+_MARKS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Levels that belong together.
+
+    Attributes:
+        name: For the legend.
+        points: (x, value, low, high) of each, x above 0.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float, float, float]]
+
+
+def quality_panels(
+    panels: Sequence[tuple[str, Sequence[Curve]]], *, x: str, title: str = "", dark: bool = False
+) -> Figure:
+    """Draws curves over a logarithmic axis; single points become marks with a line across.
+
+    Args:
+        panels: Title and curves of each.
+        x: Name of the horizontal axis.
+        title: The line above.
+        dark: For a dark page.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with style(dark=dark):
+        figure = Figure(figsize=(WIDTH, 0.7 + 2.4 * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+        names = list(dict.fromkeys(curve.name for _, curves in panels for curve in curves))
+        looks = {
+            name: (CATEGORIES[n % len(CATEGORIES)], _MARKS[n % len(_MARKS)])
+            for n, name in enumerate(names)
+        }
+        for place, (heading, curves) in zip(axes, panels, strict=False):
+            for curve in curves:
+                colour, mark = looks[curve.name]
+                at, value, low, high = np.array(curve.points, dtype=float).T
+                spread = np.clip([value - low, high - value], 0, None)
+                place.errorbar(
+                    at,
+                    value,
+                    yerr=spread,
+                    color=colour,
+                    marker=mark,
+                    markersize=4,
+                    linewidth=1.4 if len(at) > 1 else 0,
+                    elinewidth=0.9,
+                    capsize=2,
+                    label=curve.name,
+                )
+                if len(at) == 1:
+                    place.axhline(value[0], color=colour, linewidth=0.8, linestyle=":")
+            place.set(xscale="log", title=heading)
+            place.grid(axis="y")
+        for spare in axes[len(panels) :]:
+            spare.set_visible(False)
+        for place in axes[max(0, len(panels) - columns) : len(panels)]:
+            place.set_xlabel(x)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
