@@ -152,7 +152,7 @@ def test_repair_opens_only_what_is_named(
 
     retold(damaged, **told)
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
-    for owner, name in ((texts, "read_files"), (texts, "read_dataset"), (loading, "load")):
+    for owner, name in ((windows, "read_files"), (windows, "read_dataset"), (loading, "load")):
         monkeypatch.setattr(owner, name, opened)
     assert main(["verify", str(damaged), "--repair", *given]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
