@@ -9,11 +9,27 @@ with al.capture(model, "layers.*.mlp.hook_post") as acts:
 print((acts["layers.1.mlp.hook_post"] == 0).float().mean())  # exact zeros of relu(u)²
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from arcee_lab._lazy import lazy_exports
+
+__version__ = "0.2.0"
 if TYPE_CHECKING:
-    from arcee_lab import attention, dump, evals, interventions, patching, reducers, sparsity, trace
+    from arcee_lab import (
+        attention,
+        data,
+        demo,
+        dump,
+        errors,
+        evals,
+        interventions,
+        model,
+        patching,
+        reducers,
+        sparsity,
+        trace,
+        training,
+    )
     from arcee_lab.heads.answers import answer
     from arcee_lab.interventions import (
         Ablate,
@@ -28,6 +44,14 @@ if TYPE_CHECKING:
         TopK,
         intervene,
     )
+    from arcee_lab.model import (
+        ArceeConfig,
+        ArceeForCausalLM,
+        ArceeForQuestionAnswering,
+        ArceeForSequenceClassification,
+        ArceeForTokenClassification,
+        ArceeModel,
+    )
     from arcee_lab.model.auto_classes import register
     from arcee_lab.model.loading import load
     from arcee_lab.patching import patch_attribution, patch_sweep
@@ -40,6 +64,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Ablate",
     "Add",
+    "ArceeConfig",
+    "ArceeForCausalLM",
+    "ArceeForQuestionAnswering",
+    "ArceeForSequenceClassification",
+    "ArceeForTokenClassification",
+    "ArceeModel",
     "Cett",
     "Clamp",
     "Patch",
@@ -52,11 +82,15 @@ __all__ = [
     "attention",
     "capture",
     "capture_compiled",
+    "data",
+    "demo",
     "dump",
+    "errors",
     "evals",
     "intervene",
     "interventions",
     "load",
+    "model",
     "patch_attribution",
     "patch_sweep",
     "patching",
@@ -67,47 +101,56 @@ __all__ = [
     "sparsity",
     "to_nnsight",
     "trace",
+    "training",
 ]
 
-# Public name -> module it lives in; torch and transformers load at the first use of one of them,
-# so that `arcee-lab --help` answers at once.
-_HOMES = {
-    "answer": "arcee_lab.heads.answers",
-    "capture": "arcee_lab.recording.capturing",
-    "capture_compiled": "arcee_lab.recording.compiled_capture",
-    "load": "arcee_lab.model.loading",
-    "patch_attribution": "arcee_lab.patching",
-    "patch_sweep": "arcee_lab.patching",
-    "plan": "arcee_lab.recording.memory",
-    "register": "arcee_lab.model.auto_classes",
-    "sparse_decode": "arcee_lab.sparsity.decoding",
-    "to_nnsight": "arcee_lab.trace",
-}
-_HOMES |= dict.fromkeys(
-    (
-        "Ablate",
-        "Add",
-        "Cett",
-        "Clamp",
-        "Patch",
-        "ProjectOut",
-        "Replace",
-        "Scale",
-        "Threshold",
-        "TopK",
-        "intervene",
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "heads.answers": ("answer",),
+        "interventions": (
+            "Ablate",
+            "Add",
+            "Cett",
+            "Clamp",
+            "Patch",
+            "ProjectOut",
+            "Replace",
+            "Scale",
+            "Threshold",
+            "TopK",
+            "intervene",
+        ),
+        "model": (
+            "ArceeConfig",
+            "ArceeForCausalLM",
+            "ArceeForQuestionAnswering",
+            "ArceeForSequenceClassification",
+            "ArceeForTokenClassification",
+            "ArceeModel",
+        ),
+        "model.auto_classes": ("register",),
+        "model.loading": ("load",),
+        "patching": ("patch_attribution", "patch_sweep"),
+        "recording.capturing": ("capture",),
+        "recording.compiled_capture": ("capture_compiled",),
+        "recording.memory": ("plan",),
+        "sparsity.decoding": ("sparse_decode",),
+        "trace": ("to_nnsight",),
+    },
+    packages=(
+        "attention",
+        "data",
+        "demo",
+        "dump",
+        "errors",
+        "evals",
+        "interventions",
+        "model",
+        "patching",
+        "reducers",
+        "sparsity",
+        "trace",
+        "training",
     ),
-    "arcee_lab.interventions",
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in __all__:
-        return import_module(f"arcee_lab.{name}")
-    raise AttributeError(f"module 'arcee_lab' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -145,6 +145,7 @@ def damaged(written, tmp_path):
 def test_repair_opens_only_what_is_named(
     damaged, capsys, monkeypatch, tmp_path, told, given, suggested
 ):
+    from arcee_lab.data import windows
     from arcee_lab.model import loading
 
     def opened(*args, **options):

@@ -6,17 +6,22 @@ block        the pass: `with al.attention.heads(model, ...) as stats`
 result       HeadStatistic: means by head, values by token, frame, figure
 """
 
-from arcee_lab.attention.block import HeadStatistics, heads
-from arcee_lab.attention.result import HeadStatistic
-from arcee_lab.attention.rows import Reading, Rows
-from arcee_lab.attention.statistics import (
-    Distance,
-    Entropy,
-    FirstMass,
-    Offset,
-    Statistic,
-    TopKeys,
-)
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from arcee_lab.attention.block import HeadStatistics, heads
+    from arcee_lab.attention.result import HeadStatistic
+    from arcee_lab.attention.rows import Reading, Rows
+    from arcee_lab.attention.statistics import (
+        Distance,
+        Entropy,
+        FirstMass,
+        Offset,
+        Statistic,
+        TopKeys,
+    )
 
 __all__ = [
     "Distance",
@@ -31,3 +36,13 @@ __all__ = [
     "TopKeys",
     "heads",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "block": ("HeadStatistics", "heads"),
+        "result": ("HeadStatistic",),
+        "rows": ("Reading", "Rows"),
+        "statistics": ("Distance", "Entropy", "FirstMass", "Offset", "Statistic", "TopKeys"),
+    },
+)

@@ -119,7 +119,7 @@ def _measured(
     from arcee_lab.sparsity.run_estimate import estimate
 
     folder = args.out / name
-    done = bool(name) and (folder / report_files.FACTS).is_file()  # the last one that is written
+    done = bool(name) and (folder / report_files.REPORT).is_file()  # the last one that is written
     here.barrier()  # the first rank may write this file while another still looks for it
     if done:
         return SparsityReport.load(folder)

@@ -5,7 +5,20 @@ checkpoint lies in `checkpoint/`; `arcee_lab.load("demo")` reads it. Importing t
 neither torch nor transformers.
 """
 
-from arcee_lab.demo.document import Document, Slot, Word
-from arcee_lab.demo.world import KINDS, MIX, SPLITS, VERSION, documents, stream
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from arcee_lab.demo.document import Document, Slot, Word
+    from arcee_lab.demo.world import KINDS, MIX, SPLITS, VERSION, documents, stream
 
 __all__ = ["KINDS", "MIX", "SPLITS", "VERSION", "Document", "Slot", "Word", "documents", "stream"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "document": ("Document", "Slot", "Word"),
+        "world": ("KINDS", "MIX", "SPLITS", "VERSION", "documents", "stream"),
+    },
+)

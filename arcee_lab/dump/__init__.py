@@ -19,8 +19,9 @@ Reading
     firings, stats, dataset, exports
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.dump.config import DumpConfig
@@ -29,25 +30,23 @@ if TYPE_CHECKING:
     from arcee_lab.dump.reading.store import Store, open
     from arcee_lab.dump.writing.job import plan, write
 
-__all__ = ["DumpConfig", "Store", "open", "plan", "repair", "verify", "write"]
+__all__ = [
+    "DumpConfig",
+    "Store",
+    "open",
+    "plan",
+    "repair",
+    "verify",
+    "write",
+]
 
-# Loaded at first use: the command line reads `config` and must not wait for torch.
-_HOMES = {
-    "DumpConfig": "config",
-    "Store": "store",
-    "open": "store",
-    "plan": "job",
-    "repair": "repairing",
-    "verify": "checking",
-    "write": "job",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"arcee_lab.dump.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'arcee_lab.dump' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "config": ("DumpConfig",),
+        "integrity.checking": ("verify",),
+        "integrity.repairing": ("repair",),
+        "reading.store": ("Store", "open"),
+        "writing.job": ("plan", "write"),
+    },
+)

@@ -40,9 +40,9 @@ Where they meet:
   spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from arcee_lab._lazy import lazy_exports
 from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
@@ -51,22 +51,26 @@ if TYPE_CHECKING:
     from arcee_lab.evals.runner import run
     from arcee_lab.evals.sweeps import Sweep, sweep
 
-__all__ = ["ArceeLab", "Evaluation", "Sweep", "TaskFailed", "register", "run", "sweep"]
+__all__ = [
+    "ArceeLab",
+    "Evaluation",
+    "Sweep",
+    "TaskFailed",
+    "register",
+    "run",
+    "sweep",
+]
 
-_HOMES = {
-    "ArceeLab": "arcee_lab.evals.model",
-    "Evaluation": "arcee_lab.evals.result",
-    "Sweep": "arcee_lab.evals.sweeps",
-    "TaskFailed": "arcee_lab.evals.result",
-    "run": "arcee_lab.evals.runner",
-    "sweep": "arcee_lab.evals.sweeps",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'arcee_lab.evals' has no attribute {name!r}")
-
+# `register` is loaded already: a task file with a `!function` of ours must find the model.
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "lm_eval_registry": ("register",),
+        "model": ("ArceeLab",),
+        "result": ("Evaluation", "TaskFailed"),
+        "runner": ("run",),
+        "sweeps": ("Sweep", "sweep"),
+    },
+)
 
 register()

@@ -8,11 +8,16 @@ attribution  `patch_attribution`: all patches at once, estimated from one gradie
 effects      PatchEffects: frame, heat map, and one method against the other
 """
 
-from arcee_lab.patching.attribution import patch_attribution
-from arcee_lab.patching.effects import PatchEffects
-from arcee_lab.patching.metrics import LogitDifference
-from arcee_lab.patching.spots import Spot, Spots
-from arcee_lab.patching.sweep import patch_sweep
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from arcee_lab.patching.attribution import patch_attribution
+    from arcee_lab.patching.effects import PatchEffects
+    from arcee_lab.patching.metrics import LogitDifference
+    from arcee_lab.patching.spots import Spot, Spots
+    from arcee_lab.patching.sweep import patch_sweep
 
 __all__ = [
     "LogitDifference",
@@ -22,3 +27,14 @@ __all__ = [
     "patch_attribution",
     "patch_sweep",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "attribution": ("patch_attribution",),
+        "effects": ("PatchEffects",),
+        "metrics": ("LogitDifference",),
+        "spots": ("Spot", "Spots"),
+        "sweep": ("patch_sweep",),
+    },
+)

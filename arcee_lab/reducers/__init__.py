@@ -11,8 +11,9 @@ MeanCovariance  mean and covariance of a site's vector
 Grouped         any of them, apart for each label
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.reducers.active_count import ActiveCount, ActiveCounts
@@ -28,23 +29,6 @@ if TYPE_CHECKING:
     from arcee_lab.reducers.result import Result
     from arcee_lab.reducers.statistics import Statistics
     from arcee_lab.reducers.topk import Largest, TopK
-
-_HOMES = {
-    "active": ("ActiveCount", "ActiveCounts"),
-    "coactivation": ("CoActivation", "CoActivations"),
-    "covariance": ("Covariance", "MeanCovariance"),
-    "files": ("load",),
-    "firing": ("FiringRate", "FiringRates"),
-    "grouped": ("Grouped", "Groups"),
-    "histogram": ("Histogram", "LogHistogram", "Share"),
-    "moments": ("Moments", "MomentsOf"),
-    "quantile": ("Quantile", "Quantiles"),
-    "reducer": ("Reducer", "State"),
-    "result": ("Result",),
-    "statistics": ("Statistics",),
-    "topk": ("Largest", "TopK"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ActiveCount",
@@ -73,12 +57,21 @@ __all__ = [
     "load",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(f"arcee_lab.reducers.{_HOME_OF[name]}"), name)
-    raise AttributeError(f"module 'arcee_lab.reducers' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "active_count": ("ActiveCount", "ActiveCounts"),
+        "coactivation": ("CoActivation", "CoActivations"),
+        "covariance": ("Covariance", "MeanCovariance"),
+        "files": ("load",),
+        "firing": ("FiringRate", "FiringRates"),
+        "grouped": ("Grouped", "Groups"),
+        "histogram": ("Histogram", "LogHistogram", "Share"),
+        "moments": ("Moments", "MomentsOf"),
+        "quantile": ("Quantile", "Quantiles"),
+        "reducer": ("Reducer", "State"),
+        "result": ("Result",),
+        "statistics": ("Statistics",),
+        "topk": ("Largest", "TopK"),
+    },
+)

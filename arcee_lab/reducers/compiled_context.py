@@ -10,9 +10,9 @@ from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.reducers.context import NO_LABELS, TORN, Tokens, accumulate, check_labels
-from arcee_lab.reducers.reducer import Reducer, State
+from arcee_lab.reducers.reducer import Asked, Reducer, State
 from arcee_lab.reducers.requests import features
-from arcee_lab.reducers.statistics import Asked, Statistics
+from arcee_lab.reducers.statistics import Statistics
 
 
 class CompiledReducing(CompiledRecorder, Statistics):

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from arcee_lab.reducers.reducer import Reducer, State, reducer_of, settings_of
-from arcee_lab.reducers.statistics import Asked, Statistics
+from arcee_lab.reducers.reducer import Asked, Reducer, State, reducer_of, settings_of
+from arcee_lab.reducers.statistics import Statistics
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 from arcee_lab.sites import LOGIT_AXES, Legend
 

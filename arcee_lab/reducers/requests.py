@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.reducers.reducer import Reducer
-from arcee_lab.reducers.statistics import Asked
+from arcee_lab.reducers.reducer import Asked, Reducer
 
 _ASKS = ("labels", "positions", "seen")
 

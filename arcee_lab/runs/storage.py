@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -147,6 +148,17 @@ def write_json(path: str | Path, value: Any) -> Path:
     """Writes JSON, atomically, for eyes and for diffs: indented, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return write_atomic(path, text + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """NumPy and torch numbers as plain ones, NaN as None: JSON has no other."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256(path: str | Path) -> str:

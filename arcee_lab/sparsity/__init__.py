@@ -47,21 +47,26 @@ passage       a few neurons on a few words, one by one
 page          report.html
 """
 
-from arcee_lab.sparsity._measure import measure
-from arcee_lab.sparsity.compared.comparison import Comparison, compare, fit_activation
-from arcee_lab.sparsity.compared.domains import Domains, domains
-from arcee_lab.sparsity.compared.training_history import History, history
-from arcee_lab.sparsity.report.passage import Passage, read_passage
-from arcee_lab.sparsity.report.report import SparsityReport
-from arcee_lab.sparsity.sampled._cett import cett
-from arcee_lab.sparsity.sampled._probe import Probe, probe
-from arcee_lab.sparsity.sampled.cett_curves import CettCurves
-from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity, cett_ppl
-from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
-from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
-from arcee_lab.sparsity.sampled.truncation import truncation
-from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
-from arcee_lab.sparsity.streamed.across_layers import virtual_weights
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from arcee_lab.sparsity._measure import measure
+    from arcee_lab.sparsity.compared.comparison import Comparison, compare, fit_activation
+    from arcee_lab.sparsity.compared.domains import Domains, domains
+    from arcee_lab.sparsity.compared.training_history import History, history
+    from arcee_lab.sparsity.report.passage import Passage, read_passage
+    from arcee_lab.sparsity.report.report import SparsityReport
+    from arcee_lab.sparsity.sampled._cett import cett
+    from arcee_lab.sparsity.sampled._probe import Probe, probe
+    from arcee_lab.sparsity.sampled.cett_curves import CettCurves
+    from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity, cett_ppl
+    from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
+    from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
+    from arcee_lab.sparsity.sampled.truncation import truncation
+    from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
+    from arcee_lab.sparsity.streamed.across_layers import virtual_weights
 
 __all__ = [
     "CettCurves",
@@ -89,3 +94,24 @@ __all__ = [
     "truncation",
     "virtual_weights",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "_measure": ("measure",),
+        "compared.comparison": ("Comparison", "compare", "fit_activation"),
+        "compared.domains": ("Domains", "domains"),
+        "compared.training_history": ("History", "history"),
+        "report.passage": ("Passage", "read_passage"),
+        "report.report": ("SparsityReport",),
+        "sampled._cett": ("cett",),
+        "sampled._probe": ("Probe", "probe"),
+        "sampled.cett_curves": ("CettCurves",),
+        "sampled.cett_perplexity": ("CettPerplexity", "cett_ppl"),
+        "sampled.coactivation": ("CoActivation", "coactivation"),
+        "sampled.mlps": ("Mlp", "mlps"),
+        "sampled.truncation": ("truncation",),
+        "sampled.truncation_curves": ("TruncationCurves",),
+        "streamed.across_layers": ("virtual_weights",),
+    },
+)

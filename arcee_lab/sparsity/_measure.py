@@ -14,14 +14,16 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.results import Result
 from arcee_lab.runs import ranks, storage
 from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.core.savings import Weights
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.report.report import SparsityReport
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.streamed import resume_files, schedule
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis
 from arcee_lab.sparsity.streamed.runner import Pass
 from arcee_lab.sparsity.streamed.schedule import Part
 

@@ -5,8 +5,9 @@ skills, scores, card            what the demo can do
 heads/                          a head for any classification data set, probes of every layer
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.training.loop import Trained, train
@@ -27,22 +28,12 @@ __all__ = [
     "untrained",
 ]
 
-# Loaded at first use: the command line reads `heads.recipe` and must not wait for torch.
-_HOMES = {
-    "KindLoss": "scores",
-    "LayerZeros": "scores",
-    "Recipe": "recipe",
-    "Score": "scores",
-    "Scorecard": "scores",
-    "Stage": "recipe",
-    "Trained": "loop",
-    "quick": "recipe",
-    "train": "loop",
-    "untrained": "start",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"arcee_lab.training.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'arcee_lab.training' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "loop": ("Trained", "train"),
+        "recipe": ("Recipe", "Stage", "quick"),
+        "scores": ("KindLoss", "LayerZeros", "Score", "Scorecard"),
+        "start": ("untrained",),
+    },
+)

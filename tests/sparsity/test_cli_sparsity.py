@@ -102,7 +102,7 @@ def test_the_same_command_again_gives_the_same_numbers(tmp_path, capsys):
     for name in FILES - timed:
         assert (tmp_path / "out" / name).read_bytes() == before[name], name
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["tokens"] + summary["first positions, apart"] == 600
+    assert summary["tokens"] + summary["first_positions"] == 600
     capsys.readouterr()
     assert run(*words, "--seed", 1) == 2
     assert "holds another run (seed is 0, not 1)" in capsys.readouterr().err

@@ -190,9 +190,10 @@ def test_no_update_reads_back_to_the_host(dtype):
     from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import registry
     from arcee_lab.sparsity.core import every_token, kept_tokens
+    from arcee_lab.sparsity.core.state import Shape
     from arcee_lab.sparsity.sampled.mlps import mlps
     from arcee_lab.sparsity.streamed import schedule
-    from arcee_lab.sparsity.streamed.analysis import Seen, Shape
+    from arcee_lab.sparsity.streamed.analysis import Seen
 
     ours, _ = pair(dtype=dtype)
     mlp = mlps(ours.to("meta"))[1]
@@ -286,8 +287,8 @@ def test_dead_neurons_are_those_planted():
     report = measure(ours, Letters(), ["abcdef", "gh"])
     assert report.dead.tolist() == [0, 2]
     assert (report.fired[1] == 0).nonzero().flatten().tolist() == [3, 7]
-    assert report.summary()["neurons that never fired"] == 2
-    assert report.summary()["their rate is below (95 %)"] == pytest.approx(3 / report.n_tokens)
+    assert report.summary()["neurons_that_never_fired"] == 2
+    assert report.summary()["dead_rate_upper_95"] == pytest.approx(3 / report.n_tokens)
     assert "2 of 48 neurons never fired" in repr(report)
 
 

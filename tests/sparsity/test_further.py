@@ -82,19 +82,19 @@ def test_saved_and_read_again_they_are_the_same(report, tmp_path):
 def test_a_damaged_file_of_theirs_is_an_error(report, tmp_path):
     from safetensors.torch import save_file
 
-    from arcee_lab.sparsity import further_files
+    from arcee_lab.sparsity.sampled import result_files
 
-    further_files.save({"cett": report.further["cett"]}, tmp_path)
-    assert list(further_files.load(tmp_path)) == ["cett"]
+    result_files.save({"cett": report.further["cett"]}, tmp_path)
+    assert list(result_files.load(tmp_path)) == ["cett"]
     made_up = {"cett": {"class": "Popen", "fields": {}}}
-    file = tmp_path / further_files.FILE
+    file = tmp_path / result_files.FILE
     for content in (made_up, [], {"cett": {"tensor": "no/such"}}):
         save_file({"x": torch.zeros(1)}, file, metadata={"results": json.dumps(content)})
         with pytest.raises(ValueError, match="is damaged"):
-            further_files.load(tmp_path)
+            result_files.load(tmp_path)
     file.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is damaged"):
-        further_files.load(tmp_path)
+        result_files.load(tmp_path)
 
 
 def test_merging_leaves_them_out(report):

@@ -542,7 +542,7 @@ def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkey
     analyses = ("overlap", "cett", "cett_ppl")
     assert command(tmp_path / "whole", *analyses, domains=domains) == 0
     whole = content(tmp_path / "whole")
-    html, saved = html_page.report_html, report_files.further_files.save
+    html, saved = html_page.report_html, report_files.result_files.save
 
     def fails(*args, **settings):
         raise RuntimeError("injected")
@@ -553,10 +553,10 @@ def test_the_command_goes_on_from_every_stage(tmp_path, command, counted, monkey
         with pytest.raises(RuntimeError, match=stage):
             command(out, *analyses, domains=domains)
     counted["fails"] = None
-    monkeypatch.setattr(report_files.further_files, "save", fails)
+    monkeypatch.setattr(report_files.result_files, "save", fails)
     with pytest.raises(RuntimeError, match="injected"):
         command(out, *analyses, domains=domains)
-    monkeypatch.setattr(report_files.further_files, "save", saved)
+    monkeypatch.setattr(report_files.result_files, "save", saved)
     monkeypatch.setattr(html_page, "report_html", fails)
     counted["ran"].clear()
     with pytest.raises(RuntimeError, match="injected"):

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: the files of a store: how activations, tokens and the manifest are encoded."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: verification and repair of stores."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: queries of a store, and exports to other formats."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: a dump in progress, from batches to shards."""

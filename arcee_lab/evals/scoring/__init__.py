@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: how requests become rows of tokens and rows become scores."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tasks: found by name, group or file; documents, ceilings and result functions they name."""

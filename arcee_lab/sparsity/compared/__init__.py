@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: reports compared with each other."""

@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.bootstrap import ratio_interval
+from arcee_lab.sparsity.core.counts import Counted
 from arcee_lab.sparsity.core.coverage import HOT
 from arcee_lab.sparsity.core.packed_masks import unpack
 from arcee_lab.sparsity.core.window_means import average
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 
@@ -176,13 +176,13 @@ class Comparison(Result):
         )
 
 
-def compare(first: "SparsityReport", second: "SparsityReport") -> Comparison:
+def compare(first: Counted, second: Counted) -> Comparison:
     """Compares two reports.
 
     Raises:
         ValueError: Models of different shapes.
     """
-    shapes = [tuple(report.rates.shape) for report in (first, second)]
+    shapes = [tuple(report.counts.rates.shape) for report in (first, second)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"cannot compare {shapes[0]} neurons with {shapes[1]}; expected models of one shape"
@@ -192,9 +192,9 @@ def compare(first: "SparsityReport", second: "SparsityReport") -> Comparison:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
     return Comparison(
         names,
-        (first.n_tokens, second.n_tokens),
-        first.rates.numpy(),
-        second.rates.numpy(),
+        (first.counts.n_tokens, second.counts.n_tokens),
+        first.counts.rates.numpy(),
+        second.counts.rates.numpy(),
         _agreement(first, second),
     )
 
@@ -226,8 +226,8 @@ def hot_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def _agreement(first: "SparsityReport", second: "SparsityReport") -> Agreement:
-    layers, d_mlp = first.rates.shape
+def _agreement(first: Counted, second: Counted) -> Agreement:
+    layers, d_mlp = first.counts.rates.shape
     ours, theirs = (report.states["core"] for report in (first, second))
     tokens = [_numbered(state["drawn_order"].numpy()) for state in (ours, theirs)]
     shared, one, two = np.intersect1d(tokens[0], tokens[1], return_indices=True)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.compared.comparison import divergence, hot_overlap
-from arcee_lab.sparsity.streamed.analysis import Result
+from arcee_lab.sparsity.core.counts import Counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 
@@ -119,7 +119,7 @@ class Domains(Result):
         )
 
 
-def domains(reports: Mapping[str, "SparsityReport"]) -> Domains:
+def domains(reports: Mapping[str, Counted]) -> Domains:
     """Puts the reports of one model on several texts side by side.
 
     Args:
@@ -139,11 +139,11 @@ def domains(reports: Mapping[str, "SparsityReport"]) -> Domains:
     """
     if len(reports) < 2:
         raise ValueError(f"{len(reports)} domain was given; expected at least two to compare")
-    shapes = {name: tuple(report.rates.shape) for name, report in reports.items()}
+    shapes = {name: tuple(report.counts.rates.shape) for name, report in reports.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the domains were measured on models of other shapes: {shapes}")
     return Domains(
         tuple(reports),
-        np.stack([report.rates.numpy() for report in reports.values()]),
-        tuple(report.n_tokens for report in reports.values()),
+        np.stack([report.counts.rates.numpy() for report in reports.values()]),
+        tuple(report.counts.n_tokens for report in reports.values()),
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from arcee_lab.sparsity.streamed.analysis import Result
+from arcee_lab.results import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

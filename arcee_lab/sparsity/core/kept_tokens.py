@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.sparsity.core import packed_masks, window_means
-from arcee_lab.sparsity.streamed.analysis import Shape, State, Tokens
+from arcee_lab.sparsity.core.state import Shape, State, Tokens
 
 BYTES = 2**26  # of all kept tokens together
 _AT_ONCE = 2**22  # tokens that are numbered together

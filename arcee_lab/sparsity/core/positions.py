@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arcee_lab.sparsity.streamed.analysis import Result
+from arcee_lab.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd

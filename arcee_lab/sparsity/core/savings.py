@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.results import Result
 from arcee_lab.sparsity.sampled.mlps import mlps
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     import pandas as pd

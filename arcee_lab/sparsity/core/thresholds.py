@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import magnitudes
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: the report, its tables, files and page."""

@@ -1,8 +1,8 @@
 """The result of a sparsity measurement: counts that add up exactly, as frames and figures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +12,29 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.compared.comparison import Comparison, compare
 from arcee_lab.sparsity.core import every_token
+from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.coverage import Coverage
 from arcee_lab.sparsity.core.positions import Positions
 from arcee_lab.sparsity.core.savings import Saving, Weights
+from arcee_lab.sparsity.core.state import State, join
 from arcee_lab.sparsity.core.thresholds import Thresholds
 from arcee_lab.sparsity.core.token_ids import Vocabulary
-from arcee_lab.sparsity.report import tables
-from arcee_lab.sparsity.streamed.analysis import Result, State, join
+from arcee_lab.sparsity.report import report_files, tables
+from arcee_lab.sparsity.streamed.predictors import Predictability
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
+
+
+_WRITTEN = ("neurons", "tokens", "costs")  # tables with files of their own, next to the results
+
+
+def _drawn(png: Callable[["Figure"], bytes], draw: Callable[[], "Figure"]) -> bytes:
+    return png(draw())
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -72,83 +82,73 @@ class SparsityReport:
     # ------------------------------------------------------------------ counts and rates
 
     @property
+    def counts(self) -> CoreCounts:
+        """What fired where, at every token."""
+        return CoreCounts(self.states["core"])
+
+    @property
     def n_tokens(self) -> int:
         """N, the tokens counted; neither padding nor first positions."""
-        return int(self.states["core"]["tokens"][0])
+        return self.counts.n_tokens
 
     @property
     def n_first(self) -> int:
-        """First positions, counted apart."""
-        return int(self.states["core"]["first"][0])
+        """First positions, counted separately."""
+        return self.counts.n_first
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens read a second, first positions included."""
+        """Tokens read per second, first positions included."""
         return (self.n_tokens + self.n_first) / self.seconds
 
     @property
     def fired(self) -> Int[Tensor, "layer d_mlp"]:
         """Of the N tokens, on how many each neuron fired (a > 0)."""
-        return self.states["core"]["fired"]
+        return self.counts.fired
 
     @property
     def fired_first(self) -> Int[Tensor, "layer d_mlp"]:
         """Of the first positions, on how many each neuron fired."""
-        return self.states["core"]["fired_first"]
+        return self.counts.fired_first
 
     @property
     def active(self) -> Int[Tensor, "layer n_active"]:
         """`active[l, n]` is the number of tokens on which exactly n neurons of layer l fired."""
-        return self.states["core"]["active"]
+        return self.counts.active
 
     @property
     def rates(self) -> Float[Tensor, "layer d_mlp"]:
         """The share of the N tokens on which each neuron fires."""
-        return self.fired.double() / self.n_tokens
+        return self.counts.rates
 
     @property
     def zeros(self) -> Float[Tensor, " layer"]:
         """The share of exact zeros among each layer's activations."""
-        return 1 - self.rates.mean(dim=1)
+        return self.counts.zeros
 
     @property
     def zeros_first(self) -> Float[Tensor, " layer"]:
-        """The same at first positions, which models treat unlike any other."""
-        return 1 - (self.fired_first.double() / self.n_first).mean(dim=1)
+        """The share of exact zeros at first positions, which models treat unlike any other."""
+        return self.counts.zeros_first
 
     @property
     def dead(self) -> Int[Tensor, " layer"]:
-        """Neurons that fired on none of the N tokens; first positions do not count here either.
-
-        With 95 % confidence each of them fires on less than 3/N of tokens.
-
-        The bound is the rule of three: Hanley and Lippman-Hand, "If nothing goes wrong, is
-        everything all right?", JAMA 249 (1983).
-        """
-        return (self.fired == 0).sum(dim=1)
+        """Neurons that fired on none of the N tokens; see `CoreCounts.dead` for the bound."""
+        return self.counts.dead
 
     def quantiles(self, share: float) -> Int[Tensor, " layer"]:
         """By layer, the number of active neurons that this share of tokens does not exceed."""
-        reached = self.active.cumsum(dim=1) >= share * self.n_tokens
-        return reached.int().argmax(dim=1)
+        return self.counts.quantiles(share)
 
     @property
     def thresholds(self) -> Thresholds:
         """Activations by size."""
-        sized = self.states["core"]["sized"].numpy()
-        return Thresholds(sized, self.fired.shape[1], self.n_tokens)
+        return Thresholds(self.counts.sized, self.fired.shape[1], self.n_tokens)
 
     @property
     def correlation(self) -> np.ndarray:
         """Pearson's correlation of the layers' active neurons over all N tokens."""
-        counted, n = self.states["core"], self.n_tokens
-        sizes = np.arange(self.active.shape[1], dtype=np.float64)
-        mean = self.active.numpy() @ sizes / n
-        covariance = counted["products"].numpy() / n - np.outer(mean, mean)
-        spread = np.sqrt(np.maximum(np.diag(covariance), 0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = covariance / np.outer(spread, spread)
-        return np.where(np.outer(spread, spread) > 0, np.clip(found, -1, 1), np.nan)
+        return self.counts.correlation
 
     # ------------------------------------------------------------------ tables
 
@@ -166,7 +166,7 @@ class SparsityReport:
         }
         for name, state in self.states.items():
             if name != "core":
-                found[name] = registry.streamed(name).result(state, self)
+                found[name] = registry.streamed(name).result(state, self.counts)
         found["saving"] = self._saving(found.get("unions"))
         return found | dict(self.further)
 
@@ -190,9 +190,21 @@ class SparsityReport:
         Raises:
             ValueError: Another word, or an analysis that was not asked for.
         """
-        if what in tables.PLAIN:
-            return tables.PLAIN[what](self)
-        return self.result(what).frame()
+        plain: dict[str, Callable[[], pd.DataFrame]] = {
+            "layers": lambda: tables.layers(self.counts, self.thresholds),
+            "neurons": lambda: tables.neurons(self.counts),
+            "tokens": lambda: tables.tokens(self.counts),
+            "costs": self._costs,
+        }
+        return plain[what]() if what in plain else self.result(what).frame()
+
+    def _costs(self) -> pd.DataFrame:
+        sampled = dict(self.further) | {
+            name: result
+            for name, result in self.results.items()
+            if isinstance(result, Predictability)
+        }
+        return tables.costs(self.costs, sampled, n_tokens=self.n_tokens, n_shared=self.n_shared)
 
     def result(self, name: str) -> Result:
         """One result with its frame and figure.
@@ -211,7 +223,18 @@ class SparsityReport:
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers, as JSON values."""
-        return tables.summary(self)
+        return {
+            "model": self.model,
+            "dtype": self.dtype,
+            "device": self.device,
+            "documents": self.n_documents,
+            "windows": self.n_windows,
+            **tables.summary(self.counts),
+            "sample_every": self.share,
+            "sampled_tokens": self.n_shared,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
 
     # ------------------------------------------------------------------ with other reports
 
@@ -369,9 +392,26 @@ class SparsityReport:
         Returns:
             The files.
         """
-        from arcee_lab.sparsity.report.report_files import save
+        from arcee_lab.views.figures.figure import png
 
-        return save(self, folder)
+        figures = {
+            "sparsity": self.figure_layers,
+            "rates": self.figure_rates,
+            "tokens": self.figure_tokens,
+            **{name: result.figure for name, result in self.results.items()},
+        }
+        facts = {name: getattr(self, name) for name in report_files.FACTS}
+        return report_files.write(
+            Path(folder),
+            facts=facts | {"costs": dict(self.costs), "weights": asdict(self.weights)},
+            states=self.states,
+            norms=self.norms,
+            further=self.further,
+            summary=self.summary(),
+            layers=self.frame("layers").to_dict(orient="records"),
+            frames={name: self.frame(name) for name in _WRITTEN + tuple(self.results)},
+            figures={name: partial(_drawn, png, draw) for name, draw in figures.items()},
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> "SparsityReport":
@@ -380,9 +420,13 @@ class SparsityReport:
         Raises:
             ValueError: No report, or a damaged one.
         """
-        from arcee_lab.sparsity.report.report_files import load
-
-        return load(folder)
+        found = report_files.read(Path(folder))
+        try:
+            return cls(**found | {"weights": Weights(**found["weights"])})
+        except TypeError as error:
+            raise ValueError(
+                f"{Path(folder) / report_files.REPORT} is damaged: {error}; measure again"
+            ) from error
 
     def __repr__(self) -> str:
         zeros = ", ".join(f"{value:.3f}" for value in self.zeros.tolist())

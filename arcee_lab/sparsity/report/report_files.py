@@ -1,23 +1,31 @@
-"""A report on disk: tensors as safetensors, facts as JSON, tables as Parquet, figures as PNG."""
+"""A report on disk: tensors as safetensors, facts as JSON, tables as Parquet, figures as PNG.
+
+This module knows files and the parts of a report; what a report is, only `report` knows.
+"""
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.runs import storage
-from arcee_lab.sparsity import further_files, registry
-from arcee_lab.sparsity.core import checking
-from arcee_lab.sparsity.core.savings import Weights
-from arcee_lab.sparsity.report.report import SparsityReport
-from arcee_lab.sparsity.streamed.analysis import State, as_json
+from arcee_lab.runs.storage import as_json
+from arcee_lab.sparsity import registry
+from arcee_lab.sparsity.core.state import State
+from arcee_lab.sparsity.report import validity
+from arcee_lab.sparsity.sampled import result_files
 
-FACTS, COUNTS = "report.json", "counts.safetensors"
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT, COUNTS = "report.json", "counts.safetensors"
 VERSION = 4
-_FACTS = (
+FACTS = (
     "model",
     "label",
     "dtype",
@@ -27,51 +35,72 @@ _FACTS = (
     "share",
     "stride",
     "n_shared",
+    "seconds",
+    "costs",
+    "weights",
 )
 
 
-def save(report: SparsityReport, folder: str | Path) -> list[Path]:
-    """Writes a report; see `SparsityReport.save`."""
-    from arcee_lab.views.figures.figure import png
+def write(
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    states: Mapping[str, State],
+    norms: Tensor,
+    further: Mapping[str, Result],
+    summary: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
+    frames: Mapping[str, "pd.DataFrame"],
+    figures: Mapping[str, Callable[[], bytes]],
+) -> list[Path]:
+    """Writes the parts of a report, each whole or not at all.
 
-    folder = Path(folder)
+    Args:
+        folder: A folder that exists.
+        facts: The fields named in `FACTS`, as JSON values.
+        states: What was counted, by analysis.
+        norms: ‖w_i‖, `[layer, d_mlp]`.
+        further: Results of analyses with forward passes of their own.
+        summary: The headline numbers.
+        layers: One mapping per layer.
+        frames: Tables, by file name.
+        figures: What draws each picture as PNG, by file name.
+
+    Returns:
+        The files.
+    """
     tensors = {
         f"{name}/{key}": x.contiguous()
-        for name, state in report.states.items()
+        for name, state in states.items()
         for key, x in state.items()
     }
-    facts: dict[str, Any] = {name: getattr(report, name) for name in _FACTS}
-    facts |= {"version": VERSION, "seconds": report.seconds, "costs": dict(report.costs)}
-    facts |= {"weights": asdict(report.weights)}
-    layers = report.frame("layers").to_dict(orient="records")
+    content = safetensors.torch.save(tensors | {"norms": norms.contiguous()})
     files = [
-        storage.write_atomic(
-            folder / COUNTS, safetensors.torch.save(tensors | {"norms": report.norms.contiguous()})
-        ),
-        storage.write_json(folder / "summary.json", as_json(report.summary())),
-        storage.write_json(folder / "layers.json", as_json(layers)),
+        storage.write_atomic(folder / COUNTS, content),
+        storage.write_json(folder / "summary.json", as_json(dict(summary))),
+        storage.write_json(folder / "layers.json", as_json(list(layers))),
     ]
-    if report.further:
-        files.append(further_files.save(report.further, folder))
-    for name in ("neurons", "tokens", "costs", *report.results):
-        frame = report.frame(name)
+    if further:
+        files.append(result_files.save(further, folder))
+    for name, frame in frames.items():
         files.append(storage.write_atomic(folder / f"{name}.parquet", frame.to_parquet))
-    figures = {
-        "sparsity": report.figure_layers,
-        "rates": report.figure_rates,
-        "tokens": report.figure_tokens,
-        **{name: result.figure for name, result in report.results.items()},
-    }
-    for name, figure in figures.items():
-        files.append(storage.write_atomic(folder / f"{name}.png", png(figure())))
+    for name, png in figures.items():
+        files.append(storage.write_atomic(folder / f"{name}.png", png()))
     # The last one: where it is, all the others are.
-    return [*files, storage.write_json(folder / FACTS, as_json(facts))]
+    said = as_json({"version": VERSION, **facts})
+    return [*files, storage.write_json(folder / REPORT, said)]
 
 
-def load(folder: str | Path) -> SparsityReport:
-    """Reads a report; see `SparsityReport.load`."""
-    folder = Path(folder)
-    paths = [folder / FACTS, folder / COUNTS]
+def read(folder: Path) -> dict[str, Any]:
+    """Reads and checks what `write` wrote.
+
+    Returns:
+        The fields of a report: its facts, `states`, `norms` and `further`.
+
+    Raises:
+        ValueError: No report, one of another version, or a damaged one.
+    """
+    paths = [folder / REPORT, folder / COUNTS]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
@@ -79,12 +108,16 @@ def load(folder: str | Path) -> SparsityReport:
             "report.save or arcee-lab sparsity wrote"
         )
     try:
-        facts = json.loads(paths[0].read_text(encoding="utf-8"))
+        said = json.loads(paths[0].read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(paths[1])
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"the report in {folder} is damaged: {error}") from error
-    if not isinstance(facts, dict) or facts.get("version") != VERSION:
+    if not isinstance(said, dict) or said.get("version") != VERSION:
         raise ValueError(f"{paths[0]} is not of version {VERSION}; measure again")
+    lacking = [name for name in FACTS if name not in said]
+    if lacking:
+        raise ValueError(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again")
+    facts = {name: said[name] for name in FACTS}
     states: dict[str, State] = {}
     for path, tensor in tensors.items():
         if "/" in path:
@@ -93,18 +126,10 @@ def load(folder: str | Path) -> SparsityReport:
     unknown = [name for name in states if name != "core" and name not in registry.STREAMED]
     if unknown or "core" not in states or "norms" not in tensors:
         raise ValueError(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong")
-    try:
-        report = SparsityReport(
-            **{name: facts[name] for name in _FACTS},
-            seconds=facts["seconds"],
-            costs=facts["costs"],
-            weights=Weights(**facts["weights"]),
-            norms=tensors["norms"],
-            states=states,
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{paths[0]} is damaged: {error}") from error
-    for path, wrong in zip(paths, (checking.wrong_facts, checking.wrong_states), strict=True):
-        if why := wrong(report):
-            raise ValueError(f"{path} is damaged: {why}; measure again")
-    return replace(report, further=further_files.load(folder))
+    norms = tensors["norms"]
+    if why := validity.wrong_facts(facts, states):
+        raise ValueError(f"{paths[0]} is damaged: {why}; measure again")
+    sizes = {name: facts[name] for name in ("n_windows", "n_shared")}
+    if why := validity.wrong_states(states, norms, **sizes):
+        raise ValueError(f"{paths[1]} is damaged: {why}; measure again")
+    return {**facts, "states": states, "norms": norms, "further": result_files.load(folder)}

@@ -1,121 +1,109 @@
-"""The tables of a report that stand on its counts alone, and its headline numbers."""
+"""The tables of a report that follow from its counts alone, and its headline numbers."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from arcee_lab.sparsity.streamed.predictors import Predictability
+from arcee_lab.results import Result
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.thresholds import Thresholds
 
-if TYPE_CHECKING:
-    from arcee_lab.sparsity.report.report import SparsityReport
-
+PLAIN = ("layers", "neurons", "tokens", "costs")
 RARE = 0.001  # below this rate a neuron counts as rare
 HOT = 0.5  # above this one as hot
 
 
-def layers(report: "SparsityReport") -> pd.DataFrame:
+def layers(counts: CoreCounts, sizes: Thresholds) -> pd.DataFrame:
     """One row per layer: zeros, active neurons, hot, rare and dead ones, the largest values."""
-    rates, counted = report.rates, report.states["core"]
+    rates, counted = counts.rates, counts.state
     return pd.DataFrame(
         {
-            "layer": range(len(report.fired)),
-            "zeros": report.zeros.numpy(),
-            "zeros_first": report.zeros_first.numpy(),
-            "active_mean": (report.fired.sum(dim=1) / report.n_tokens).numpy(),
-            "active_p05": report.quantiles(0.05).numpy(),
-            "active_p50": report.quantiles(0.50).numpy(),
-            "active_p95": report.quantiles(0.95).numpy(),
+            "layer": range(len(counts.fired)),
+            "zeros": counts.zeros.numpy(),
+            "zeros_first": counts.zeros_first.numpy(),
+            "active_mean": (counts.fired.sum(dim=1) / counts.n_tokens).numpy(),
+            "active_p05": counts.quantiles(0.05).numpy(),
+            "active_p50": counts.quantiles(0.50).numpy(),
+            "active_p95": counts.quantiles(0.95).numpy(),
             "hot": (rates > HOT).sum(dim=1).numpy(),
             "rare": (rates < RARE).sum(dim=1).numpy(),
-            "dead": report.dead.numpy(),
-            "dead_below": 3 / report.n_tokens,
+            "dead": counts.dead.numpy(),
+            "dead_below": 3 / counts.n_tokens,
             "largest": counted["max_post"].numpy(),
-            "p999": report.thresholds.quantile(0.999),
-            "kurtosis": report.thresholds.kurtosis,
+            "p999": sizes.quantile(0.999),
+            "kurtosis": sizes.kurtosis,
             "overflow_tokens": counted["overflow"].numpy(),
-            "n_tokens": report.n_tokens,
+            "n_tokens": counts.n_tokens,
         }
     )
 
 
-def neurons(report: "SparsityReport") -> pd.DataFrame:
-    """One row a neuron: on how many tokens it fired."""
-    n_layers, d_mlp = report.fired.shape
+def neurons(counts: CoreCounts) -> pd.DataFrame:
+    """One row per neuron: on how many tokens it fired."""
+    n_layers, d_mlp = counts.fired.shape
     return pd.DataFrame(
         {
             "layer": torch.arange(n_layers).repeat_interleave(d_mlp).numpy(),
             "neuron": torch.arange(d_mlp).repeat(n_layers).numpy(),
-            "fired": report.fired.flatten().numpy(),
-            "rate": report.rates.flatten().numpy(),
-            "fired_first": report.fired_first.flatten().numpy(),
-            "n_tokens": report.n_tokens,
-            "n_first": report.n_first,
+            "fired": counts.fired.flatten().numpy(),
+            "rate": counts.rates.flatten().numpy(),
+            "fired_first": counts.fired_first.flatten().numpy(),
+            "n_tokens": counts.n_tokens,
+            "n_first": counts.n_first,
         }
     )
 
 
-def tokens(report: "SparsityReport") -> pd.DataFrame:
-    """One row a token, of the first 131,072: its id, its position, active neurons by layer."""
-    counted = report.states["core"]
+def tokens(counts: CoreCounts) -> pd.DataFrame:
+    """One row per token, of the first 131,072: its id, its position, active neurons by layer."""
+    counted = counts.state
     active = counted["kept_active"].numpy()
     columns: dict[str, Any] = {
         "id": counted["kept_ids"].numpy(),
         "position": counted["kept_positions"].numpy(),
     }
-    # Two bytes a count: d_mlp is below 65,536 in every model that this can be run on today.
-    small = np.uint16 if report.fired.shape[1] < 2**16 else np.uint32
+    # Two bytes per count: d_mlp is below 65,536 in every model that this can be run on today.
+    small = np.uint16 if counts.fired.shape[1] < 2**16 else np.uint32
     columns |= {f"layer_{n}": active[:, n].astype(small) for n in range(active.shape[1])}
     return pd.DataFrame(columns)
 
 
-def costs(report: "SparsityReport") -> pd.DataFrame:
-    """One row an analysis: the seconds that the host spent on it, and the N that it looked at."""
-    whole = report.costs["pass"]
-    seen = {"pass": report.n_tokens, "core": report.n_tokens}
-    for name, result in report.results.items():
-        if name in report.further or isinstance(result, Predictability):
-            seen[name] = int(result.frame()["n_tokens"].iloc[0])
-    return pd.DataFrame(
-        [
-            (
-                name,
-                seconds,
-                seconds / whole if whole else np.nan,
-                seen.get(name, report.n_shared),
-            )
-            for name, seconds in report.costs.items()
-        ],
-        columns=["analysis", "seconds", "of_pass", "n_tokens"],
-    )
+def costs(
+    seconds: Mapping[str, float],
+    sampled: Mapping[str, Result],
+    *,
+    n_tokens: int,
+    n_shared: int,
+) -> pd.DataFrame:
+    """One row per analysis: the seconds that the host spent on it, and the N that it looked at.
+
+    Args:
+        seconds: By analysis; "pass" is the pass as a whole.
+        sampled: Results that look at a sample of their own; their frames state their N.
+        n_tokens: N of the pass and the core.
+        n_shared: N of every other analysis.
+    """
+    whole = seconds["pass"]
+    seen = {"pass": n_tokens, "core": n_tokens}
+    seen |= {name: int(result.frame()["n_tokens"].iloc[0]) for name, result in sampled.items()}
+    rows = [
+        (name, spent, spent / whole if whole else np.nan, seen.get(name, n_shared))
+        for name, spent in seconds.items()
+    ]
+    return pd.DataFrame(rows, columns=["analysis", "seconds", "of_pass", "n_tokens"])
 
 
-def summary(report: "SparsityReport") -> dict[str, Any]:
+def summary(counts: CoreCounts) -> dict[str, Any]:
     """The headline numbers, as JSON values."""
     return {
-        "model": report.model,
-        "dtype": report.dtype,
-        "device": report.device,
-        "documents": report.n_documents,
-        "windows": report.n_windows,
-        "tokens": report.n_tokens,
-        "first positions, apart": report.n_first,
-        "neurons": report.fired.numel(),
-        "exact zeros": float(report.zeros.mean()),
-        "exact zeros at first positions": float(report.zeros_first.mean()),
-        "neurons that never fired": int(report.dead.sum()),
-        "their rate is below (95 %)": 3 / report.n_tokens,
-        "1 window in so many was looked at closely": report.share,
-        "tokens in these": report.n_shared,
-        "seconds": round(report.seconds, 3),
-        "tokens per second": round(report.tokens_per_second, 1),
+        "tokens": counts.n_tokens,
+        "first_positions": counts.n_first,
+        "neurons": counts.fired.numel(),
+        "exact_zeros": float(counts.zeros.mean()),
+        "exact_zeros_at_first_positions": float(counts.zeros_first.mean()),
+        "neurons_that_never_fired": int(counts.dead.sum()),
+        "dead_rate_upper_95": 3 / counts.n_tokens,
     }
-
-
-PLAIN = {
-    "layers": layers,
-    "neurons": neurons,
-    "tokens": tokens,
-    "costs": costs,
-}

@@ -30,13 +30,13 @@ from torch.nn import functional as F
 from arcee_lab.data.windows import Windows
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.results import Result
 from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity.bootstrap import interval, resamples
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
 from arcee_lab.sparsity.sampled.sample import draw
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.interventions import Cett
-from arcee_lab.sparsity.streamed.analysis import Result
+from arcee_lab.results import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

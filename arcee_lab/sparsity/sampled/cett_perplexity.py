@@ -21,13 +21,13 @@ from tqdm import tqdm
 from arcee_lab.data.windows import Windows
 from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.results import Result
 from arcee_lab.sparsity.sampled._cett import curves_of
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.keep_block import truncating
 from arcee_lab.sparsity.sampled.losses import Scores, add, logits_of
 from arcee_lab.sparsity.sampled.mlps import mlps
 from arcee_lab.sparsity.sampled.sample import draw
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.results import Result
 from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import draw
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.interventions import Cett, Intervention, Threshold, TopK
+from arcee_lab.results import Result
 from arcee_lab.sparsity.bootstrap import interval, resamples
 from arcee_lab.sparsity.sampled.selection_rules import RULES
-from arcee_lab.sparsity.streamed.analysis import Result
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

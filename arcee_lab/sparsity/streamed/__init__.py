@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: analyses of one pass over the text, and the pass itself."""

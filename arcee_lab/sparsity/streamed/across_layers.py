@@ -17,15 +17,17 @@ import numpy as np
 import torch
 
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
 from arcee_lab.sparsity.sampled.mlps import mlps
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 
@@ -120,8 +122,8 @@ class Neighbours(Analysis):
             window_means.by_window(torch.ones_like(cosine), spans),
         )
 
-    def result(self, state: State, report: "SparsityReport") -> Likeness:
-        return Likeness(report.correlation, window_means.mean(state, "cosine"), report.n_tokens)
+    def result(self, state: State, counts: CoreCounts) -> Likeness:
+        return Likeness(counts.correlation, window_means.mean(state, "cosine"), counts.n_tokens)
 
 
 def virtual_weights(

@@ -19,14 +19,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import packed_masks, window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 SIZES = (16, 32, 64, 128)
@@ -130,11 +132,11 @@ class Blocks(Analysis):
                 state, name, seen.layer, window_means.by_window(x.nan_to_num(), spans), there
             )
 
-    def result(self, state: State, report: "SparsityReport") -> Structure:
+    def result(self, state: State, counts: CoreCounts) -> Structure:
         return Structure(
             {name: window_means.mean(state, name) for name in MEANS},
             state["max_tile"].numpy(),
-            report.zeros.numpy(),
+            counts.zeros.numpy(),
         )
 
 

@@ -22,14 +22,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import magnitudes, packed_masks, window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 Numbers = TypeVar("Numbers", Tensor, np.ndarray)
@@ -183,12 +185,12 @@ class Concentration(Analysis):
             sums = window_means.by_window(torch.where(counts, x, 0.0), spans)
             window_means.add(state, name, seen.layer, sums, window_means.by_window(counts, spans))
 
-    def result(self, state: State, report: "SparsityReport") -> Concentrations:
+    def result(self, state: State, counts: CoreCounts) -> Concentrations:
         return Concentrations(
             {name: window_means.mean(state, name) for name in MEANS},
             state["eff"].numpy(),
             {name: state[f"{name}_tokens"].numpy() for name in SHARES},
-            report.rates.shape[1],
+            counts.rates.shape[1],
         )
 
 

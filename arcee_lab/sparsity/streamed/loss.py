@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import window_means
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Shape, State
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 BINS, WIDTH = 40, 0.5  # nats; the last bin holds all larger losses
@@ -122,13 +124,13 @@ class Losses(Analysis):
         state["loss"] += window_means.split(loss).sum(0)
         state["loss_loss"] += window_means.split(loss * loss).sum(0)
 
-    def result(self, state: State, report: "SparsityReport") -> Surprise:
+    def result(self, state: State, counts: CoreCounts) -> Surprise:
         tokens = state["tokens"].numpy()
         return Surprise(
             state["active"].numpy() / np.where(tokens > 0, tokens, np.nan)[:, None],
             tokens,
             _correlation(state),
-            report.rates.shape[1],
+            counts.rates.shape[1],
         )
 
 

@@ -20,14 +20,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import packed_masks, window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 LAGS = 64
@@ -159,11 +161,11 @@ class Overlap(Analysis):
                 window_means.by_window(counts, spans),
             )
 
-    def result(self, state: State, report: "SparsityReport") -> Overlaps:
+    def result(self, state: State, counts: CoreCounts) -> Overlaps:
         return Overlaps(
             window_means.mean(state, "jaccard"),
             window_means.mean(state, "reuse"),
-            report.rates.numpy(),
+            counts.rates.numpy(),
         )
 
 

@@ -35,14 +35,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import packed_masks, window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 BUDGETS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -221,8 +223,8 @@ class Predictors(Analysis):
             # In this order a CPU multiplies few tokens by many neurons in half of the time.
             yield "lookahead", ((weight @ seen.before.T).T.contiguous() + bias).to(sign.dtype)
 
-    def result(self, state: State, report: "SparsityReport") -> Predictability:
-        rates = np.sort(report.rates.numpy(), axis=1)[:, ::-1]
+    def result(self, state: State, counts: CoreCounts) -> Predictability:
+        rates = np.sort(counts.rates.numpy(), axis=1)[:, ::-1]
         active = rates.sum(1)
         held = rates.cumsum(1) / np.maximum(active, 1e-300)[:, None]
         hot = np.zeros((len(rates), len(BUDGETS)))

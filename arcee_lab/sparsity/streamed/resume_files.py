@@ -17,12 +17,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.runs.ranks import Ranks
-from arcee_lab.sparsity import further_files
 from arcee_lab.sparsity.core import checking, every_token
-from arcee_lab.sparsity.streamed.analysis import Result, State
+from arcee_lab.sparsity.core.state import State
+from arcee_lab.sparsity.sampled import result_files
 from arcee_lab.sparsity.streamed.schedule import Part, Plan
 
 
@@ -162,7 +163,7 @@ def write_further(
         results: By name.
         costs: The seconds that each took.
     """
-    said, tensors = further_files.packed(results)
+    said, tensors = result_files.packed(results)
     about = {"results": said, "costs": dict(costs)}
     return write(further_path(path), run, about, tensors)
 
@@ -179,7 +180,7 @@ def read_further(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Result],
         return {}, {}
     about, tensors = saved
     try:
-        results = further_files.unpacked(about.get("results"), tensors)
+        results = result_files.unpacked(about.get("results"), tensors)
     except ValueError as error:
         raise damaged(path, str(error)) from error
     return results, check_costs(path, about.get("costs"), set(results))

@@ -23,9 +23,10 @@ from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.runs.interrupt import StopWish
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import every_token, kept_tokens, window_means
+from arcee_lab.sparsity.core.state import Shape, State, Tokens, combine
 from arcee_lab.sparsity.sampled.mlps import Mlp
 from arcee_lab.sparsity.streamed import resume_files
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen, Shape, State, Tokens, combine
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 from arcee_lab.sparsity.streamed.schedule import Job, Plan
 
 CORE = "core"

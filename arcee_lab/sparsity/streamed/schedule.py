@@ -22,7 +22,7 @@ from torch import Tensor
 from arcee_lab.data.windows import Windows, plan_batches
 from arcee_lab.sparsity.core import kept_tokens
 from arcee_lab.sparsity.core.kept_tokens import Drawn
-from arcee_lab.sparsity.streamed.analysis import Tokens
+from arcee_lab.sparsity.core.state import Tokens
 
 SHARE = 8  # 1 window in 8
 FEW = 64  # windows, below which all are in the share unless it is given

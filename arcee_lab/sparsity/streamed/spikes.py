@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 MOST = 1024.0  # a share above this counts as this: y may cancel to nothing
@@ -110,11 +112,11 @@ class Spikes(Analysis):
         sums, counts = window_means.by_window(share, spans), window_means.by_window(norm > 0, spans)
         window_means.add(state, "top", seen.layer, sums, counts)
 
-    def result(self, state: State, report: "SparsityReport") -> Peaks:
-        counted = report.states["core"]
+    def result(self, state: State, counts: CoreCounts) -> Peaks:
+        counted = counts.state
         return Peaks(
             counted["max_post"].numpy(),
             counted["overflow"].numpy(),
             window_means.mean(state, "top"),
-            report.n_tokens,
+            counts.n_tokens,
         )

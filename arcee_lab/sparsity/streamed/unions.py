@@ -23,14 +23,16 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.sparsity.core import packed_masks, window_means
+from arcee_lab.sparsity.core.counts import CoreCounts
+from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Result, Seen, Shape, State
+from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.sparsity.report.report import SparsityReport
     from arcee_lab.views.figures.figure import Figure
 
 WINDOWS = 256  # of which one token is kept as bits
@@ -210,8 +212,8 @@ class Unions(Analysis):
         filled = state["kept_keys"] != 0
         return state | {name: state[name][filled].clone() for name in self.kept}
 
-    def result(self, state: State, report: "SparsityReport") -> Usage:
-        d_mlp = report.rates.shape[1]
+    def result(self, state: State, counts: CoreCounts) -> Usage:
+        d_mlp = counts.rates.shape[1]
         masks = state["kept_masks"].numpy()
         within = window_means.mean(state, "within")
         reached = within.windows.any(0)
@@ -222,7 +224,7 @@ class Unions(Analysis):
             sequence=window_means.mean(state, "sequence"),
             sizes=sizes,
             across=_across(masks, sizes, d_mlp),
-            rates=report.rates.numpy(),
+            rates=counts.rates.numpy(),
             masks=masks,
         )
 

@@ -9,8 +9,9 @@ trained    what comes out: the model, its scores on held-out texts, its losses
 probing    `probe_layers`: a linear reader of the residual stream behind each layer
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.training.heads.fitting import train_head
@@ -29,18 +30,13 @@ __all__ = [
     "train_head",
 ]
 
-_HOMES = {
-    "HeadRecipe": "recipe",
-    "Labelled": "labelled",
-    "Probes": "probing",
-    "TrainedHead": "trained",
-    "probe_layers": "probing",
-    "read_labelled": "labelled",
-    "train_head": "fitting",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"arcee_lab.training.heads.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'arcee_lab.training.heads' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "fitting": ("train_head",),
+        "labelled": ("Labelled", "read_labelled"),
+        "probing": ("Probes", "probe_layers"),
+        "recipe": ("HeadRecipe",),
+        "trained": ("TrainedHead",),
+    },
+)

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import jaxtyped
 from torch import Tensor
 
+from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity
 from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
-from arcee_lab.sparsity.streamed.analysis import Result
 
 FILE = "further.safetensors"
 _CLASSES = {made.__name__: made for made in (CettCurves, CettPerplexity, TruncationCurves)}

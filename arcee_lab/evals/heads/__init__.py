@@ -1,1 +1,0 @@
-"""What a classification head says of texts, in batches that give the numbers of single texts."""
