@@ -1,101 +1,74 @@
-"""95 % intervals of any metric, by redrawing documents: one matrix product, not a loop.
+"""95 % intervals by resampling documents: tokens of one document are not independent, documents are.
 
 Percentile bootstrap: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of
-Statistics 7 (1979). It speaks of documents like these, not of other seeds or prompts. Where all
-documents score alike it has no width, which is no certainty: look at n.
+Statistics 7 (1979). It describes documents like these, not other seeds or prompts. Where all
+documents score the same the interval has no width, which is not certainty: look at n.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
-
-from arcee_lab.evals.metrics import mcc, mean, ratio
-from arcee_lab.evals.metrics.aggregation import Aggregation
+from jaxtyping import Float, Int
 
 SHARE = 0.95
 DRAWS = 1000
 _CELLS = 2**23  # of a matrix of weights at once
-_SLOW_DRAWS = 200  # where an aggregation is no function of sums
 
 
-def _minus_exp(sums: np.ndarray) -> np.ndarray:
-    return np.exp(-_MEAN.value(sums))
-
-
-def _binary_f1(sums: np.ndarray) -> np.ndarray:
-    hits, others = sums[..., 0], sums[..., 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 2 * hits / (2 * hits + others)
-
-
-def _hits(items: Sequence[tuple[int, int]]) -> Float[np.ndarray, "document 2"]:
-    gold, given = np.asarray(items, dtype=float).reshape(len(items), 2).T
-    return np.stack([gold * given, gold * (1 - given) + given * (1 - gold)], axis=-1)
-
-
-_MEAN = mean("mean")
-_RATIO = ratio("ratio")
-# lm-eval's aggregations by name, as functions of sums.
-_KNOWN = {
-    "mean": _MEAN,
-    "perplexity": Aggregation("perplexity", _MEAN.moments, _minus_exp),
-    "weighted_perplexity": Aggregation(
-        "weighted_perplexity", _RATIO.moments, lambda sums: np.exp(-_RATIO.value(sums))
-    ),
-    "bits_per_byte": Aggregation(
-        "bits_per_byte", _RATIO.moments, lambda sums: -_RATIO.value(sums) / math.log(2)
-    ),
-    "f1_score": Aggregation("f1", _hits, _binary_f1),
-    "matthews_corrcoef": mcc,
-}
-
-
-def redrawn(
-    aggregation: Callable[[Sequence[Any]], float],
-    items: Sequence[Any],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Float[np.ndarray, " draw"]:
-    """A metric of as many documents, drawn with replacement, many times.
+def weights(
+    n: int, *, draws: int = DRAWS, seed: int = 0
+) -> Iterator[Float[np.ndarray, "draw document"]]:
+    """How often each draw, with replacement, takes each of n documents, a few draws at a time.
 
     Args:
-        aggregation: An `Aggregation`, or any function that lm-eval aggregates with. One that is no
-            function of sums is called for each draw, at most 200 times.
-        items: What it takes, one a document.
-        draws: How often.
-        seed: Of the draw; equal for all metrics of a task, so that they vary together.
-
-    Example:
-        >>> from arcee_lab.evals.metrics import acc
-        >>> values = redrawn(acc, [1.0] * 80 + [0.0] * 20)
-        >>> [round(float(edge), 2) for edge in interval(values)]
-        [0.72, 0.88]
+        n: Documents.
+        draws: How many draws there are in all.
+        seed: Random seed; with one seed, metrics of the same documents vary together.
     """
-    known = aggregation
-    if not isinstance(aggregation, Aggregation):
-        known = _KNOWN.get(getattr(aggregation, "__name__", ""))
     source = np.random.default_rng(seed)
-    n = len(items)
-    if not isinstance(known, Aggregation):
-        picks = source.integers(n, size=(min(draws, _SLOW_DRAWS), n))
-        return np.array([float(aggregation([items[i] for i in pick])) for pick in picks])
-    moments = known.moments(items)
-    sums = []
     step = max(1, _CELLS // n)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
         picks = source.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n)
-        sums.append(weights @ moments)
-    return np.asarray(known.value(np.concatenate(sums)), dtype=float)
+        yield np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
-def interval(values: Float[np.ndarray, " draw"]) -> tuple[float, float]:
-    """The middle 95 % of redrawn values; NaN where any is not defined."""
+def resamples(n: int, *, draws: int = DRAWS, seed: int = 0) -> Float[np.ndarray, "document draw"]:
+    """All of `weights` at once, for a few documents and many statistics of them."""
+    return np.concatenate(list(weights(n, draws=draws, seed=seed))).T
+
+
+def resampled_sums(
+    moments: Float[np.ndarray, "document moment"], *, draws: int = DRAWS, seed: int = 0
+) -> Float[np.ndarray, "draw moment"]:
+    """Sums over as many documents, drawn with replacement, for every draw.
+
+    Args:
+        moments: What is summed, per document.
+        draws: How many draws.
+        seed: Random seed.
+    """
+    return np.concatenate([w @ moments for w in weights(len(moments), draws=draws, seed=seed)])
+
+
+def ratio_interval(
+    sums: Float[np.ndarray, "group column"], counts: Int[np.ndarray, " group"], *, seed: int = 0
+) -> Float[np.ndarray, "2 column"]:
+    """The 95 % intervals of Σ sums / Σ counts over groups; NaN of fewer than two groups.
+
+    Args:
+        sums: Of each group.
+        counts: Of each group, above 0.
+        seed: Random seed.
+    """
+    if len(counts) < 2:
+        return np.full((2, sums.shape[1]), np.nan)
+    moments = np.concatenate([sums, counts[:, None]], axis=1).astype(np.float64)
+    drawn = resampled_sums(moments, seed=seed)
+    return interval((drawn[:, :-1] / drawn[:, -1:]).T)
+
+
+def interval(values: Float[np.ndarray, "*any draw"]) -> Float[np.ndarray, "2 *any"]:
+    """The ends of the middle 95 % of the draws; NaN where a draw is not defined."""
     edge = (1 - SHARE) / 2
-    low, high = np.quantile(values, [edge, 1 - edge])
-    return float(low), float(high)
+    return np.quantile(values, [edge, 1 - edge], axis=-1)

@@ -16,10 +16,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.bootstrap import DRAWS, interval, redrawn
+from arcee_lab.bootstrap import DRAWS, interval
 from arcee_lab.evals.finished_tasks import Done, Keeping, asked_by
 from arcee_lab.evals.head_routing import Source, heads_asked
 from arcee_lab.evals.intervened import Values
+from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
 from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
@@ -391,7 +392,7 @@ def _scores(
             drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
             given = ceilings.get(metric)
             ceiling: Any = given() if callable(given) else given
-            low, high = interval(drawn)
+            low, high = interval(drawn).tolist()
             yield (
                 Score(
                     task=name,
@@ -434,7 +435,7 @@ def _group_scores(
             weights /= weights.sum()
             drawn = [values[s.task, s.metric, s.filter] for s in members]
             together = weights @ np.stack([d[: min(map(len, drawn))] for d in drawn])
-            low, high = interval(together)
+            low, high = interval(together).tolist()
             found.append(
                 Score(
                     task=group.name,

@@ -13,8 +13,8 @@ from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention import edits_of
 from arcee_lab.model.attention_pattern import Pairs
 from arcee_lab.model.loading import available_device
-from arcee_lab.reducers.context import Reducing
-from arcee_lab.reducers.requests import asked_of
+from arcee_lab.reducers.running.context import Reducing
+from arcee_lab.reducers.running.requests import asked_of
 
 
 # A named tuple, not a dataclass: one is made a forward and a site.

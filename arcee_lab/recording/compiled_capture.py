@@ -13,8 +13,8 @@ from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention import Reader
 from arcee_lab.model.attention_pattern import Pairs
 from arcee_lab.recording.memory import Plan, plan
-from arcee_lab.reducers.compiled_context import CompiledReducing
-from arcee_lab.reducers.requests import asked_of
+from arcee_lab.reducers.running.compiled_context import CompiledReducing
+from arcee_lab.reducers.running.requests import asked_of
 from arcee_lab.sites import Axes
 
 

@@ -19,15 +19,14 @@ if TYPE_CHECKING:
     from arcee_lab.reducers.active_count import ActiveCount, ActiveCounts
     from arcee_lab.reducers.coactivation import CoActivation, CoActivations
     from arcee_lab.reducers.covariance import Covariance, MeanCovariance
-    from arcee_lab.reducers.files import load
     from arcee_lab.reducers.firing import FiringRate, FiringRates
     from arcee_lab.reducers.grouped import Grouped, Groups
     from arcee_lab.reducers.histogram import Histogram, LogHistogram, Share
     from arcee_lab.reducers.moments import Moments, MomentsOf
     from arcee_lab.reducers.quantile import Quantile, Quantiles
     from arcee_lab.reducers.reducer import Reducer, State
-    from arcee_lab.reducers.result import Result
-    from arcee_lab.reducers.statistics import Statistics
+    from arcee_lab.reducers.running.result import ReducerResult
+    from arcee_lab.reducers.running.statistics import Statistics, load
     from arcee_lab.reducers.topk import Largest, TopK
 
 __all__ = [
@@ -49,7 +48,7 @@ __all__ = [
     "Quantile",
     "Quantiles",
     "Reducer",
-    "Result",
+    "ReducerResult",
     "Share",
     "State",
     "Statistics",
@@ -63,15 +62,14 @@ __getattr__, __dir__ = lazy_exports(
         "active_count": ("ActiveCount", "ActiveCounts"),
         "coactivation": ("CoActivation", "CoActivations"),
         "covariance": ("Covariance", "MeanCovariance"),
-        "files": ("load",),
         "firing": ("FiringRate", "FiringRates"),
         "grouped": ("Grouped", "Groups"),
         "histogram": ("Histogram", "LogHistogram", "Share"),
         "moments": ("Moments", "MomentsOf"),
         "quantile": ("Quantile", "Quantiles"),
         "reducer": ("Reducer", "State"),
-        "result": ("Result",),
-        "statistics": ("Statistics",),
+        "running.result": ("ReducerResult",),
+        "running.statistics": ("Statistics", "load"),
         "topk": ("Largest", "TopK"),
     },
 )

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.chunks import fires, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
-from arcee_lab.reducers.result import Result
+from arcee_lab.reducers.running.chunks import fires, pieces
+from arcee_lab.reducers.running.result import ReducerResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class ActiveCounts(Result):
+class ActiveCounts(ReducerResult):
     """How many units fired at each token.
 
     Attributes:

@@ -9,16 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.hooks.selection import indices
-from arcee_lab.reducers.chunks import fires, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
-from arcee_lab.reducers.result import Result
+from arcee_lab.reducers.running.chunks import fires, pieces
+from arcee_lab.reducers.running.result import ReducerResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class CoActivations(Result):
+class CoActivations(ReducerResult):
     """How often chosen units fired at the same token.
 
     Attributes:

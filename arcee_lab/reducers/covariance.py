@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arcee_lab.reducers.chunks import pieces, wide
 from arcee_lab.reducers.moments import merge_means
 from arcee_lab.reducers.reducer import Reducer, State
-from arcee_lab.reducers.result import Result, unit_columns
+from arcee_lab.reducers.running.chunks import pieces, wide
+from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class Covariance(Result):
+class Covariance(ReducerResult):
     """Mean and covariance of a vector; NaN where no token was counted.
 
     Attributes:

@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.chunks import MOST_TOKENS, fires, piece_length
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
-from arcee_lab.reducers.result import Result, unit_columns
-from arcee_lab.reducers.uint8_counts import add_bytewise, counts_bytewise
+from arcee_lab.reducers.running.chunks import MOST_TOKENS, fires, piece_length
+from arcee_lab.reducers.running.result import ReducerResult, unit_columns
+from arcee_lab.reducers.running.uint8_counts import add_bytewise, counts_bytewise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class FiringRates(Result):
+class FiringRates(ReducerResult):
     """How often each unit fired.
 
     Attributes:

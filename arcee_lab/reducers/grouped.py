@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
-from arcee_lab.reducers.result import Result, table_of
+from arcee_lab.reducers.running.result import ReducerResult, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOKENS = "tokens_by_group"  # last those in no group
 
 
-class Groups(Mapping[int | str, Any], Result):
+class Groups(Mapping[int | str, Any], ReducerResult):
     """Results by label: its number, or its name where names were given.
 
     Attributes:

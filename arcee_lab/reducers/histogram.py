@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.binning import Bins, check_octaves
-from arcee_lab.reducers.chunks import add_ones, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
-from arcee_lab.reducers.result import Result
+from arcee_lab.reducers.running.binning import Bins, check_octaves
+from arcee_lab.reducers.running.chunks import add_ones, pieces
+from arcee_lab.reducers.running.result import ReducerResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class LogHistogram(Result):
+class LogHistogram(ReducerResult):
     """Sizes of each unit's values, in bins of one octave.
 
     Attributes:

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from arcee_lab.reducers.chunks import pieces, wide
 from arcee_lab.reducers.reducer import Reducer, State
-from arcee_lab.reducers.result import Result, unit_columns
+from arcee_lab.reducers.running.chunks import pieces, wide
+from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class MomentsOf(Result):
+class MomentsOf(ReducerResult):
     """Mean, variance and largest value of each unit; NaN and -inf where no token was counted.
 
     Attributes:

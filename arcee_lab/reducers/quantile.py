@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.binning import Bins, check_octaves
-from arcee_lab.reducers.chunks import add_ones, pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
-from arcee_lab.reducers.result import Result, unit_columns
+from arcee_lab.reducers.running.binning import Bins, check_octaves
+from arcee_lab.reducers.running.chunks import add_ones, pieces
+from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ _SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True, repr=False)
-class Quantiles(Result):
+class Quantiles(ReducerResult):
     """What quantiles are read from.
 
     Attributes:

@@ -172,3 +172,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Reducer):
         return settings_of(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+# What is reduced at a site: one reducer, or several.
+Asked = Reducer | tuple[Reducer, ...]

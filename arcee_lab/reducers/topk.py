@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcee_lab.reducers.chunks import pieces
 from arcee_lab.reducers.reducer import Reducer, State, check_whole
-from arcee_lab.reducers.result import Result, unit_columns
+from arcee_lab.reducers.running.chunks import pieces
+from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class Largest(Result):
+class Largest(ReducerResult):
     """The largest values of each unit, falling; of equal ones the first read comes first.
 
     Attributes:

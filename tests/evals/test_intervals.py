@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics as theirs
 
-from arcee_lab.bootstrap import interval, redrawn
+from arcee_lab.bootstrap import interval
 from arcee_lab.evals import metrics
+from arcee_lab.evals.metrics.redrawn import redrawn
 
 SOURCE = np.random.default_rng(0)
 PAIRS = [(int(a), int(b)) for a, b in SOURCE.integers(0, 2, size=(60, 2))]

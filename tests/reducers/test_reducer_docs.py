@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import arcee_lab as al
-from arcee_lab.reducers.files import known_reducers
+from arcee_lab.reducers.running.files import known_reducers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reducers.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -85,7 +85,7 @@ def test_a_block_saves_while_it_runs(model, tmp_path):
 
 def test_a_crash_while_saving_leaves_the_former_state(model, tmp_path, monkeypatch):
     reduced(model).save(tmp_path / "run", progress={"texts": 1})
-    from arcee_lab.reducers import files
+    from arcee_lab.reducers.running import files
 
     def fails(*args):
         raise OSError("no space left on device")

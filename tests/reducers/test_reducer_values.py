@@ -305,7 +305,7 @@ def test_what_stands_at_padding_never_counts():
 
 def test_many_tokens_go_through_in_pieces(monkeypatch):
     """Cut into pieces of two tokens, the states are those of one piece."""
-    from arcee_lab.reducers import chunks
+    from arcee_lab.reducers.running import chunks
 
     generator = torch.Generator().manual_seed(0)
     x, mask = torch.randn(2, 7, 6, generator=generator), torch.ones(2, 7, dtype=torch.bool)

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arcee_lab.bootstrap import ratio_interval
 from arcee_lab.results import Result
-from arcee_lab.sparsity.bootstrap import ratio_interval
 from arcee_lab.sparsity.core.counts import Counted
 from arcee_lab.sparsity.core.coverage import HOT
 from arcee_lab.sparsity.core.packed_masks import unpack

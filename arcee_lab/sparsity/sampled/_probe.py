@@ -27,12 +27,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcee_lab.bootstrap import interval, resamples
 from arcee_lab.data.windows import Windows
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.fingerprint import model_name
-from arcee_lab.sparsity.bootstrap import interval, resamples
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
@@ -148,7 +148,7 @@ class Probe(Result):
 
     @cached_property
     def _weights(self) -> Float[np.ndarray, "group draw"]:
-        return resamples(len(self.tokens), self.seed)
+        return resamples(len(self.tokens), seed=self.seed)
 
 
 def probe(

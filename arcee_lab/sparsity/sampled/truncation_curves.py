@@ -9,9 +9,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.bootstrap import interval, resamples
 from arcee_lab.interventions import Cett, Intervention, Threshold, TopK
 from arcee_lab.results import Result
-from arcee_lab.sparsity.bootstrap import interval, resamples
 from arcee_lab.sparsity.sampled.selection_rules import RULES
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class TruncationCurves(Result):
     @cached_property
     def _weights(self) -> Float[np.ndarray, "group draw"]:
         """How often each draw takes each document; all of them equal where there is one alone."""
-        return resamples(len(self.targets), self.seed)
+        return resamples(len(self.targets), seed=self.seed)
 
     def _ratio(self, of: str, *, resampled: bool) -> Float[np.ndarray, "*any"]:
         if of == "likelihood":

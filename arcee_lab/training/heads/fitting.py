@@ -18,8 +18,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from arcee_lab.bootstrap import interval, redrawn
+from arcee_lab.bootstrap import interval
 from arcee_lab.evals import metrics
+from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
@@ -313,6 +314,6 @@ def _word_items(gold: list[str], given: list[str]) -> dict[str, Any]:
 
 def score_of(metric: Callable[[Sequence[Any]], float], items: list[Any]) -> Score:
     """A score on held-out texts, with its 95 % bootstrap interval."""
-    low, high = interval(redrawn(metric, items))
+    low, high = interval(redrawn(metric, items)).tolist()
     name = getattr(metric, "name", "")
     return Score("test", name, "none", metric(items), low, high, len(items))

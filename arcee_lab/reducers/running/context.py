@@ -12,8 +12,8 @@ from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.reducers.reducer import Asked, First, Reducer, State
-from arcee_lab.reducers.requests import features
-from arcee_lab.reducers.statistics import Statistics
+from arcee_lab.reducers.running.requests import features
+from arcee_lab.reducers.running.statistics import Statistics
 from arcee_lab.runs.ranks import Ranks
 
 NO_LABELS = (

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from arcee_lab.reducers.active_count import ActiveCount
+from arcee_lab.reducers.coactivation import CoActivation
+from arcee_lab.reducers.covariance import MeanCovariance
+from arcee_lab.reducers.firing import FiringRate
+from arcee_lab.reducers.grouped import Grouped
+from arcee_lab.reducers.histogram import Histogram
+from arcee_lab.reducers.moments import Moments
+from arcee_lab.reducers.quantile import Quantile
 from arcee_lab.reducers.reducer import Asked, Reducer, State, reducer_of, settings_of
-from arcee_lab.reducers.statistics import Statistics
+from arcee_lab.reducers.topk import TopK
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 from arcee_lab.sites import LOGIT_AXES, Legend
 
@@ -24,9 +33,25 @@ _DTYPES |= {torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torc
 _DTYPES |= {torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
 
 
-def save(statistics: Statistics, folder: str | Path, *, progress: Mapping[str, Any]) -> Path:
+@dataclass(frozen=True, eq=False)
+class SavedStatistics:
+    """The parts of `Statistics`, whose attributes these are."""
+
+    legend: Legend
+    asked: Mapping[str, Asked]
+    shapes: Mapping[str, tuple[int, ...]]
+    states: Mapping[str, tuple[State, ...]]
+    fingerprint: str
+    progress: Mapping[str, Any]
+
+    def reducers(self, site: str) -> tuple[Reducer, ...]:
+        """The reducers of a site, in the order asked for."""
+        asked = self.asked[site]
+        return (asked,) if isinstance(asked, Reducer) else asked
+
+
+def write(statistics: SavedStatistics, folder: Path) -> Path:
     """Writes statistics; see `Statistics.save`."""
-    folder = Path(folder)
     described = _describe(statistics)
     _check_free(folder, described)
     tensors = {
@@ -43,38 +68,21 @@ def save(statistics: Statistics, folder: str | Path, *, progress: Mapping[str, A
     states = write_atomic(folder / f"states-{digest[:16]}.safetensors", content)
     # The JSON names its states, so that a crash leaves the former pair or this one.
     written = {"path": states.name, "bytes": len(content), "sha256": digest}
-    path = write_json(folder / FILE, described | {"progress": dict(progress), "states": written})
+    path = write_json(
+        folder / FILE, described | {"progress": dict(statistics.progress), "states": written}
+    )
     for other in folder.glob("states-*.safetensors"):
         if other.name != states.name:
             other.unlink()
     return path
 
 
-def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Statistics:
-    """Reads what `Statistics.save` wrote, to read from it, or to go on with it by `merge`.
-
-    Args:
-        folder: Where it lies.
-        reducers: Your own classes of reducers that were used.
+def read(folder: Path, *, reducers: Iterable[type[Reducer]] = ()) -> SavedStatistics:
+    """Reads what `write` wrote; see `arcee_lab.reducers.load`.
 
     Raises:
-        ValueError: The folder holds no statistics, or they are damaged: every name, shape, dtype
-            and bound is checked before a tensor is read, and every state before it is used.
-
-    Example:
-        >>> import tempfile
-        >>> import arcee_lab as al
-        >>> model, tokenizer = al.load("demo")
-        >>> asked = {"layers.*.mlp.hook_post": al.reducers.FiringRate()}
-        >>> with al.capture(model, asked) as stats:
-        ...     output = model(**tokenizer("The dogs sleep .", return_tensors="pt"))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = stats.save(folder)
-        ...     twice = al.reducers.load(folder).merge(stats)
-        >>> twice["layers.0.mlp.hook_post"].tokens == 2 * stats["layers.0.mlp.hook_post"].tokens
-        True
+        ValueError: The folder holds no statistics, or they are damaged.
     """
-    folder = Path(folder)
     where = folder / FILE
     if not where.is_file():
         raise ValueError(f"{folder} holds no statistics: {FILE} is missing. Check the path.")
@@ -87,17 +95,21 @@ def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Stati
 
 def known_reducers(own: Iterable[type[Reducer]] = ()) -> dict[str, type[Reducer]]:
     """The classes that a file may name: ours, and those given."""
-    from arcee_lab import reducers
+    ours = (
+        ActiveCount,
+        CoActivation,
+        FiringRate,
+        Grouped,
+        Histogram,
+        MeanCovariance,
+        Moments,
+        Quantile,
+        TopK,
+    )
+    return {cls.__name__: cls for cls in (*ours, *own)}
 
-    ours = {name: getattr(reducers, name) for name in reducers.__all__ if name != "Reducer"}
-    return {
-        cls.__name__: cls
-        for cls in (*ours.values(), *own)
-        if isinstance(cls, type) and issubclass(cls, Reducer)
-    }
 
-
-def _describe(statistics: Statistics) -> dict[str, Any]:
+def _describe(statistics: SavedStatistics) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -139,7 +151,7 @@ def _check_free(folder: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def _dtypes(statistics: Statistics, site: str, number: int) -> list[torch.dtype]:
+def _dtypes(statistics: SavedStatistics, site: str, number: int) -> list[torch.dtype]:
     # As on a CPU: a device without fp64 keeps its sums in fp32.
     reducer = statistics.reducers(site)[number]
     template = _template(reducer, statistics.shapes[site])
@@ -150,7 +162,7 @@ def _template(reducer: Reducer, shape: tuple[int, ...]) -> State:
     return reducer.init(shape, torch.device("meta"))
 
 
-def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> Statistics:
+def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatistics:
     keys = {"format", "version", "model", "sites", "progress", "states"}
     if not isinstance(found, dict) or set(found) != keys:
         raise ValueError(f"expected the keys {', '.join(sorted(keys))}")
@@ -181,11 +193,8 @@ def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> Statistics:
         shapes[site] = tuple(shape)
     if list(sites) != [site for site in legend.sites() if site in sites]:
         raise ValueError("sites: expected forward order")
-    statistics = Statistics(
-        legend, asked, shapes, {}, model=model["fingerprint"], progress=progress
-    )
-    _read_states(folder, found["states"], statistics)
-    return statistics
+    statistics = SavedStatistics(legend, asked, shapes, {}, model["fingerprint"], progress)
+    return replace(statistics, states=_read_states(folder, found["states"], statistics))
 
 
 def _legend(model: Any) -> Legend:
@@ -199,7 +208,10 @@ def _legend(model: Any) -> Legend:
     return Legend(layers, head)
 
 
-def _read_states(folder: Path, written: Any, statistics: Statistics) -> None:
+def _read_states(
+    folder: Path, written: Any, statistics: SavedStatistics
+) -> dict[str, tuple[State, ...]]:
+    found: dict[str, tuple[State, ...]] = {}
     name = written["path"]
     if not isinstance(name, str) or not _STATES.fullmatch(name):
         raise ValueError(f"states lie in {name!r}; expected states-<16 hex digits>.safetensors")
@@ -210,7 +222,7 @@ def _read_states(folder: Path, written: Any, statistics: Statistics) -> None:
         raise ValueError(f"{name} was changed: its SHA-256 is another")
     with safe_open(path, framework="pt") as file:
         held = set(file.keys())
-        for site in statistics:
+        for site in statistics.asked:
             states = []
             for number, reducer in enumerate(statistics.reducers(site)):
                 template = _template(reducer, statistics.shapes[site])
@@ -226,9 +238,10 @@ def _read_states(folder: Path, written: Any, statistics: Statistics) -> None:
             if states:
                 if len(states) < len(statistics.reducers(site)):
                     raise ValueError(f"{site} lacks the states of some of its reducers")
-                statistics.states[site] = tuple(states)
+                found[site] = tuple(states)
     if held:
         raise ValueError(f"{name} holds {sorted(held)[0]!r}, which no reducer keeps")
+    return found
 
 
 def _check_tensor(file: Any, name: str, template: torch.Tensor) -> None:

@@ -1,41 +1,23 @@
-"""The face of a result: one row a fact, and a table in a notebook."""
+"""What the results of all reducers have, and the columns of their tables."""
 
-from abc import ABC, abstractmethod
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arcee_lab.results import Result
+
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ROWS = 20  # of a frame that a notebook shows
 
-
-class Result(ABC):
-    """What a reducer found; its tensors lie on the CPU.
+class ReducerResult(Result):
+    """What a reducer found; its tensors are on the CPU.
 
     Attributes:
         tokens: N, the tokens that were counted.
     """
 
     tokens: int
-
-    @abstractmethod
-    def frame(self) -> "pd.DataFrame":
-        """The numbers, one row a fact (pandas)."""
-
-    @property
-    @abstractmethod
-    def headline(self) -> str:
-        """The result in one sentence, with its N."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.headline})"
-
-    def _repr_html_(self) -> str:
-        table = self.frame().to_html(index=False, max_rows=MOST_ROWS)
-        return f"<p>{escape(self.headline)}</p>{table}"
 
 
 def table_of(result: Any) -> "pd.DataFrame":
@@ -47,7 +29,7 @@ def table_of(result: Any) -> "pd.DataFrame":
     if not hasattr(result, "frame"):
         raise ValueError(
             f"The result is of the type {type(result).__name__} and has no frame(). Read it by its "
-            "site, or have your reducer's finalize give an al.reducers.Result."
+            "site, or have your reducer's finalize give an al.reducers.ReducerResult."
         )
     return result.frame()
 

@@ -1,7 +1,7 @@
 """Statistics of the sites of one model: what a block of reducers found, or what a file held."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from arcee_lab.model.anatomy import anatomy
-from arcee_lab.reducers.reducer import Reducer, State
-from arcee_lab.reducers.result import Result, table_of
+from arcee_lab.reducers.reducer import Asked, Reducer, State
+from arcee_lab.reducers.running import files
+from arcee_lab.reducers.running.result import ReducerResult, table_of
 from arcee_lab.runs.fingerprint import model_fingerprint
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sites import Legend
@@ -19,8 +20,6 @@ from arcee_lab.sites import Legend
 if TYPE_CHECKING:
     import pandas as pd
 
-# What is reduced at a site: one reducer, or several.
-Asked = Reducer | tuple[Reducer, ...]
 _SAME = "what has to be the same on all ranks"
 
 
@@ -200,10 +199,11 @@ class Statistics(Mapping[str, Any]):
         Raises:
             ValueError: The folder holds something else.
         """
-        from arcee_lab.reducers.files import save
-
         self._check_whole()
-        return save(self, folder, progress=progress or {})
+        kept = files.SavedStatistics(
+            self.legend, self.asked, self.shapes, self.states, self.fingerprint, progress or {}
+        )
+        return files.write(kept, Path(folder))
 
     def _check_whole(self) -> None:
         """Refuses statistics of which some sites counted other tokens than the rest."""
@@ -297,5 +297,41 @@ class Statistics(Mapping[str, Any]):
         found = self[site]
         results = found if isinstance(self.asked[site], tuple) else (found,)
         return "; ".join(
-            result.headline if isinstance(result, Result) else repr(result) for result in results
+            result.headline if isinstance(result, ReducerResult) else repr(result)
+            for result in results
         )
+
+
+def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Statistics:
+    """Reads what `Statistics.save` wrote, to read from it, or to go on with it by `merge`.
+
+    Args:
+        folder: Where it lies.
+        reducers: Your own classes of reducers that were used.
+
+    Raises:
+        ValueError: The folder holds no statistics, or they are damaged: every name, shape, dtype
+            and bound is checked before a tensor is read, and every state before it is used.
+
+    Example:
+        >>> import tempfile
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> asked = {"layers.*.mlp.hook_post": al.reducers.FiringRate()}
+        >>> with al.capture(model, asked) as stats:
+        ...     output = model(**tokenizer("The dogs sleep .", return_tensors="pt"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = stats.save(folder)
+        ...     twice = al.reducers.load(folder).merge(stats)
+        >>> twice["layers.0.mlp.hook_post"].tokens == 2 * stats["layers.0.mlp.hook_post"].tokens
+        True
+    """
+    found = files.read(Path(folder), reducers=reducers)
+    return Statistics(
+        found.legend,
+        found.asked,
+        found.shapes,
+        found.states,
+        model=found.fingerprint,
+        progress=found.progress,
+    )

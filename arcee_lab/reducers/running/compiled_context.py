@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.reducers.context import NO_LABELS, TORN, Tokens, accumulate, check_labels
 from arcee_lab.reducers.reducer import Asked, Reducer, State
-from arcee_lab.reducers.requests import features
-from arcee_lab.reducers.statistics import Statistics
+from arcee_lab.reducers.running.context import NO_LABELS, TORN, Tokens, accumulate, check_labels
+from arcee_lab.reducers.running.requests import features
+from arcee_lab.reducers.running.statistics import Statistics
 
 
 class CompiledReducing(CompiledRecorder, Statistics):
