@@ -13,7 +13,7 @@
     │   ├── SavedDamaged   a saved report, statistic or resume state is damaged
     │   └── OtherRun       a folder or saved state belongs to another run
     ├── TaskError          evaluation tasks that cannot be found, read or compared
-    │   └── TaskFailed     a task ended with an error while it ran
+    │   └── TaskFailed     a task ended with an error while it ran; what was done is kept
     └── UnknownName        a key that a mapping of ours does not hold (a KeyError too)
 
     Interrupted (KeyboardInterrupt)    Ctrl-C in a long call; `.partial` holds what is done
@@ -24,6 +24,24 @@ expected, what to do.
 
 import os
 from typing import Any
+
+__all__ = [
+    "ArceeLabError",
+    "CheckpointError",
+    "DeviceError",
+    "FileError",
+    "Interrupted",
+    "ModelError",
+    "OtherRun",
+    "SavedDamaged",
+    "SettingError",
+    "SiteError",
+    "StoreDamaged",
+    "TaskError",
+    "TextError",
+    "UnknownName",
+    "WrongType",
+]
 
 FULL_TRACEBACK = "ARCEE_LAB_FULL_TRACEBACK"
 
@@ -113,3 +131,7 @@ class Interrupted(KeyboardInterrupt, _Short):
     def __init__(self, message: str, *, partial: Any = None):
         super().__init__(message)
         self.partial = partial
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -95,6 +95,7 @@ class CoreCounts:
         return np.where(np.outer(spread, spread) > 0, np.clip(found, -1, 1), np.nan)
 
 
+@runtime_checkable
 class Counted(Protocol):
     """A report, as far as comparisons read it."""
 
