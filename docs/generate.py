@@ -1,0 +1,115 @@
+"""Writes the parts of the documentation that follow from the code, between markers in the pages.
+
+    python docs/generate.py           writes them
+    python docs/generate.py --check   says which of them are out of date, and exits with 1
+
+`<!-- generated: imports -->` in design.md: which part of the package imports which.
+`<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "arcee_lab"
+
+
+def imports() -> str:
+    """One line per part of the package, from the top down: the parts that it imports."""
+    edges: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part in ("__init__", "__main__", "_lazy"):
+            continue
+        edges.setdefault(part, set()).update(_parts(path) - {part, "_lazy"})
+    height: dict[str, int] = {}
+
+    def level(part: str) -> int:
+        if part not in height:
+            height[part] = 1 + max((level(other) for other in edges[part]), default=-1)
+        return height[part]
+
+    parts = sorted(edges, key=lambda part: (-level(part), part))
+    width = max(map(len, parts))
+    lines = [
+        f"{part:<{width}}  -> {', '.join(sorted(edges[part], key=lambda p: (-level(p), p)))}"
+        if edges[part]
+        else part
+        for part in parts
+    ]
+    return "\n".join(["```", *lines, "```"])
+
+
+def files() -> str:
+    """One line per file of the package, folder by folder."""
+    lines: list[str] = []
+    folder = None
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda p: (p.parent.parts, p.name)):
+        if "checkpoint" in path.parts:
+            continue
+        if path.parent != folder:
+            folder = path.parent
+            lines += ["", f"**{folder.relative_to(ROOT).as_posix()}/**", ""]
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        said = re.split(r"\n\s*\n", text)[0].replace("\n", " ").strip()
+        lines.append(f"- `{path.name}`: {said}")
+    return "\n".join(lines).strip()
+
+
+def _parts(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        ours = [name.split(".") for name in names if name.startswith("arcee_lab.")]
+        found |= {words[1] for words in ours if (PACKAGE / words[1]).exists()}
+        found |= {words[1] for words in ours if (PACKAGE / f"{words[1]}.py").exists()}
+    return found
+
+
+PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ("docs/design.md", "imports", imports),
+    ("CONTRIBUTING.md", "files", files),
+)
+
+
+def page_with(text: str, name: str, content: str) -> str:
+    """A page with new content between the markers of that name.
+
+    Raises:
+        ValueError: The page lacks the markers.
+    """
+    begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"expected {begin} and {end} once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks all pages."""
+    stale = []
+    for page, name, make in PAGES:
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        new = page_with(text, name, make())
+        if new == text:
+            continue
+        stale.append(f"{page} ({name})")
+        if "--check" not in arguments:
+            path.write_text(new, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"out of date: {', '.join(stale)}; run python docs/generate.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
