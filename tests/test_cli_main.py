@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 from arcee_lab.runs import bounds
 
 

@@ -9,7 +9,7 @@ from full_disk import files_of
 
 import arcee_lab as al
 from arcee_lab.demo import MIX
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 from arcee_lab.training import Recipe, Stage, train
 from arcee_lab.training.heads import (
     HeadRecipe,

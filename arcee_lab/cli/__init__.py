@@ -16,7 +16,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import NoReturn
 
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 
 # Of an interrupt outside of the long calls, which say themselves what they keep.
 UNSAID = "interrupted; files that were finished before are whole, and the same command starts again"

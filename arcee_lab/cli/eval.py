@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, saves, and says where the results lie."""
     settings = _settings(args)
     storage.check_claim(args.out, settings)
+    from arcee_lab.errors import Interrupted
     from arcee_lab.evals.model import ArceeLab
     from arcee_lab.evals.result import TaskFailed
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
-    from arcee_lab.interrupted import Interrupted
 
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
     model = ArceeLab(

@@ -13,10 +13,10 @@ import lm_eval.api.task
 import numpy as np
 from lm_eval.evaluator import evaluate
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS, interval
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals.finished_tasks import Done, Keeping, asked_by
 from arcee_lab.evals.head_routing import Source, heads_asked
 from arcee_lab.evals.intervened import Values
@@ -25,9 +25,9 @@ from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
 from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.tasks.find import Data, Loaded, loaded_tasks, quiet_lm_eval
-from arcee_lab.interrupted import Interrupted
 from arcee_lab.runs import storage
 from arcee_lab.runs.fingerprint import model_fingerprint
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 BATCH_SIZE = 8
@@ -55,7 +55,7 @@ def run(
     draws: int = DRAWS,
     seed: SeedsLike = DEFAULT,
     out: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Evaluation:
     """Evaluates a model on lm-eval tasks, its LM head and its classification heads alike.
 
@@ -196,7 +196,7 @@ def run_loaded(
     draws: int,
     seeds: Seeds,
     out: str | os.PathLike | None = None,
-    progress: bool,
+    progress: bool | None,
 ) -> Evaluation:
     """Runs tasks that are loaded, each from the same seeds. Call it inside `seeds.acting()`."""
     with examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
@@ -211,7 +211,7 @@ def _run(
     draws: int,
     seeds: Seeds,
     out: str | os.PathLike | None,
-    progress: bool,
+    progress: bool | None,
 ) -> Evaluation:
     bootstrap_seed = seeds.random or 0
     settings = {
@@ -233,7 +233,7 @@ def _run(
     unfinished: list[str] = []
     failure: BaseException | None = None
     start = time.perf_counter()
-    with tqdm(total=sum(sizes.values()), unit="doc", disable=not progress) as bar:
+    with progress_bar(total=sum(sizes.values()), unit="doc", show=progress) as bar:
         for name, task in loaded["tasks"].items():
             if unfinished:
                 unfinished.append(name)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
@@ -19,7 +20,6 @@ from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers, run_loade
 from arcee_lab.evals.sweep_levels import POST, Level, top_k
 from arcee_lab.evals.tasks.examples import Examples, examples_of
 from arcee_lab.evals.tasks.find import Loaded, loaded_tasks
-from arcee_lab.interrupted import Interrupted
 from arcee_lab.recording.capturing import capture
 from arcee_lab.reducers import FiringRate
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
@@ -149,7 +149,7 @@ def sweep(
     device: str | None = None,
     dtype: str | None = None,
     seed: SeedsLike = DEFAULT,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Sweep:
     """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
 

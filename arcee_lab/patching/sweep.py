@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
@@ -15,6 +14,7 @@ from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot, Spots
 from arcee_lab.recording.capturing import capture
+from arcee_lab.runs.progress import progress_bar
 
 
 def patch_sweep(
@@ -30,7 +30,7 @@ def patch_sweep(
     units: Choice = None,
     at: int | None = -1,
     batch_size: int = 64,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> PatchEffects:
     """Activation patching: what a metric becomes as one activation after another is swapped.
 
@@ -101,7 +101,7 @@ def patch_sweep(
         effects = []
         each = max(1, batch_size // pairs.count)
         starts = range(0, len(spots), each)
-        for start in tqdm(starts, unit="forward", disable=not progress):
+        for start in progress_bar(starts, unit="forward", show=progress):
             some = slice(start, min(start + each, len(spots)))
             with intervene(model, _patches(spots, some, acts, pairs)):
                 after = pairs.measure(pairs.run("base", copies=some.stop - some.start))

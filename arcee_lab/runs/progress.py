@@ -26,7 +26,9 @@ def shown(progress: bool | None) -> bool:
     return _in_notebook() or sys.stderr.isatty()
 
 
-def progress_bar(iterable: Iterable[Any] | None = None, *, show: bool | None, **settings: Any) -> Any:
+def progress_bar(
+    iterable: Iterable[Any] | None = None, *, show: bool | None, **settings: Any
+) -> Any:
     """A tqdm bar, a widget in JupyterLab; it prints nothing where it is not shown.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcee_lab.data.limits import windows_of
 from arcee_lab.data.windows import Windows
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
@@ -42,7 +42,7 @@ def measure(
     here: ranks.Ranks | None = None,
     resume: str | Path | None = None,
     keep_resume: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> SparsityReport:
     """Measures how sparse the MLPs of a model are, exactly, in one pass over texts.
 
@@ -146,7 +146,7 @@ def _further(
     batch_size: int,
     here: ranks.Ranks,
     resume: Path | None,
-    progress: bool,
+    progress: bool | None,
 ) -> SparsityReport:
     """The report with what the analyses after the pass find."""
     wanted = [name for name in names if name in registry.FURTHER]

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.runs.interrupt import StopWish
 from arcee_lab.runs.storage import claim, remove_beginnings, write_atomic

@@ -18,7 +18,7 @@ from arcee_lab.dump.format.manifest import DTYPES
 from arcee_lab.dump.writing.job import Job
 from arcee_lab.dump.writing.shard_writer import Arrival, Filling
 from arcee_lab.dump.writing.tags import Tag
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 from arcee_lab.model.attention import edits_of
 from arcee_lab.runs import bounds
 

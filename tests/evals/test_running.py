@@ -9,9 +9,9 @@ from lm_eval.evaluator import simple_evaluate
 
 import arcee_lab as al
 from arcee_lab.bootstrap import interval
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals import ArceeLab, TaskFailed, run
 from arcee_lab.evals.tasks.find import find_tasks
-from arcee_lab.interrupted import Interrupted
 
 LM = ["arcee_demo_agreement_1", "arcee_demo_facts", "arcee_demo_text_news"]
 HEADS = ["arcee_demo_sentiment", "arcee_demo_ner", "arcee_demo_qa"]

@@ -3,10 +3,10 @@
 import pytest
 
 import arcee_lab as al
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals import ArceeLab, TaskFailed
 from arcee_lab.evals.sweep_levels import POST, Level, by_layer, cett, random_control, top_k
 from arcee_lab.evals.tasks.find import find_tasks
-from arcee_lab.interrupted import Interrupted
 
 TASKS = ["arcee_demo_agreement_1", "arcee_demo_text_news", "arcee_demo_sentiment"]
 

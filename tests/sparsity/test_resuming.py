@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from dense import Letters, activations, pair, plant
 
-from arcee_lab.interrupted import Interrupted
+from arcee_lab.errors import Interrupted
 
 TEXTS = [
     "".join(chr(ord("a") + (3 * number + place * (1 + number % 4)) % 8) for place in range(length))

@@ -7,13 +7,13 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from arcee_lab.dump.folders.folder import Folder, Written, folder_of
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
 from arcee_lab.runs import storage
+from arcee_lab.runs.progress import progress_bar
 
 _CELLS = 1 << 26  # that are decoded at once
 
@@ -80,7 +80,7 @@ class Verification:
         return f"<p>{head}</p>" + ("" if self.whole else self.frame().to_html(index=False))
 
 
-def verify(path: str | os.PathLike[str] | Folder, *, progress: bool = False) -> Verification:
+def verify(path: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Verification:
     """Checks all checksums and counts of a store.
 
     Of each file: its size and checksum, its tensors' names, shapes and dtypes, and that offsets,
@@ -104,7 +104,7 @@ def verify(path: str | os.PathLike[str] | Folder, *, progress: bool = False) -> 
     folder = folder_of(path)
     manifest = Manifest.load(folder)
     damages = []
-    with tqdm(total=manifest.bytes, unit="B", unit_scale=True, disable=not progress) as bar:
+    with progress_bar(total=manifest.bytes, unit="B", unit_scale=True, show=progress) as bar:
         for number, shard in enumerate(manifest.shards):
             for site, file in _files(manifest, shard):
                 why = _wrong(folder, manifest, shard, site, file)

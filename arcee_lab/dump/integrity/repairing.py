@@ -25,7 +25,7 @@ def repair(
     *,
     tags: Mapping[str, Tag] | None = None,
     found: Verification | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Verification:
     """Makes the damaged files of a store again from the model and the texts it was made of.
 
@@ -110,7 +110,7 @@ def _repair_shard(
     number: int,
     found: Verification,
     *,
-    progress: bool,
+    progress: bool | None,
 ) -> None:
     shard = job.plan.shards[number]
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,8 +22,8 @@ from arcee_lab.dump.writing.resume import agreed, finish, one_writer, unfinished
 from arcee_lab.dump.writing.shard_writer import Filling
 from arcee_lab.dump.writing.tags import Tag, cut_tags
 from arcee_lab.dump.writing.writer_threads import Conveyor
+from arcee_lab.errors import Interrupted
 from arcee_lab.hooks.tensor_parallel import shards_of
-from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.runs import ranks
 from arcee_lab.runs.interrupt import StopWish
@@ -40,7 +40,7 @@ def write(
     *,
     tags: Mapping[str, Tag] | None = None,
     source: Mapping[str, Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Store:
     """Dumps the activations of many hook points while a model reads texts.
 
@@ -191,7 +191,7 @@ class Job:
             tags=self._labels,
         )
 
-    def run(self, out: str | os.PathLike[str] | Folder, *, progress: bool = False) -> Store:
+    def run(self, out: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Store:
         """Writes what is not there yet; see `write`."""
         folder, sites = folder_of(out), tuple(self.sites.values())
         shards = self.plan.shards
@@ -232,7 +232,7 @@ class Job:
         shards: Sequence[PlannedShard],
         *,
         writes: bool = True,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         """Computes shards and writes their files and records.
 

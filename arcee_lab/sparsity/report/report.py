@@ -422,7 +422,8 @@ class SparsityReport:
         """
         found = report_files.read(Path(folder))
         try:
-            return cls(**found | {"weights": Weights(**found["weights"])})
+            fields: dict[str, Any] = {**found, "weights": Weights(**found["weights"])}
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(
                 f"{Path(folder) / report_files.REPORT} is damaged: {error}; measure again"

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.runs.fingerprint import model_name
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
@@ -45,7 +45,7 @@ def cett(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> CettCurves:
     """Measures CETT and sparsity of every layer at 128 thresholds, on a sample of tokens.
 
@@ -82,7 +82,7 @@ def cett(
 
 
 def curves_of(
-    model: Any, sample: Sample, *, batch_size: int, seed: int, progress: bool = False
+    model: Any, sample: Sample, *, batch_size: int, seed: int, progress: bool | None = None
 ) -> CettCurves:
     """The curves of a sample that has been drawn; see `cett`."""
     found = mlps(model)
@@ -91,7 +91,7 @@ def curves_of(
     first = next(sample.batches(batch_size, device))
     octaves = torch.arange(*_OCTAVES, device=device).exp2().repeat(len(found), 1)
     edges = _spread(_count(model, found, norms, [first], octaves)[0], octaves)
-    batches = tqdm(sample.batches(batch_size, device), disable=not progress, unit="batch")
+    batches = progress_bar(sample.batches(batch_size, device), show=progress, unit="batch")
     error, dropped, active, n_tokens = _count(model, found, norms, batches, edges)
     bad = [layer for layer, row in enumerate(error) if not bool(row.isfinite().all())]
     if bad:

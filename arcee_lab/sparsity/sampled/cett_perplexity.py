@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled._cett import curves_of
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.keep_block import truncating
@@ -153,7 +153,7 @@ def cett_ppl(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> CettPerplexity:
     """Finds the largest common CETT that perplexity allows, on a sample of tokens.
 
@@ -219,7 +219,7 @@ def cett_ppl(
         return tried[level]
 
     found = []
-    with tqdm(unit="tok", unit_scale=True, disable=not progress) as bar:
+    with progress_bar(unit="tok", unit_scale=True, show=progress) as bar:
         attempt(0.0)
         for increase in increases:
             low, high = 0.0, 1.0

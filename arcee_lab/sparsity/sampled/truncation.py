@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.runs.fingerprint import model_name
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled._cett import curves_of
 from arcee_lab.sparsity.sampled.keep_block import truncating
 from arcee_lab.sparsity.sampled.losses import Scores, add, logits_of
@@ -44,7 +44,7 @@ def truncation(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TruncationCurves:
     """Measures loss against sparsity for several rules that drop neurons.
 
@@ -91,7 +91,7 @@ def truncation(
     scores = [Scores.zeros(sample.n_groups, model.device) for _ in plan]
     kept = torch.zeros(len(plan), len(found), dtype=torch.int64, device=model.device)
     n_tokens = 0
-    bar = tqdm(total=len(plan) * sample.windows.n_tokens, unit="tok", disable=not progress)
+    bar = progress_bar(total=len(plan) * sample.windows.n_tokens, unit="tok", show=progress)
     with bar:
         for batch in sample.batches(batch_size, model.device):
             n_tokens += int(batch.counted.sum())

@@ -68,7 +68,7 @@ class Pass:
         self._drawn = self.plan.drawn(kept_tokens.rows(self.shape.layers, self.shape.d_mlp))
 
     def run(
-        self, here: Ranks, *, resume: Path | None = None, progress: bool = False
+        self, here: Ranks, *, resume: Path | None = None, progress: bool | None = None
     ) -> dict[str, State]:
         """Runs this rank's forwards and puts the states of all ranks together.
 

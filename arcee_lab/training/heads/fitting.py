@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -19,17 +18,18 @@ from transformers import (
 )
 
 from arcee_lab.bootstrap import interval
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals import metrics
 from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
-from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
 from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.labelled import Labelled
@@ -60,7 +60,7 @@ def train_head(
     test: Labelled | None = None,
     recipe: HeadRecipe | None = None,
     out: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> TrainedHead:
     """Fits a new sequence or token head.
 
@@ -190,7 +190,7 @@ def _fit(
     token: bool,
     folder: Path | None,
     wish: StopWish,
-    progress: bool,
+    progress: bool | None,
 ) -> tuple[list[dict[str, int | float]], int]:
     """Trains; gives the logged losses, and the step after which Ctrl-C ended it, or 0."""
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
@@ -268,8 +268,8 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
 class _Watch(TrainerCallback):
     """Moves a bar; Trainer's own callbacks print."""
 
-    def __init__(self, *, progress: bool):
-        self._bar = tqdm(unit="step", disable=not progress)
+    def __init__(self, *, progress: bool | None):
+        self._bar = progress_bar(unit="step", show=progress)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.reset(total=state.max_steps)

@@ -18,15 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.errors import Interrupted
 from arcee_lab.evals import metrics
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.batches import in_batches
-from arcee_lab.interrupted import Interrupted
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.recording.capturing import capture
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.training.heads.encoding import Row, encode
 from arcee_lab.training.heads.fitting import score_of
 from arcee_lab.training.heads.labelled import Labelled
@@ -114,7 +114,7 @@ def probe_layers(
     batch_size: int = 8,
     strength: float = 1.0,
     most: int = MOST,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Probes:
     """Fits a linear probe on the residual stream behind every layer.
 
@@ -156,7 +156,7 @@ def probe_layers(
     parts = anatomy(model)
     sites = parts.resolve(SITES)
     fitted, asked = encode(parts, tokenizer, train), encode(parts, tokenizer, test)
-    with tqdm(total=len(train) + len(test) + len(sites), disable=not progress) as bar:
+    with progress_bar(total=len(train) + len(test) + len(sites), show=progress) as bar:
         x = _read(parts, fitted, sites, batch_size, bar)
         y = np.array([label for row in fitted for label in row.labels])
         x_test = _read(parts, asked, sites, batch_size, bar)
