@@ -23,7 +23,7 @@ import arcee_lab as al
 from arcee_lab.data.windows import Windows
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.writing.job import Job
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 

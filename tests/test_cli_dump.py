@@ -145,7 +145,7 @@ def damaged(written, tmp_path):
 def test_repair_opens_only_what_is_named(
     damaged, capsys, monkeypatch, tmp_path, told, given, suggested
 ):
-    from arcee_lab.data import windows
+    from arcee_lab.data import documents
     from arcee_lab.model import loading
 
     def opened(*args, **options):
@@ -153,7 +153,7 @@ def test_repair_opens_only_what_is_named(
 
     retold(damaged, **told)
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
-    for owner, name in ((windows, "read_files"), (windows, "read_dataset"), (loading, "load")):
+    for owner, name in ((documents, "read_files"), (documents, "read_dataset"), (loading, "load")):
         monkeypatch.setattr(owner, name, opened)
     assert main(["verify", str(damaged), "--repair", *given]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

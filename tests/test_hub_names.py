@@ -5,7 +5,7 @@ import os
 import pytest
 
 import arcee_lab as al
-from arcee_lab.data.windows import read_dataset
+from arcee_lab.data.documents import read_dataset
 from arcee_lab.runs import storage
 from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.labelled import read_labelled

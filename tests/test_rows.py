@@ -10,7 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from arcee_lab.data import rows
-from arcee_lab.data.windows import cut, read_dataset, read_files
+from arcee_lab.data.documents import read_dataset, read_files
+from arcee_lab.data.windows import cut
 from arcee_lab.training.heads.labelled import read_labelled
 
 TEXTS = ["one, with a comma", "", 'a "quoted" word', "two\nlines", "last"]

@@ -38,7 +38,7 @@ def words(windows):
 
 
 def test_reads_text_jsonl_and_parquet_in_order(tmp_path):
-    from arcee_lab.data.windows import read_files
+    from arcee_lab.data.documents import read_files
 
     plain, lines, table = tmp_path / "a.md", tmp_path / "b.jsonl", tmp_path / "c.parquet"
     plain.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
@@ -56,7 +56,7 @@ def test_reads_text_jsonl_and_parquet_in_order(tmp_path):
 
 
 def test_reads_another_column(tmp_path):
-    from arcee_lab.data.windows import read_files
+    from arcee_lab.data.documents import read_files
 
     lines = tmp_path / "b.jsonl"
     lines.write_text('{"body": "three"}\n')
@@ -78,7 +78,7 @@ def test_reads_another_column(tmp_path):
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, match):
-    from arcee_lab.data.windows import read_files
+    from arcee_lab.data.documents import read_files
 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=match) as error:
@@ -87,7 +87,7 @@ def test_bad_files_are_named(tmp_path, name, content, match):
 
 
 def test_a_missing_file_a_folder_and_a_parquet_without_text(tmp_path):
-    from arcee_lab.data.windows import read_files
+    from arcee_lab.data.documents import read_files
 
     with pytest.raises(ValueError, match=r"gone\.txt is missing; expected"):
         list(read_files([tmp_path / "gone.txt"]))
@@ -107,7 +107,7 @@ def test_a_missing_file_a_folder_and_a_parquet_without_text(tmp_path):
 def test_reads_saved_datasets_and_folders_of_files(tmp_path):
     import datasets
 
-    from arcee_lab.data.windows import read_dataset
+    from arcee_lab.data.documents import read_dataset
 
     rows = datasets.Dataset.from_dict({"text": ["a", "", "b"], "body": ["c", "d", "e"]})
     rows.save_to_disk(str(tmp_path / "one"))
@@ -124,7 +124,7 @@ def test_reads_saved_datasets_and_folders_of_files(tmp_path):
 
 
 def test_a_damaged_row_of_a_dataset_is_a_value_error(tmp_path):
-    from arcee_lab.data.windows import read_dataset
+    from arcee_lab.data.documents import read_dataset
 
     (tmp_path / "data.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(ValueError, match=r"data set .* cannot be read: JSON"):
@@ -133,7 +133,7 @@ def test_a_damaged_row_of_a_dataset_is_a_value_error(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", ":train", "no/such/folder", "no/such/folder:test:text"])
 def test_bad_datasets_are_value_errors(spec):
-    from arcee_lab.data.windows import read_dataset
+    from arcee_lab.data.documents import read_dataset
 
     with pytest.raises(ValueError, match="data set"):
         list(read_dataset(spec))

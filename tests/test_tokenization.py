@@ -251,7 +251,7 @@ def test_conversations_of_a_file_reach_the_model_with_one_bos(loaded, tmp_path):
     import json
 
     import arcee_lab as al
-    from arcee_lab.data.windows import read_files
+    from arcee_lab.data.documents import read_files
 
     model, tokenizer = loaded["causal"]
     tokenizer = copy.deepcopy(tokenizer)

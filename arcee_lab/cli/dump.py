@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Estimates, writes, and says where the store lies and how to ask it."""
     config = flags.read_fields(args, DumpConfig)
     flags.require_used_seed(args)
-    from arcee_lab.dump.folders.folder import folder_of
+    from arcee_lab.dump.folders.open import folder_of
     from arcee_lab.dump.writing.estimate import size
     from arcee_lab.dump.writing.job import Job
     from arcee_lab.model.loading import load

@@ -242,17 +242,17 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
         ValueError: A file, a data set or a kind of world is not as it should be.
     """
     from arcee_lab import demo
-    from arcee_lab.data import windows
+    from arcee_lab.data import documents
 
     if args.text:
-        return windows.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
+        return documents.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
     if args.text_column:
         raise ValueError(
             f"--text-column {args.text_column} is of files that --text names; expected none here. "
             "Of a data set, write --dataset NAME:SPLIT:COLUMN."
         )
     if args.dataset:
-        return windows.read_dataset(args.dataset, tokenizer=tokenizer)
+        return documents.read_dataset(args.dataset, tokenizer=tokenizer)
     kind = None if args.world == "all" else args.world
     documents = demo.stream(kind, seed=args.seed, split="test")
     end = WORLD_DOCUMENTS if args.max_tokens is None else None

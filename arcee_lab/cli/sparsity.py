@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load
+    from arcee_lab.data.documents import read_files
     from arcee_lab.data.limits import windows_of
-    from arcee_lab.data.windows import read_files
     from arcee_lab.runs import ranks
     from arcee_lab.sparsity import registry
 

@@ -1,1 +1,32 @@
-"""Texts: read from files and data sets, then cut into windows of tokens."""
+"""Texts: read from files and data sets, then cut into windows of tokens.
+
+documents     texts of files and data sets, one at a time, numbered as in the user's file
+rows          tables: JSON lines, JSON, CSV, TSV, Parquet, each also compressed
+windows       `cut`: windows of tokens, and batches of them
+tokenization  one BOS per text, offsets, chat templates
+limits        how much text a model reads
+"""
+
+from typing import TYPE_CHECKING
+
+from arcee_lab._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from arcee_lab.data.documents import read_dataset, read_files
+    from arcee_lab.data.windows import Batch, Windows, cut
+
+__all__ = [
+    "Batch",
+    "Windows",
+    "cut",
+    "read_dataset",
+    "read_files",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "documents": ("read_dataset", "read_files"),
+        "windows": ("Batch", "Windows", "cut"),
+    },
+)

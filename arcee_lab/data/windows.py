@@ -10,7 +10,6 @@ the settings alone: the same texts give the same batches on every machine.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,165 +18,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from arcee_lab.data.rows import (
-    Row,
-    cell,
-    is_table,
-    no_column,
-    read_document,
-    read_rows,
-    require_file,
     require_unicode,
 )
-from arcee_lab.data.tokenization import is_conversation, render, token_ids
-from arcee_lab.runs.hub import is_hub_id
+from arcee_lab.data.tokenization import token_ids
 
 _TOKENIZE_AT_ONCE = 256
-
-
-def read_files(
-    paths: Iterable[str | Path], *, column: str | None = None, tokenizer: Any = None
-) -> Iterator[str]:
-    """Yields the documents of files, in order: of a table one per row, of any other file all of it.
-
-    Tables are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` and `.parquet`. Any other file is one
-    UTF-8 document. Each may end in `.gz` and is then decompressed. See `arcee_lab.data.rows`.
-
-    A row without any word is yielded too, so that the number of a document is that of its row;
-    `cut` makes no window of it. Numbers run on from one file to the next.
-
-    Args:
-        paths: The files to read.
-        column: Where a row keeps its text, by default "text"; `a.b` is column `b` of the object in
-            column `a`. A conversation, a list of messages with `role` and `content`, becomes the
-            text that the tokenizer's chat template makes of it.
-        tokenizer: The tokenizer, for conversations.
-
-    Raises:
-        ValueError: A file is missing, unreadable, binary, empty, or a row has no text; or a column
-            was named and no file is a table. It names the file, and the line or row.
-    """
-    if isinstance(paths, (str, Path)):
-        raise ValueError(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
-    files = [Path(path) for path in paths]
-    for path in files:
-        require_file(path)
-    if column is not None and not any(map(is_table, files)):
-        raise ValueError(
-            f"column {column!r} was named, and {', '.join(map(str, files))} has no columns; leave "
-            "it out, or give a table such as a .jsonl file."
-        )
-    return _documents(files, column or "text", tokenizer)
-
-
-def _documents(files: Sequence[Path], column: str, tokenizer: Any) -> Iterator[str]:
-    for path in files:
-        if is_table(path):
-            rows = read_rows(path, columns=[column])
-            texts = (_text_of(row, column, tokenizer) for row in rows)
-        else:
-            texts = iter([read_document(path)])
-        yield from _not_all_blank(texts, f"file {path} holds no text; expected at least one word.")
-
-
-def _not_all_blank(texts: Iterable[str], message: str) -> Iterator[str]:
-    blank = True
-    for text in texts:
-        blank = blank and not text.strip()
-        yield text
-    if blank:
-        raise ValueError(message)
-
-
-def _text_of(row: Row, column: str, tokenizer: Any) -> str:
-    value = cell(row, column)
-    if is_conversation(value):
-        return render(tokenizer, value, where=f"{row.where}, {column!r},")
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{row.where}: {column!r} is {type(value).__name__}; expected a string, or a list of "
-            "messages with role and content."
-        )
-    return value
-
-
-def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
-    """Yields the documents of a Hugging Face data set, one per row, in order.
-
-    Args:
-        spec: `NAME[:split[:column]]`; NAME is a Hub id, a folder of data files, or a folder that
-            `save_to_disk` wrote. The split defaults to `train`, the column to `text`; columns and
-            rows without a word are as in `read_files`.
-        tokenizer: The tokenizer, for conversations.
-
-    Raises:
-        ValueError: The data set, the split or the column does not exist or cannot be read.
-    """
-    name, _, rest = spec.partition(":")
-    split, _, column = rest.partition(":")
-    split, column = split or "train", column or "text"
-    if not name:
-        raise ValueError(f"data set {spec!r} has no name; expected NAME[:split[:column]].")
-    rows = open_dataset(name, split, streaming=True)
-    where = f"data set {name}:{split}"
-    names = rows.column_names
-    if names is not None and column not in names and column.partition(".")[0] not in names:
-        raise no_column(column, names, where)
-    numbered = (Row(f"{where} row {number}", row) for number, row in enumerate(_read(rows, where)))
-    texts = (_text_of(row, column, tokenizer) for row in numbered)
-    yield from _not_all_blank(
-        texts, f"{where} holds no text in column {column!r}; expected at least one word."
-    )
-
-
-def _read(rows: Iterable[Any], where: str) -> Iterator[Any]:
-    from datasets.exceptions import DatasetsError
-    from pyarrow import ArrowException
-
-    try:
-        yield from rows
-    except (DatasetsError, ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{where} cannot be read: {reason}. Check its files.") from error
-
-
-def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
-    """A split of a Hugging Face data set.
-
-    Args:
-        name: A Hub id, a folder of data files, or a folder that `save_to_disk` wrote. What is or
-            looks like a path is never asked of the Hub.
-        split: The split.
-        streaming: Fetch rows as they are read, so that a limit bounds the download.
-
-    Raises:
-        ValueError: There is no such data set or split.
-    """
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    folder = Path(name)
-    if not folder.is_dir() and not is_hub_id(name):
-        what = "is a file" if folder.exists() else "is no folder here and no id of the Hub"
-        raise ValueError(
-            f"data set {name!r} {what}; expected a folder of data files, or an id such as "
-            "owner/name. Check the path; single files are read by --text (al.texts.read_files)."
-        )
-    try:
-        if (folder / "dataset_dict.json").is_file():
-            splits: Any = datasets.load_from_disk(name)
-            if split not in splits:
-                raise ValueError(f"it has the splits {', '.join(splits)}")
-            return splits[split]
-        if (folder / "state.json").is_file():
-            return datasets.load_from_disk(name)
-        where = str(folder.resolve()) if folder.is_dir() else name
-        return datasets.load_dataset(where, split=split, streaming=streaming)
-    except (ValueError, OSError, DatasetsError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"data set {name!r}, split {split!r}, cannot be opened: {reason}. Check its name, its "
-            "split and the network."
-        ) from error
 
 
 @dataclass(frozen=True)

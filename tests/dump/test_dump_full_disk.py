@@ -14,7 +14,8 @@ from stores import make_store
 
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folders.folder import LocalFolder, folder_of
+from arcee_lab.dump.folders.local import LocalFolder
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.reading.exports import coo, delphi
 from arcee_lab.dump.writing.job import Job

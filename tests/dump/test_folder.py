@@ -12,7 +12,9 @@ from stores import make_store
 
 import arcee_lab as al
 from arcee_lab.cli import main
-from arcee_lab.dump.folders.folder import LocalFolder, folder_of, inside, plain_path
+from arcee_lab.dump.folders.folder import plain_path
+from arcee_lab.dump.folders.local import LocalFolder, inside
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.runs.storage import RUN_FILE
 

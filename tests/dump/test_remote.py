@@ -11,7 +11,8 @@ from jobs import NEURONS, Numbers, digest, numbers
 
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folders.folder import LocalFolder, folder_of
+from arcee_lab.dump.folders.local import LocalFolder
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.writing.job import Job
 
 TEXTS = numbers(14, seed=9)

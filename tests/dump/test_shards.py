@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from stores import known_acts, known_tokens, make_store, rewrite
 
-from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.layouts import LAYOUTS, encode
 from arcee_lab.dump.format.manifest import StoredSite, shard_path

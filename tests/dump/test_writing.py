@@ -13,7 +13,7 @@ from jobs import NEURONS, Numbers, digest, numbers
 import arcee_lab as al
 from arcee_lab.data.windows import cut
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.folders.folder import LocalFolder
+from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format.manifest import DTYPES
 from arcee_lab.dump.writing.job import Job
 from arcee_lab.dump.writing.shard_writer import Arrival, Filling

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from arcee_lab.dump.folders.folder import Folder, folder_of
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
 
 MANIFEST = "manifest.json"

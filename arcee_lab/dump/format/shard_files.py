@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from arcee_lab.dump.folders.folder import Folder, Written, folder_of
+from arcee_lab.dump.folders.folder import Folder, Written
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype

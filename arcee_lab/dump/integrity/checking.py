@@ -8,7 +8,8 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from arcee_lab.dump.folders.folder import Folder, Written, folder_of
+from arcee_lab.dump.folders.folder import Folder, Written
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from arcee_lab.dump.config import DumpConfig
-from arcee_lab.dump.folders.folder import Folder, LocalFolder, folder_of
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.folders.local import LocalFolder
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import Job, Texts

@@ -13,7 +13,7 @@ from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import Rows
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 _SPAN = 4096  # tokens that are decoded together
 _MIXED = 4  # spans whose tokens are shuffled together
@@ -47,7 +47,7 @@ class Activations(IterableDataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        store: "Store",
+        store: "Reader",
         sites: Sequence[str | int],
         *,
         batch_size: int,

@@ -13,7 +13,7 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.sparse import Rows
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 _CELLS = 1 << 26  # of a shard that are decoded at once
 
@@ -77,7 +77,7 @@ class FiringStats:
         return f"<p>N = {self.n_tokens:,} tokens</p>{table.to_html(index=False)}"
 
 
-def count(store: "Store") -> FiringStats:
+def count(store: "Reader") -> FiringStats:
     """Counts all stored neurons.
 
     Raises:
@@ -104,7 +104,7 @@ def count(store: "Store") -> FiringStats:
 
 
 def _count_layer(
-    store: "Store", layer: int, counted: np.ndarray, first: np.ndarray
+    store: "Reader", layer: int, counted: np.ndarray, first: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     site, _ = store.find(layer)
     fired = np.zeros((2, site.width), dtype=np.int64)

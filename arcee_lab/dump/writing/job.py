@@ -11,7 +11,8 @@ from tqdm import tqdm
 from arcee_lab.data.limits import default_context, require_context, windows_of
 from arcee_lab.data.windows import Windows
 from arcee_lab.dump.config import DumpConfig
-from arcee_lab.dump.folders.folder import Folder, folder_of
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest, StoredShard
 from arcee_lab.dump.reading.store import Store, open
 from arcee_lab.dump.writing.batching import BatchPlan, PlannedShard, Row, plan_shards

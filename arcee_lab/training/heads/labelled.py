@@ -223,9 +223,7 @@ def _dataset(
 ) -> tuple[Iterable[dict[str, Any]], list[str] | None]:
     import datasets
 
-    from arcee_lab.data.windows import (
-        open_dataset,  # with torch, which the command's help needs not
-    )
+    from arcee_lab.data.documents import open_dataset
 
     rows = open_dataset(name, split, streaming=False)
     assert isinstance(rows, datasets.Dataset)

@@ -23,7 +23,7 @@ from arcee_lab.dump.format.sparse import Rows
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 KINDS = ("parquet", "coo", "delphi", "saelens")
 STATEMENT = "export.json"
@@ -73,7 +73,7 @@ class Export:
 
 
 def export(
-    store: "Store",
+    store: "Reader",
     kind: str,
     out: str | os.PathLike[str],
     *,
@@ -140,7 +140,7 @@ def _empty(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _statement(store: "Store", names: Sequence[str], result: Export) -> dict[str, Any]:
+def _statement(store: "Reader", names: Sequence[str], result: Export) -> dict[str, Any]:
     return {
         "kind": result.kind,
         "sites": list(names),
@@ -152,7 +152,7 @@ def _statement(store: "Store", names: Sequence[str], result: Export) -> dict[str
     }
 
 
-def _sparse_name(store: "Store", name: str, kind: str) -> str:
+def _sparse_name(store: "Reader", name: str, kind: str) -> str:
     site, _ = store.find(name)
     if not site.counts_nonzeros:
         raise ValueError(
@@ -161,7 +161,7 @@ def _sparse_name(store: "Store", name: str, kind: str) -> str:
     return site.name
 
 
-def unit_ranges(store: "Store", site: StoredSite) -> Iterator[tuple[int, Rows]]:
+def unit_ranges(store: "Reader", site: StoredSite) -> Iterator[tuple[int, Rows]]:
     """The nonzeros of a site at all tokens, some units at a time: first unit, and a row a unit."""
     step = max(1, _CELLS // max(1, len(store)))
     for start in range(0, site.width, step):

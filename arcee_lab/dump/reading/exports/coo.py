@@ -13,10 +13,10 @@ from arcee_lab.dump.reading.exports import Export
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 
-def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
+def write(store: "Reader", out: Path, sites: Sequence[str]) -> Export:
     """Writes, for each site, a file a shard: `indices` int64 [2, n], `values` and `shape` [2].
 
     The first row of `indices` are tokens, counted over the whole store, the second units. They are

@@ -20,14 +20,14 @@ from arcee_lab.dump.reading.exports.packing import PackedRows, pack
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 _CUT = 1e-5  # delphi itself keeps no activation up to this
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
 def write(
-    store: "Store",
+    store: "Reader",
     out: Path,
     sites: Sequence[str],
     *,
@@ -112,7 +112,7 @@ def write(
     return Export("delphi", out, tuple(files), entries, lost)
 
 
-def _save_tokenizer(store: "Store", out: Path) -> tuple[list[Path], Path]:
+def _save_tokenizer(store: "Reader", out: Path) -> tuple[list[Path], Path]:
     # An absolute path, which is never taken for a name on the Hub, whether it exists or not.
     folder = (out / "tokenizer").resolve()
     if hasattr(store.tokenizer, "save_pretrained"):
@@ -122,7 +122,7 @@ def _save_tokenizer(store: "Store", out: Path) -> tuple[list[Path], Path]:
 
 
 def _nonzeros(
-    store: "Store", site: StoredSite, first: int, behind: int
+    store: "Reader", site: StoredSite, first: int, behind: int
 ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Latent within the split, token, and value of its nonzeros."""
     parts = [
@@ -137,7 +137,7 @@ def _nonzeros(
     )
 
 
-def _config(store: "Store", packed: PackedRows, splits: int, tokenizer: Path) -> dict[str, object]:
+def _config(store: "Reader", packed: PackedRows, splits: int, tokenizer: Path) -> dict[str, object]:
     data, settings = store.manifest.data, store.manifest.settings
     return {
         "dataset_repo": str(data.get("name", "")),

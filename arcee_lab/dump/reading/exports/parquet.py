@@ -14,7 +14,7 @@ from arcee_lab.dump.reading.exports import Export, unit_ranges
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 _GROUP = 1 << 20  # rows of a row group: what a query of one neuron reads at most, twice
 _SCHEMA = pa.schema(
@@ -40,7 +40,7 @@ row per token.
 """
 
 
-def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
+def write(store: "Reader", out: Path, sites: Sequence[str]) -> Export:
     """Writes `tokens/tokens.parquet` and, for each site, `nonzeros/SITE.parquet`.
 
     The second has a row per nonzero: `site`, `unit`, `token` and `relu`, which is relu(u) as
@@ -52,7 +52,7 @@ def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
     """
     tokens = out / "tokens" / "tokens.parquet"
     tokens.parent.mkdir()
-    storage.write_atomic(tokens, store.frame().reset_index().to_parquet)
+    storage.write_atomic(tokens, store.token_frame().reset_index().to_parquet)
     files, entries = [tokens], 0
     (out / "nonzeros").mkdir()
     for name in sites:
@@ -65,7 +65,7 @@ def write(store: "Store", out: Path, sites: Sequence[str]) -> Export:
     return Export("parquet", out, tuple(files), entries)
 
 
-def _write_site(store: "Store", site: StoredSite, part: Path) -> None:
+def _write_site(store: "Reader", site: StoredSite, part: Path) -> None:
     few = site.torch_dtype.itemsize == 2  # at most 65,536 different values: a dictionary holds them
     writer = parquet.ParquetWriter(
         part,

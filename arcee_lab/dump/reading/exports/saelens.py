@@ -10,11 +10,11 @@ from arcee_lab.dump.reading.exports import Export
 from arcee_lab.dump.reading.exports.packing import pack
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.store import Store
+    from arcee_lab.dump.reading.reader import Reader
 
 
 def write(
-    store: "Store",
+    store: "Reader",
     out: Path,
     sites: Sequence[str],
     *,

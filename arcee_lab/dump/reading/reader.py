@@ -1,0 +1,252 @@
+"""The parts of a store by site, shard and token: what every question to it is made of."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.format import shard_files, sparse
+from arcee_lab.dump.format.block import Block
+from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
+from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.sites import Legend
+
+_MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
+FORMS = ("torch", "numpy", "sparse", "scipy")
+
+
+class Reader:
+    """A store, as far as statistics, data sets and exports read it.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it holds.
+        tokenizer: As given to `arcee_lab.dump.open`.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, tokenizer: Any = None):
+        self.folder = folder
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self._sites = {site.name: site for site in manifest.sites}
+        self._starts = np.array([shard.start for shard in manifest.shards], dtype=np.int64)
+        self._blocks: OrderedDict[tuple[str, int], Block] = OrderedDict()
+        self._known: Tokens | None = None
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return self.manifest.n_tokens
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose neurons are stored."""
+        names = [name.split(".") for name in self._sites]
+        return tuple(int(name[1]) for name in names if name[2:] == ["mlp", "hook_relu"])
+
+    def tokens(self, which: slice, site: str | int, *, form: str = "torch") -> Any:
+        """The activations of one site at a range of tokens.
+
+        Args:
+            which: The tokens, as a slice without a step.
+            site: The site, or a layer whose `mlp.hook_post` is meant.
+            form: `torch` [token, width] or, where a site has several axes, those; `numpy` the same,
+                with bfloat16 as float32; `sparse` a torch CSR matrix; `scipy` a CSR array of
+                float32, since scipy has no 16-bit floats.
+
+        Raises:
+            ValueError: No such site, a slice with a step, or a damaged shard.
+        """
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+        start, stop = self._range(which)
+        stored, squared = self.find(site)
+        if form in ("torch", "numpy"):
+            parts = [self.dense(stored.name, *piece) for piece in self._pieces(start, stop)]
+            nothing = torch.zeros(0, stored.width, dtype=stored.value_dtype)
+            x = torch.cat(parts) if parts else nothing
+            x = x.square() if squared else x
+            x = x.reshape(-1, *stored.shape)
+            return x if form == "torch" else as_numpy(x)
+        rows = self.rows(start, stop, stored.name)
+        values = sparse.from_bits(rows.values.copy(), stored.value_dtype)
+        values = values.square() if squared else values
+        shape = (stop - start, stored.width)
+        if form == "sparse":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+                return torch.sparse_csr_tensor(
+                    torch.from_numpy(rows.offsets),
+                    torch.from_numpy(rows.index.astype(np.int64)),
+                    values,
+                    shape,
+                    check_invariants=True,
+                )
+        csr_array = _scipy_csr()
+        return csr_array(
+            (values.float().numpy(), rows.index.astype(np.int64), rows.offsets), shape=shape
+        )
+
+    def rows(self, start: int, stop: int, site: str) -> Rows:
+        """The nonzeros at a range of tokens, as they are stored: the fastest form.
+
+        Args:
+            start: First token.
+            stop: The token behind the last one.
+            site: A stored site's own name.
+        """
+        stored = self._sites[site]
+        pieces = [self.span(site, *piece) for piece in self._pieces(start, stop)]
+        return sparse.below(pieces) if pieces else nothing(0, stored, stored.width)
+
+    def token_data(self, which: slice = slice(None)) -> Tokens:
+        """Ids, positions, documents, windows, masks and tags of a range of tokens."""
+        start, stop = self._range(which)
+        if self._known is not None:
+            return self._known[start:stop]
+        parts = [
+            self._read_tokens(number)[low:high] for number, low, high in self._pieces(start, stop)
+        ]
+        joined = parts[0] if len(parts) == 1 else Tokens.join(parts, tags=self.manifest.tags)
+        if stop - start == len(self):
+            self._known = joined  # some 20 bytes a token
+        return joined
+
+    def _read_tokens(self, number: int) -> Tokens:
+        shard = self.manifest.shards[number]
+        return shard_files.read_tokens(
+            self.folder, shard.tokens, length=len(shard), tags=self.manifest.tags
+        )
+
+    def find(self, site: str | int) -> tuple[StoredSite, bool]:
+        """The stored site that answers for a name, and whether its values are to be squared.
+
+        Raises:
+            ValueError: No hook point, or one that is not stored.
+        """
+        name = f"layers.{site}.mlp.hook_post" if isinstance(site, int) else site
+        canonical = self._legend().canonical(name)
+        if canonical in self._sites:
+            return self._sites[canonical], False
+        if stored_as(canonical) in self._sites:
+            return self._sites[stored_as(canonical)], True
+        held = ", ".join(list(self._sites)[:6]) + (" ..." if len(self._sites) > 6 else "")
+        raise ValueError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}")
+
+    def block(self, site: str, number: int) -> Block:
+        """One shard of a stored site, opened and checked."""
+        key = (site, number)
+        if key not in self._blocks:
+            shard = self.manifest.shards[number]
+            block = shard_files.read_block(
+                self.folder, shard.sites[site], self._sites[site], length=len(shard)
+            )
+            _keep(self._blocks, key, block)
+        return self._blocks[key]
+
+    def units(self, site: str, number: int, which: Sequence[int] | slice) -> Rows:
+        """The nonzeros of some units in one shard of a stored site: a row a unit."""
+        with self._naming(number, site):
+            return self.block(site, number).units(which)
+
+    def span(self, site: str, number: int, start: int, stop: int) -> Rows:
+        """The nonzeros of some tokens of one shard, counted within it: a row a token."""
+        with self._naming(number, site):
+            return self.block(site, number).span(start, stop)
+
+    def dense(self, site: str, number: int, start: int, stop: int) -> Tensor:
+        """All values of some tokens of one shard, counted within it: [token, width]."""
+        with self._naming(number, site):
+            return self.block(site, number).dense(start, stop)
+
+    def _legend(self) -> Legend:
+        numbers = [name.split(".")[1] for name in self._sites if name.startswith("layers.")]
+        stored = max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1
+        config = self.manifest.model["config"].get("num_hidden_layers")
+        return Legend(max(stored, config or 0), "causal")
+
+    def _range(self, which: slice) -> tuple[int, int]:
+        start, stop, step = which.indices(len(self))
+        if step != 1:
+            raise ValueError(f"got a slice with step {step}; expected one without a step")
+        return start, max(start, stop)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The shards of a range of tokens, with the range within each."""
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            shard = self.manifest.shards[number]
+            end = min(stop, shard.stop)
+            yield number, start - shard.start, end - shard.start
+            start, number = end, number + 1
+
+    @contextmanager
+    def _naming(self, number: int, site: str) -> Iterator[None]:
+        """Puts the file's name into what reading finds wrong in it."""
+        file = self.manifest.shards[number].sites[site]
+        try:
+            yield
+        except shard_files.Damaged:
+            raise
+        except ValueError as error:
+            raise shard_files.Damaged(f"{self.folder}/{file.path}", str(error)) from error
+
+    def token_frame(self, which: slice = slice(None)) -> pd.DataFrame:
+        """One row per token: id, position, document, window, attended, first and each tag."""
+        start, _ = self._range(which)
+        known = self.token_data(which)
+        columns = {
+            "id": known.ids,
+            "position": known.positions,
+            "document": known.documents,
+            "window": known.windows,
+            "attended": known.attended,
+            "first": known.first,
+        }
+        frame = pd.DataFrame(
+            {name: values.numpy() for name, values in columns.items()},
+            index=pd.RangeIndex(start, start + len(known), name="token"),
+        )
+        for name, values in known.tags.items():
+            labels = self.manifest.tags[name]
+            frame[name] = (
+                values.numpy()
+                if labels is None
+                else pd.Categorical.from_codes(values.tolist(), categories=list(labels))
+            )
+        return frame
+
+
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    cache[key] = value
+    if len(cache) > _MOST_OPEN:
+        cache.popitem(last=False)
+
+
+def nothing(n_rows: int, site: StoredSite, width: int = 0) -> Rows:
+    """Rows without an entry."""
+    bits = sparse.to_bits(torch.zeros(n_rows, width, dtype=site.value_dtype))
+    return sparse.compress(bits)
+
+
+def as_numpy(x: Tensor) -> np.ndarray:
+    """A tensor as an array; bfloat16, which NumPy lacks, as float32."""
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _scipy_csr() -> Any:
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as error:
+        raise ValueError(
+            "form='scipy' needs scipy, which is not installed; `pip install scipy`, or take "
+            "form='sparse'"
+        ) from error
+    return csr_array
