@@ -1,4 +1,4 @@
-"""95 % intervals by resampling documents: tokens of one document are not independent, documents are.
+"""95 % intervals by resampling documents, which are independent; tokens of one document are not.
 
 Percentile bootstrap: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of
 Statistics 7 (1979). It describes documents like these, not other seeds or prompts. Where all

@@ -5,7 +5,7 @@
     │   └── WrongType      ... because it is of another type (a TypeError too)
     ├── SiteError          a hook point, a cut or an intervention that does not fit the model
     ├── ModelError         the model does not fit the call: another head, no pattern, no gradient
-    ├── CheckpointError    files of a model or tokenizer are missing, damaged, unsafe or of another kind
+    ├── CheckpointError    files of a model or tokenizer are missing, damaged, unsafe or foreign
     ├── DeviceError        a device, dtype or process group that cannot be used here
     ├── TextError          texts, rows, labels or tokens that cannot be read
     ├── FileError          a file or folder that cannot be read or written

@@ -22,6 +22,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Literal
 
+from arcee_lab.errors import SiteError
+
 Axes = tuple[str, ...]
 
 
@@ -160,16 +162,16 @@ class Legend:
         """
         filters = [filters] if isinstance(filters, str) else list(filters)
         if not filters:
-            raise ValueError("No site asked for: expected at least one name or glob.")
+            raise SiteError("No site asked for: expected at least one name or glob.")
         sites = self.sites()
         wanted: set[str] = set()
         for text in filters:
             for ending, why in _NOT_THE_SAME.items():
                 if re.search(ending, text):
-                    raise ValueError(f"{text!r} has no alias: {why}")
+                    raise SiteError(f"{text!r} has no alias: {why}")
             matches = [name for one in self._expand(text) for name in self._match(one, sites)]
             if not matches:
-                raise ValueError(self._nothing(text, sites))
+                raise SiteError(self._nothing(text, sites))
             wanted.update(matches)
         return [name for name in sites if name in wanted]
 
@@ -183,7 +185,7 @@ class Legend:
             return name
         names = self.resolve(name)
         if len(names) != 1:
-            raise ValueError(f"{name!r} names {len(names)} sites; expected one, e.g. {names[0]!r}.")
+            raise SiteError(f"{name!r} names {len(names)} sites; expected one, e.g. {names[0]!r}.")
         return names[0]
 
     def shares_tensor_with(self, name: str) -> str | None:

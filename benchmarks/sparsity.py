@@ -34,11 +34,11 @@ from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity._measure import prepare
 from arcee_lab.sparsity.core import every_token
+from arcee_lab.sparsity.core.state import Shape
 from arcee_lab.sparsity.run_estimate import state_bytes
 from arcee_lab.sparsity.sampled.mlps import Mlp
 from arcee_lab.sparsity.streamed import schedule
 from arcee_lab.sparsity.streamed.analysis import Seen
-from arcee_lab.sparsity.core.state import Shape
 from arcee_lab.sparsity.streamed.runner import new_states
 
 SHARE = 8

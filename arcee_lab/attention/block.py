@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from arcee_lab.attention.result import HeadStatistic
 from arcee_lab.attention.rows import Reading, Rows
 from arcee_lab.attention.statistics import Statistic
+from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.attention_pattern import Pairs, Part
@@ -96,9 +97,11 @@ class HeadStatistics(Watch, Mapping[str, Any]):
     def __getitem__(self, what: str | Statistic) -> HeadStatistic:
         name = what if isinstance(what, str) else what.name
         if name not in self._statistics:
-            raise KeyError(f"{what} was not asked for; asked were {', '.join(self)}.")
+            raise UnknownName(f"{what} was not asked for; asked were {', '.join(self)}.")
         if not all((site, name) in self._sums for site in self._names):
-            raise ValueError("No forward has been seen yet: call the model inside the block first.")
+            raise SettingError(
+                "No forward has been seen yet: call the model inside the block first."
+            )
         sums = [self._sums[site, name] for site in self._names]
         total = torch.stack([one.total.cpu().double() for one in sums])
         n = torch.stack([one.n.cpu() for one in sums])
@@ -233,17 +236,17 @@ def heads(
     chosen = list(statistics) if isinstance(statistics, Sequence) else [statistics]
     wrong = [one for one in chosen if not isinstance(one, Statistic)]
     if wrong or not chosen:
-        raise ValueError(
+        raise SettingError(
             f"statistics are values such as Entropy() or Offset(1); got {(wrong or chosen)!r}."
         )
     names = [one.name for one in chosen]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{twice[0]!r} is asked for twice; name each statistic once.")
+        raise SettingError(f"{twice[0]!r} is asked for twice; name each statistic once.")
     several = isinstance(layers, Iterable) and not isinstance(layers, str)
     filters: list[Any] = [*layers] if several else [layers]  # type: ignore[misc]
     if not filters or not all(isinstance(layer, str | int) for layer in filters):
-        raise ValueError(f"layers are numbers or filters such as 'layers.4:8'; got {layers!r}.")
+        raise SettingError(f"layers are numbers or filters such as 'layers.4:8'; got {layers!r}.")
     sites = [_site(layer) for layer in filters]
     return HeadStatistics(parts, parts.resolve(sites), chosen, tokens=tokens)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcee_lab.attention.rows import Reading
 from arcee_lab.attention.statistics import Statistic
+from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -98,10 +99,10 @@ class HeadStatistic:
 
     def _all(self, layer: int, what: str) -> Tensor | list[Tensor]:
         if layer not in self.readings:
-            raise ValueError(f"layer {layer} was not asked for; asked were {list(self.layers)}.")
+            raise SettingError(f"layer {layer} was not asked for; asked were {list(self.layers)}.")
         if not self.readings[layer]:
-            raise ValueError("No values by token were kept: pass tokens=True.")
+            raise SettingError("No values by token were kept: pass tokens=True.")
         found = [getattr(reading, what) for reading in self.readings[layer]]
         if found[0] is None:
-            raise ValueError(f"{self.statistic!r} names no keys; ask for TopKeys.")
+            raise SettingError(f"{self.statistic!r} names no keys; ask for TopKeys.")
         return found[0] if len(found) == 1 else found

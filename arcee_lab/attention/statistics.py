@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from arcee_lab.attention.rows import Reading, Rows
+from arcee_lab.errors import SettingError
 
 
 class Statistic(ABC):
@@ -152,4 +153,4 @@ class Distance(Statistic):
 
 def _check_whole(what: str, value: object, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{what} expects a whole number from {least} up; got {value!r}.")
+        raise SettingError(f"{what} expects a whole number from {least} up; got {value!r}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds, storage
 from arcee_lab.runs.seeds import DEFAULT
 
@@ -150,7 +151,7 @@ def _data(words: Sequence[str]) -> str | dict[str, str] | None:
     """One file for all tasks, or files by task."""
     named = dict(word.split("=", 1) for word in words if "=" in word)
     if len(named) < len(words) and len(words) > 1:
-        raise ValueError(f"--data {' '.join(words)}: give one FILE, or TASK=FILE for each task.")
+        raise SettingError(f"--data {' '.join(words)}: give one FILE, or TASK=FILE for each task.")
     return named or (words[0] if words else None)
 
 

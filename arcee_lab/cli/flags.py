@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds
 from arcee_lab.runs.seeds import Seeds
 
@@ -222,7 +223,7 @@ def require_used_seed(args: argparse.Namespace) -> None:
         ValueError: The texts are not drawn.
     """
     if args.seed and not args.world:
-        raise ValueError(
+        raise SettingError(
             f"--seed {args.seed} has no effect: only the documents of --world are drawn; leave it "
             "out."
         )
@@ -247,7 +248,7 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
     if args.text:
         return documents.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
     if args.text_column:
-        raise ValueError(
+        raise SettingError(
             f"--text-column {args.text_column} is of files that --text names; expected none here. "
             "Of a data set, write --dataset NAME:SPLIT:COLUMN."
         )

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import SettingError
 
 HELP = "Show versions and devices, and for a model its shape, parameters and hook points."
 EXAMPLE = "arcee-lab info demo"
@@ -76,7 +77,7 @@ def anatomy_facts(name: str) -> dict[str, str]:
         fields = ArceeConfig.get_config_dict(source, trust_remote_code=False)[0]
     kind = fields.get("model_type")
     if kind != "arcee":
-        raise ValueError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models")
+        raise SettingError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models")
     limits.check_numbers(fields, name)
     limits.check_kernel(fields, None, name)
     config = read_config(source)

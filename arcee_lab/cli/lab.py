@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds
 
 HELP = "Open JupyterLab on the notebooks, reachable from this machine only."
@@ -40,7 +41,7 @@ def command(args: argparse.Namespace) -> list[str]:
     here = Path("notebooks") if Path("notebooks").is_dir() else Path()
     folder = (args.folder or here).resolve()
     if not folder.is_dir():
-        raise ValueError(f"--folder {folder} is no folder; name one that exists")
+        raise SettingError(f"--folder {folder} is no folder; name one that exists")
     words = [
         *(sys.executable, "-m", "jupyterlab"),
         "--ServerApp.ip=127.0.0.1",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcee_lab.cli import flags
 from arcee_lab.data.rows import is_table
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
@@ -202,22 +203,22 @@ def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
     named = [flag for flag in ("text", "dataset", "world", "domains") if getattr(args, flag)]
     if len(named) != 1:
         got = ", ".join(f"--{flag}" for flag in named) or "none"
-        raise ValueError(f"expected one of --text, --dataset, --world, --domains; got {got}")
+        raise SettingError(f"expected one of --text, --dataset, --world, --domains; got {got}")
     domains: dict[str, list[Path]] = {}
     for word in args.domains or ():
         name, equals, file = word.partition("=")
         # The name becomes a folder in --out.
         if not (equals and file and name.replace("-", "").replace("_", "").isalnum()):
-            raise ValueError(
+            raise SettingError(
                 f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _"
             )
         domains.setdefault(name, []).append(Path(file))
     if len(domains) == 1:
-        raise ValueError(
+        raise SettingError(
             f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text"
         )
     if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
-        raise ValueError(
+        raise SettingError(
             f"--text-column {args.text_column} was given, and no file of --domains has columns; "
             "leave it out, or give a table such as a .jsonl file."
         )

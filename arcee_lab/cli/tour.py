@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arcee_lab.cli import flags, info
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 
 HELP = "Look at the demo model: self-check, sparsity, evaluation, the first notebook."
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs each step into a new folder `tour-N` under `--out` and says how to go on."""
     readme, builder = REPOSITORY / "README.md", REPOSITORY / "notebooks" / "build.py"
     if not builder.is_file():
-        raise ValueError(
+        raise SettingError(
             f"the tour needs the repository, and {builder} does not exist; clone it and "
             "run `python3 run.py` there"
         )
@@ -76,7 +77,7 @@ def _self_check() -> str:
     found = self_check(model)
     assert found is not None  # the demo's weights are plain tensors
     if not found.passed:
-        raise ValueError(f"the demo does not compute what its weights say: {found}; reinstall it")
+        raise SettingError(f"the demo does not compute what its weights say: {found}; reinstall it")
     return (
         "Relative difference from arithmetic written from the weights, four tokens: logits "
         f"{found.output:.1e},\nsum of the residual stream {found.residual:.1e}, MLP outputs "
@@ -113,7 +114,7 @@ def _child(command: list[str], *, quiet: bool = False) -> str:
     )
     if child.returncode:
         print(child.stderr or "", file=sys.stderr, end="")
-        raise ValueError(f"this step failed with exit code {child.returncode}; see above")
+        raise SettingError(f"this step failed with exit code {child.returncode}; see above")
     return child.stdout
 
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 from arcee_lab.training.heads.labelled import file_of
 from arcee_lab.training.heads.recipe import HeadRecipe
@@ -51,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, recipe)
     storage.check_claim(args.out, settings)
     if args.probes and args.test is None:
-        raise ValueError(
+        raise SettingError(
             "--probes needs --test DATA: probes are scored on texts they have not seen."
         )
     if args.test == args.train:
-        raise ValueError(
+        raise SettingError(
             f"--test {args.test} is what --train names; expected texts that the head has not seen."
         )
     from arcee_lab import load

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import SettingError
 
 HELP = "Check every checksum and count of an activation store, and name what is damaged."
 EXAMPLE = "arcee-lab verify out/acts"
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     named = (args.model, args.text, args.dataset, args.world, args.device)
     if not args.repair and any(named):
-        raise ValueError(
+        raise SettingError(
             "--model, --text, --dataset, --world and --device say what to repair with; expected "
             "--repair with them. Add it, or leave them out."
         )
@@ -70,7 +71,7 @@ def _check_named(args: argparse.Namespace, manifest: Any) -> None:
     wanted = [] if args.model else [f"--model {_word(manifest.model['name'], 'MODEL')}"]
     if not texts:
         wanted.append(_text_flag(manifest.data))
-    raise ValueError(
+    raise SettingError(
         "--repair opens only what you name, and the model or the texts are not named; expected "
         "--model, and --text, --dataset or --world. By its own account the store was made with "
         f"`{' '.join(wanted)}`: if that is right, repeat the command with it."
@@ -97,7 +98,7 @@ def _word(value: Any, otherwise: str) -> str:
 
 def _dtype(manifest: Any) -> str:
     if (got := manifest.model["dtype"]) not in flags.DTYPES:
-        raise ValueError(
+        raise SettingError(
             f"the store says that its model computed in {got[:20]!r}; expected one of "
             f"{', '.join(flags.DTYPES)}. Repair it from Python: al.dump.repair(store, model, "
             "tokenizer, texts)."
@@ -107,7 +108,7 @@ def _dtype(manifest: Any) -> str:
 
 def _device(manifest: Any) -> str:
     if (got := manifest.settings.get("device")) not in _DEVICES:
-        raise ValueError(
+        raise SettingError(
             f"the store does not say where it was computed; expected one of {', '.join(_DEVICES)}. "
             "Name it with --device."
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from arcee_lab.cli import flags
 from arcee_lab.demo import KINDS, SPLITS, Document, documents
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds, storage
 
 HELP = "Print or write documents of the little world, with their tags and their information."
@@ -42,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         storage.require_local(args.out)
     if args.out is not None and args.out.exists():
-        raise ValueError(f"--out {args.out} exists; choose a new name, or remove it")
+        raise SettingError(f"--out {args.out} exists; choose a new name, or remove it")
     if args.out is not None and not args.tags:
         if args.out.suffix not in (".jsonl", ".txt"):
-            raise ValueError(f"--out {args.out} must end in .jsonl or .txt")
+            raise SettingError(f"--out {args.out} must end in .jsonl or .txt")
         if jsonl and args.out.suffix == ".txt":
-            raise ValueError(f"--jsonl writes JSON lines, but --out {args.out} ends in .txt")
+            raise SettingError(f"--jsonl writes JSON lines, but --out {args.out} ends in .txt")
         jsonl = args.out.suffix == ".jsonl"
     found = documents(kind, n=args.n, seed=args.seed, split=args.split)
     lines = [

@@ -14,6 +14,7 @@ from arcee_lab.data.rows import (
     require_file,
 )
 from arcee_lab.data.tokenization import is_conversation, render
+from arcee_lab.errors import TextError
 from arcee_lab.runs.hub import is_hub_id
 
 
@@ -40,12 +41,12 @@ def read_files(
             was named and no file is a table. It names the file, and the line or row.
     """
     if isinstance(paths, (str, Path)):
-        raise ValueError(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
+        raise TextError(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
     files = [Path(path) for path in paths]
     for path in files:
         require_file(path)
     if column is not None and not any(map(is_table, files)):
-        raise ValueError(
+        raise TextError(
             f"column {column!r} was named, and {', '.join(map(str, files))} has no columns; leave "
             "it out, or give a table such as a .jsonl file."
         )
@@ -68,7 +69,7 @@ def _not_all_blank(texts: Iterable[str], message: str) -> Iterator[str]:
         blank = blank and not text.strip()
         yield text
     if blank:
-        raise ValueError(message)
+        raise TextError(message)
 
 
 def _text_of(row: Row, column: str, tokenizer: Any) -> str:
@@ -76,7 +77,7 @@ def _text_of(row: Row, column: str, tokenizer: Any) -> str:
     if is_conversation(value):
         return render(tokenizer, value, where=f"{row.where}, {column!r},")
     if not isinstance(value, str):
-        raise ValueError(
+        raise TextError(
             f"{row.where}: {column!r} is {type(value).__name__}; expected a string, or a list of "
             "messages with role and content."
         )
@@ -99,7 +100,7 @@ def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
     split, _, column = rest.partition(":")
     split, column = split or "train", column or "text"
     if not name:
-        raise ValueError(f"data set {spec!r} has no name; expected NAME[:split[:column]].")
+        raise TextError(f"data set {spec!r} has no name; expected NAME[:split[:column]].")
     rows = open_dataset(name, split, streaming=True)
     where = f"data set {name}:{split}"
     names = rows.column_names
@@ -120,7 +121,7 @@ def _read(rows: Iterable[Any], where: str) -> Iterator[Any]:
         yield from rows
     except (DatasetsError, ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{where} cannot be read: {reason}. Check its files.") from error
+        raise TextError(f"{where} cannot be read: {reason}. Check its files.") from error
 
 
 def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
@@ -141,7 +142,7 @@ def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
     folder = Path(name)
     if not folder.is_dir() and not is_hub_id(name):
         what = "is a file" if folder.exists() else "is no folder here and no id of the Hub"
-        raise ValueError(
+        raise TextError(
             f"data set {name!r} {what}; expected a folder of data files, or an id such as "
             "owner/name. Check the path; single files are read by --text (al.texts.read_files)."
         )
@@ -149,7 +150,7 @@ def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
         if (folder / "dataset_dict.json").is_file():
             splits: Any = datasets.load_from_disk(name)
             if split not in splits:
-                raise ValueError(f"it has the splits {', '.join(splits)}")
+                raise TextError(f"it has the splits {', '.join(splits)}")
             return splits[split]
         if (folder / "state.json").is_file():
             return datasets.load_from_disk(name)
@@ -157,7 +158,7 @@ def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
         return datasets.load_dataset(where, split=split, streaming=streaming)
     except (ValueError, OSError, DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
+        raise TextError(
             f"data set {name!r}, split {split!r}, cannot be opened: {reason}. Check its name, its "
             "split and the network."
         ) from error

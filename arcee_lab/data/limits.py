@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from arcee_lab.data.windows import Windows, cut
+from arcee_lab.errors import TextError
 
 LONGEST_WINDOW = 1024  # by default
 
@@ -40,7 +41,7 @@ def windows_of(
         given = {"context": context, "max_tokens": max_tokens, "overlap": overlap or None}
         named = [f"{name}={value}" for name, value in given.items() if value is not None]
         if named:
-            raise ValueError(
+            raise TextError(
                 f"{' and '.join(named)} came with windows that are cut already; give limits to "
                 "cut(...), or give documents."
             )
@@ -72,7 +73,7 @@ def require_context(model: Any, tokens: int, name: str) -> None:
     """
     most = _longest(model)
     if most is not None and tokens > most:
-        raise ValueError(
+        raise TextError(
             f"{name} is {tokens:,} tokens; the model reads {most:,} at most. Give {most} or less."
         )
 
@@ -92,7 +93,7 @@ def require_tokens(windows: Windows, tokens: int, name: str) -> None:
     if windows.repeated is not None:
         found -= int(windows.repeated.sum())
     if found < tokens:
-        raise ValueError(
+        raise TextError(
             f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
             f"leave {name} out to take what there is."
         )

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arcee_lab.errors import TextError
+
 LARGEST = 1 << 30  # bytes that are held whole
 PACKED = (".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
@@ -45,9 +47,9 @@ def require_file(path: Path) -> None:
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "missing"
-        raise ValueError(f"file {path} is {kind}; expected {_EXPECTED}. Check the path.")
+        raise TextError(f"file {path} is {kind}; expected {_EXPECTED}. Check the path.")
     if _kind(path) in PACKED:
-        raise ValueError(
+        raise TextError(
             f"file {path} is compressed or packed as {_kind(path)}; expected {_EXPECTED}. Unpack "
             "it first."
         )
@@ -104,7 +106,7 @@ def require_unicode(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise TextError(
             f"{where} holds half of a surrogate pair at character {error.start}; expected Unicode "
             "text. Correct or drop it."
         ) from None
@@ -135,7 +137,7 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(
+        raise TextError(
             f"file {path} cannot be read: {reason}. Check it, or get it again."
         ) from error
 
@@ -166,13 +168,13 @@ def _too_large(where: str) -> ValueError:
 
 def _decode(raw: bytes, where: str, *, first: bool = True) -> str:
     if b"\0" in raw:
-        raise ValueError(
+        raise TextError(
             f"{where} is binary (it holds a zero byte); expected UTF-8 text. Convert it."
         )
     try:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise TextError(
             f"{where} is not UTF-8 at byte {error.start}; expected UTF-8 text. Convert it."
         ) from error
 
@@ -181,7 +183,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise TextError(
             f"{where} is not JSON ({error}); expected one object per line in a .jsonl file, or one "
             "list of objects in a .json file."
         ) from error
@@ -189,7 +191,7 @@ def _json(text: str, where: str) -> Any:
 
 def _object(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        raise ValueError(
+        raise TextError(
             f"{where} is {type(value).__name__}, no object; expected one with a value per column."
         )
     return Row(where, value)
@@ -209,13 +211,13 @@ def _read_json(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | Non
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
         if len(lists) != 1:
-            raise ValueError(
+            raise TextError(
                 f"file {path} is an object with {len(lists)} lists; expected a list of rows, or an "
                 "object with one such list. Write one row per line of a .jsonl file."
             )
         (found,) = lists
     if not isinstance(found, list):
-        raise ValueError(
+        raise TextError(
             f"file {path} holds {type(found).__name__}; expected a list of rows, or an object with "
             "one such list."
         )
@@ -241,7 +243,7 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ValueError(
+            raise TextError(
                 f"{where} is not in the format of its table ({error}); expected every quotation "
                 "mark closed, and doubled inside a cell, and line breaks in quoted cells only."
             ) from error
@@ -254,14 +256,14 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
         if names is None:
             twice = [name for name in cells if cells.count(name) > 1]
             if twice:
-                raise ValueError(
+                raise TextError(
                     f"{where} names the column {twice[0]!r} twice; expected a header of different "
                     "names."
                 )
             names = cells
             continue
         if len(cells) != len(names):
-            raise ValueError(
+            raise TextError(
                 f"{where} has {len(cells)} cells and the header {len(names)}; expected one cell "
                 "per column."
             )
@@ -292,7 +294,7 @@ def _read_parquet(
                 number += 1
     except pyarrow.ArrowException as error:
         first_line = str(error).splitlines()[0]
-        raise ValueError(
+        raise TextError(
             f"{path} is not a readable Parquet file: {first_line} Get it again."
         ) from error
 

@@ -7,6 +7,8 @@ second one before it. `written_bos` decides for every reader of texts; the rest 
 from collections.abc import Sequence
 from typing import Any
 
+from arcee_lab.errors import TextError
+
 
 def written_bos(tokenizer: Any, text: str) -> int:
     """How much of a text's beginning is a BOS that the tokenizer sets anyway.
@@ -82,19 +84,19 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, where: str) ->
             refuses the conversation.
     """
     if tokenizer is None:
-        raise ValueError(
+        raise TextError(
             f"{where} is a conversation, which a tokenizer's chat template turns into text; give "
             "tokenizer=."
         )
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
+        raise TextError(
             f"{where} is a conversation, and the tokenizer has no chat template; expected one in "
             "its files. Give texts, or a model with a template."
         )
     for number, message in enumerate(messages):
         for name in ("role", "content"):
             if not isinstance(got := message.get(name), str):
-                raise ValueError(
+                raise TextError(
                     f"{where}, message {number}: {name!r} is {type(got).__name__}; expected a "
                     "string."
                 )
@@ -104,7 +106,7 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, where: str) ->
         return tokenizer.apply_chat_template(given, tokenize=False)
     except Exception as error:  # a template is the checkpoint's own program
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
+        raise TextError(
             f"{where}: the tokenizer's chat template refuses the conversation: {reason}. Correct "
             "the conversation, or give texts."
         ) from error

@@ -21,6 +21,7 @@ from arcee_lab.data.rows import (
     require_unicode,
 )
 from arcee_lab.data.tokenization import token_ids
+from arcee_lab.errors import TextError
 
 _TOKENIZE_AT_ONCE = 256
 
@@ -116,7 +117,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
         ValueError: `batch_size` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch size is {batch_size}; expected at least 1")
+        raise TextError(f"batch size is {batch_size}; expected at least 1")
     order = sorted(range(len(lengths)), key=lambda window: (lengths[window], window))
     return [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 
@@ -155,13 +156,13 @@ def cut(
         ['<bos> The lamp above the doors finds the', '<bos> red king.']
     """
     if isinstance(texts, str):
-        raise ValueError("texts is one string; expected a list of documents, so pass [text]")
+        raise TextError("texts is one string; expected a list of documents, so pass [text]")
     if context < 2:
-        raise ValueError(f"context is {context} tokens; expected at least 2")
+        raise TextError(f"context is {context} tokens; expected at least 2")
     if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+        raise TextError(f"max_tokens is {max_tokens}; expected at least 1")
     if not 0 <= overlap <= context - 2:
-        raise ValueError(
+        raise TextError(
             f"overlap is {overlap} tokens; expected 0 to {context - 2}, so that each window of "
             f"{context} holds something new"
         )
@@ -189,7 +190,7 @@ def cut(
         if left == 0:
             break
     if not windows:
-        raise ValueError("the texts hold no token; expected at least one non-empty document")
+        raise TextError("the texts hold no token; expected at least one non-empty document")
     pad_id = tokenizer.pad_token_id
     return Windows(
         ids=np.concatenate(windows),
@@ -207,7 +208,7 @@ def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[int, list[
     while chunk := list(islice(documents, _TOKENIZE_AT_ONCE)):
         for number, text in chunk:
             if not isinstance(text, str):
-                raise ValueError(
+                raise TextError(
                     f"document {number} is {type(text).__name__}; expected a string. Leave it out, "
                     "or give its text."
                 )

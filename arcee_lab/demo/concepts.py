@@ -13,6 +13,7 @@ import pandas as pd
 
 from arcee_lab.demo.document import Document, Word
 from arcee_lab.demo.world import documents
+from arcee_lab.errors import SettingError
 
 PARTS = {"search": "validation", "confirmation": "test"}  # part -> split
 
@@ -168,9 +169,9 @@ def labelled(concept: str, *, part: str = "search", n: int = 200, seed: int = 0)
     if concept not in CONCEPTS:
         near = difflib.get_close_matches(concept, CONCEPTS, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise ValueError(f"no concept is called {concept!r}; see CONCEPTS{hint}")
+        raise SettingError(f"no concept is called {concept!r}; see CONCEPTS{hint}")
     if part not in PARTS:
-        raise ValueError(f"no part is called {part!r}; parts: {', '.join(PARTS)}")
+        raise SettingError(f"no part is called {part!r}; parts: {', '.join(PARTS)}")
     chosen = CONCEPTS[concept]
     found = tuple(documents(chosen.kind, n=n, seed=seed, split=PARTS[part]))
     labels = tuple(tuple(chosen.label(word) for word in document.words) for document in found)

@@ -9,6 +9,7 @@ from arcee_lab.demo.document import Document
 from arcee_lab.demo.news import TYPES
 from arcee_lab.demo.reviews import LABELS
 from arcee_lab.demo.world import SPLITS, stream
+from arcee_lab.errors import SettingError
 
 BIO = ("O", *(f"{side}-{kind}" for kind in TYPES for side in "BI"))  # label ids of the token task
 
@@ -115,11 +116,11 @@ def dataset(
         8
     """
     if task not in _TASKS:
-        raise ValueError(f"no task is called {task!r}; tasks: {', '.join(TASKS)}")
+        raise SettingError(f"no task is called {task!r}; tasks: {', '.join(TASKS)}")
     kind, row, features = _TASKS[task]
     sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
     if min(sizes.values()) < 1:
-        raise ValueError(f"every split needs at least 1 row, got {sizes}")
+        raise SettingError(f"every split needs at least 1 row, got {sizes}")
     return DatasetDict(
         {
             split: Dataset.from_list(

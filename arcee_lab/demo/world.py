@@ -18,6 +18,7 @@ from arcee_lab.demo.passages import write_passage
 from arcee_lab.demo.reviews import write_clause, write_review
 from arcee_lab.demo.stories import write_story
 from arcee_lab.demo.strings import write_brackets, write_copy, write_table
+from arcee_lab.errors import SettingError
 
 VERSION = "1"  # of every list, probability and rule of this folder; a checkpoint belongs to one
 
@@ -58,7 +59,9 @@ def check_kind(kind: str) -> str:
     if kind not in _WRITERS:
         near = difflib.get_close_matches(kind, KINDS, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise ValueError(f"no kind of document is called {kind!r}; kinds: {', '.join(KINDS)}{hint}")
+        raise SettingError(
+            f"no kind of document is called {kind!r}; kinds: {', '.join(KINDS)}{hint}"
+        )
     return kind
 
 
@@ -82,7 +85,7 @@ def stream(
     if kind is not None:
         check_kind(kind)
     if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; splits: {', '.join(SPLITS)}")
+        raise SettingError(f"no split is called {split!r}; splits: {', '.join(SPLITS)}")
     # a text seed goes through SHA-512, the same everywhere; hash() would differ by process
     rng = random.Random(f"little world {VERSION}/{kind}/{split}/{seed}")
     while True:
@@ -116,5 +119,5 @@ def documents(
         'copy'
     """
     if n < 1:
-        raise ValueError(f"n is the number of documents and must be at least 1, got {n}")
+        raise SettingError(f"n is the number of documents and must be at least 1, got {n}")
     return list(itertools.islice(stream(kind, seed=seed, split=split), n))

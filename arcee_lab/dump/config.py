@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds
 
 NEURON_LAYOUTS = ("neuron", "both", "dense")
@@ -85,18 +86,18 @@ class DumpConfig:
         ):
             if (got := getattr(self, name)) not in known:
                 expected = ", ".join(str(word) for word in known)
-                raise ValueError(f"{name} is {got!r}; expected one of {expected}")
+                raise SettingError(f"{name} is {got!r}; expected one of {expected}")
         for one in fields(self):
             got, most = getattr(self, one.name), one.metadata.get("most")
             if got is None or most is None:
                 continue
             least = 0 if one.default == 0 else 1
             if got < least:
-                raise ValueError(f"{one.name} is {got}; expected at least {least}")
+                raise SettingError(f"{one.name} is {got}; expected at least {least}")
             if got > most:
-                raise ValueError(f"{one.name} is {got}; expected at most {most}")
+                raise SettingError(f"{one.name} is {got}; expected at most {most}")
         if not self.sites:
-            raise ValueError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
+            raise SettingError("no sites were asked for; expected e.g. 'layers.*.mlp.hook_post'")
 
     def settings(self) -> dict[str, Any]:
         """The fields on which the bytes of a store depend, as JSON values."""
@@ -112,8 +113,8 @@ class DumpConfig:
         for one in fields(self):
             got = getattr(self, one.name)
             if "most" in one.metadata and type(got) is not int and not (got is one.default is None):
-                raise ValueError(f"{one.name} is {got!r}; expected a whole number.")
+                raise SettingError(f"{one.name} is {got!r}; expected a whole number.")
         if type(self.packed) is not bool:
-            raise ValueError(f"packed is {self.packed!r}; expected True or False.")
+            raise SettingError(f"packed is {self.packed!r}; expected True or False.")
         if not all(isinstance(site, str) for site in self.sites):
-            raise ValueError(f"sites are {self.sites!r}; expected names of hook points.")
+            raise SettingError(f"sites are {self.sites!r}; expected names of hook points.")

@@ -35,7 +35,8 @@ Where they meet:
   text a document. An unknown label or a wrong head is a ValueError; routing.py adds the task.
 * What lm-eval gets back from the token head is the JSON list of labels, from the QA head the text.
 * Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`; a value is a number, or a
-  function without arguments that computes it (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
+  function without arguments that computes it (`!function
+  arcee_lab.evals.tasks.ceilings.sentiment`).
 * Optional columns: `text` (token: the running text in which the words stand; they are joined by
   spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """

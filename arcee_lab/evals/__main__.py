@@ -3,8 +3,8 @@
 It differs from `lm-eval` in five things: the model is `arcee-lab` unless `--model` says another,
 our tasks and groups are found by name from any folder, a broken task file or an unknown task is one
 line and exit code 2, lm-eval's own task files are indexed only when one is asked for, and a task
-draws its documents once (see `arcee_lab.evals.tasks.drawing`). A task file runs code: its `!function` and
-its Jinja templates.
+draws its documents once (see `arcee_lab.evals.tasks.drawing`). A task file runs code: its
+`!function` and its Jinja templates.
 """
 
 import sys

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from arcee_lab.errors import SettingError
 from arcee_lab.evals.head_routing import Source
 
 
@@ -19,7 +20,7 @@ def require_loading(settings: dict[str, Any], heads: Iterable[Source | None]) ->
     """
     given = [name for name, value in settings.items() if value is not None]
     if given and not any(isinstance(head, (str, os.PathLike)) for head in heads):
-        raise ValueError(
+        raise SettingError(
             f"{', '.join(given)} came with a model in memory, which is not loaded again; give a "
             "path or a Hub id, or set it on the model itself (model.to(...))."
         )
@@ -37,11 +38,11 @@ def require_sizes(*, batch_size: Any = None, **tokens: Any) -> None:
     """
     for name, value in tokens.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"{name}={value!r}; expected a whole number of tokens above 0.")
+            raise SettingError(f"{name}={value!r}; expected a whole number of tokens above 0.")
     word = str(batch_size)
     right = word.startswith("auto") or (word.isdecimal() and int(word) > 0)
     if batch_size is not None and not right:
-        raise ValueError(
+        raise SettingError(
             f"batch_size={batch_size!r}; expected a whole number of sequences above 0, or 'auto'."
         )
 
@@ -53,11 +54,11 @@ def require_arguments(given: dict) -> None:
         ValueError: An argument is missing or is not what it has to be.
     """
     if not given.get("pretrained"):
-        raise ValueError(
+        raise SettingError(
             "arcee-lab needs a model; expected pretrained=demo, a folder or a Hub id, e.g. "
             "--model_args pretrained=demo."
         )
     require_sizes(**{name: given.get(name) for name in ("max_length", "batch_tokens")})
     for name in ("exact", "add_bos_token"):
         if given.get(name) not in (None, True, False):
-            raise ValueError(f"{name}={given[name]!r}; expected True or False.")
+            raise SettingError(f"{name}={given[name]!r}; expected True or False.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.evals.result import Score, plain
 from arcee_lab.runs import storage
 
@@ -67,14 +68,14 @@ class Keeping:
                 {key: int(value) for key, value in found["cost"].items()},
             )
             if found["version"] != VERSION or not done.samples or found["task"] != name:
-                raise ValueError("it is of another task or version")
+                raise SettingError("it is of another task or version")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise SettingError(
                 f"{path} is damaged ({' '.join(str(error).split())}); remove it and repeat the "
                 "same call or command: the task is run again."
             ) from error
         if [theirs, found.get("of")] != [self._identity, plain(of)]:
-            raise ValueError(
+            raise SettingError(
                 f"{path} is of another run: the model, the interventions, the settings or the "
                 "task's data are others. Give another folder, or remove this one."
             )

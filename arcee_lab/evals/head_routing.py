@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.errors import TaskError
 from arcee_lab.evals.intervened import Changes, changes_of
 from arcee_lab.heads.batches import Advance, label_columns, require_head
 from arcee_lab.heads.qa import find_spans
@@ -91,7 +92,7 @@ class Heads:
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for task, head, numbers in _by_task(requests):
             if head != "sequence":
-                raise ValueError(
+                raise TaskError(
                     f"Task {task!r}: documents for the {head!r} head are answered by "
                     "generate_until; only those for 'sequence' are multiple choice."
                 )
@@ -123,7 +124,7 @@ class Heads:
         for task, head, numbers in _by_task(requests):
             with _named(task):
                 if head == "sequence":
-                    raise ValueError(
+                    raise TaskError(
                         "the sequence head answers multiple choice, not generate_until."
                     )
                 ready = self._ready(head)
@@ -155,7 +156,7 @@ class Heads:
 
     def _source(self, head: str) -> Source:
         if head not in ARGUMENTS:
-            raise ValueError(
+            raise TaskError(
                 f"its documents ask for the head {head!r}; expected one of {', '.join(ARGUMENTS)}."
             )
         source = self.sources.get(head)
@@ -163,14 +164,14 @@ class Heads:
             way = "which `arcee-lab train-head` does not fit: it fits sequence and token heads"
             if head in FITTED:
                 way = "or fit one with `arcee-lab train-head`"
-            raise ValueError(
+            raise TaskError(
                 f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
                 f"checkpoint with that head, {way}."
             )
         if isinstance(source, nn.Module):
             require_head(source, head)
         elif head not in (inside := heads_in(source)):
-            raise ValueError(
+            raise TaskError(
                 f"{ARGUMENTS[head]}={os.fspath(source)!r} has no {head} head, only "
                 f"{', '.join(inside)}; scores would be those of random weights."
             )
@@ -181,7 +182,7 @@ class Heads:
             source = self._source(head)
             if isinstance(source, nn.Module):
                 if self.tokenizer is None:
-                    raise ValueError(
+                    raise TaskError(
                         f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
                     )
                 model, tokenizer = anatomy(source).model, self.tokenizer
@@ -229,7 +230,7 @@ _COLUMNS = {"token": ("words",), "qa": ("question", "context")}
 def _require_columns(doc: dict[str, Any], head: str) -> None:
     missing = [name for name in _COLUMNS[head] if name not in doc]
     if missing:
-        raise ValueError(
+        raise TaskError(
             f"its documents have no column {missing[0]!r}, which the {head} head reads; got "
             f"{', '.join(doc)}."
         )
@@ -248,4 +249,4 @@ def _named(task: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"Task {task!r}: {error}") from error
+        raise TaskError(f"Task {task!r}: {error}") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions import (
     Ablate,
     Add,
@@ -92,7 +93,7 @@ def values_of(intervention: Values) -> tuple[Intervention, ...]:
     if isinstance(intervention, (str, os.PathLike)):
         path = Path(intervention)
         if not path.is_file():
-            raise ValueError(
+            raise SettingError(
                 f"intervention={str(intervention)!r} is no file; expected one that "
                 "al.interventions.to_json wrote."
             )
@@ -124,16 +125,16 @@ def changes_of(
 
 def _check(one: Intervention) -> None:
     if one.tags is not None:
-        raise ValueError(
+        raise SettingError(
             f"{one!r} acts at tags, and an evaluation has none to give; use tokens= or positions=."
         )
     if isinstance(one.mask, Constant) and one.mask.tensor.shape[0] != 1:
-        raise ValueError(
+        raise SettingError(
             f"mask= of {one!r} has {one.mask.tensor.shape[0]} rows; documents of an evaluation "
             "have no fixed row, so expected a single one for all."
         )
     if isinstance(one, Ablate) and one.to == "resample" and one.value is None:
-        raise ValueError(
+        raise SettingError(
             f"{one!r} takes activations of other sequences of the batch, so scores would depend "
             "on which documents share one. Give value= rows to draw from."
         )
@@ -167,5 +168,5 @@ def _by_tag(one: Intervention) -> Intervention:
         marked = set(one.mask.tensor[0].nonzero().flatten().tolist())
         meant = marked if meant is None else meant & marked
     if not meant:
-        raise ValueError(f"{one!r} means no position at all; check positions= and mask=.")
+        raise SettingError(f"{one!r} means no position at all; check positions= and mask=.")
     return replace(one, positions=None, mask=None, tags=sorted(meant))

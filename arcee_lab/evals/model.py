@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.limits import require_context
+from arcee_lab.errors import SettingError
 from arcee_lab.evals.arguments import require_arguments, require_loading, require_sizes
 from arcee_lab.evals.head_routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
 from arcee_lab.evals.intervened import Values, changes_of, values_of
@@ -29,8 +30,8 @@ from arcee_lab.evals.scoring.tokenization import Encoder
 from arcee_lab.evals.tasks.find import quiet_lm_eval
 from arcee_lab.heads.batches import Advance
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 from arcee_lab.model.loading import load
-from arcee_lab.runs.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 
 _log = logging.getLogger("arcee_lab")
 BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
@@ -45,8 +46,8 @@ class ArceeLab(_Base):
     Within 1e-4, with two exceptions in which `hf` is wrong; see docs/evals.md, "Packed scoring".
 
     Choices of a document are scored as branches of one row, a few-shot prefix that documents share
-    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.scoring.scorer`. Documents with a
-    `head` column go to that classification head; see `arcee_lab.evals.head_routing`.
+    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.scoring.scorer`. Documents
+    with a `head` column go to that classification head; see `arcee_lab.evals.head_routing`.
 
     Args:
         pretrained: "demo", a folder, a Hub id, or a model in memory.
@@ -108,7 +109,7 @@ class ArceeLab(_Base):
         **unknown: Any,
     ):
         if unknown:
-            raise ValueError(
+            raise SettingError(
                 f"arcee-lab has no model argument {', '.join(unknown)}; expected some of "
                 "pretrained, head, seqcls, tokcls, qa, intervention, exact, batch_tokens, "
                 "batch_size, dtype, device, attn, revision, max_length, add_bos_token."
@@ -123,7 +124,7 @@ class ArceeLab(_Base):
         if isinstance(pretrained, nn.Module):
             require_loading(placed, (seqcls, tokcls, qa))
         if exact and batch_tokens is not None:
-            raise ValueError(
+            raise SettingError(
                 f"batch_tokens={batch_tokens} has no effect with exact=True, where a batch is "
                 "batch_size sequences; leave one of the two out."
             )
@@ -132,16 +133,16 @@ class ArceeLab(_Base):
         if isinstance(pretrained, nn.Module):
             model: Any = anatomy(pretrained).model
             if tokenizer is None:
-                raise ValueError("A model in memory needs its tokenizer; give tokenizer= too.")
+                raise SettingError("A model in memory needs its tokenizer; give tokenizer= too.")
             tokenizer = copy.deepcopy(tokenizer)  # lm-eval may give it a pad token
             main = anatomy(model).legend.head
             if head not in ("auto", main):
-                raise ValueError(f"head={head!r}, but the model in memory has the {main} head.")
+                raise SettingError(f"head={head!r}, but the model in memory has the {main} head.")
         else:
             inside = heads_in(pretrained, revision)
             main = inside[0] if head == "auto" else head
             if main not in inside:
-                raise ValueError(
+                raise SettingError(
                     f"head={head!r}, but {os.fspath(pretrained)!r} has only {', '.join(inside)}."
                 )
             sources = {one: pretrained for one in inside if one in ARGUMENTS} | sources
@@ -149,7 +150,7 @@ class ArceeLab(_Base):
             tokenizer = own if tokenizer is None else tokenizer
         reads = anatomy(model).backbone.config.max_position_embeddings
         if max_length is not None and max_length > reads:
-            raise ValueError(
+            raise SettingError(
                 f"max_length={max_length}, but the model reads {reads} tokens at most; give "
                 f"{reads} or fewer, or leave it out."
             )
@@ -206,7 +207,7 @@ class ArceeLab(_Base):
         """
         values = values_of(intervention)
         if values and self.exact:
-            raise ValueError(
+            raise SettingError(
                 "exact=True keeps lm-eval's padding, which interventions would take for tokens; "
                 "leave one of the two out."
             )
@@ -367,7 +368,7 @@ class ArceeLab(_Base):
     ) -> list:
         routed = [head_of(request) is not None for request in requests]
         if any(routed) and getattr(self.cache_hook, "dbdict", None) is not None:
-            raise ValueError(
+            raise SettingError(
                 "use_cache knows requests by their text alone and would mix the answers of heads "
                 "with the LM's; leave it out for tasks of heads."
             )
@@ -381,7 +382,7 @@ class ArceeLab(_Base):
 
     def _require_lm(self, task: str | None) -> None:
         if self.main != "causal":
-            raise ValueError(
+            raise SettingError(
                 f"Task {task!r} needs an LM head, and the model has the "
                 f"{self.main} head; give pretrained= a causal checkpoint."
             )
@@ -404,7 +405,7 @@ class ArceeLab(_Base):
         before_this = self.cost.truncated
         for number, (request, (before, after)) in enumerate(zip(requests, pairs, strict=True)):
             if len(after) > self.max_length:
-                raise ValueError(
+                raise SettingError(
                     f"{name(number)}: a continuation of {len(after)} tokens does not fit the "
                     f"context window of {self.max_length}; take a model that reads more, or leave "
                     "the task out."
@@ -437,7 +438,7 @@ class ArceeLab(_Base):
             told = cast(dict[str, Any], normalize_gen_kwargs(given, self.max_gen_toks))
             new = told["max_gen_toks"]
             if new >= self.max_length:
-                raise ValueError(
+                raise SettingError(
                     f"Task {request.task_name!r} generates up to {new} tokens, and the context "
                     f"window has {self.max_length}, prompt included; set max_gen_toks lower, e.g. "
                     f"--gen_kwargs max_gen_toks={self.max_length // 2}."

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from arcee_lab.errors import OtherRun
+
 _OWNER = "arcee_lab: whose answers these are"  # no key of lm-eval's, which are hexadecimal
 
 
@@ -23,14 +25,14 @@ def require_own_cache(answers: Any, identity: dict[str, Any]) -> None:
         answers.commit()
         return
     if theirs is None:
-        raise ValueError(
+        raise OtherRun(
             "This use_cache file holds answers without saying of which model or interventions, so "
             "they may be stale; give another file name."
         )
     if theirs != mine:
         before = json.loads(theirs)
         other = [key for key in identity if before.get(key) != identity[key]]
-        raise ValueError(
+        raise OtherRun(
             f"This use_cache file holds the answers of another run: {', '.join(other)} differ. "
             "Give another file name, one a model and intervention."
         )

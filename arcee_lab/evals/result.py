@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arcee_lab.errors import SettingError, TaskError
 from arcee_lab.runs import storage
 
 
@@ -81,7 +82,7 @@ class Evaluation:
             if (one.task, one.metric, one.filter) == (task, metric, filter):
                 return one
         have = [f"{one.task} {one.metric}" for one in self.scores]
-        raise ValueError(f"There is no score {task!r} {metric!r}; have {', '.join(have)}.")
+        raise SettingError(f"There is no score {task!r} {metric!r}; have {', '.join(have)}.")
 
     def samples_frame(self, task: str) -> pd.DataFrame:
         """One row a document of a task: what was asked, answered and expected, and each metric.
@@ -90,7 +91,7 @@ class Evaluation:
             ValueError: The task was not run.
         """
         if task not in self.samples:
-            raise ValueError(f"There are no samples of {task!r}; have {', '.join(self.samples)}.")
+            raise SettingError(f"There are no samples of {task!r}; have {', '.join(self.samples)}.")
         rows = []
         for sample in self.samples[task]:
             first = sample["arguments"][0] if sample["arguments"] else ("",)
@@ -166,7 +167,7 @@ class Evaluation:
         return f"<p>{escape(self.headline)}.</p><table><tr>{head}</tr>{rows}</table>"
 
 
-class TaskFailed(ValueError):
+class TaskFailed(TaskError):
     """A task could not be scored; what was done before it is kept.
 
     Attributes:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS, interval
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, TaskError
 from arcee_lab.evals.finished_tasks import Done, Keeping, asked_by
 from arcee_lab.evals.head_routing import Source, heads_asked
 from arcee_lab.evals.intervened import Values
@@ -25,8 +25,8 @@ from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
 from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.tasks.find import Data, Loaded, loaded_tasks, quiet_lm_eval
+from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.runs import storage
-from arcee_lab.runs.fingerprint import model_fingerprint
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -150,11 +150,11 @@ def require_numbers(*, limit: int | None, num_fewshot: int | None, draws: int) -
         ValueError: A number is out of its range.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected at least 1 document per task, or None for all.")
+        raise TaskError(f"limit={limit}; expected at least 1 document per task, or None for all.")
     if num_fewshot is not None and num_fewshot < 0:
-        raise ValueError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
+        raise TaskError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
     if not 1 <= draws <= MOST_DRAWS:
-        raise ValueError(f"draws={draws}; expected from 1 to {MOST_DRAWS} draws of the bootstrap.")
+        raise TaskError(f"draws={draws}; expected from 1 to {MOST_DRAWS} draws of the bootstrap.")
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def as_lm(
         return ArceeLab(model, tokenizer, **given)
     if given or tokenizer is not None:
         names = ", ".join([*given, *(["tokenizer"] if tokenizer is not None else [])])
-        raise ValueError(
+        raise TaskError(
             f"{names} came with a model that is an ArceeLab already; give it to ArceeLab(...)."
         )
     return model
@@ -412,7 +412,7 @@ def _scores(
 def _require_means(group: Any) -> None:
     """Before any task is run: an error at the end would cost all of them."""
     if any(wanted.aggregation != "mean" for wanted in group.aggregate_metric_list or ()):
-        raise ValueError(
+        raise TaskError(
             f"Group {group.name!r} aggregates by a function of its own; expected 'mean'."
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions import Ablate, Cett, Intervention, TopK
 from arcee_lab.model.anatomy import anatomy
 
@@ -82,7 +83,7 @@ def random_control(
     levels = []
     for share in shares:
         if not 0 < share < 1:
-            raise ValueError(f"share={share}: expected a number between 0 and 1.")
+            raise SettingError(f"share={share}: expected a number between 0 and 1.")
         keep = max(1, round(share * width))
         cut = tuple(
             Ablate(f"layers.{n}.mlp.hook_post", units=sorted(order[keep:]))

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
@@ -100,7 +100,7 @@ class Sweep:
                 wanted.setdefault(score.task, score.metric)
         if not wanted:
             have = ", ".join(dict.fromkeys(score.metric for score in clean))
-            raise ValueError(f"No task has the metric {metric!r}; have {have}.")
+            raise SettingError(f"No task has the metric {metric!r}; have {have}.")
         panels = []
         for task, name in wanted.items():
             families: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -161,7 +161,8 @@ def sweep(
         model: As `al.evals.run` takes it.
         tokenizer: For a model in memory.
         tasks: As `al.evals.run` takes them.
-        levels: From `arcee_lab.evals.sweep_levels` (`top_k`, `cett`, `by_layer`, `random_control`), or of
+        levels: From `arcee_lab.evals.sweep_levels` (`top_k`, `cett`, `by_layer`,
+        `random_control`), or of
             your own; by default `top_k`.
         limit: Documents per task.
         num_fewshot: Examples before each question, as for `al.evals.run`.

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.limits import require_context
 from arcee_lab.data.tokenization import written_bos
+from arcee_lab.errors import ModelError
 from arcee_lab.model.anatomy import Anatomy, anatomy
 
 
@@ -68,9 +69,9 @@ def answer(
     """
     parts = anatomy(model)
     if parts.legend.head != "qa":
-        raise ValueError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
+        raise ModelError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
     if top_k < 1 or max_answer_tokens < 1:
-        raise ValueError(
+        raise ModelError(
             f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
         )
     found: dict[tuple[int, int], Answer] = {}
@@ -122,17 +123,17 @@ def cut_windows(
     question = question[written_bos(tokenizer, question) :]
     cut = written_bos(tokenizer, context)  # amid the window there is no BOS at all
     if not question.strip() or not context[cut:].strip():
-        raise ValueError("Question and context must hold text; got an empty one.")
+        raise ModelError("Question and context must hold text; got an empty one.")
     room = parts.model.config.max_position_embeddings if max_length is None else max_length
     require_context(parts.model, room, "max_length")
     left = room - len(tokenizer(question).input_ids)
     if left < 8:
-        raise ValueError(
+        raise ModelError(
             f"A window of {room} tokens leaves {left} for the context; expected at "
             "least 8. Raise max_length or shorten the question."
         )
     if stride is not None and not 0 <= stride < left:
-        raise ValueError(
+        raise ModelError(
             f"stride is {stride} tokens; expected 0 to {left - 1}, so that each window of {room} "
             "reads something new of the context."
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arcee_lab.data.windows import plan_batches
+from arcee_lab.errors import ModelError
 from arcee_lab.model.anatomy import Anatomy, anatomy
 
 Advance = Callable[[float], Any]  # told how much more is done
@@ -20,7 +21,7 @@ def require_head(model: nn.Module, head: str) -> Anatomy:
     """
     parts = anatomy(model)
     if parts.legend.head != head:
-        raise ValueError(
+        raise ModelError(
             f"Got a {type(parts.model).__name__}, expected a model with the {head} head; load it "
             f"with al.load(..., head={head!r})."
         )
@@ -46,7 +47,7 @@ def label_columns(parts: Anatomy, labels: Sequence[str]) -> list[int]:
         folded = {}
     found = [exact.get(label, folded.get(label.casefold(), -1)) for label in labels]
     if -1 in found:
-        raise ValueError(
+        raise ModelError(
             f"The head has no label {labels[found.index(-1)]!r}; it knows {', '.join(known)}. Set "
             "id2label in config.json (or heads.json) to the data set's names, in the head's order."
         )
@@ -62,7 +63,7 @@ def require_room(parts: Anatomy, rows: Sequence[Sequence[int]]) -> None:
     room = parts.model.config.max_position_embeddings
     for number, row in enumerate(rows):
         if not 0 < len(row) <= room:
-            raise ValueError(
+            raise ModelError(
                 f"Text {number} has {len(row)} tokens, the model reads 1 to {room}; leave it out, "
                 "shorten it, or take a model with a longer context."
             )

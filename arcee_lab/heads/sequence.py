@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.tokenization import token_ids
+from arcee_lab.errors import ModelError
 from arcee_lab.heads.batches import (
     Advance,
     head_labels,
@@ -56,9 +57,9 @@ def score_sequence(
     """
     parts = require_head(model, "sequence")
     if cast(int, parts.model.config.num_labels) < 2:
-        raise ValueError("The head gives one number a text; expected two labels or more.")
+        raise ModelError("The head gives one number a text; expected two labels or more.")
     if parts.model.config.problem_type == "multi_label_classification":
-        raise ValueError("The head gives several labels a text; expected one that excludes others.")
+        raise ModelError("The head gives several labels a text; expected one that excludes others.")
     columns = label_columns(parts, head_labels(parts) if labels is None else labels)
     distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
     rows = token_ids(tokenizer, list(distinct))

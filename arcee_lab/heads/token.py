@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.tokenization import token_offsets
+from arcee_lab.errors import ModelError
 from arcee_lab.heads.batches import Advance, head_labels, in_batches, require_head, require_room
 
 
@@ -32,7 +33,7 @@ def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, lis
     for number, word in enumerate(words):
         start = text.find(word, at) if word.strip() else -1
         if start < 0:
-            raise ValueError(
+            raise ModelError(
                 f"Word {number}, {word!r}, is blank, or the text does not hold it behind character "
                 f"{at}; expected words in the order of their text."
             )
@@ -60,7 +61,7 @@ def last_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, i
                 last = token
             token += 1
         if last < 0:
-            raise ValueError(f"The tokenizer makes no token of word {number}; leave the word out.")
+            raise ModelError(f"The tokenizer makes no token of word {number}; leave the word out.")
         found.append(last)
     return found
 
@@ -106,7 +107,7 @@ def label_words(
     names = head_labels(parts)
     unknown = sorted(set(expected) - set(names))
     if unknown:
-        raise ValueError(
+        raise ModelError(
             f"The head has no label {unknown[0]!r}; it knows {', '.join(names)}. Set id2label in "
             "config.json (or heads.json) to the data set's names, in the head's order."
         )

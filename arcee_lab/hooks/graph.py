@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
+from arcee_lab.errors import ModelError
 from arcee_lab.hooks.call import Call, given_cache, read_call
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import Anatomy
@@ -33,7 +34,7 @@ class Running:
             ValueError: If this is one.
         """
         if not torch.compiler.is_compiling() and get_ident() != self.thread:
-            raise ValueError(
+            raise ModelError(
                 "The model ran in another thread while a compiled recorder was called, which would "
                 "mix their activations. Let one thread use the model at a time."
             )
@@ -60,17 +61,17 @@ class CompiledRecorder(ABC):
         self, parts: Anatomy, *, batch: int, length: int, cache_length: int | None, backend: str
     ):
         if cache_length is not None and cache_length < length:
-            raise ValueError(
+            raise ModelError(
                 f"cache_length={cache_length} holds fewer than the {length} tokens of one call; "
                 "expected room for all tokens of a sequence."
             )
         if len(set(getattr(parts.model, "hf_device_map", {}).values())) > 1:
-            raise ValueError(
+            raise ModelError(
                 "A model spread over several devices makes no single graph. Load it on one device, "
                 "or use al.capture."
             )
         if shards_of(parts) is not None:
-            raise ValueError(
+            raise ModelError(
                 "A tensor-parallel model cannot be recorded compiled: its ranks exchange parts "
                 "between layers. Use al.capture, which gathers them."
             )
@@ -101,7 +102,7 @@ class CompiledRecorder(ABC):
         """
         self._check(args, kwargs)
         if self._running.thread:
-            raise ValueError(
+            raise ModelError(
                 "This recorder is running already, in another thread or inside of itself; call it "
                 "from one thread at a time."
             )
@@ -136,19 +137,19 @@ class CompiledRecorder(ABC):
     def _check(self, args: tuple, kwargs: dict) -> None:
         model = self._parts.model
         if model.training and self._parts.backbone.gradient_checkpointing:
-            raise ValueError(
+            raise ModelError(
                 "Under gradient checkpointing layers run twice and make no single graph. Turn it "
                 "off, call eval(), or use al.capture."
             )
         call = read_call(args, kwargs, seen=False)
         if (call.batch, call.length) != self._shape:
-            raise ValueError(
+            raise ModelError(
                 f"This recorder is for {self._shape[0]} x {self._shape[1]} tokens; got "
                 f"{call.batch} x {call.length}. Pad the batch, with zeros in its attention_mask, "
                 "or make a second recorder."
             )
         if kwargs.get("logits_to_keep") is not None:
-            raise ValueError(
+            raise ModelError(
                 "A compiled recorder takes whole forwards; got logits_to_keep. Use al.capture, or "
                 "leave it out."
             )
@@ -156,7 +157,7 @@ class CompiledRecorder(ABC):
         if self._cache_length is not None:
             self._check_cache(cache, call.mask)
         elif cache is not None:
-            raise ValueError(
+            raise ModelError(
                 "This recorder is for calls without a cache; got one. Give capture_compiled "
                 "cache_length=, the length of a StaticCache, or use al.capture."
             )
@@ -170,7 +171,7 @@ class CompiledRecorder(ABC):
             got = type(cache).__name__ if cache is not None else "none"
             if isinstance(cache, StaticCache):
                 got += f" of {cache.layers[0].max_cache_len} tokens"
-            raise ValueError(
+            raise ModelError(
                 f"This recorder is for calls with a StaticCache of {size} tokens; got {got}. Pass "
                 f"cache=StaticCache(model.config, max_cache_len={size})."
             )
@@ -178,7 +179,7 @@ class CompiledRecorder(ABC):
         if cache.is_initialized:
             rows = cache.layers[0].keys.shape[0]  # type: ignore[union-attr]
             if rows != batch:
-                raise ValueError(
+                raise ModelError(
                     f"The cache holds {rows} sequences; expected {batch}, as the calls."
                 )
         else:
@@ -187,7 +188,7 @@ class CompiledRecorder(ABC):
             heads, width = self._parts.size("kv_head"), self._parts.size("d_head")
             cache.early_initialization(batch, heads, width, model.dtype, model.device)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != size:
-            raise ValueError(
+            raise ModelError(
                 f"attention_mask has {mask.shape[1]} columns; expected {size}, one per token of "
                 "the cache, so that its shape is the same at every step. Fill it up with ones."
             )

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SiteError
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention_pattern import Pairs, Part
 from arcee_lab.sites import Axes
@@ -71,22 +72,22 @@ class Selection:
         sites = anatomy.legend.sites()
         known = self.dtype is None or isinstance(self.dtype, torch.dtype)
         if not known or (self.dtype is not None and not self.dtype.is_floating_point):
-            raise ValueError(
+            raise SiteError(
                 f"dtype must be a floating dtype such as torch.float16; got {self.dtype!r}."
             )
         for name in names:
             axes = sites[name].axes
             if self.units is not None:
                 if axes[-1] in ("k_pos", "1"):
-                    raise ValueError(f"units cut a feature axis, and {name} has none: {axes}.")
+                    raise SiteError(f"units cut a feature axis, and {name} has none: {axes}.")
                 _check_range("units", self.units, name, axes[-1], anatomy.size(axes[-1]))
             if self.heads is not None:
                 axis = head_axis(axes)
                 if axis is None:
-                    raise ValueError(f"heads cut the head axis, and {name} has none: {axes}.")
+                    raise SiteError(f"heads cut the head axis, and {name} has none: {axes}.")
                 _check_range("heads", self.heads, name, axes[axis], anatomy.size(axes[axis]))
             if self.positions is not None and position_axis(axes) is None:
-                raise ValueError(f"positions cut the pos axis, and {name} has none: {axes}.")
+                raise SiteError(f"positions cut the pos axis, and {name} has none: {axes}.")
 
     def shape(self, axes: Axes, sizes: dict[str, int]) -> tuple[int, ...]:
         """Shape that `cut` gives for an activation with these axes and sizes."""
@@ -175,7 +176,7 @@ def indices(value: Choice, *, what: str) -> Indices | None:
     except TypeError:
         items, found = [], ()
     if not found or any(isinstance(i, bool) for i in items):
-        raise ValueError(
+        raise SiteError(
             f"{what} must be one or more whole numbers, e.g. {what}=[0, 5]; got {given!r}."
         )
     return found
@@ -184,7 +185,7 @@ def indices(value: Choice, *, what: str) -> Indices | None:
 def _check_range(what: str, chosen: Indices, name: str, axis: str, size: int) -> None:
     wrong = [i for i in chosen if not 0 <= i < size]
     if wrong:
-        raise ValueError(
+        raise SiteError(
             f"{what} {wrong} out of range at {name}: expected 0 to {size - 1} ({axis})."
         )
 

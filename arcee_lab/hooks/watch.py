@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.call import Call, read_call
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.hooks.tensor_parallel import shards_of
@@ -88,7 +89,7 @@ class Watch(ABC):
 
     def __enter__(self: Watching) -> Watching:
         if self._undo is not None:
-            raise ValueError(
+            raise SiteError(
                 f"This {type(self).__name__.lower()} has run already; call al.capture(...) again."
             )
         self._undo = []
@@ -140,14 +141,14 @@ class Watch(ABC):
         self._hooks.clear()
         silent = [name for name in self._names if name not in self._fired]
         if kind is None and silent:
-            raise ValueError(
+            raise SiteError(
                 f"{len(silent)} of {len(self._names)} sites never fired, e.g. {silent[0]!r}. "
                 "Expected the captured model to run inside the block: call it there, that same "
                 "object."
             )
 
     def __deepcopy__(self, memo: dict) -> "Watch":
-        raise ValueError("A model cannot be copied inside al.capture: its hooks would come along.")
+        raise SiteError("A model cannot be copied inside al.capture: its hooks would come along.")
 
     def _hook(self, name: str):
         wanted, stops = name in self._names, name == self._stop
@@ -234,12 +235,12 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy
     if isinstance(stop_at, int):
         stop_at = f"layers.{stop_at}.hook_resid_post"
     if not isinstance(stop_at, str):
-        raise ValueError(f"stop_at is True, a layer number or a site; got {stop_at!r}.")
+        raise SiteError(f"stop_at is True, a layer number or a site; got {stop_at!r}.")
     stop = parts.legend.canonical(stop_at)
     order = list(parts.legend.sites())
     late = [name for name in names if order.index(name) > order.index(stop)]
     if late:
-        raise ValueError(
+        raise SiteError(
             f"stop_at={stop!r} ends the forward before {late[0]!r}; stop later, or ask for less."
         )
     return stop
@@ -250,4 +251,4 @@ def _forget_hook(attention: ArceeAttention) -> None:
 
 
 def _no_generate(*args: object, **kwargs: object) -> None:
-    raise ValueError("stop_at ends every forward early, so generate cannot run; leave stop_at out.")
+    raise SiteError("stop_at ends every forward early, so generate cannot run; leave stop_at out.")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import position_axis
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
@@ -51,13 +52,13 @@ class Ablate(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.to not in _TO:
-            raise ValueError(f"to={self.to!r}; expected one of {', '.join(_TO)}.")
+            raise SettingError(f"to={self.to!r}; expected one of {', '.join(_TO)}.")
         if not isinstance(self.seed, int):
-            raise ValueError(f"seed must be a whole number; got {self.seed!r}.")
+            raise SettingError(f"seed must be a whole number; got {self.seed!r}.")
         if self.to == "mean" and self.value is None:
-            raise ValueError("to='mean' needs the mean: Ablate(sites, 'mean', value).")
+            raise SettingError("to='mean' needs the mean: Ablate(sites, 'mean', value).")
         if self.to == "zero" and self.value is not None:
-            raise ValueError("to='zero' takes no value; for another number use to='mean'.")
+            raise SettingError("to='zero' takes no value; for another number use to='mean'.")
         if self.value is not None:
             names: tuple[str, ...] = self.sites  # type: ignore[assignment]
             self._set(value=as_value(self.value, what="value", names=names))
@@ -70,7 +71,7 @@ class Ablate(Intervention):
             mean = place.number(self.value, what="value")
             return lambda x, now: _filled(x, mean(x))
         if place.site.on_request:
-            raise ValueError(
+            raise SettingError(
                 f"{place.name} cannot be resampled: other sequences have other keys. Use al.Patch."
             )
         if self.value is None:
@@ -145,7 +146,7 @@ class Patch(Intervention):
         if attended is not None and whole and axis is not None:
             held = given.shape[axis]
             if held not in (1, attended.shape[1]):
-                raise ValueError(
+                raise SettingError(
                     f"attended has {attended.shape[1]} columns and source {held} tokens at "
                     f"{place.name}; expected as many."
                 )
@@ -155,7 +156,7 @@ class Patch(Intervention):
             if not whole:
                 return _filled(x, source)
             if source.shape[0] not in (1, x.shape[0]):
-                raise ValueError(
+                raise SettingError(
                     f"source has {source.shape[0]} sequences at {place.name} and the call "
                     f"{x.shape[0]}; expected as many, or 1 for all."
                 )
@@ -175,7 +176,7 @@ def _filled(x: Tensor, value: float | Tensor) -> Tensor:
     try:
         return value.expand(x.shape).contiguous()
     except RuntimeError:
-        raise ValueError(
+        raise SettingError(
             f"Expected a tensor that broadcasts to {list(x.shape)}; got {list(value.shape)}."
         ) from None
 
@@ -190,7 +191,7 @@ def _aligned(x: Tensor, source: Tensor, axis: int, now: Forward, place: Place) -
         if seen >= held:
             return x
         if seen == 0 and (length < held or not now.generating):
-            raise ValueError(
+            raise SettingError(
                 f"source holds {held} tokens at {place.name} and the call {length}; expected as "
                 "many. Capture both runs at the same length, or cut the source to the tokens "
                 "meant: source[:, 3:4] with positions=3."
@@ -198,7 +199,7 @@ def _aligned(x: Tensor, source: Tensor, axis: int, now: Forward, place: Place) -
     columns = torch.arange(length, device=x.device) + seen
     there = source.index_select(axis, columns.clamp(max=held - 1))
     if place.site.on_request and there.shape[-1] != x.shape[-1]:
-        raise ValueError(
+        raise SettingError(
             f"source holds {there.shape[-1]} keys at {place.name} and the call {x.shape[-1]}; a "
             "pattern can be patched in a forward of the same length only."
         )
@@ -208,7 +209,7 @@ def _aligned(x: Tensor, source: Tensor, axis: int, now: Forward, place: Place) -
 def _of_other_sequences(x: Tensor, now: Forward, place: Place, seed: int) -> Tensor:
     batch = x.shape[0]
     if batch < 2:
-        raise ValueError(
+        raise SettingError(
             f"Resampling {place.name} within a batch needs two sequences or more; got {batch}. "
             "Give a larger batch, or rows to draw from: Ablate(sites, 'resample', value)."
         )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import Constant, as_value
@@ -51,13 +52,13 @@ class Clamp(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low is None and self.high is None:
-            raise ValueError("Clamp needs low, high or both.")
+            raise SettingError("Clamp needs low, high or both.")
         for what in ("low", "high"):
             bound = getattr(self, what)
             self._set(**{what: bound if bound is None else as_value(bound, what=what)})
         low, high = self.low, self.high
         if isinstance(low, float) and isinstance(high, float) and low > high:
-            raise ValueError(f"Clamp needs low <= high; got low={low}, high={high}.")
+            raise SettingError(f"Clamp needs low <= high; got low={low}, high={high}.")
 
     def bind(self, place: Place) -> Change:
         """`min(max(x, low), high)`."""
@@ -90,7 +91,7 @@ class Clamp(Intervention):
                 bounds.append(bound.cpu().double())
         crossing = int((bounds[0] > bounds[1]).sum())
         if crossing:
-            raise ValueError(
+            raise SettingError(
                 f"Clamp needs low <= high; at {place.name} {crossing} of the bounds cross."
             )
 
@@ -118,7 +119,7 @@ class Add(Intervention):
         self._set(direction=as_value(self.direction, what="direction"))
         alpha = as_value(self.alpha, what="alpha")
         if not isinstance(alpha, float):
-            raise ValueError(f"alpha must be a number; got {alpha!r}.")
+            raise SettingError(f"alpha must be a number; got {alpha!r}.")
         self._set(alpha=alpha)
 
     def bind(self, place: Place) -> Change:
@@ -147,7 +148,7 @@ class ProjectOut(Intervention):
         super().__post_init__()
         self._set(directions=as_value(self.directions, what="directions"))
         if self.units is not None:
-            raise ValueError("ProjectOut takes whole directions; leave units out.")
+            raise SettingError("ProjectOut takes whole directions; leave units out.")
 
     def bind(self, place: Place) -> Change:
         """`x - x Qᵀ Q`, Q an orthonormal basis of the span."""
@@ -166,19 +167,19 @@ class ProjectOut(Intervention):
 def _basis(directions: Any, place: Place) -> Tensor:
     axis, what = place.site.axes[-1], "directions"
     if axis in ("k_pos", "1"):
-        raise ValueError(f"ProjectOut needs a feature axis, and {place.name} has none.")
+        raise SettingError(f"ProjectOut needs a feature axis, and {place.name} has none.")
     given = place.given(directions, what=what)
     shape = list(given.tensor.shape) if isinstance(given, Constant) else "a number"
     size = place.anatomy.size(axis)
     if not isinstance(given, Constant) or len(shape) not in (1, 2) or shape[-1] != size:
-        raise ValueError(
+        raise SettingError(
             f"directions must be [{size}] or [k, {size}] at {place.name}; got {shape}."
         )
     rows = given.require(what=what).tensor.reshape(-1, size).double().cpu()
     q, r = torch.linalg.qr(rows.T)
     lengths = rows.norm(dim=1)
     if len(rows) > size or bool((r.diagonal().abs() <= 1e-6 * lengths).any()):
-        raise ValueError(
+        raise SettingError(
             f"directions at {place.name} are zero or linearly dependent; give independent ones."
         )
     return q.T.contiguous()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice, Selection, indices
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.conditions import Where
@@ -51,7 +52,7 @@ class Place:
         """A value that may have all axes of the site, as an activation of another run has."""
         given = self.given(value, what=what)
         if not isinstance(given, Constant):
-            raise ValueError(f"{what} must be a tensor; got {given}.")
+            raise SettingError(f"{what} must be a tensor; got {given}.")
         given.require(what=what, infinite=True)
         return self.part.fit(given.tensor, self.anatomy, name=self.name, what=what, whole=True)
 
@@ -62,7 +63,7 @@ class Place:
         shape = list(given.tensor.shape) if isinstance(given, Constant) else given
         if not isinstance(given, Constant) or given.tensor.ndim != wanted or not len(given.tensor):
             features = " ".join(axis for axis in self.site.axes if axis not in self.part.free_axes)
-            raise ValueError(f"{what} must be rows [n {features}] for {self.name}; got {shape}.")
+            raise SettingError(f"{what} must be rows [n {features}] for {self.name}; got {shape}.")
         given.require(what=what)
         rows = given.tensor
         apart = rows[:, None] if "pos" in self.site.axes else rows
@@ -107,12 +108,12 @@ class Intervention(ABC):
         one = isinstance(given, str) or not isinstance(given, Iterable)
         sites = (given,) if one else tuple(given)
         if not sites or not all(isinstance(site, str) for site in sites):
-            raise ValueError(f"sites is a name or a list of names; got {self.sites!r}.")
+            raise SettingError(f"sites is a name or a list of names; got {self.sites!r}.")
         self._set(sites=sites)
         for what in ("units", "heads", "positions", "tokens", "tags"):
             chosen = indices(getattr(self, what), what=what)
             if chosen is not None and len(set(chosen)) < len(chosen):
-                raise ValueError(f"{what} names an index twice: {list(chosen)}.")
+                raise SettingError(f"{what} names an index twice: {list(chosen)}.")
             self._set(**{what: chosen})
         if self.mask is not None:
             self._set(mask=as_mask(self.mask, what="mask"))

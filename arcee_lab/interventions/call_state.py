@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
 from arcee_lab.interventions.conditions import Where
 from arcee_lab.interventions.device_cache import Placed
@@ -55,7 +56,7 @@ class Forward:
             ValueError: For logits of which only some were kept.
         """
         if axis is not None and x.shape[axis] != self.call.length:
-            raise ValueError(
+            raise SettingError(
                 f"{name} holds {x.shape[axis]} of the {self.call.length} tokens of the call "
                 "(logits_to_keep, which generate sets too), so tokens cannot be told apart there. "
                 "Intervene without positions, tokens, tags, mask or source, or at "

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.selection import Indices
 from arcee_lab.interventions.constants import Constant
@@ -42,18 +43,18 @@ class Where:
             ValueError: If it lacks ids or tags, or its batch is not that of the mask or tags.
         """
         if self.tokens is not None and call.tokens is None:
-            raise ValueError(
+            raise SiteError(
                 "tokens= needs token ids, and the model was given inputs_embeds. Use positions= or "
                 "mask=."
             )
         if self.tags is not None and tags is None:
-            raise ValueError(
+            raise SiteError(
                 "tags= needs tags: call block.set_tags(tensor) inside the block, before the model."
             )
         given = {"mask": self.mask and self.mask.tensor, "set_tags": self.tags and tags}
         for what, tensor in given.items():
             if isinstance(tensor, Tensor) and tensor.shape[0] not in (1, call.batch):
-                raise ValueError(
+                raise SiteError(
                     f"{what} has {tensor.shape[0]} rows and the call {call.batch} sequences; give "
                     "one row a sequence (with beams, one a beam), or a single row for all."
                 )

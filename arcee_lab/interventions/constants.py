@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.model.attention import edits_of
 from arcee_lab.sites import Legend
 
@@ -42,9 +43,9 @@ class Constant:
 
     def __init__(self, tensor: Tensor):
         if tensor.is_complex():
-            raise ValueError(f"An intervention holds real numbers; got {tensor.dtype}.")
+            raise SettingError(f"An intervention holds real numbers; got {tensor.dtype}.")
         if tensor.requires_grad:
-            raise ValueError(
+            raise SettingError(
                 "An intervention holds constants; got a tensor that requires a gradient. detach() "
                 "it, or train through it with al.Replace(site, function)."
             )
@@ -63,7 +64,7 @@ class Constant:
             ValueError: If it was changed in place since.
         """
         if edits_of(self._tensor) != self._edits:
-            raise ValueError(
+            raise SettingError(
                 "A tensor given to an intervention was changed in place since; give a clone() of "
                 "it, or make the intervention anew."
             )
@@ -89,7 +90,7 @@ class Constant:
             return self
         bad = tensor.isnan() if infinite else ~tensor.isfinite()
         if bool(bad.any()):
-            raise ValueError(
+            raise SettingError(
                 f"{what} holds {int(bad.sum())} values that are NaN"
                 f"{'' if infinite else ' or infinite'}; expected numbers only."
             )
@@ -100,7 +101,9 @@ class Constant:
         tensor = self.tensor
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in _DTYPES:
-            raise ValueError(f"A {kind} tensor cannot be written; expected one of {list(_DTYPES)}.")
+            raise SettingError(
+                f"A {kind} tensor cannot be written; expected one of {list(_DTYPES)}."
+            )
         data = base64.b64encode(_bytes(tensor)).decode()
         return {"dtype": kind, "shape": list(tensor.shape), "data": data}
 
@@ -116,9 +119,11 @@ class Constant:
             data = base64.b64decode(values["data"], validate=True)
             sizes_known = all(type(n) is int and n >= 0 for n in shape)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"A tensor needs dtype, shape and data (base64): {error}.") from error
+            raise SettingError(
+                f"A tensor needs dtype, shape and data (base64): {error}."
+            ) from error
         if not sizes_known or math.prod(shape) * dtype.itemsize != len(data):
-            raise ValueError(
+            raise SettingError(
                 f"A tensor of {values['dtype']} {shape} does not take {len(data)} bytes."
             )
         if not data:
@@ -158,7 +163,7 @@ class BySite:
             if spelling == name or legend.canonical(spelling) == name:
                 return value
         have = ", ".join(spelling for spelling, _ in self.entries[:4])
-        raise ValueError(f"{what} has nothing for {name}; it has {have or 'no site at all'}.")
+        raise SettingError(f"{what} has nothing for {name}; it has {have or 'no site at all'}.")
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: {value!r}" for name, value in self.entries) + "}"
@@ -171,13 +176,13 @@ def as_mask(given: object, *, what: str) -> Constant:
         ValueError: For anything else.
     """
     if not isinstance(given, Tensor | Constant):
-        raise ValueError(
+        raise SettingError(
             f"{what} must be a tensor of bools [batch or 1, columns]; got {type(given).__name__}."
         )
     mask = given if isinstance(given, Constant) else Constant(given)
     kind, shape = mask.tensor.dtype, mask.tensor.shape
     if kind != torch.bool or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{what} must be bools [batch or 1, columns]; got {kind} {list(shape)}.")
+        raise SettingError(f"{what} must be bools [batch or 1, columns]; got {kind} {list(shape)}.")
     return mask
 
 
@@ -206,10 +211,10 @@ def as_value(given: Any, *, what: str, names: tuple[str, ...] = ()) -> Value:
 
 def _one(given: Any, *, what: str) -> float | Constant:
     if isinstance(given, bool):
-        raise ValueError(f"{what} must be a number or a tensor; got {given}.")
+        raise SettingError(f"{what} must be a number or a tensor; got {given}.")
     if isinstance(given, int | float):
         if not math.isfinite(given):
-            raise ValueError(f"{what} must be finite; got {given}.")
+            raise SettingError(f"{what} must be finite; got {given}.")
         return float(given)
     if isinstance(given, Constant):
         return given
@@ -218,11 +223,11 @@ def _one(given: Any, *, what: str) -> float | Constant:
     if isinstance(getattr(given, "mean", None), Tensor):
         return Constant(given.mean)
     if isinstance(given, list) and all(isinstance(one, Tensor) for one in given):
-        raise ValueError(
+        raise SettingError(
             f"{what} holds a list, as a capture of {len(given)} forwards does; give the tensor "
             "of one forward."
         )
-    raise ValueError(
+    raise SettingError(
         f"{what} must be a number, a tensor, or a mapping site -> one of these; got "
         f"{type(given).__name__}."
     )

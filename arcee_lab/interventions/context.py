@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.call import Call, read_call
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.hooks.selection import position_axis
@@ -82,12 +83,12 @@ class Intervening:
             ValueError: If they are not whole numbers.
         """
         if tags.is_floating_point() or tags.dtype == torch.bool or not tags.numel():
-            raise ValueError(f"tags must be whole numbers [batch, columns]; got {tags.dtype}.")
+            raise SiteError(f"tags must be whole numbers [batch, columns]; got {tags.dtype}.")
         self._tags = tags
 
     def __enter__(self) -> "Intervening":
         if self._undo is not None:
-            raise ValueError("These interventions have run already; call al.intervene(...) again.")
+            raise SiteError("These interventions have run already; call al.intervene(...) again.")
         with ExitStack() as undo:
             undo.enter_context(without_compiled_code())
             self._thread = OneThread("al.intervene")
@@ -119,9 +120,7 @@ class Intervening:
             self._check_effect()
 
     def __deepcopy__(self, memo: dict) -> "Intervening":
-        raise ValueError(
-            "A model cannot be copied inside al.intervene: its hooks would come along."
-        )
+        raise SiteError("A model cannot be copied inside al.intervene: its hooks would come along.")
 
     def __repr__(self) -> str:
         return f"Intervening({list(self.interventions)})"
@@ -146,7 +145,7 @@ class Intervening:
         for where in self._wheres:
             where.check(call, self._tags)
         if self._parts.backbone.gradient_checkpointing and not self._checkpointing:
-            raise ValueError(
+            raise SiteError(
                 "Gradient checkpointing was enabled inside al.intervene; enable it before."
             )
         self._now = self._forward(call)
@@ -171,7 +170,7 @@ class Intervening:
 
             def run_as_then(*inputs: Any, **named: Any) -> Any:
                 if not self._open:
-                    raise ValueError(
+                    raise SiteError(
                         "Backward after al.intervene has ended: gradient checkpointing would "
                         "compute the layers again without the interventions. Call backward() "
                         "inside the block."
@@ -222,13 +221,13 @@ class Intervening:
     def _check_effect(self) -> None:
         silent = [name for name in self._names if name not in self._fired]
         if silent:
-            raise ValueError(
+            raise SiteError(
                 f"{len(silent)} of {len(self._names)} sites never fired, e.g. {silent[0]!r}. "
                 "Expected the model to run inside the block: call it there, that same object."
             )
         for name, misplaced in self._misplaced.items():
             if not misplaced.is_meta and bool(misplaced):
-                raise ValueError(
+                raise SiteError(
                     f"A source was patched into other tokens at {name}: its run was padded "
                     "otherwise than the call. Pad both on one side and to one layout, or cut the "
                     "source to the tokens meant: source[:, 3:4] with positions=3."
@@ -237,7 +236,7 @@ class Intervening:
             matched = self._matched.get(one.where)
             # The only reads from the device; on the meta device there is nothing to read.
             if matched is not None and not matched.is_meta and not bool(matched):
-                raise ValueError(
+                raise SiteError(
                     f"No token met the conditions of {one!r} in {self._calls} forwards; padding "
                     "never does. Check positions, tokens, tags and mask against the batch."
                 )
@@ -281,7 +280,7 @@ def intervene(
     given = tuple(interventions) if several else (interventions,)
     strange = [one for one in given if not isinstance(one, Intervention)]
     if strange:
-        raise ValueError(
+        raise SiteError(
             f"Expected interventions such as al.Ablate(...); got {type(strange[0]).__name__}."
         )
     return Intervening(anatomy(model), given)

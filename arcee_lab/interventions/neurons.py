@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import BySite, as_value
@@ -30,14 +31,16 @@ class TopK(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"k must be a whole number from 1; got {self.k!r}.")
+            raise SettingError(f"k must be a whole number from 1; got {self.k!r}.")
 
     def bind(self, place: Place) -> Change:
         """Compares every neuron of a token with the k-th largest."""
         _require_neurons(self, place)
         number = len(self.units) if self.units is not None else place.anatomy.size("d_mlp")  # type: ignore[arg-type]
         if self.k > number:
-            raise ValueError(f"k={self.k} at {place.name}, where only {number} neurons are meant.")
+            raise SettingError(
+                f"k={self.k} at {place.name}, where only {number} neurons are meant."
+            )
 
         def change(x: Tensor, now: Forward) -> Tensor:
             last = x.topk(self.k, dim=-1).values[..., -1:]
@@ -97,7 +100,7 @@ class Cett(Intervention):
         eps = as_value(self.eps, what="eps")
         numbers = [value for _, value in eps.entries] if isinstance(eps, BySite) else [eps]
         if not all(isinstance(number, float) and number > 0 for number in numbers):
-            raise ValueError(f"eps must be a positive number, or one a site; got {self.eps!r}.")
+            raise SettingError(f"eps must be a positive number, or one a site; got {self.eps!r}.")
         self._set(eps=eps)
 
     def bind(self, place: Place) -> Change:
@@ -121,7 +124,7 @@ class Cett(Intervention):
 
 def _require_neurons(value: Intervention, place: Place) -> None:
     if place.site.axes[-1] != "d_mlp":
-        raise ValueError(
+        raise SettingError(
             f"{type(value).__name__} chooses among neurons, and {place.name} holds none; use "
             "layers.L.mlp.hook_pre, hook_relu or hook_post."
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.model.attention import edits_of
@@ -28,7 +29,7 @@ class Replace(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.function):
-            raise ValueError(f"Replace takes a function of x; got {self.function!r}.")
+            raise SettingError(f"Replace takes a function of x; got {self.function!r}.")
 
     def bind(self, place: Place) -> Change:
         """Calls the function and checks what it gives."""
@@ -39,7 +40,7 @@ class Replace(Intervention):
             before = edits_of(x)
             new = self.function(x)
             if edits_of(x) != before:
-                raise ValueError(
+                raise SettingError(
                     f"The function given to Replace changed {place.name} in place; others hold "
                     "that tensor too. Return a new one, e.g. from x.clone()."
                 )
@@ -51,10 +52,10 @@ class Replace(Intervention):
 
 def _check(new: object, x: Tensor, name: str) -> None:
     if not isinstance(new, Tensor):
-        raise ValueError(f"Replace at {name}: the function returned {type(new).__name__}.")
+        raise SettingError(f"Replace at {name}: the function returned {type(new).__name__}.")
     for what in ("shape", "dtype", "device"):
         got, expected = getattr(new, what), getattr(x, what)
         if got != expected:
             expected = list(expected) if isinstance(expected, torch.Size) else expected
             got = list(got) if isinstance(got, torch.Size) else got
-            raise ValueError(f"Replace at {name}: got the {what} {got}, expected {expected}.")
+            raise SettingError(f"Replace at {name}: got the {what} {got}, expected {expected}.")

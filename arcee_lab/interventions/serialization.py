@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions.ablate import Ablate, Patch
 from arcee_lab.interventions.arithmetic import Add, Clamp, ProjectOut, Scale
 from arcee_lab.interventions.base import Intervention
@@ -37,7 +38,7 @@ def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
     rows = []
     for one in given:
         if isinstance(one, Replace):
-            raise ValueError(
+            raise SettingError(
                 f"{one!r} holds a function, which JSON cannot; leave it out, or use another kind."
             )
         settings = {name: _plain(value) for name, value in one.settings().items()}
@@ -54,10 +55,10 @@ def from_json(text: str) -> list[Intervention]:
     try:
         whole = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"These interventions are not JSON: {error}.") from error
+        raise SettingError(f"These interventions are not JSON: {error}.") from error
     version = whole.get("version") if isinstance(whole, dict) else None
     if version != _VERSION or not isinstance(whole.get("interventions"), list):
-        raise ValueError(
+        raise SettingError(
             f"Expected the interventions of version {_VERSION}, as to_json writes them; got "
             f"{'version ' + repr(version) if version else type(whole).__name__}."
         )
@@ -67,15 +68,15 @@ def from_json(text: str) -> list[Intervention]:
 def _read(row: Any) -> Intervention:
     kind = _KINDS.get(str(row.get("kind"))) if isinstance(row, dict) else None
     if kind is None:
-        raise ValueError(f"Expected a kind among {', '.join(_KINDS)}; got {str(row)[:80]}.")
+        raise SettingError(f"Expected a kind among {', '.join(_KINDS)}; got {str(row)[:80]}.")
     known = {field.name for field in fields(kind)}
     strange = set(row) - known - {"kind"}
     if strange:
-        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(strange))}.")
+        raise SettingError(f"{kind.__name__} has no {', '.join(sorted(strange))}.")
     try:
         return kind(**{name: _value(row[name]) for name in row if name != "kind"})
     except TypeError as error:
-        raise ValueError(f"This is no {kind.__name__}: {error}.") from error
+        raise SettingError(f"This is no {kind.__name__}: {error}.") from error
 
 
 def _plain(value: Any) -> Any:
@@ -93,4 +94,4 @@ def _value(given: Any) -> Any:
         return Constant.from_json(given["tensor"])
     if set(given) == {"by_site"} and isinstance(given["by_site"], dict):
         return {name: _value(one) for name, one in given["by_site"].items()}
-    raise ValueError(f"Expected a tensor or values by site; got {sorted(given)}.")
+    raise SettingError(f"Expected a tensor or values by site; got {sorted(given)}.")

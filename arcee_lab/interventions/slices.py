@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Indices, head_axis, position_axis
 from arcee_lab.interventions.device_cache import Placed
 from arcee_lab.model.anatomy import Anatomy
@@ -80,7 +81,7 @@ class Part:
             features = [axis for axis in axes if axis not in self.free_axes]
             wanted = "a number" if axes[-1] == "k_pos" else f"a number or [{' '.join(features)}]"
             wanted += f", or all {len(axes)} axes" if whole else ""
-            raise ValueError(f"{shown}; give {wanted}.")
+            raise SiteError(f"{shown}; give {wanted}.")
         for axis in range(len(axes) - tensor.ndim, len(axes)):
             word, place = axes[axis], axis - len(axes)
             if word in self.free_axes:
@@ -92,7 +93,7 @@ class Part:
                 tensor = tensor.index_select(place, index)
             elif size not in (1, taken):
                 wanted = f"{full}" if taken == full else f"{full} or {taken}"
-                raise ValueError(f"{shown}, where {word} is {wanted}, not {size}.")
+                raise SiteError(f"{shown}, where {word} is {wanted}, not {size}.")
         return tensor
 
     @property

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.attention import ArceeAttention
 from arcee_lab.model.heads import (
     ArceeForQuestionAnswering,
@@ -56,7 +57,7 @@ class Anatomy(NamedTuple):
         try:
             return list(_resolve(self.legend, filters))  # type: ignore[arg-type]
         except TypeError:
-            raise ValueError(
+            raise ModelError(
                 f"sites is a name or a list of names; got {type(filters).__name__}."
             ) from None
 
@@ -117,7 +118,7 @@ def anatomy(model: nn.Module) -> Anatomy:
             backbone = inner if isinstance(inner, ArceeModel) else inner.model
             assert isinstance(backbone, ArceeModel)
             return Anatomy(inner, backbone, _legend(len(backbone.layers), head))
-    raise ValueError(
+    raise ModelError(
         "Expected a model of arcee_lab, whose hook points are modules; got "
         f"{type(inner).__module__}.{type(inner).__qualname__}"
         f"{'' if inner is model else f' inside a {type(model).__name__}'}. Load it with "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.attention_mask import Reach, reach_of
 from arcee_lab.model.attention_pattern import Pairs, PairsBeside, PairsInPath
 from arcee_lab.model.config import ArceeConfig
@@ -224,7 +225,7 @@ class ArceeAttention(Hooked):
         """
         causal = kwargs.get("is_causal")
         if kwargs.get("cu_seq_lens_q") is not None:
-            raise ValueError(
+            raise ModelError(
                 "hook_pattern cannot read sequences packed by cu_seq_lens; pass position_ids that "
                 "restart at each sequence instead."
             )
@@ -251,7 +252,7 @@ class ArceeAttention(Hooked):
     def _show_unedited(self, point: HookPoint, value: Tensor) -> None:
         before = edits_of(value)
         if point(value) is not value or edits_of(value) != before:
-            raise ValueError(
+            raise ModelError(
                 f"Scores or pattern of layer {self.layer_idx} were changed while they were "
                 "only read: the change would be lost. Set the layer's pattern_mode = 'write' "
                 "to let the data flow through them."

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.errors import ModelError
+
 # Some queries of a call: a span, or by sequence `[batch, chosen]` places.
 Queries = slice | Tensor
 ALL = slice(None)
@@ -210,7 +212,7 @@ def reach_of(
         return RuleReach(q_len, k_len, device, offset=0)
     if hasattr(attention_mask, "mask_mod"):
         return FlexReach(attention_mask, q_len, k_len, batch=batch, device=device)
-    raise ValueError(
+    raise ModelError(
         f"hook_pattern cannot read a mask of type {type(attention_mask).__name__}; expected None, "
         "a 2-D or 4-D tensor, or a BlockMask. Use attn='sdpa' or 'eager'."
     )

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig
 
+from arcee_lab.errors import CheckpointError
+
 # What a folder is read for; nothing else in it is opened.
 READ = {".jinja", ".json", ".model", ".safetensors", ".txt"}
 _LONGEST_JSON = 2**28  # bytes; an index of a large model has a few million
@@ -23,17 +25,19 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If the file is absent or no JSON object.
     """
     if not path.is_file():
-        raise ValueError(
+        raise CheckpointError(
             f"{path.parent} has no {path.name}; expected a checkpoint folder with one."
         )
     if path.stat().st_size > _LONGEST_JSON:
-        raise ValueError(f"{path} is {path.stat().st_size:,} bytes long; expected a small file.")
+        raise CheckpointError(
+            f"{path} is {path.stat().st_size:,} bytes long; expected a small file."
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); get the file again.") from None
+        raise CheckpointError(f"{path} is not valid JSON ({error}); get the file again.") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}; expected a JSON object.")
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object.")
     return value
 
 
@@ -63,7 +67,7 @@ def inside(folder: Path, path: Path) -> Path:
     caches = [parent.parent for parent in root.parents if parent.name == "snapshots"]
     if any(target.parent == cache / "blobs" for cache in caches):
         return path
-    raise ValueError(
+    raise CheckpointError(
         f"{path} leads out of the checkpoint, to {target}; expected every file inside {folder}. "
         "Copy the file there if it belongs to it."
     )
@@ -80,14 +84,14 @@ def check_folder(folder: Path) -> None:
             index names a file elsewhere.
     """
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} holds an adapter beside its model, which transformers would load only where "
             "peft is installed; load the model from a folder without adapter_config.json, then "
             "peft.PeftModel.from_pretrained(model, adapter_folder)."
         )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "arcee":
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} is a checkpoint of model_type {kind!r}; arcee_lab reads 'arcee' models "
             "(arcee-ai/AFM-4.5B and kin). Use transformers for others."
         )
@@ -96,7 +100,7 @@ def check_folder(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f"{file} is damaged or truncated ({error}); expected a complete safetensors file. "
                 "Download or copy it again."
             ) from None
@@ -111,7 +115,7 @@ def _weight_files(folder: Path) -> list[Path]:
         names = _shard_names(folder, index)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
-            raise ValueError(
+            raise CheckpointError(
                 f"{folder} lacks {len(missing)} of {len(names)} shards that its index names, e.g. "
                 f"{missing[:2]}; download or copy them again."
             )
@@ -120,11 +124,11 @@ def _weight_files(folder: Path) -> list[Path]:
         p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}
     )
     if pickles:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code; arcee_lab "
             "reads safetensors only. Save it with model.save_pretrained(folder) where you trust it."
         )
-    raise ValueError(
+    raise CheckpointError(
         f"{folder} holds no weights; expected model.safetensors or its shards and index."
     )
 
@@ -132,12 +136,12 @@ def _weight_files(folder: Path) -> list[Path]:
 def _shard_names(folder: Path, index: Path) -> list[str]:
     shards = read_json(index).get("weight_map") or {}
     if not isinstance(shards, dict):
-        raise ValueError(f"{index} has a weight_map that is no mapping; get the file again.")
+        raise CheckpointError(f"{index} has a weight_map that is no mapping; get the file again.")
     names = sorted(set(map(str, shards.values())))
     for name in names:
         # As on every system, whatever this one takes for a separator.
         if re.search(r"[/\\\\:\0]", name) or not name.endswith(".safetensors"):
-            raise ValueError(
+            raise CheckpointError(
                 f"{index} names the shard {name!r}; expected the names of safetensors files in "
                 f"{folder}, without a folder."
             )
@@ -194,7 +198,7 @@ def require_backbone(cls: type, info: dict) -> None:
         return
     unexpected = sorted(info["unexpected_keys"])
     held = f" It holds {len(unexpected)} unknown ones, e.g. {unexpected[:3]}." if unexpected else ""
-    raise ValueError(
+    raise CheckpointError(
         f"{cls.__name__}: the checkpoint lacks {len(missing)} backbone parameters, e.g. "
         f"{missing[:3]}; they would stay random.{held} Expected every parameter of the backbone: "
         "check that all shards are there and that this is an Arcee checkpoint."
@@ -216,7 +220,7 @@ def require_every_weight_used(folder: Path, info: dict) -> None:
         if not HEAD_KEYS.match(key) and not key.endswith("rotary_emb.inv_freq")
     )
     if unused:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} holds {len(unused)} weights that its config.json has no place for, e.g. "
             f"{unused[:3]}; expected none, since the model would compute without them. Check "
             "attention_bias, mlp_bias, num_hidden_layers, and that it is an Arcee checkpoint."
@@ -232,7 +236,7 @@ def require_finite(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not weight.is_meta and not weight.isfinite().all():
             count = int((~weight.isfinite()).sum())
-            raise ValueError(
+            raise CheckpointError(
                 f"{name} holds {count} values that are NaN or infinite; expected none. The "
                 "checkpoint is damaged, or was saved from a run that diverged."
             )
@@ -248,12 +252,12 @@ def load_head(model: nn.Module, file: Path) -> None:
         with safe_open(file, framework="pt") as tensors:
             found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged or truncated ({error}); get it again.") from None
+        raise CheckpointError(f"{file} is damaged or truncated ({error}); get it again.") from None
     own = {key: p for key, p in model.named_parameters() if HEAD_KEYS.match(key)}
     shapes = {key: tuple(p.shape) for key, p in own.items()}
     if {key: tuple(t.shape) for key, t in found.items()} != shapes:
         got = {key: tuple(t.shape) for key, t in found.items()}
-        raise ValueError(f"{file} does not fit the head: got {got}, expected {shapes}.")
+        raise CheckpointError(f"{file} does not fit the head: got {got}, expected {shapes}.")
     with torch.no_grad():
         for key, tensor in found.items():
             own[key].copy_(tensor)

@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
+from arcee_lab.errors import CheckpointError
+
 
 @strict
 class ArceeConfig(PreTrainedConfig):
@@ -89,13 +91,13 @@ class ArceeConfig(PreTrainedConfig):
             ValueError: If they do not.
         """
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
+            raise CheckpointError(
                 f"hidden_size={self.hidden_size} is not a multiple of "
                 f"num_attention_heads={self.num_attention_heads}; choose a width the heads divide."
             )
         kv_heads = self.num_key_value_heads
         if kv_heads is not None and (kv_heads < 1 or self.num_attention_heads % kv_heads != 0):
-            raise ValueError(
+            raise CheckpointError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={kv_heads}; each kv head serves a whole "
                 "number of query heads."

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.attended import attended_tokens, tokens_seen
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import HookPoint
@@ -96,7 +97,7 @@ class ArceeForSequenceClassification(ArceePreTrainedModel):
         elif self.config.pad_token_id is not None and input_ids is not None:
             real = input_ids.to(logits.device) != self.config.pad_token_id
         elif self.config.pad_token_id is None and batch > 1:
-            raise ValueError(
+            raise ModelError(
                 f"Cannot tell where {batch} sequences end: got neither an attention_mask nor a "
                 "pad_token_id. Pass the tokenizer's attention_mask, or set config.pad_token_id."
             )

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.config import ArceeConfig
 
 
@@ -83,7 +84,7 @@ class ArceeRotaryEmbedding(nn.Module):
         self.rope_type: str = rope["rope_type"]
         if self.rope_type not in ("default", *ROPE_INIT_FUNCTIONS):
             kinds = ", ".join(["default", *sorted(ROPE_INIT_FUNCTIONS)])
-            raise ValueError(f"rope_type={self.rope_type!r}; expected one of {kinds}.")
+            raise ModelError(f"rope_type={self.rope_type!r}; expected one of {kinds}.")
         compute: Callable = (
             self.compute_default_rope_parameters
             if self.rope_type == "default"
@@ -128,7 +129,7 @@ class ArceeMLP(Hooked):
     def __init__(self, config: ArceeConfig):
         super().__init__()
         if config.hidden_act != "relu2":
-            raise ValueError(
+            raise ModelError(
                 f"hidden_act={config.hidden_act!r}: arcee_lab's MLP is ReLU² and expects "
                 "hidden_act='relu2'. For another activation use transformers' own class."
             )

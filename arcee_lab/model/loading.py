@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from arcee_lab.errors import CheckpointError
 from arcee_lab.model import checkpoint
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.checks import limits
@@ -61,7 +62,8 @@ def load(
         check: Compare four tokens with arithmetic written from the weights; see
             `arcee_lab.model.checks.selfcheck.self_check`.
         **options: Passed to transformers' `from_pretrained`: `quantization_config=`, `device_map=`
-            and the others of `arcee_lab.model.checks.options`. `torch_dtype=` is another name of `dtype=`.
+            and the others of `arcee_lab.model.checks.options`. `torch_dtype=` is another name of
+            `dtype=`.
 
     Returns:
         The model and its tokenizer.
@@ -80,7 +82,7 @@ def load(
         2
     """
     if head not in HEADS:
-        raise ValueError(f"head={head!r}; expected one of {', '.join(HEADS)}.")
+        raise CheckpointError(f"head={head!r}; expected one of {', '.join(HEADS)}.")
     dtype = one_dtype(dtype, options)
     check_options(options)
     folder = find_checkpoint(name, revision=revision)
@@ -92,7 +94,7 @@ def load(
         options["attn_implementation"] = attn
     if device is not None:
         if "device_map" in options:
-            raise ValueError(
+            raise CheckpointError(
                 "Give device= or device_map=, not both; either decides where weights go."
             )
         options["device_map"] = {"": available_device(device)}
@@ -109,14 +111,14 @@ def load(
                 **options,
             )
         except ImportError as error:  # of a kernel, or of a way to quantise
-            raise ValueError(
+            raise CheckpointError(
                 f"{name} cannot be loaded so: {error} Install that package, or load without the "
                 "option that needs it (attn='sdpa' needs none)."
             ) from None
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
-            raise ValueError(
+            raise CheckpointError(
                 f"The weights of {folder} have other shapes than its config.json says"
                 f"{'' if num_labels is None else f', or other labels than num_labels={num_labels}'}"
                 "; get the checkpoint again, or leave num_labels out."
@@ -147,7 +149,7 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
     text = os.fspath(name)
     if text == "demo":
         if not (DEMO / "config.json").is_file():
-            raise ValueError(
+            raise CheckpointError(
                 "The demo checkpoint is not in this installation; reinstall arcee_lab, or make one "
                 "with `arcee-lab train-demo --out DIR` and load DIR."
             )
@@ -157,12 +159,12 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
         checkpoint.check_paths(folder)
         return folder
     if folder.exists():
-        raise ValueError(
+        raise CheckpointError(
             f"{text!r} is a file; expected the folder of a checkpoint, a Hub id (owner/name), or "
             "'demo'. Give the folder that the file is in."
         )
     if not isinstance(name, str) or "/" not in text or not is_hub_id(text):
-        raise ValueError(
+        raise CheckpointError(
             f"{text!r} is neither a folder, nor a Hub id (owner/name), nor 'demo'. Check the path."
         )
     from huggingface_hub import snapshot_download
@@ -172,7 +174,7 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
         return Path(snapshot_download(text, revision=revision, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise CheckpointError(
             f"The Hub did not give {text!r} (revision {revision or 'default'}): {reason} Check the "
             "name, the network, and `hf auth login` for a gated model; 'demo' works offline."
         ) from None
@@ -182,9 +184,11 @@ def _head_config(
     folder: Path, head: str, num_labels: int | None, attn: str | None
 ) -> tuple[ArceeConfig, Path | None]:
     if num_labels is not None and head not in ("sequence", "token"):
-        raise ValueError(f"num_labels={num_labels} means nothing for head={head!r}; leave it out.")
+        raise CheckpointError(
+            f"num_labels={num_labels} means nothing for head={head!r}; leave it out."
+        )
     if num_labels is not None and not 1 <= num_labels <= limits.MOST_LABELS:
-        raise ValueError(
+        raise CheckpointError(
             f"num_labels={num_labels}; expected a whole number from 1 to {limits.MOST_LABELS:,}."
         )
     fields = checkpoint.read_json(folder / "config.json")
@@ -200,7 +204,7 @@ def _head_config(
             config.id2label = {int(i): label for i, label in labels.items()}
             config.label2id = {label: i for i, label in config.id2label.items()}
         if num_labels not in (None, config.num_labels):
-            raise ValueError(
+            raise CheckpointError(
                 f"num_labels={num_labels}, but {file} has {config.num_labels} labels; leave it out."
             )
         return config, file
@@ -219,7 +223,7 @@ def read_config(source: str | Path) -> ArceeConfig:
         return ArceeConfig.from_pretrained(source, trust_remote_code=False)
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise CheckpointError(
             f"The config.json of {source} does not describe a model: {reason}"
         ) from None
 
@@ -229,12 +233,12 @@ def _tokenizer(folder: Path, config: ArceeConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise CheckpointError(
             f"{folder} has no usable tokenizer ({reason}); save one there with "
             "tokenizer.save_pretrained(folder)."
         ) from None
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(
+        raise CheckpointError(
             f"The tokenizer of {folder} has {len(tokenizer)} tokens, the model's vocabulary only "
             f"{config.vocab_size}: some ids would have no embedding. Use its own tokenizer, or "
             "resize the model with resize_token_embeddings and save it."
@@ -253,7 +257,7 @@ def available_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise CheckpointError(
             f"device={str(device)!r} cannot be used with torch {torch.__version__}: {reason} Use "
             "device='cpu', or install the torch build for your accelerator."
         ) from None

@@ -29,6 +29,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.attention import ArceeAttention
 from arcee_lab.model.checkpoint import require_backbone
 from arcee_lab.model.config import ArceeConfig
@@ -192,7 +193,7 @@ class ArceeModel(ArceePreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             got = "neither" if input_ids is None else "both"
-            raise ValueError(f"Give exactly one of input_ids or inputs_embeds; got {got}.")
+            raise ModelError(f"Give exactly one of input_ids or inputs_embeds; got {got}.")
         cache = cache_of_call(cache, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

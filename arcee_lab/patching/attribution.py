@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
 from arcee_lab.model.anatomy import anatomy
@@ -121,7 +122,7 @@ def _leaf(x: Tensor) -> Tensor:
 def _gradients(metric: Tensor, values: list[Tensor]) -> tuple[Tensor, ...]:
     """Of each activation; pairs do not touch each other, so one sum serves all."""
     if not metric.requires_grad:
-        raise ValueError("The metric has no gradient; compute it from the logits with torch.")
+        raise SettingError("The metric has no gradient; compute it from the logits with torch.")
     found = torch.autograd.grad(metric.sum(), values, allow_unused=True)
     return tuple(
         torch.zeros_like(x) if g is None else g for x, g in zip(values, found, strict=True)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.patching.spots import Spot, Spots
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PatchEffects:
             ValueError: If the spots were a list, or for another word.
         """
         if self.spots.shape is None:
-            raise ValueError("These spots are a list and fill no grid; see frame().")
+            raise SettingError("These spots are a list and fill no grid; see frame().")
         return self._values(what).view(self.spots.shape)
 
     def frame(self) -> pd.DataFrame:
@@ -119,7 +120,7 @@ class PatchEffects:
         grid, over = self.grid(what), self.spots.over
         columns = [str(i) for i in self._labels(over[-1])] if over else [""]
         if labels is not None and len(labels) != len(columns):
-            raise ValueError(f"got {len(labels)} labels for {len(columns)} columns.")
+            raise SettingError(f"got {len(labels)} labels for {len(columns)} columns.")
         rows = self._rows()
         unit = "share of the difference restored" if what == "recovered" else self.metric
         return effect_map(
@@ -178,7 +179,7 @@ class PatchEffects:
 
     def _values(self, what: str) -> Tensor:
         if what not in ("recovered", "effect"):
-            raise ValueError(f"what={what!r}; expected 'recovered' or 'effect'.")
+            raise SettingError(f"what={what!r}; expected 'recovered' or 'effect'.")
         return self.recovered if what == "recovered" else self.mean
 
     def _order(self) -> list[int]:
@@ -205,12 +206,14 @@ class PatchEffects:
 
     def _beside(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):
-            raise ValueError(f"cut over {self.spots.over} and {other.spots.over}; expected alike.")
+            raise SettingError(
+                f"cut over {self.spots.over} and {other.spots.over}; expected alike."
+            )
         place = {spot: i for i, spot in enumerate(other.spots)}
         mine = list(self.spots)
         lacking = [spot for spot in mine if spot not in place]
         if lacking:
-            raise ValueError(f"the other result lacks {len(lacking)} spots, e.g. {lacking[0]}.")
+            raise SettingError(f"the other result lacks {len(lacking)} spots, e.g. {lacking[0]}.")
         return self.mean, other.mean[[place[spot] for spot in mine]]
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import indices
 
 
@@ -47,11 +48,11 @@ class LogitDifference:
         ids: tuple[int, ...] = getattr(self, what)
         pairs, vocab = logits.shape
         if len(ids) not in (1, pairs):
-            raise ValueError(
+            raise SettingError(
                 f"{what} has {len(ids)} token ids for {pairs} pairs; give one a pair, or one."
             )
         strange = [i for i in ids if not 0 <= i < vocab]
         if strange:
-            raise ValueError(f"{what} {strange[:4]} out of range: expected 0 to {vocab - 1}.")
+            raise SettingError(f"{what} {strange[:4]} out of range: expected 0 to {vocab - 1}.")
         index = torch.tensor(ids, device=logits.device).expand(pairs)
         return logits.gather(1, index[:, None])[:, 0]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import find_positions
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.recording.capturing import capture
@@ -47,24 +48,24 @@ class Pairs:
             ValueError: If they are not aligned, or a sequence has no token `at`.
         """
         if not callable(metric):
-            raise ValueError(
+            raise SettingError(
                 f"The metric must be a function of logits, e.g. LogitDifference; got {metric!r}."
             )
         if parts.legend.head == "base":
-            raise ValueError(
+            raise SettingError(
                 "The metric reads logits, and this model has no head; load it with head='causal' "
                 "or another."
             )
         changed, other = _inputs(base, "base"), _inputs(source, "source")
         shape, other_shape = (list(run["input_ids"].shape) for run in (changed, other))
         if shape != other_shape:
-            raise ValueError(
+            raise SettingError(
                 f"base is {shape} tokens and source {other_shape}; pairs are patched token by "
                 "token and need the same shape. Pad both alike, or use texts of one length."
             )
         real = changed["attention_mask"].bool()
         if not torch.equal(real, other["attention_mask"].bool()):
-            raise ValueError(
+            raise SettingError(
                 "base and source attend different tokens; pairs are patched token by token and "
                 "need the same attention_mask."
             )
@@ -106,7 +107,7 @@ class Pairs:
         if not isinstance(value, Tensor) or value.shape != (self.count,):
             is_tensor = isinstance(value, Tensor)
             got = f"shape {list(value.shape)}" if is_tensor else type(value).__name__
-            raise ValueError(
+            raise SettingError(
                 f"The metric must give one number a pair, a tensor [{self.count}]; got {got} for "
                 f"logits {list(logits.shape)}."
             )
@@ -124,16 +125,16 @@ def _inputs(batch: Batch, what: str) -> dict[str, Tensor]:
     known = {"input_ids", "attention_mask"}
     if not isinstance(batch, Mapping) or "input_ids" not in batch or set(batch) - known:
         got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(f"{what} must hold input_ids, and may attention_mask; got {got}.")
+        raise SettingError(f"{what} must hold input_ids, and may attention_mask; got {got}.")
     ids, mask = batch["input_ids"], batch.get("attention_mask")
     if not isinstance(ids, Tensor) or not isinstance(mask, Tensor | None):
         got = ", ".join(f"{name} {type(given).__name__}" for name, given in batch.items())
-        raise ValueError(
+        raise SettingError(
             f"{what} must hold tensors; got {got}. Call the tokenizer with return_tensors='pt'."
         )
     mask = torch.ones_like(ids) if mask is None else mask
     if ids.ndim != 2 or mask.shape != ids.shape or not ids.numel():
-        raise ValueError(
+        raise SettingError(
             f"{what} must be [pair, pos]; got input_ids {list(ids.shape)} and attention_mask "
             f"{list(mask.shape)}."
         )
@@ -143,12 +144,12 @@ def _inputs(batch: Batch, what: str) -> dict[str, Tensor]:
 def _where(parts: Anatomy, real: Tensor, at: int | None) -> Tensor | None:
     if parts.legend.head == "sequence":
         if at != -1:
-            raise ValueError(f"A sequence head speaks at the last token only; got at={at}.")
+            raise SettingError(f"A sequence head speaks at the last token only; got at={at}.")
         return None
     if at is None:
         return None
     where, found = find_positions((at,), real)
     if not bool(found.all()):
         short = (~found[:, 0]).nonzero().flatten().tolist()
-        raise ValueError(f"at={at}: the sequences {short[:4]} have no such attended token.")
+        raise SettingError(f"at={at}: the sequences {short[:4]} have no such attended token.")
     return where[:, 0].cpu()

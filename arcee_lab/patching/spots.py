@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import (
     Choice,
     Indices,
@@ -87,7 +88,7 @@ class Spots:
         """
         words = (over,) if isinstance(over, str) else tuple(over)
         if len(set(words)) < len(words) or not set(words) <= set(CUTS):
-            raise ValueError(f"over={over!r}; expected some of {', '.join(CUTS)}, each once.")
+            raise SettingError(f"over={over!r}; expected some of {', '.join(CUTS)}, each once.")
         names = parts.resolve(sites)
         known = {what: indices(chosen[what], what=what) for what in CUTS}
         _check(parts, names, known, words, longest)
@@ -116,7 +117,7 @@ class Spots:
         names = list(dict.fromkeys(spot.site for spot in named))
         kinds = {tuple(i for i in range(1, 4) if spot[i] is not None) for spot in named}
         if len(kinds) != 1:
-            raise ValueError(
+            raise SettingError(
                 "The spots of one sweep must be cut the same way: all with a position or none, and "
                 "so with head and unit."
             )
@@ -255,19 +256,19 @@ def _check(
     longest: int,
 ) -> None:
     if "hook_logits" in names:
-        raise ValueError("hook_logits is what the metric reads; patch something before it.")
+        raise SettingError("hook_logits is what the metric reads; patch something before it.")
     # Any index stands for a cut over all there are: both need the axis.
     wanted = {what: known[what] or ((0,) if what in over else None) for what in CUTS}
     Selection(wanted["positions"], wanted["heads"], wanted["units"]).check(names, parts)
     positions = known["positions"] or ()
     wrong = [p for p in positions if not -longest <= p < longest]
     if wrong:
-        raise ValueError(
+        raise SettingError(
             f"positions {wrong} out of range: the longest sequence has {longest} attended tokens."
         )
     for what in CUTS:
         if what in over and len(set(known[what] or ())) < len(known[what] or ()):
-            raise ValueError(f"{what} names an index twice: {list(known[what] or ())}.")
+            raise SettingError(f"{what} names an index twice: {list(known[what] or ())}.")
 
 
 def _range(
@@ -283,7 +284,7 @@ def _range(
         axes = sites[name].axes
         lengths[parts.size(axes[-1] if what == "units" else axes[head_axis(axes) or 0])] = name
     if len(lengths) > 1:
-        raise ValueError(
+        raise SettingError(
             f"These sites differ in the number of {what}: "
             + ", ".join(f"{name} has {size}" for size, name in lengths.items())
             + ". Sweep them apart."

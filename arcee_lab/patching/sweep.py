@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
 from arcee_lab.model.anatomy import Anatomy, anatomy
@@ -88,7 +89,7 @@ def patch_sweep(
         True
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is the rows of a forward, at least 1; got {batch_size}.")
+        raise SettingError(f"batch_size is the rows of a forward, at least 1; got {batch_size}.")
     parts = anatomy(model)
     with torch.no_grad():
         pairs = Pairs.read(parts, base, source, metric, at)
@@ -127,7 +128,7 @@ def spots_of(
         return Spots.grid(parts, given, over=over, chosen=chosen, longest=longest)
     told = [what for what, value in {"over": over or None, **chosen}.items() if value is not None]
     if told or not all(isinstance(one, Spot) for one in given):
-        raise ValueError(
+        raise SettingError(
             f"A list of spots says all by itself; leave out {', '.join(told) or 'the names'}."
         )
     return Spots.listed(parts, given, longest=longest)

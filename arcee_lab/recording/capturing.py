@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import SiteError, UnknownName
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.selection import PairsSelection, Selection, position_axis
 from arcee_lab.hooks.watch import Watch, stop_site
@@ -98,7 +99,7 @@ class Capture(Watch, Mapping[str, Any]):
         if selection.positions is not None:
             length = x.shape[position_axis(axes) or 0]
             if length != call.length:
-                raise ValueError(
+                raise SiteError(
                     f"positions count the {call.length} tokens of a call, but {name} holds "
                     f"{length} of them (logits_to_keep, which generate sets too). Capture it "
                     "without positions."
@@ -193,12 +194,12 @@ class Capture(Watch, Mapping[str, Any]):
             ValueError: If the capture lacks `grad=True`, or no backward reached the site.
         """
         if not self._grad:
-            raise ValueError("No gradients were kept: call al.capture(..., grad=True).")
+            raise SiteError("No gradients were kept: call al.capture(..., grad=True).")
         canonical = self._recorded(name)
         grads = []
         for record in self._records[canonical]:
             if record.value.grad is None:
-                raise ValueError(
+                raise SiteError(
                     f"{canonical} has no gradient. Expected a backward from this forward, "
                     "run with gradients enabled (reentrant checkpointing runs layers without them)."
                 )
@@ -209,7 +210,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._synchronise()
         for record in self._records[name]:
             if record.edits != edits_of(record.value):
-                raise ValueError(
+                raise SiteError(
                     f"{name} was changed in place after it was recorded, by a hook at a later site "
                     "that holds the same tensor. Return a new tensor there, or capture with "
                     "dtype=, device= or a cut, which copy."
@@ -222,9 +223,9 @@ class Capture(Watch, Mapping[str, Any]):
     def _recorded(self, name: str) -> str:
         canonical = self._legend.canonical(name)
         if canonical not in self._records:
-            raise KeyError(f"{canonical} was not captured; captured are {self._names[:4]} ...")
+            raise UnknownName(f"{canonical} was not captured; captured are {self._names[:4]} ...")
         if not self._records[canonical]:
-            raise ValueError(
+            raise SiteError(
                 f"{canonical} has not fired yet: call the model inside the block first."
             )
         return canonical
@@ -315,7 +316,7 @@ def capture(
         cuts |= {"units": units, "grad": grad or None}
         given = [name for name, value in cuts.items() if value is not None]
         if given:
-            raise ValueError(
+            raise SiteError(
                 f"Reducers read whole activations where the model computes them; leave {given[0]}= "
                 "out, or capture without reducers."
             )

@@ -6,6 +6,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import SiteError, UnknownName
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
 from arcee_lab.hooks.selection import PairsSelection, Selection
@@ -61,9 +62,9 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
     def __getitem__(self, name: str) -> Tensor:
         canonical = self._parts.legend.canonical(name)
         if canonical not in self._buffers:
-            raise KeyError(f"{canonical} is not recorded; recorded are {list(self)[:4]} ...")
+            raise UnknownName(f"{canonical} is not recorded; recorded are {list(self)[:4]} ...")
         if not self._has_run:
-            raise ValueError(f"{canonical} holds nothing yet: call the recorder like the model.")
+            raise SiteError(f"{canonical} holds nothing yet: call the recorder like the model.")
         return self._buffers[canonical]
 
     def __iter__(self) -> Iterator[str]:
@@ -185,7 +186,7 @@ def capture_compiled(
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     if isinstance(sites, Mapping):
         if selection != Selection():
-            raise ValueError(
+            raise SiteError(
                 "Reducers read whole activations; leave dtype=, positions=, heads= and units= out."
             )
         asked = asked_of(parts, sites)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
 from arcee_lab.model.anatomy import anatomy
 
@@ -102,9 +103,7 @@ def plan(
         True
     """
     if batch < 1 or length < 1:
-        raise ValueError(
-            f"batch and length must be at least 1; got batch={batch}, length={length}."
-        )
+        raise SiteError(f"batch and length must be at least 1; got batch={batch}, length={length}.")
     parts = anatomy(model)
     names = parts.resolve(sites)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)

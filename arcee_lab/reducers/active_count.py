@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
 from arcee_lab.reducers.running.chunks import fires, pieces
 from arcee_lab.reducers.running.result import ReducerResult
@@ -44,9 +45,9 @@ class ActiveCounts(ReducerResult):
             ValueError: No token was counted, or a share outside 0 to 1.
         """
         if not 0 <= share <= 1:
-            raise ValueError(f"share={share}: expected 0 to 1.")
+            raise SettingError(f"share={share}: expected 0 to 1.")
         if not self.tokens:
-            raise ValueError("No token was counted; expected at least one.")
+            raise SettingError("No token was counted; expected at least one.")
         # In whole numbers: torch compares these with a float in fp32. Not ceil alone: 0.07 · 100 is
         # above 7 in floats.
         rank = max(1, math.ceil(share * self.tokens * (1 - 1e-14)))
@@ -132,9 +133,9 @@ class ActiveCount(Reducer):
     def check(self, state: State) -> None:
         check_counts(state)
         if state["counts"].sum() != state["tokens"]:
-            raise ValueError("counts do not add up to tokens")
+            raise SettingError("counts do not add up to tokens")
         if (state["kept"] >= len(state["counts"])).any():
-            raise ValueError("kept holds more active units than there are")
+            raise SettingError("kept holds more active units than there are")
 
     def _put(self, kept: Tensor, values: Tensor, places: Tensor, mask: Tensor) -> None:
         places = torch.where(mask & (places < self.keep), places, self.keep)

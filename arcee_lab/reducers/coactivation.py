@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import indices
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.running.chunks import fires, pieces
@@ -107,15 +108,15 @@ class CoActivation(Reducer):
         super().__post_init__()
         units = indices(self.units, what="units")
         if units is None or len(set(units)) < len(units):
-            raise ValueError(f"units={units}: expected one or more units, each once.")
+            raise SettingError(f"units={units}: expected one or more units, each once.")
         object.__setattr__(self, "units", units)
 
     def init(self, shape: tuple[int, ...], device: torch.device) -> State:
         if len(shape) != 1:
-            raise ValueError(f"CoActivation takes a site without heads; this one is {shape}.")
+            raise SettingError(f"CoActivation takes a site without heads; this one is {shape}.")
         wrong = [unit for unit in self.units if not 0 <= unit < shape[0]]
         if wrong:
-            raise ValueError(f"units {wrong} out of range: expected 0 to {shape[0] - 1}.")
+            raise SettingError(f"units {wrong} out of range: expected 0 to {shape[0] - 1}.")
         size = (len(self.units), len(self.units))
         return {
             "both": torch.zeros(size, dtype=torch.int64, device=device),
@@ -144,6 +145,6 @@ class CoActivation(Reducer):
         both = state["both"]
         fired = both.diagonal()
         if (both != both.t()).any() or (both > fired).any():
-            raise ValueError("both is not a table of pairs")
+            raise SettingError("both is not a table of pairs")
         if (fired > state["tokens"]).any():
-            raise ValueError("both is more than tokens")
+            raise SettingError("both is more than tokens")

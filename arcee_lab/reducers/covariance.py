@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.moments import merge_means
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.running.chunks import pieces, wide
@@ -83,7 +84,7 @@ class MeanCovariance(Reducer):
 
     def init(self, shape: tuple[int, ...], device: torch.device) -> State:
         if len(shape) != 1:
-            raise ValueError(f"MeanCovariance takes a site without heads; this one is {shape}.")
+            raise SettingError(f"MeanCovariance takes a site without heads; this one is {shape}.")
         size, dtype = shape[0], wide(device)
         return {
             "tokens": torch.zeros((), dtype=torch.int64, device=device),
@@ -131,6 +132,6 @@ class MeanCovariance(Reducer):
 
     def check(self, state: State) -> None:
         if state["tokens"] < 0:
-            raise ValueError("tokens is negative")
+            raise SettingError("tokens is negative")
         if (state["products"].diagonal() < 0).any():
-            raise ValueError("products has negative squares")
+            raise SettingError("products has negative squares")

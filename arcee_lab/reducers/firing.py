@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.running.chunks import MOST_TOKENS, fires, piece_length
 from arcee_lab.reducers.running.result import ReducerResult, unit_columns
@@ -124,4 +125,4 @@ class FiringRate(Reducer):
     def check(self, state: State) -> None:
         check_counts(state)
         if (state["fired"] > state["tokens"]).any():
-            raise ValueError("fired is more than tokens")
+            raise SettingError("fired is more than tokens")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.reducers.reducer import Reducer, State, check_counts, check_whole
 from arcee_lab.reducers.running.result import ReducerResult, table_of
 
@@ -40,7 +41,7 @@ class Groups(Mapping[int | str, Any], ReducerResult):
 
     def __getitem__(self, name: int | str) -> Any:
         if name not in self.names:
-            raise KeyError(f"{name!r} is no group; groups are {list(self.names)[:8]}.")
+            raise UnknownName(f"{name!r} is no group; groups are {list(self.names)[:8]}.")
         return self.results[self.names.index(name)]
 
     def __iter__(self) -> Iterator[int | str]:
@@ -104,14 +105,14 @@ class Grouped(Reducer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.reducer, Reducer) or "labels" in self.reducer.asks:
-            raise ValueError(f"{self.reducer!r}: expected a reducer that asks for no labels.")
+            raise SettingError(f"{self.reducer!r}: expected a reducer that asks for no labels.")
         if self.reducer.first != "include":
-            raise ValueError("Give first= to Grouped, not to the reducer in it.")
+            raise SettingError("Give first= to Grouped, not to the reducer in it.")
         check_whole("groups", self.groups, least=1)
         if self.names is not None:
             object.__setattr__(self, "names", tuple(self.names))
             if len(set(self.names)) != self.groups:
-                raise ValueError(f"names={self.names}: expected {self.groups} different ones.")
+                raise SettingError(f"names={self.names}: expected {self.groups} different ones.")
 
     @property
     def asks(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.running.binning import Bins, check_octaves
 from arcee_lab.reducers.running.chunks import add_ones, pieces
@@ -57,7 +58,7 @@ class LogHistogram(ReducerResult):
             ValueError: If the threshold is not above 0; `positive` has the share above 0.
         """
         if not threshold > 0:
-            raise ValueError(f"threshold={threshold}: expected above 0; `positive` is the rest.")
+            raise SettingError(f"threshold={threshold}: expected above 0; `positive` is the rest.")
         # reaching[..., i]: values that reach edge i; before all of them, those above 0.
         above = self.counts[..., 1:-1].flip(-1).cumsum(-1).flip(-1).double() / self.tokens
         bounds = torch.cat([torch.zeros(1, dtype=torch.float64), self.edges])
@@ -150,4 +151,4 @@ class Histogram(Reducer):
     def check(self, state: State) -> None:
         check_counts(state)
         if (state["counts"].sum(-1) != state["tokens"]).any():
-            raise ValueError("counts do not add up to tokens")
+            raise SettingError("counts do not add up to tokens")

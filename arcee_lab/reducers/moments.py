@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State
 from arcee_lab.reducers.running.chunks import pieces, wide
 from arcee_lab.reducers.running.result import ReducerResult, unit_columns
@@ -127,9 +128,9 @@ class Moments(Reducer):
 
     def check(self, state: State) -> None:
         if state["tokens"] < 0:
-            raise ValueError("tokens is negative")
+            raise SettingError("tokens is negative")
         if (state["squares"] < 0).any():
-            raise ValueError("squares has negative sums of squares")
+            raise SettingError("squares has negative sums of squares")
 
 
 def merge_means(a: State, b: State) -> tuple[Tensor, Tensor, Tensor]:

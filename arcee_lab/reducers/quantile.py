@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_counts
 from arcee_lab.reducers.running.binning import Bins, check_octaves
 from arcee_lab.reducers.running.chunks import add_ones, pieces
@@ -50,7 +51,7 @@ class Quantiles(ReducerResult):
             ValueError: A share outside 0 to 1.
         """
         if not 0 <= share <= 1:
-            raise ValueError(f"share={share}: expected 0 to 1.")
+            raise SettingError(f"share={share}: expected 0 to 1.")
         upto = self.counts.cumsum(-1)
         count = upto[..., -1]
         # Not ceil(share · n) alone: 0.07 · 100 is above 7 in floats.
@@ -113,9 +114,9 @@ class Quantile(Reducer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.error, float) or not 1e-4 <= self.error <= 0.3:
-            raise ValueError(f"error={self.error!r}: expected 0.0001 to 0.3.")
+            raise SettingError(f"error={self.error!r}: expected 0.0001 to 0.3.")
         if self.by not in get_args(By):
-            raise ValueError(f"by={self.by!r}: expected one of {', '.join(get_args(By))}.")
+            raise SettingError(f"by={self.by!r}: expected one of {', '.join(get_args(By))}.")
         check_octaves(self.low, self.high)
 
     @property
@@ -167,4 +168,4 @@ class Quantile(Reducer):
         # Of a site, whose units are not counted apart, each token adds as many values.
         rest = counts - tokens if self.by == "unit" else counts.remainder(tokens.clamp(min=1))
         if rest.any() or (counts.any() and tokens == 0):
-            raise ValueError("counts do not add up to tokens")
+            raise SettingError("counts do not add up to tokens")

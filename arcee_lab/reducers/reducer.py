@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
+
 State = dict[str, Tensor]
 First = Literal["include", "exclude", "only"]
 
@@ -32,7 +34,9 @@ class Reducer(ABC):
 
     def __post_init__(self) -> None:
         if self.first not in get_args(First):
-            raise ValueError(f"first={self.first!r}: expected one of {', '.join(get_args(First))}.")
+            raise SettingError(
+                f"first={self.first!r}: expected one of {', '.join(get_args(First))}."
+            )
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ def check_whole(what: str, value: object, *, least: int) -> None:
         ValueError: It names the setting.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{what}={value!r}: expected a whole number from {least} up.")
+        raise SettingError(f"{what}={value!r}: expected a whole number from {least} up.")
 
 
 def check_counts(state: State) -> None:
@@ -125,7 +129,7 @@ def check_counts(state: State) -> None:
     """
     for name, tensor in state.items():
         if (tensor < 0).any():
-            raise ValueError(f"{name} holds counts below 0")
+            raise SettingError(f"{name} holds counts below 0")
 
 
 def settings_of(reducer: Reducer) -> dict[str, Any]:
@@ -148,10 +152,10 @@ def reducer_of(settings: object, classes: Mapping[str, type[Reducer]]) -> Reduce
         ValueError: An unknown class, or settings that it does not take.
     """
     if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
-        raise ValueError(f"{settings!r} describes no reducer")
+        raise SettingError(f"{settings!r} describes no reducer")
     kind = settings["type"]
     if kind not in classes:
-        raise ValueError(
+        raise SettingError(
             f"no reducer is called {kind!r}; expected one of {', '.join(sorted(classes))}. Your "
             "own classes go in load(folder, reducers=[...])"
         )
@@ -165,7 +169,7 @@ def reducer_of(settings: object, classes: Mapping[str, type[Reducer]]) -> Reduce
         return classes[kind](**values)
     except TypeError as error:
         said = str(error).splitlines()[0]
-        raise ValueError(f"{kind} does not take these settings: {said}") from None
+        raise SettingError(f"{kind} does not take these settings: {said}") from None
 
 
 def _plain(value: Any) -> Any:

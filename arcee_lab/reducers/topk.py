@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_whole
 from arcee_lab.reducers.running.chunks import pieces
 from arcee_lab.reducers.running.result import ReducerResult, unit_columns
@@ -149,13 +150,13 @@ class TopK(Reducer):
     def check(self, state: State) -> None:
         values, rows, positions = state["values"], state["rows"], state["positions"]
         if state["tokens"] < 0 or state["rows_read"] < 0:
-            raise ValueError("tokens or rows_read is negative")
+            raise SettingError("tokens or rows_read is negative")
         if (rows < -1).any() or (rows >= state["rows_read"]).any() or (positions < -1).any():
-            raise ValueError("rows or positions point outside of what was read")
+            raise SettingError("rows or positions point outside of what was read")
         if ((rows < 0) != (positions < 0)).any() or (values[rows < 0] != -torch.inf).any():
-            raise ValueError("values, rows and positions do not fit each other")
+            raise SettingError("values, rows and positions do not fit each other")
         if (_ordered(values).diff(dim=-1) > 0).any():
-            raise ValueError("values do not fall")
+            raise SettingError("values do not fall")
 
     def _best(self, a: State, b: State) -> State:
         """The largest of two lists, of which the first was read before."""

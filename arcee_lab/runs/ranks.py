@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from arcee_lab.errors import DeviceError
+
 Item = TypeVar("Item")
 
 # A rank may wait hours for a slower one. That one has died is no reason to wait less: the launcher
@@ -82,7 +84,7 @@ class Ranks:
         if self.size == 1:
             return [mine]
         if not dist.is_initialized():
-            raise ValueError(
+            raise DeviceError(
                 f"Rank {self.rank} of {self.size} is not connected to the others. Expected this "
                 "call inside `with ranks.joined():`."
             )
@@ -139,7 +141,7 @@ def joined(device: str | torch.device | None = None) -> Iterator[Ranks]:
     if starts:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
-            raise ValueError(
+            raise DeviceError(
                 f"WORLD_SIZE is {mine.size}, but {', '.join(missing)} is not set. Start the job "
                 "with torchrun or `accelerate launch`, which set all of it."
             )
@@ -162,7 +164,7 @@ def _device(wanted: str | torch.device | None, local_rank: int) -> torch.device:
         return device
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise ValueError(
+        raise DeviceError(
             f"Rank {local_rank} of this node has no GPU of its own: torch sees {count}. Start "
             f"{max(count, 1)} processes a node, or pass device='cpu'."
         )

@@ -7,6 +7,8 @@ from dataclasses import astuple, dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
+from arcee_lab.errors import ModelError
+
 LARGEST = 2**32 - 1  # numpy takes no larger seed, and one number may be meant for all
 
 
@@ -62,7 +64,7 @@ class Seeds:
             one is None or (type(one) is int and 0 <= one <= LARGEST) for one in numbers
         )
         if not right:
-            raise ValueError(
+            raise ModelError(
                 f"seed={value!r}; expected one whole number from 0 to {LARGEST} or None, or four "
                 "of them: for random, numpy, torch and few-shot examples, such as 0,1234,1234,1234."
             )

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from arcee_lab.errors import FileError
+
 RUN_FILE = "run.json"
 _BEGINNING = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
@@ -22,7 +24,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-class NotWritten(OSError, ValueError):
+class NotWritten(OSError, FileError):
     """A file could not be written; what it was before is as it was.
 
     Attributes:
@@ -48,7 +50,7 @@ def require_local(path: str | Path) -> None:
         ValueError: The path begins like `s3://`, `http://` or `file:///`.
     """
     if _URL.match(os.fspath(path)):
-        raise ValueError(
+        raise FileError(
             f"{os.fspath(path)!r} is a URL; expected a path of this machine. Only `arcee-lab dump` "
             "and al.dump.write take URLs: write to a local folder, then copy it there."
         )
@@ -206,11 +208,11 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
     require_local(folder)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output folder {folder} is a file; choose another name")
+        raise FileError(f"output folder {folder} is a file; choose another name")
     run_file = folder / RUN_FILE
     if not run_file.exists():
         if folder.exists() and not all(map(_is_beginning, folder.iterdir())):
-            raise ValueError(f"output folder {folder} holds other files; choose a new one")
+            raise FileError(f"output folder {folder} holds other files; choose a new one")
         return
     check_same_run(folder, _read_run(run_file), settings)
 
@@ -223,7 +225,7 @@ def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[
     """
     ours = json.loads(json.dumps(ours))
     if theirs != ours:
-        raise ValueError(
+        raise FileError(
             f"output folder {folder} holds another run ({_difference(theirs, ours)}); "
             "choose a new folder, or remove this one"
         )
@@ -248,7 +250,7 @@ def _read_run(run_file: Path) -> dict[str, Any]:
     try:
         run = json.loads(run_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{run_file} is damaged; remove its folder or choose another") from error
+        raise FileError(f"{run_file} is damaged; remove its folder or choose another") from error
     return run if isinstance(run, dict) else {}
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from arcee_lab.data.limits import windows_of
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs import ranks, storage
-from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.core.savings import Weights
 from arcee_lab.sparsity.core.state import Shape, State
@@ -68,7 +68,8 @@ def measure(
         max_tokens: How many tokens to read, first positions included; None reads all.
         label: What the report is called beside others; the model's name, and the adapters that
             are active, by default.
-        here: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank gives the same
+        here: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank gives the
+        same
             model and texts, and gets the report of all.
         resume: A file to save the state to every minute and to go on from after a kill. Ranks need
             one each. What the analyses after the pass find is saved beside it, each as soon as it
@@ -232,7 +233,7 @@ def prepare(
         name: registry.streamed(name) for name in names if name in registry.STREAMED
     }
     if analyses and not plan.shared_tokens:
-        raise ValueError(
+        raise SettingError(
             f"none of the {len(windows)} windows is in the share of 1 in {plan.share}; expected "
             "more text, or share=1, which takes them all"
         )

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -84,7 +85,7 @@ class _Down:
         assert copy is not None
         same = weight.dtype == copy.dtype and weight.device == copy.device
         if not same or _version(weight) != self.version:
-            raise ValueError(
+            raise SettingError(
                 f"The weight of {self.name} was changed inside al.sparse_decode, whose copy is of "
                 "the weight before; end the block first, and open a new one after the change."
             )
@@ -126,7 +127,7 @@ class SparseDecode:
 
     def __enter__(self) -> "SparseDecode":
         if self._undo is not None:
-            raise ValueError("This block has run already; call al.sparse_decode(...) again.")
+            raise SettingError("This block has run already; call al.sparse_decode(...) again.")
         for down in self._downs:
             _require_plain(down.name, down.linear)  # it may have changed since the call
         with ExitStack() as undo:
@@ -147,7 +148,7 @@ class SparseDecode:
             del down.linear
 
     def __deepcopy__(self, memo: dict) -> "SparseDecode":
-        raise ValueError("A model cannot be copied inside al.sparse_decode; copy it outside.")
+        raise SettingError("A model cannot be copied inside al.sparse_decode; copy it outside.")
 
     def _forward(self, down: _Down, dense: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         out = down.try_sparse(x)
@@ -163,7 +164,7 @@ class SparseDecode:
     def _require_gain(self) -> None:
         if all(down.left_alone for down in self._downs):
             best = max(down.zeros / down.counted for down in self._downs)
-            raise ValueError(
+            raise SettingError(
                 f"Sparse decoding would only lose here: over {TRIAL} steps the sparsest of "
                 f"{len(self._downs)} layers had {best:.1%} zeros a call, and every layer more than "
                 f"{1 - self.min_zeros:.0%} of d_mlp active. Decode without al.sparse_decode."
@@ -222,7 +223,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
         True
     """
     if not 0 <= min_zeros < 1:
-        raise ValueError(f"min_zeros is {min_zeros}; expected a share from 0 to below 1.")
+        raise SettingError(f"min_zeros is {min_zeros}; expected a share from 0 to below 1.")
     downs = []
     for number, layer in enumerate(anatomy(model).backbone.layers):
         linear: Any = unwrap(layer).get_submodule("mlp.down_proj")
@@ -235,18 +236,18 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
 def _require_plain(name: str, linear: Any) -> None:
     weight = getattr(linear, "weight", None)
     if type(linear) is not nn.Linear or type(weight) is not nn.Parameter:
-        raise ValueError(
+        raise SettingError(
             f"{name} is {type(linear).__module__}.{type(linear).__qualname__} with a "
             f"{type(weight).__name__}; sparse decoding reads rows of a plain nn.Linear. Merge "
             "adapters, or load the model in full precision and unsharded."
         )
     if weight.device.type != "cpu":
-        raise ValueError(
+        raise SettingError(
             f"{name} lies on {weight.device}; sparse decoding gains on the CPU only: elsewhere "
             "the list of active rows has to be waited for at every layer. Decode without it."
         )
     if "forward" in linear.__dict__:
-        raise ValueError(
+        raise SettingError(
             f"{name}.forward is replaced already, by another al.sparse_decode or another tool; end "
             "that first."
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from arcee_lab.errors import SettingError
 from arcee_lab.sparsity.streamed.analysis import Analysis
 
 # Streamed on a share of the windows: name -> module and class. The core is none: it always runs.
@@ -42,12 +43,12 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
         ValueError: A single string in place of a list, or an unknown name.
     """
     if isinstance(names, str):
-        raise ValueError(f"analyses is one string; expected a list, so pass [{names!r}]")
+        raise SettingError(f"analyses is one string; expected a list, so pass [{names!r}]")
     wanted: set[str] = set()
     for name in names:
         if name not in STREAMED and name not in FURTHER and name not in GROUPS:
             known = ", ".join([*GROUPS, *STREAMED, *FURTHER])
-            raise ValueError(f"no analysis is called {name!r}; expected some of {known}")
+            raise SettingError(f"no analysis is called {name!r}; expected some of {known}")
         wanted |= set(GROUPS.get(name, (name,)))
     return tuple(name for name in (*STREAMED, *FURTHER) if name in wanted)
 

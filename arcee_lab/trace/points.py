@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.attention import ArceeAttention
 
 Value = TypeVar("Value")
@@ -65,7 +66,7 @@ class PointEnvoy(Envoy):
                 if mediator.occurrence(location)
                 else "it never fired: its layer was skipped, or the traced call does not reach it."
             )
-            raise ValueError(f"{self.site} was asked for, but {why}") from None
+            raise ModelError(f"{self.site} was asked for, but {why}") from None
 
 
 @contextmanager

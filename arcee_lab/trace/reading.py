@@ -7,6 +7,7 @@ import nnsight
 from nnsight.intervention.envoy import Envoy
 from torch import Tensor
 
+from arcee_lab.errors import ModelError, UnknownName
 from arcee_lab.model.anatomy import HEADS, anatomy
 from arcee_lab.sites import Legend
 from arcee_lab.trace.points import PointEnvoy
@@ -25,7 +26,7 @@ class Activations(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         canonical = self._legend.canonical(name)
         if canonical not in self:
-            raise KeyError(f"{canonical} was not read; there are {list(self)[:4]} ...")
+            raise UnknownName(f"{canonical} was not read; there are {list(self)[:4]} ...")
         return self[canonical]
 
 
@@ -55,19 +56,19 @@ def read(wrapper: Envoy, sites: str | Sequence[str]) -> Activations:
         'layers.0.mlp.hook_post'
     """
     if not wrapper.interleaver.interleaving:
-        raise ValueError("Call al.trace.read inside the block of `with wrapper.trace(...):`.")
+        raise ModelError("Call al.trace.read inside the block of `with wrapper.trace(...):`.")
     root: Any = wrapper
     if isinstance(root._module, tuple(HEADS.values())):
         parts = anatomy(root._module)
         if not isinstance(getattr(root, "hook_embed", None), PointEnvoy):
-            raise ValueError("Expected the wrapper that al.to_nnsight gives; wrap the model so.")
+            raise ModelError("Expected the wrapper that al.to_nnsight gives; wrap the model so.")
         acts = nnsight.save(Activations(parts.legend))
         for name in parts.resolve(sites):
             acts[name] = root.get(name).output
         return acts
     head = _STOCK.get(type(root._module).__name__)
     if head is None:
-        raise ValueError(
+        raise ModelError(
             "Expected nnsight's wrapper of an Arcee model, ours or transformers'; got "
             f"{type(root._module).__qualname__}."
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from arcee_lab.errors import ModelError
 from arcee_lab.sites import Legend
 
 # Site inside a layer -> where the stock layer has it: path, element of a tuple, flat heads.
@@ -68,7 +69,7 @@ class StockPath:
         if self.item is not None:
             value = value[self.item]
         if value is None:
-            raise ValueError(
+            raise ModelError(
                 f"{self} is None: only eager attention makes a pattern in transformers' own "
                 'Arcee. Load it with attn_implementation="eager".'
             )
@@ -102,7 +103,7 @@ def stock_path(site: str, *, head: str = "causal") -> StockPath:
         'model.layers.3.mlp.act_fn.output'
     """
     if head not in _BACKBONES:
-        raise ValueError(f"head={head!r}; expected one of {', '.join(_BACKBONES)}.")
+        raise ModelError(f"head={head!r}; expected one of {', '.join(_BACKBONES)}.")
     layer = re.search(r"\b(?:layers|blocks)\.(\d+)\.", site)
     legend = Legend(n_layers=int(layer[1]) + 1 if layer else 1, head=head)
     name = legend.canonical(site)
@@ -114,7 +115,7 @@ def stock_path(site: str, *, head: str = "causal") -> StockPath:
     parts = name.split(".")
     found = _LAYER.get(".".join(parts[2:]))
     if found is None:
-        raise ValueError(
+        raise ModelError(
             f"No module of transformers' own Arcee has the value of {name}. {_WHY_NOT[parts[-1]]}"
         )
     path, item, flat_heads = found

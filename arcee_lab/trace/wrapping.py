@@ -8,6 +8,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.errors import ModelError
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.layers import HookPoint
@@ -58,7 +59,7 @@ def to_nnsight(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> E
     """
     parts = anatomy(model)
     if shards_of(parts) is not None:
-        raise ValueError(
+        raise ModelError(
             "nnsight would see the part of each site that this rank computes. Use al.capture and "
             "al.intervene, which put the parts together."
         )

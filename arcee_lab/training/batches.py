@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.demo import KINDS, Document, stream
 from arcee_lab.demo.tasks import BIO
 from arcee_lab.demo.tokenizer import EOS_ID
+from arcee_lab.errors import SettingError
 from arcee_lab.training.recipe import Recipe, Stage
 
 FIXED_BY_CONTEXT = frozenset({"copy", "recall", "answer", "again", "verdict", "meaning"})
@@ -91,7 +92,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) ->
     encoded = []
     for document, ids in zip(documents, all_ids, strict=True):
         if len(ids) != len(document.words) + 1:
-            raise ValueError(
+            raise SettingError(
                 f"this tokenizer makes {len(ids) - 1} tokens of {len(document.words)} words; "
                 "the little world needs the demo's own tokenizer"
             )

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.runs.interrupt import StopWish
 from arcee_lab.runs.storage import claim, remove_beginnings, write_atomic
@@ -214,14 +214,14 @@ def _resume(
         tensors, metadata = read_state(path, wanted)
         about = json.loads(metadata["about"])
         if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
-            raise ValueError("it is of another recipe")
+            raise SettingError("it is of another recipe")
         step, tokens = int(about["step"]), int(about["tokens"])
         starts = [int(start) for start in about["starts"]]
         begun = 0 < len(starts) <= len(recipe.stages) and starts[0] == 0 == min(starts)
         if not (0 < step <= recipe.steps and begun and max(starts) <= step and tokens > 0):
-            raise ValueError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
+            raise SettingError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
         if sorted(starts) != starts:
-            raise ValueError(f"it claims stages begun at {starts}")
+            raise SettingError(f"it claims stages begun at {starts}")
     except (ValueError, LookupError, TypeError) as error:
         raise damaged(path, error) from error
     with torch.no_grad():
@@ -244,7 +244,7 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
             break
         rows.append(row)
     if step and (not rows or rows[0]["step"] != 0 or rows[-1]["step"] <= step - every):
-        raise ValueError(
+        raise SettingError(
             f"{path} lacks rows of the first {step} steps, which {path.with_name(STATE)} has "
             "behind it. Remove both and repeat the same call or command to start again, or choose "
             "another folder."

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arcee_lab.demo import MIX, VERSION
+from arcee_lab.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if len(self.back) > self.kv_heads:
-            raise ValueError(
+            raise SettingError(
                 f"back={self.back} asks for {len(self.back)} heads with keys of their own, and "
                 f"kv_heads is {self.kv_heads}; give at most that many distances."
             )

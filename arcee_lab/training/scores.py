@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from arcee_lab.errors import UnknownName
 from arcee_lab.runs.storage import write_json
 
 Z = 1.959963985  # two-sided 95 %
@@ -128,7 +129,7 @@ class Scorecard:
         found = next((score for score in self.scores if score.skill == skill), None)
         if found is None:
             known = ", ".join(score.skill for score in self.scores)
-            raise KeyError(f"no skill is called {skill!r}; skills: {known}")
+            raise UnknownName(f"no skill is called {skill!r}; skills: {known}")
         return found
 
     @property

@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
+from arcee_lab.errors import SettingError
+
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW knows of a parameter
 
 
@@ -44,19 +46,19 @@ def read_state(
             names = set(file.keys())
             if names != set(wanted):
                 lacks, more = sorted(set(wanted) - names), sorted(names - set(wanted))
-                raise ValueError(f"it lacks {lacks[0]}" if lacks else f"{more[0]} is not known")
+                raise SettingError(f"it lacks {lacks[0]}" if lacks else f"{more[0]} is not known")
             for name, like in wanted.items():  # before any bytes are read
                 shape = file.get_slice(name).get_shape()
                 if list(shape) != list(like.shape):
-                    raise ValueError(f"{name} has the shape {shape}; expected {list(like.shape)}")
+                    raise SettingError(f"{name} has the shape {shape}; expected {list(like.shape)}")
             # Copies: what safetensors gives is mapped from the file, which may be cut meanwhile.
             tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(str(error)) from error
+        raise SettingError(str(error)) from error
     for name, tensor in tensors.items():
         if tensor.dtype != wanted[name].dtype:
-            raise ValueError(f"{name} is {tensor.dtype}; expected {wanted[name].dtype}")
+            raise SettingError(f"{name} is {tensor.dtype}; expected {wanted[name].dtype}")
     return tensors, metadata
 
 

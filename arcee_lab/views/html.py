@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.scale import Kind, colour
 
 Numbers = Sequence[float | int] | np.ndarray
@@ -52,7 +53,7 @@ def token_strip(
         ValueError: Not one value a token.
     """
     if len(tokens) != len(values):
-        raise ValueError(f"got {len(tokens)} tokens and {len(values)} values; expected as many")
+        raise SettingError(f"got {len(tokens)} tokens and {len(values)} values; expected as many")
     values = np.asarray(values, dtype=float)
     limit = limit or float(np.abs(values).max(initial=0))
     spans = [

@@ -16,9 +16,9 @@ import arcee_lab as al
 from arcee_lab.heads.qa import find_spans
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
+from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
-from arcee_lab.runs.fingerprint import model_fingerprint, model_name
 
 TEXTS = ["The dogs near the gate bark .", "Nipu likes olives .", "The lamp finds the red king ."]
 LORA = {"r": 4, "target_modules": ["q_proj", "up_proj", "down_proj"], "lora_dropout": 0.2}

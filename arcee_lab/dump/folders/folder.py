@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arcee_lab.errors import FileError
+
 Content = bytes | Callable[[Path], object]
 _LONGEST = 1024  # characters of a path
 
@@ -24,7 +26,7 @@ class Written:
     sha256: str
 
 
-class WriteFailed(ValueError):
+class WriteFailed(FileError):
     """A file of a store could not be written or removed.
 
     Args:
@@ -54,7 +56,7 @@ def plain_path(path: str) -> str:
         or ":" in parts[0]
     ):
         shown = path if len(path) <= 80 else path[:77] + "..."
-        raise ValueError(
+        raise FileError(
             f"path {shown!r} leads out of the store; expected one from the store's own folder, "
             "with forward slashes and without '..'."
         )

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, WriteFailed, Written, plain_path
+from arcee_lab.errors import FileError
 from arcee_lab.runs import storage
 
 
@@ -33,15 +34,15 @@ def inside(root: Path, path: str) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise ValueError(f"{target} cannot be looked at: {error.strerror}.") from error
+            raise FileError(f"{target} cannot be looked at: {error.strerror}.") from error
         if stat.S_ISLNK(mode):
-            raise ValueError(
+            raise FileError(
                 f"{target} is a symbolic link, which may lead out of the store; expected plain "
                 "files and folders. Copy the store with its links followed (cp -rL) if you trust "
                 "who made it."
             )
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(
+            raise FileError(
                 f"{target} is a device, a pipe or a socket; expected a plain file. Do not trust "
                 "this store."
             )

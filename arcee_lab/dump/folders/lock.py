@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from arcee_lab.errors import FileError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -27,7 +29,7 @@ def held(path: Path, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         ValueError: Somebody else holds it.
     """
     if fcntl is None:
-        raise ValueError(
+        raise FileError(
             f"{path.parent} cannot be locked: this system has no POSIX file locks. Write to an "
             "fsspec target, or under Linux, macOS or WSL"
         )

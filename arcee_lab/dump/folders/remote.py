@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, WriteFailed, Written, plain_path
+from arcee_lab.errors import FileError
 from arcee_lab.runs import storage
 
 # An object appears when its upload ends, so it needs no temporary name.
@@ -43,7 +44,7 @@ class RemoteFolder(Folder):
         try:
             self._fs, root = url_to_fs(url)
         except (ValueError, ImportError) as error:
-            raise ValueError(
+            raise FileError(
                 f"{protocol}:// cannot be opened: {error}. Install the package of that file "
                 "system (s3fs for s3, gcsfs for gs), or choose a local folder"
             ) from error
@@ -94,10 +95,10 @@ class RemoteFolder(Folder):
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(copy.name + ".part")
             if written is not None and self.size(path) != written.bytes:
-                raise ValueError(f"it has {self.size(path)} bytes; expected {written.bytes}")
+                raise FileError(f"it has {self.size(path)} bytes; expected {written.bytes}")
             self._fs.get_file(self._at(path), str(part))
             if written is not None and storage.sha256(part) != written.sha256:
-                raise ValueError("its checksum is not the manifest's")
+                raise FileError("its checksum is not the manifest's")
             os.replace(part, copy)
         return copy
 
@@ -128,7 +129,7 @@ class RemoteFolder(Folder):
             storage.check_same_run(self.name, theirs, settings)
             return
         if self.exists() and self._fs.ls(self._root, detail=False):
-            raise ValueError(f"output folder {self.name} holds other files; choose a new one")
+            raise FileError(f"output folder {self.name} holds other files; choose a new one")
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         self.write(storage.RUN_FILE, text.encode())
 
@@ -142,7 +143,7 @@ class RemoteFolder(Folder):
             beat = json.loads(self.read(_LOCK))
             age = time.time() - float(beat["time"])
             if age < _DEAD:
-                raise ValueError(
+                raise FileError(
                     f"{lock.busy(self.name)}. Its last sign of life is {age:.0f} s old; one of "
                     f"{_DEAD:.0f} s is taken for dead"
                 )

@@ -21,7 +21,8 @@ class Block:
 
     Attributes:
         tensors: By name. `by_unit.*` has a row a unit and `by_token.*` a row a token; each half is
-            in one of the encodings of `arcee_lab.dump.format.sparse`, or `values` and `scales` of int8.
+            in one of the encodings of `arcee_lab.dump.format.sparse`, or `values` and `scales` of
+            int8.
         tokens: Tokens in the block.
         width: Units.
         dtype: The site's.

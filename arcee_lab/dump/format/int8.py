@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
+from arcee_lab.errors import StoreDamaged
+
 LEVELS = 127
 
 
@@ -22,7 +24,7 @@ def quantise(
     """
     x = x.float()
     if not torch.isfinite(x).all():
-        raise ValueError("values that are NaN or infinite have no int8; store them as 'dense'")
+        raise StoreDamaged("values that are NaN or infinite have no int8; store them as 'dense'")
     scale = x.abs().amax(dim=1) / LEVELS if x.shape[1] else x.new_zeros(len(x))
     # Where the scale is too small for float32, all of the row rounds to 0.
     steps = torch.where(scale > 0, scale, 1.0)[:, None]

@@ -21,6 +21,7 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.int8 import quantise
 from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.errors import StoreDamaged
 
 LAYOUTS = ("neuron", "both", "dense", "int8")
 SPARSE_LAYOUTS = ("neuron", "both")
@@ -43,7 +44,7 @@ class Builder:
 
     def __init__(self, layout: str, *, width: int, dtype: torch.dtype):
         if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+            raise StoreDamaged(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
         self._layout = layout
         self._width = width
         self._dtype = dtype
@@ -67,11 +68,11 @@ class Builder:
             ValueError: Another width or dtype, or more than 65,536 tokens in all.
         """
         if x.shape[1] != self._width or x.dtype != self._dtype:
-            raise ValueError(
+            raise StoreDamaged(
                 f"got {list(x.shape)} {x.dtype}; expected width {self._width} and {self._dtype}"
             )
         if self.tokens + len(x) > MOST_TOKENS:
-            raise ValueError(
+            raise StoreDamaged(
                 f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}"
             )
         at = self.tokens if at is None else at

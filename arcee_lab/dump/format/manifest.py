@@ -18,6 +18,7 @@ import torch
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
+from arcee_lab.errors import StoreDamaged
 
 MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
@@ -219,20 +220,20 @@ class Manifest:
         path = f"{folder}/{MANIFEST}"
         if (size := folder.size(MANIFEST)) is None:
             kind = "holds no manifest.json" if folder.exists() else "is no folder"
-            raise ValueError(
+            raise StoreDamaged(
                 f"activation store {folder} {kind}; expected a folder that a dump finished. "
                 "Where a dump was interrupted, repeat its command first"
             )
         if size > _LARGEST:
-            raise ValueError(f"{path} is {size} bytes; expected at most {_LARGEST}")
+            raise StoreDamaged(f"{path} is {size} bytes; expected at most {_LARGEST}")
         try:
             value = json.loads(folder.read(MANIFEST), parse_constant=_refuse)
         except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {error}; get the store again") from error
+            raise StoreDamaged(f"{path} is damaged: {error}; get the store again") from error
         try:
             return cls.parse(value)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise StoreDamaged(f"{path}: {error}") from error
 
     @classmethod
     def parse(cls, value: Any) -> "Manifest":
@@ -243,20 +244,20 @@ class Manifest:
         """
         top = _Fields(value, "the manifest")
         if top.text("format") != FORMAT:
-            raise ValueError(f"format is {value['format']!r}; expected {FORMAT!r}")
+            raise StoreDamaged(f"format is {value['format']!r}; expected {FORMAT!r}")
         if (version := top.number("version")) != VERSION:
-            raise ValueError(
+            raise StoreDamaged(
                 f"format version is {version}; this arcee_lab reads version {VERSION}. Read it "
                 "with the arcee_lab that wrote it, or with a newer one"
             )
         model = top.table("model", "name", "fingerprint", "dtype")
         if not isinstance(model.get("config"), dict):
-            raise ValueError("model.config is missing; expected the model's config")
+            raise StoreDamaged("model.config is missing; expected the model's config")
         if "num_hidden_layers" in model["config"]:
             _Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
         sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
         if len({site.name for site in sites}) < len(sites):
-            raise ValueError("two sites have one name; expected each once")
+            raise StoreDamaged("two sites have one name; expected each once")
         tags = {name: _labels(name, labels) for name, labels in top.table("tags").items()}
         shards = tuple(
             _shard(item, f"shard {at}", sites, len(tags))
@@ -282,14 +283,14 @@ class _Fields:
 
     def __init__(self, value: Any, where: str):
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is {type(value).__name__}; expected an object")
+            raise StoreDamaged(f"{where} is {type(value).__name__}; expected an object")
         self.value, self.where, self.read = value, where, set()
 
     def get(self, name: str, kind: type) -> Any:
         self.read.add(name)
         got = self.value.get(name)
         if not isinstance(got, kind) or isinstance(got, bool):
-            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}")
+            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}")
         return got
 
     def text(self, name: str) -> str:
@@ -301,7 +302,7 @@ class _Fields:
     def number(self, name: str, most: int = 2**62) -> int:
         got = self.get(name, int)
         if not 0 <= got <= most:
-            raise ValueError(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}")
+            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}")
         return got
 
     def table(self, name: str, *texts: str) -> dict[str, Any]:
@@ -312,28 +313,28 @@ class _Fields:
 
     def done(self) -> None:
         if more := sorted(set(self.value) - self.read):
-            raise ValueError(f"{self.where} has unknown fields {_short(more)}")
+            raise StoreDamaged(f"{self.where} has unknown fields {_short(more)}")
 
 
 def _site(value: Any, at: int) -> StoredSite:
     fields = _Fields(value, f"site {at}")
     name, shape = fields.text("name"), fields.list("shape")
     if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
-        raise ValueError(f"site {at}: {_short(name)} is no hook point's name")
+        raise StoreDamaged(f"site {at}: {_short(name)} is no hook point's name")
     layer = re.match(r"layers\.([^.]*)", name)
     if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
-        raise ValueError(
+        raise StoreDamaged(
             f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}"
         )
     sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
     if not 0 < len(shape) <= _MOST_AXES or not sizes:
-        raise ValueError(f"{name}: shape is {_short(shape)}; expected positive sizes")
+        raise StoreDamaged(f"{name}: shape is {_short(shape)}; expected positive sizes")
     if math.prod(shape) >= 2**31:
-        raise ValueError(f"{name}: shape {_short(shape)} has too many values a token")
+        raise StoreDamaged(f"{name}: shape {_short(shape)} has too many values a token")
     dtype, layout = fields.text("dtype"), fields.text("layout")
     for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
         if got not in known:
-            raise ValueError(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}")
+            raise StoreDamaged(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}")
     fields.done()
     return StoredSite(name, tuple(shape), dtype, layout)
 
@@ -342,10 +343,10 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
     fields = _Fields(value, where)
     start, stop = fields.number("start"), fields.number("stop")
     if not start < stop <= start + MOST_TOKENS:
-        raise ValueError(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS} tokens")
+        raise StoreDamaged(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS} tokens")
     files = fields.table("sites")
     if set(files) != {site.name for site in sites}:
-        raise ValueError(f"{where} has files of {_short(sorted(files))}; expected one a site")
+        raise StoreDamaged(f"{where} has files of {_short(sorted(files))}; expected one a site")
     length = stop - start
     tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
     of_sites = {
@@ -377,9 +378,9 @@ def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
     path, sha256 = fields.text("path"), fields.text("sha256")
     named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
     if not named or PurePosixPath(path).suffix != ".safetensors":
-        raise ValueError(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
+        raise StoreDamaged(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")
+        raise StoreDamaged(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")
     nonzeros = None if most is None else fields.number("nonzeros", most)
     size = fields.number("bytes")
     fields.done()
@@ -388,7 +389,7 @@ def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
 
 def _check_size(file: StoredFile, where: str, least: int) -> None:
     if file.bytes < least:
-        raise ValueError(
+        raise StoreDamaged(
             f"{where}: bytes is {file.bytes}; expected at least {least} for its tokens and values"
         )
 
@@ -398,23 +399,23 @@ def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
     for number, shard in enumerate(shards):
         if shard.start != at:
             what = "twice" if shard.start < at else "not at all"
-            raise ValueError(
+            raise StoreDamaged(
                 f"shard {number} starts at token {shard.start}; expected {at}, or the tokens "
                 f"between are stored {what}"
             )
         at = shard.stop
     if at != n_tokens:
-        raise ValueError(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
+        raise StoreDamaged(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
     paths = [file.path.lower() for shard in shards for file in shard.files]
     if len(set(paths)) < len(paths):
-        raise ValueError("two shards name one file; expected each its own")
+        raise StoreDamaged("two shards name one file; expected each its own")
 
 
 def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"tag {_short(name)}: expected a list of words, or null")
+        raise StoreDamaged(f"tag {_short(name)}: expected a list of words, or null")
     return tuple(labels)
 
 
@@ -424,7 +425,7 @@ def _file_json(file: StoredFile) -> dict[str, Any]:
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise StoreDamaged(f"{word} is no number of JSON")
 
 
 def _short(value: Any) -> str:

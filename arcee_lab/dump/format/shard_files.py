@@ -19,6 +19,7 @@ from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype
 from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.errors import StoreDamaged
 
 _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
 
@@ -71,7 +72,7 @@ def read_block(
     return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
 
 
-class Damaged(ValueError):
+class Damaged(StoreDamaged):
     """A shard is not what it should be.
 
     Args:
@@ -137,7 +138,7 @@ def _check(
     got = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     if got != expected:
         wrong = sorted(n for n in got.keys() | expected.keys() if got.get(n) != expected.get(n))
-        raise ValueError(
+        raise StoreDamaged(
             f"its {wrong[0]} is {got.get(wrong[0])}; expected {expected.get(wrong[0])}"
         )
     for prefix in _HALVES[site.layout]:
@@ -147,4 +148,4 @@ def _check(
 
 def _check_offsets(offsets: np.ndarray, nonzeros: int) -> None:
     if offsets[0] != 0 or offsets[-1] != nonzeros or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"its offsets do not rise from 0 to its {nonzeros} nonzeros")
+        raise StoreDamaged(f"its offsets do not rise from 0 to its {nonzeros} nonzeros")

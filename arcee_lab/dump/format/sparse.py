@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import StoreDamaged
+
 LONGEST = 65_536  # columns that a 16-bit index reaches
 _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32}
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
@@ -26,7 +28,7 @@ def to_bits(x: Tensor) -> np.ndarray:
         ValueError: A dtype other than bfloat16, float16 and float32.
     """
     if x.dtype not in _BITS:
-        raise ValueError(f"got {x.dtype}; expected bfloat16, float16 or float32")
+        raise StoreDamaged(f"got {x.dtype}; expected bfloat16, float16 or float32")
     bits = np.dtype(_BITS[x.dtype])
     signed = torch.int16 if bits.itemsize == 2 else torch.int32
     return x.view(signed).numpy().view(bits)
@@ -292,7 +294,7 @@ def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, w
         cells = cells[:, start - 8 * first : stop - 8 * first]
         high = low + np.count_nonzero(cells, axis=1)
         if (high > offsets[1:]).any():
-            raise ValueError("its bitmap and its offsets disagree on the number of nonzeros")
+            raise StoreDamaged("its bitmap and its offsets disagree on the number of nonzeros")
         index = (np.flatnonzero(cells) % max(1, stop - start)).astype(index_dtype(stop - start))
         return Rows(_offsets(high - low), index, values[_runs(low, high)], stop - start)
     low = _first_at_least(arrays["index"], offsets, start)
@@ -300,7 +302,7 @@ def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, w
     entries = _runs(low, np.maximum(low, high))
     index, new = arrays["index"][entries], _offsets(np.maximum(high - low, 0))
     if len(index) and (index.min() < start or index.max() >= stop):
-        raise ValueError("its indices do not rise within a row")
+        raise StoreDamaged("its indices do not rise within a row")
     index = (index - index.dtype.type(start)).astype(index_dtype(stop - start))
     _check_rising(index, new, stop - start)
     return Rows(new, index, values[entries], stop - start)
@@ -337,11 +339,11 @@ def _set_bits(bits: np.ndarray, chosen: np.ndarray, counts: np.ndarray, width: i
         rows = chosen[start : start + step]
         cells = np.unpackbits(bits[rows], axis=1, bitorder="little")
         if cells[:, width:].any():
-            raise ValueError("its bitmap has bits beyond the last column")
+            raise StoreDamaged("its bitmap has bits beyond the last column")
         cells = cells[:, :width].view(bool)
         expected = counts[start : start + step]
         if not np.array_equal(np.count_nonzero(cells, axis=1), expected):
-            raise ValueError("its bitmap and its offsets disagree on the number of nonzeros")
+            raise StoreDamaged("its bitmap and its offsets disagree on the number of nonzeros")
         flat = np.flatnonzero(cells)
         index = flat.astype(index_dtype(width))
         index -= np.repeat((np.arange(len(rows)) * width).astype(index.dtype), expected)
@@ -353,10 +355,10 @@ def _check_rising(index: np.ndarray, offsets: np.ndarray, width: int) -> None:
     if not len(index):
         return
     if int(index.max()) >= width:
-        raise ValueError(f"it has an index of {int(index.max())} where there are {width} columns")
+        raise StoreDamaged(f"it has an index of {int(index.max())} where there are {width} columns")
     falls = np.flatnonzero(index[1:] <= index[:-1]) + 1
     if (offsets[np.searchsorted(offsets, falls)] != falls).any():  # at a row's first entry alone
-        raise ValueError("its indices do not rise within a row")
+        raise StoreDamaged("its indices do not rise within a row")
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from arcee_lab.errors import StoreDamaged
+
 TAG = "tag."
 _DTYPES = {
     "ids": torch.int32,
@@ -59,7 +61,7 @@ class Tokens:
             dtype = _DTYPES.get(name, torch.int32)
             stored[name] = values.to(dtype).contiguous()
             if len(values) != len(self) or not torch.equal(stored[name].to(values.dtype), values):
-                raise ValueError(
+                raise StoreDamaged(
                     f"tokens: {name} has {len(values)} values of {values.dtype} for {len(self)} "
                     f"tokens; expected one a token that fits {dtype}"
                 )
@@ -74,11 +76,11 @@ class Tokens:
         """
         dtypes = _DTYPES | {TAG + name: torch.int32 for name in tags}
         if set(tensors) != set(dtypes):
-            raise ValueError(f"it holds {sorted(tensors)}; expected {sorted(dtypes)}")
+            raise StoreDamaged(f"it holds {sorted(tensors)}; expected {sorted(dtypes)}")
         for name, dtype in dtypes.items():
             if tensors[name].dtype != dtype or tensors[name].shape != (length,):
                 got = f"{list(tensors[name].shape)} {tensors[name].dtype}"
-                raise ValueError(f"its {name} are {got}; expected [{length}] {dtype}")
+                raise StoreDamaged(f"its {name} are {got}; expected [{length}] {dtype}")
         return cls(
             **{name: tensors[name] for name in _DTYPES},
             tags={name: tensors[TAG + name] for name in tags},

@@ -13,6 +13,7 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
+from arcee_lab.errors import FileError
 from arcee_lab.runs import storage
 from arcee_lab.runs.progress import progress_bar
 
@@ -174,7 +175,7 @@ def _count(block: Block) -> None:
         by_unit[start : start + step] = rows.counts
         total += int(np.count_nonzero(rows.values))
     if total != block.nonzeros or by_unit.sum() != block.nonzeros:
-        raise ValueError(f"it has {total} nonzeros; expected {block.nonzeros}")
+        raise FileError(f"it has {total} nonzeros; expected {block.nonzeros}")
     if not any(name.startswith(TOKEN) for name in block.tensors):
         return
     assert any(name.startswith(UNIT) for name in block.tensors), "a sparse block lies by unit"
@@ -185,4 +186,4 @@ def _count(block: Block) -> None:
         rows: sparse.Rows = block.span(start, stop)
         again += np.bincount(rows.index, minlength=block.width)
     if not np.array_equal(again, by_unit):
-        raise ValueError("its half by token and its half by unit count other nonzeros")
+        raise FileError("its half by token and its half by unit count other nonzeros")

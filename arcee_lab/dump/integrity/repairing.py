@@ -16,6 +16,7 @@ from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import Job, Texts
 from arcee_lab.dump.writing.resume import read_record
 from arcee_lab.dump.writing.tags import Tag
+from arcee_lab.errors import FileError
 from arcee_lab.runs.storage import RUN_FILE
 
 
@@ -82,7 +83,7 @@ def config_of(manifest: Manifest) -> DumpConfig:
     try:
         return DumpConfig(**given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the manifest's settings are not those of a dump: {error}") from error
+        raise FileError(f"the manifest's settings are not those of a dump: {error}") from error
 
 
 def _check_same(manifest: Manifest, job: Job) -> None:
@@ -93,16 +94,16 @@ def _check_same(manifest: Manifest, job: Job) -> None:
         ("data", manifest.data, ours.data),
     ):
         if theirs["fingerprint"] != got["fingerprint"]:
-            raise ValueError(
+            raise FileError(
                 f"the store is of another {what} (its fingerprint is "
                 f"{theirs['fingerprint'][:12]}..., this one's {got['fingerprint'][:12]}...); "
                 "expected the very same. Give the one that the store was made of"
             )
     if tuple(job.sites.values()) != manifest.sites:
-        raise ValueError("the store's sites are not those that its settings give; dump it anew.")
+        raise FileError("the store's sites are not those that its settings give; dump it anew.")
     stored = [(shard.start, shard.stop) for shard in manifest.shards]
     if stored != [(shard.start, shard.stop) for shard in job.plan.shards]:
-        raise ValueError("the store's shards are not those that its settings give; dump it anew")
+        raise FileError("the store's shards are not those that its settings give; dump it anew")
 
 
 def _repair_shard(
@@ -127,7 +128,7 @@ def _repair_shard(
             if damage.shard != number:
                 continue
             if made[damage.site].sha256 != due[damage.site].sha256:
-                raise ValueError(
+                raise FileError(
                     f"shard {number}, {damage.path}, comes out with other bits than the manifest "
                     f"states (written on {manifest.settings.get('device')} with "
                     f"{_versions(manifest)}); nothing was put in place. Repair it where it was "

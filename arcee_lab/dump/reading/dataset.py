@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.reader import Reader
@@ -56,7 +57,7 @@ class Activations(IterableDataset[dict[str, Tensor]]):
         first: bool,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+            raise SettingError(f"batch_size is {batch_size}; expected at least 1")
         self.epoch = 0
         self._store = store
         self._sites = [(site, *store.find(site)) for site in sites]

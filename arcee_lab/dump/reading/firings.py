@@ -13,6 +13,7 @@ from torch import Tensor
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.errors import SettingError
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +59,7 @@ class Firings:
     def __getitem__(self, unit: int) -> "Firings":
         """The same of one of the neurons."""
         if unit not in self.units:
-            raise ValueError(f"unit {unit} was not asked for; these were: {self.units[:8]} ...")
+            raise SettingError(f"unit {unit} was not asked for; these were: {self.units[:8]} ...")
         place = self.units.index(unit)
         part = slice(int(self.offsets[place]), int(self.offsets[place + 1]))
         return Firings(

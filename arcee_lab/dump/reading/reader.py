@@ -17,6 +17,7 @@ from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
 from arcee_lab.dump.format.sparse import Rows
 from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.errors import SettingError
 from arcee_lab.sites import Legend
 
 _MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
@@ -65,7 +66,7 @@ class Reader:
             ValueError: No such site, a slice with a step, or a damaged shard.
         """
         if form not in FORMS:
-            raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+            raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
         start, stop = self._range(which)
         stored, squared = self.find(site)
         if form in ("torch", "numpy"):
@@ -138,7 +139,7 @@ class Reader:
         if stored_as(canonical) in self._sites:
             return self._sites[stored_as(canonical)], True
         held = ", ".join(list(self._sites)[:6]) + (" ..." if len(self._sites) > 6 else "")
-        raise ValueError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}")
+        raise SettingError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}")
 
     def block(self, site: str, number: int) -> Block:
         """One shard of a stored site, opened and checked."""
@@ -175,7 +176,7 @@ class Reader:
     def _range(self, which: slice) -> tuple[int, int]:
         start, stop, step = which.indices(len(self))
         if step != 1:
-            raise ValueError(f"got a slice with step {step}; expected one without a step")
+            raise SettingError(f"got a slice with step {step}; expected one without a step")
         return start, max(start, stop)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -245,7 +246,7 @@ def _scipy_csr() -> Any:
     try:
         from scipy.sparse import csr_array
     except ImportError as error:
-        raise ValueError(
+        raise SettingError(
             "form='scipy' needs scipy, which is not installed; `pip install scipy`, or take "
             "form='sparse'"
         ) from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.reader import Reader
@@ -85,7 +86,7 @@ def count(store: "Reader") -> FiringStats:
     """
     layers = store.layers
     if not layers:
-        raise ValueError(f"store {store.folder} holds no neurons; dump layers.*.mlp.hook_post")
+        raise SettingError(f"store {store.folder} holds no neurons; dump layers.*.mlp.hook_post")
     known = store.token_data()
     first = (known.attended & known.first).numpy()
     counted = (known.attended & ~known.first).numpy()

@@ -17,6 +17,7 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.reading.firings import Firings, TopFirings
 from arcee_lab.dump.reading.reader import Reader, as_numpy, nothing
+from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.dataset import Activations
@@ -81,7 +82,9 @@ class Store(Reader):
         site, _ = self.find(layer)
         units = [int(unit) for unit in units]
         if wrong := [unit for unit in units if not 0 <= unit < site.width]:
-            raise ValueError(f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}")
+            raise SettingError(
+                f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}"
+            )
         pieces = [self.units(site.name, n, units) for n in range(len(self.manifest.shards))]
         rows = sparse.beside(pieces) if pieces else nothing(len(units), site)
         return Firings.of(layer, units, rows, site.value_dtype)
@@ -151,7 +154,7 @@ class Store(Reader):
             ValueError: No such token or site.
         """
         if not -len(self) <= token < len(self):
-            raise ValueError(f"token {token}; the store has the tokens 0 to {len(self) - 1}")
+            raise SettingError(f"token {token}; the store has the tokens 0 to {len(self) - 1}")
         token %= len(self)
         return self.tokens(slice(token, token + 1), site)[0]
 

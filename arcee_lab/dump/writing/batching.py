@@ -16,6 +16,7 @@ from torch import Tensor
 
 from arcee_lab.data.windows import Windows, plan_batches
 from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.errors import SettingError
 
 Row = tuple[int, ...]
 
@@ -200,7 +201,7 @@ def plan_shards(
     """
     counts = stored_counts(windows)
     if counts.max(initial=0) > shard_tokens:
-        raise ValueError(
+        raise SettingError(
             f"shard_tokens is {shard_tokens}, but a window has {int(counts.max())} tokens; "
             "expected shards that hold a window, so raise it or choose a shorter context"
         )

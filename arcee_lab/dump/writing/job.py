@@ -23,7 +23,7 @@ from arcee_lab.dump.writing.resume import agreed, finish, one_writer, unfinished
 from arcee_lab.dump.writing.shard_writer import Filling
 from arcee_lab.dump.writing.tags import Tag, cut_tags
 from arcee_lab.dump.writing.writer_threads import Conveyor
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.runs import ranks
@@ -222,7 +222,7 @@ class Job:
             return
         needed = int(self.estimate().most_bytes * n_tokens / self.plan.n_tokens)
         if needed > free:
-            raise ValueError(
+            raise SettingError(
                 f"the dump needs up to {size(needed)} and {folder} has {size(free)} free; expected "
                 "room for all of it. Take another folder, fewer sites, or --max-tokens"
             )

@@ -10,8 +10,9 @@ import torch
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.format.manifest import DTYPES, StoredSite, stored_as
 from arcee_lab.dump.writing.batching import BatchPlan
+from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.runs.fingerprint import (
+from arcee_lab.model.fingerprint import (
     data_fingerprint,
     model_fingerprint,
     model_name,
@@ -31,7 +32,7 @@ def stored_sites(parts: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
     asked = parts.resolve(list(config.sites))
     for name in asked:
         if stored_as(name) != name and parts.hook_point(name)._forward_hooks:
-            raise ValueError(
+            raise SettingError(
                 f"something hooks {name}, but a store keeps relu(u) and squares it when it is "
                 f"read, so a change there would be lost. Change {stored_as(name)} instead, or "
                 "remove the hook"
@@ -41,14 +42,14 @@ def stored_sites(parts: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
     for name in parts.resolve([stored_as(name) for name in asked]):
         axes = legend[name].axes
         if axes[:2] != ("batch", "pos"):
-            raise ValueError(
+            raise SettingError(
                 f"{name} is [{', '.join(axes)}] and so not a value a token; expected sites over "
                 "batch and pos. Read it with al.capture"
             )
         computed = torch.float32 if legend[name].dtype == "float32" else parts.model.dtype
         dtype = config.store_dtype or str(computed).removeprefix("torch.")
         if dtype not in DTYPES:
-            raise ValueError(
+            raise SettingError(
                 f"{name} is {dtype}; a store holds {', '.join(DTYPES)}. Say which with store_dtype="
             )
         neurons = name.endswith(".mlp.hook_relu")

@@ -8,6 +8,7 @@ from torch import Tensor
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.writing.batching import Piece
 from arcee_lab.dump.writing.shard_writer import Arrival
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention import edits_of
@@ -54,7 +55,7 @@ class Sink(Watch):
     def _saw(self, name: str, x: Tensor) -> None:
         site = self._stored[name]
         if x.dtype != site.torch_dtype and not self._cast:
-            raise ValueError(
+            raise SettingError(
                 f"{name} is computed in {str(x.dtype).removeprefix('torch.')}, not in the model's "
                 f"{site.dtype}; say what to store it in with store_dtype="
             )

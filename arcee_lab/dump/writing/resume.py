@@ -14,6 +14,7 @@ import torch
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
 from arcee_lab.dump.writing.batching import PlannedShard
+from arcee_lab.errors import OtherRun
 from arcee_lab.runs.ranks import Ranks
 
 PROGRESS = "progress"
@@ -73,7 +74,7 @@ def finish(
         stored = [read_record(folder, shard, sites) for shard in shards]
         missing = [s.number for s, record in zip(shards, stored, strict=True) if record is None]
         if missing:
-            raise ValueError(
+            raise OtherRun(
                 f"shards {missing[:8]} of {folder} were not written; expected all "
                 f"{len(shards)}. Repeat the command: it computes just these"
             )

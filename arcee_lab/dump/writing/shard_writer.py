@@ -14,6 +14,7 @@ from arcee_lab.dump.format.layouts import Builder
 from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite, shard_path
 from arcee_lab.dump.format.token_table import Tokens
 from arcee_lab.dump.writing.batching import Piece, PlannedShard
+from arcee_lab.errors import SettingError
 from arcee_lab.model.attention import edits_of
 
 
@@ -82,7 +83,7 @@ class Filling:
             if n_nan:
                 raise self._nan(name, piece, n_nan)
         if edits_of(arrival.x) != arrival.edits:
-            raise ValueError(
+            raise SettingError(
                 f"{name} was changed in place after it was recorded, by a hook at a later site "
                 "that holds the same tensor. Return a new tensor there"
             )

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def cut_tags(
             at = done.get(document, 0)
             done[document] = at + n_body
             if document >= len(tag.values) or prefix + at + n_body > len(tag.values[document]):
-                raise ValueError(
+                raise SettingError(
                     f"tag {name!r} has too few numbers for document {document}; expected one for "
                     "each token of every document, BOS included"
                 )
@@ -57,7 +58,7 @@ def cut_tags(
             parts += [values[:prefix], values[prefix + at : prefix + at + n_body]]
         column = np.concatenate(parts)
         if tag.labels is not None and not (column.min() >= 0 and column.max() < len(tag.labels)):
-            raise ValueError(
+            raise SettingError(
                 f"tag {name!r} has numbers from {column.min()} to {column.max()}, and labels for "
                 f"0 to {len(tag.labels) - 1}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.evals.metrics.aggregation import Aggregation
 from arcee_lab.evals.metrics.kinds import divided, ratio
 
@@ -37,7 +38,7 @@ def entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     for at, label in enumerate([*labels, "O"]):
         side, _, kind = label.partition("-")
         if side != "O" and (side not in SIDES or not kind):
-            raise ValueError(
+            raise SettingError(
                 f"Label {label!r} of word {at} is neither 'O' nor a side (B, I, E, S) and a type; "
                 "expected e.g. 'B-PER'."
             )
@@ -65,7 +66,7 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
         ValueError: Not as many labels as words.
     """
     if len(gold) != len(given):
-        raise ValueError(f"Got {len(given)} labels for {len(gold)} words; expected one a word.")
+        raise SettingError(f"Got {len(given)} labels for {len(gold)} words; expected one a word.")
     there, found = entities(gold), entities(given)
     counts = (len(there & found), len(found), len(there))
     right = [a == b for a, b in zip(gold, given, strict=True)]

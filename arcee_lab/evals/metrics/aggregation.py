@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
+
 
 # No dataclass: lm-eval copies a task's settings with `asdict`, which would make a dict of it.
 class Aggregation(NamedTuple):
@@ -37,7 +39,7 @@ class Aggregation(NamedTuple):
             ValueError: There is none.
         """
         if not len(items):
-            raise ValueError(f"{self.name} has no document to score; expected one or more.")
+            raise SettingError(f"{self.name} has no document to score; expected one or more.")
         return float(self.value(self.moments(items).sum(axis=0)))
 
     def __repr__(self) -> str:

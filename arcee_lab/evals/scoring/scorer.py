@@ -3,8 +3,8 @@
 A batch holds rows of about one length, up to a number of tokens. Rows that are plain sequences are
 padded on the right, which a causal model never reads, so their mask is for hooks alone; rows that
 branch get their tree as a 4-D mask and document positions for RoPE; rows behind a shared prefix get
-its keys and values. What is asked is read off by `arcee_lab.evals.scoring.target_logprobs`. Nothing is read back
-from the device before the last batch is done.
+its keys and values. What is asked is read off by `arcee_lab.evals.scoring.target_logprobs`.
+Nothing is read back from the device before the last batch is done.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.errors import SettingError
+
 Pair = tuple[list[int], list[int]]
 
 
@@ -78,7 +80,7 @@ class Encoder(NamedTuple):
                 after = wholes[context + continuation][len(before) :]
             if not before or not after:
                 what = "continuation" if not after else "context"
-                raise ValueError(
+                raise SettingError(
                     f"{name(index)}: the {what} {pairs[index][not after]!r:.60} has no token of "
                     "its own, so there is nothing to score; expected a text."
                 )

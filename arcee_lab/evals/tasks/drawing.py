@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lm_eval.api.task import ConfigurableTask
 
+from arcee_lab.errors import TaskError
 from arcee_lab.runs.seeds import Seeds
 
 _DRAWN = "_arcee_lab_seeds"  # on a task: the seeds under which its documents were drawn at random
@@ -78,7 +79,7 @@ def require_seeds(tasks: Iterable[tuple[str, Any]], seeds: Seeds) -> None:
     for name, task in tasks:
         drawn: Seeds | None = getattr(task, _DRAWN, None)
         if drawn is not None and (drawn.random, drawn.numpy, drawn.torch) != wanted:
-            raise ValueError(
+            raise TaskError(
                 f"Task {name!r} drew its documents when it was loaded, under the seeds {drawn}; "
                 f"got seed={seeds}, which would not change them. Load the task under that seed "
                 "(find_tasks(..., seed=...)), or give its name."

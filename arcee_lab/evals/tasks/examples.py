@@ -7,6 +7,8 @@ from typing import Any
 
 from lm_eval.api.samplers import ContextSampler
 
+from arcee_lab.errors import TaskError
+
 _log = logging.getLogger("arcee_lab")
 Examples = Mapping[str, int]  # examples before each question, by task
 
@@ -44,7 +46,7 @@ def _number(name: str, task: Any, wanted: int | None) -> int:
         # lm-eval draws one more where the question itself may be among them.
         room = pool - (task.fewshot_cfg.split == task.config.test_split)
         if wanted > room:
-            raise ValueError(
+            raise TaskError(
                 f"Task {name!r} has {room} documents to take examples from; got "
                 f"num_fewshot={wanted}, expected {room} or fewer."
             )

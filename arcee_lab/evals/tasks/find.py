@@ -18,6 +18,7 @@ import yaml
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from arcee_lab.errors import TaskError
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -95,7 +96,7 @@ def loaded_tasks(
         return find_tasks(tasks, include=include, data=data, seed=seeds)
     if include or data is not None:
         late = "include" if include else "data"
-        raise ValueError(
+        raise TaskError(
             f"{late}= came with tasks that are loaded already; give it to find_tasks(...), or give "
             "the names of the tasks."
         )
@@ -124,7 +125,7 @@ def _look_up(
     """An index, the names and paths that are meant, and whether lm-eval's own are left out."""
     asked = [part for name in names for part in name.split(",") if part]
     if not asked:
-        raise ValueError("No task was named; expected e.g. tasks=['arcee_all'].")
+        raise TaskError("No task was named; expected e.g. tasks=['arcee_all'].")
     folders = [task_folder(), *map(Path, include)]
     for folder in folders:
         _require_readable(folder)
@@ -168,7 +169,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
     readers = [name for name, task in tasks.items() if _reads_file(task.config.custom_dataset)]
     if not isinstance(data, Mapping):
         if not readers:
-            raise ValueError(
+            raise TaskError(
                 f"data={os.fspath(data)!r} is read by none of the tasks {', '.join(tasks)}; leave "
                 "it out, or ask for one of the field's data sets (see docs/evals.md)."
             )
@@ -177,7 +178,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if name not in tasks:
             raise _not_asked_for(name, tasks)
         if name not in readers:
-            raise ValueError(
+            raise TaskError(
                 f"data names the task {name!r}, which reads no file; leave it out (see "
                 "docs/evals.md for those that do)."
             )
@@ -210,7 +211,7 @@ def _files(name: str) -> list[str]:
         return []
     found = sorted(glob.glob(os.path.expanduser(name)))
     if not found:
-        raise ValueError(
+        raise TaskError(
             f"There is no task file {name!r} (from {Path.cwd()}); expected a path to a .yaml file."
         )
     for file in found:
@@ -223,7 +224,7 @@ def _matching(name: str, manager: TaskManager) -> list[str]:
     if not found:
         near = get_close_matches(name, manager.all_tasks, n=4, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise ValueError(
+        raise TaskError(
             f"There is no task, group or tag {name!r}{hint}. `lm-eval ls tasks` lists lm-eval's "
             "own; a task file of yours is named by its path."
         )
@@ -253,7 +254,7 @@ def _known(name: str, manager: TaskManager, seen: set[str]) -> bool:
 
 def _require_readable(folder: Path) -> None:
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r} with task files.")
+        raise TaskError(f"There is no folder {str(folder)!r} with task files.")
     for file in sorted(folder.glob("**/*.yaml")):
         _read(file)
 
@@ -267,12 +268,12 @@ def _read(file: Path) -> None:
     try:
         settings = load_yaml(file, resolve_func=False, recursive=True)
     except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        raise ValueError(
+        raise TaskError(
             f"The task file {file} is broken: {' '.join(str(error).split())}."
         ) from error
     shared = file.name.startswith("_")  # what others include
     if not shared and not {"task", "group", "class"} & set(settings or ()):
-        raise ValueError(
+        raise TaskError(
             f"The task file {file} has neither `task:` nor `group:`; expected one of them (or a "
             "name that begins with _, for a file that others include)."
         )
@@ -287,7 +288,7 @@ def _load(spec: str, manager: TaskManager) -> Loaded:
         if isinstance(error, ValueError) and str(error).startswith("Task '"):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
+        raise TaskError(
             f"Task {spec!r} could not be loaded ({type(error).__name__}): {reason} Check its data "
             "(a path, the network, HF_HUB_OFFLINE) and its functions."
         ) from error

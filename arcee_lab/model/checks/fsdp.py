@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from arcee_lab.errors import ModelError
+
 _REFUSED = (
     "4-bit weights of bitsandbytes under FSDP2 compute wrong numbers without an error "
     "(bitsandbytes issue 1945); got both. Load the model without load_in_4bit, or with device_map= "
@@ -33,7 +35,7 @@ def refuse_request_in_4_bit(config: Any, options: Mapping[str, Any]) -> None:
     split = options.get("distributed_config")
     sizes = [getattr(split, name, None) or 1 for name in ("fsdp_size", "dp_replicate_size")]
     if four and max(sizes) > 1:
-        raise ValueError(_REFUSED)
+        raise ModelError(_REFUSED)
 
 
 def refuse_model_in_4_bit(model: nn.Module) -> None:
@@ -46,7 +48,7 @@ def refuse_model_in_4_bit(model: nn.Module) -> None:
 
     split = any(isinstance(module, FSDPModule) for module in model.modules())
     if split and any(map(_is_4_bit, model.modules())):
-        raise ValueError(_REFUSED)
+        raise ModelError(_REFUSED)
 
 
 def _is_4_bit(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.config import ArceeConfig
 
 # Well above any model there is, and small enough that nothing hangs or fills the memory.
@@ -79,7 +80,7 @@ def check_kernel(fields: Mapping[str, Any], attn: str | None, where: object) -> 
     for name in _KERNEL_FIELDS:
         kernel = fields.get(name)
         if kernel is not None and kernel not in _KERNELS and attn is None:
-            raise ValueError(
+            raise ModelError(
                 f"{where} asks for the attention kernel {_short(kernel)}, whose code would be "
                 f"fetched or run; give attn={_short(kernel)} if you trust it, or attn='sdpa'."
             )
@@ -115,7 +116,7 @@ def check_sizes(
     }
     layers = {int(found[1]) for name in shapes if (found := _LAYER.search(name))}
     if layers and config.num_hidden_layers > max(layers) + 1:
-        raise ValueError(
+        raise ModelError(
             f"config.json of {folder} says num_hidden_layers={config.num_hidden_layers:,}, and its "
             f"weights hold the layers 0 to {max(layers):,}; get both of one checkpoint."
         )
@@ -126,7 +127,7 @@ def check_sizes(
         what, rows, columns = expected[found[1]]
         if list(shape) != [rows, columns]:
             fields = what if list(shape)[1:] == [columns] else f"hidden_size or {what}"
-            raise ValueError(
+            raise ModelError(
                 f"The weights of {folder} have other shapes than its config.json says: {name} is "
                 f"{list(shape)}, expected [{rows}, {columns}]. Check {fields}, or get the "
                 "checkpoint again."
@@ -136,7 +137,7 @@ def check_sizes(
     wanted = config.vocab_size * hidden + config.num_hidden_layers * layer
     held = sum(math.prod(shape) for shape in shapes.values()) * (16 if quantised else 2)
     if wanted > held + 10**7:
-        raise ValueError(
+        raise ModelError(
             f"{folder} lacks backbone parameters: its config.json describes {wanted:,} and its "
             f"weights hold {sum(math.prod(s) for s in shapes.values()):,}, e.g. "
             f"{sorted(shapes)[:2]}; get all shards of one checkpoint."

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from arcee_lab.errors import ModelError
+
 OPTIONS = (
     "allow_all_kernels",
     "device_map",
@@ -39,9 +41,9 @@ def check_options(options: dict[str, Any]) -> None:
     """
     for name in options:
         if name in _INSTEAD:
-            raise ValueError(f"al.load does not take {name}=: {_INSTEAD[name]}.")
+            raise ModelError(f"al.load does not take {name}=: {_INSTEAD[name]}.")
         if name not in OPTIONS:
-            raise ValueError(
+            raise ModelError(
                 f"al.load has no option {name!r}; expected head, dtype, device, attn, num_labels, "
                 f"revision, check, or one of transformers' {', '.join(OPTIONS)}."
             )
@@ -55,7 +57,7 @@ def one_dtype(dtype: torch.dtype | str | None, options: dict[str, Any]) -> torch
     """
     other = options.pop("torch_dtype", None)
     if dtype is not None and other is not None and as_dtype(dtype) != as_dtype(other):
-        raise ValueError(
+        raise ModelError(
             f"dtype={dtype!r} and torch_dtype={other!r} are two names of one option; give one."
         )
     return other if dtype is None else dtype
@@ -71,5 +73,5 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
         return dtype
     found = getattr(torch, dtype.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}; expected e.g. 'float32', 'bfloat16' or 'float16'.")
+        raise ModelError(f"dtype={dtype!r}; expected e.g. 'float32', 'bfloat16' or 'float16'.")
     return found

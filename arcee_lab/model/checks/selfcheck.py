@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.anatomy import Anatomy, anatomy
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import ArceeMLP, ArceeRMSNorm
@@ -76,7 +77,7 @@ def require_self_check(model: nn.Module) -> SelfCheck | None:
     """
     result = self_check(model)
     if result is not None and not result.passed:
-        raise ValueError(
+        raise ModelError(
             f"The model does not compute what its weights say: {result}. Please report it "
             "with your versions; al.load(..., check=False) loads the model all the same."
         )

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from arcee_lab.errors import ModelError
+
 # Wrapper of torch, by class name -> the child that it wraps. By name: importing the classes would
 # load torch's compiler and distributed package.
 _CHILDREN = {
@@ -56,7 +58,7 @@ def _inside(model: nn.Module) -> nn.Module | None:
     if child is not None and kind.__module__.startswith("torch."):
         return model._modules.get(child)
     if kind.__name__ == "FullyShardedDataParallel":
-        raise ValueError(
+        raise ModelError(
             "FullyShardedDataParallel holds the weights in pieces that only its own forward puts "
             "together; shard the model with torch.distributed.fsdp.fully_shard, which keeps it one "
             "of arcee_lab's models."
@@ -66,7 +68,7 @@ def _inside(model: nn.Module) -> nn.Module | None:
         return None
     config: Any = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
-        raise ValueError(
+        raise ModelError(
             f"The adapter of this {kind.__name__} is prompt learning ({config.peft_type}), which "
             "acts outside of the model's layers and would be left out; expected adapters inside "
             "the layers, such as LoRA."

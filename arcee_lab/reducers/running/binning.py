@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
+
 
 class Bins(NamedTuple):
     """Bins of magnitudes from 2^low to 2^high.
@@ -55,6 +57,6 @@ def check_octaves(low: int, high: int) -> None:
     """
     whole = all(isinstance(octave, int) for octave in (low, high))
     if not whole or not -150 <= low < high <= 150:
-        raise ValueError(
+        raise SettingError(
             f"low={low!r}, high={high!r}: expected whole octaves, -150 <= low < high <= 150."
         )

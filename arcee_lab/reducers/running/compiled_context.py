@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy
@@ -53,7 +54,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the model, compiled; see `CompiledRecorder`."""
         if not self._labelled:
-            raise ValueError(NO_LABELS)
+            raise SettingError(NO_LABELS)
         self._check(args, kwargs)
         try:
             return super().__call__(*args, **kwargs)
@@ -63,9 +64,9 @@ class CompiledReducing(CompiledRecorder, Statistics):
 
     def _check_whole(self) -> None:
         if self._torn:
-            raise ValueError(TORN)
+            raise SettingError(TORN)
         if not self._has_run:
-            raise ValueError("Nothing has been counted yet: call the recorder like the model.")
+            raise SettingError("Nothing has been counted yet: call the recorder like the model.")
 
     def set_labels(self, labels: Tensor) -> None:
         """As `set_labels` of the block that `al.capture` gives; one label per token of the call.
@@ -78,7 +79,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
         check_labels(labels)
         rows, columns = labels.shape
         if rows not in (1, self._shape[0]) or columns != self._labels.shape[1]:
-            raise ValueError(
+            raise SettingError(
                 f"labels are {list(labels.shape)}; expected {list(self._labels.shape)}, as the "
                 "calls."
             )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
@@ -113,7 +114,7 @@ class Reducing(Watch, Statistics):
 
     def gather(self, ranks: Ranks) -> Statistics:
         if self._shards is not None:
-            raise ValueError(
+            raise SettingError(
                 "The ranks of a tensor-parallel model all have the same statistics, those of the "
                 "whole; to gather them would count every token again. Use those of one rank."
             )
@@ -121,7 +122,7 @@ class Reducing(Watch, Statistics):
 
     def _check_whole(self) -> None:
         if self._torn:
-            raise ValueError(TORN)
+            raise SettingError(TORN)
 
     def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
         super()._begin(module, args, kwargs)
@@ -132,10 +133,10 @@ class Reducing(Watch, Statistics):
 
     def _check_labels(self) -> None:
         if self._labels is None:
-            raise ValueError(NO_LABELS)
+            raise SettingError(NO_LABELS)
         rows, batch = self._labels.shape[0], self._call.batch
         if rows not in (1, batch):
-            raise ValueError(
+            raise SettingError(
                 f"set_labels got {rows} rows and the call has {batch} sequences; give one row a "
                 "sequence (with beams, one a beam), or a single row for all."
             )
@@ -152,7 +153,7 @@ class Reducing(Watch, Statistics):
     def _saw(self, name: str, x: Tensor) -> None:
         call = self._call
         if x.shape[:2] != (call.batch, call.length):
-            raise ValueError(
+            raise SettingError(
                 f"Reducers count the {call.batch} x {call.length} tokens of a call, but {name} "
                 f"holds {tuple(x.shape[:2])} of them (logits_to_keep, which generate sets too). "
                 "Reduce norm.hook_normalized, or call without it."
@@ -169,7 +170,7 @@ def check_labels(labels: Tensor) -> None:
     """Refuses labels that are not whole numbers in two axes."""
     whole = not labels.is_floating_point() and labels.dtype != torch.bool
     if not whole or labels.ndim != 2 or not labels.numel():
-        raise ValueError(
+        raise SettingError(
             f"labels must be whole numbers [batch, columns]; got {labels.dtype} "
             f"{list(labels.shape)}."
         )

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.reducers.active_count import ActiveCount
 from arcee_lab.reducers.coactivation import CoActivation
 from arcee_lab.reducers.covariance import MeanCovariance
@@ -85,12 +86,12 @@ def read(folder: Path, *, reducers: Iterable[type[Reducer]] = ()) -> SavedStatis
     """
     where = folder / FILE
     if not where.is_file():
-        raise ValueError(f"{folder} holds no statistics: {FILE} is missing. Check the path.")
+        raise SavedDamaged(f"{folder} holds no statistics: {FILE} is missing. Check the path.")
     try:
         return _read(folder, json.loads(where.read_text("utf-8"), parse_constant=_refuse), reducers)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{where} cannot be used: {said}. Make the statistics anew.") from None
+        raise SavedDamaged(f"{where} cannot be used: {said}. Make the statistics anew.") from None
 
 
 def known_reducers(own: Iterable[type[Reducer]] = ()) -> dict[str, type[Reducer]]:
@@ -132,20 +133,20 @@ def _describe(statistics: SavedStatistics) -> dict[str, Any]:
 
 def _check_free(folder: Path, described: Mapping[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output folder {folder} is a file; choose another name")
+        raise SavedDamaged(f"output folder {folder} is a file; choose another name")
     file = folder / FILE
     if not file.exists():
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"output folder {folder} holds other files; choose a new one")
+            raise SavedDamaged(f"output folder {folder} holds other files; choose a new one")
         return
     try:
         theirs = json.loads(file.read_text("utf-8"))
         same = all(theirs[key] == described[key] for key in described)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{file} is damaged; remove its folder or choose another") from None
+        raise SavedDamaged(f"{file} is damaged; remove its folder or choose another") from None
     if not same:
         what = "model" if theirs["model"] != described["model"] else "sites or reducers"
-        raise ValueError(
+        raise SavedDamaged(
             f"output folder {folder} holds statistics of another run (its {what} differ); choose a "
             "new folder, or remove this one"
         )
@@ -165,22 +166,22 @@ def _template(reducer: Reducer, shape: tuple[int, ...]) -> State:
 def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatistics:
     keys = {"format", "version", "model", "sites", "progress", "states"}
     if not isinstance(found, dict) or set(found) != keys:
-        raise ValueError(f"expected the keys {', '.join(sorted(keys))}")
+        raise SavedDamaged(f"expected the keys {', '.join(sorted(keys))}")
     if (found["format"], found["version"]) != (FORMAT, VERSION):
-        raise ValueError(
+        raise SavedDamaged(
             f"it is {found['format']!r} version {found['version']!r}; expected {FORMAT!r} version "
             f"{VERSION}"
         )
     model, sites, progress = found["model"], found["sites"], found["progress"]
     if not isinstance(progress, dict) or not isinstance(sites, dict) or not sites:
-        raise ValueError("sites and progress: expected objects, and at least one site")
+        raise SavedDamaged("sites and progress: expected objects, and at least one site")
     legend = _legend(model)
     asked: dict[str, Asked] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     classes = known_reducers(own)
     for site, described in sites.items():
         if legend.canonical(site) != site:
-            raise ValueError(f"{site!r} is no canonical name of a site")
+            raise SavedDamaged(f"{site!r} is no canonical name of a site")
         given = described["reducers"]
         asked[site] = (
             tuple(reducer_of(one, classes) for one in given)
@@ -189,10 +190,10 @@ def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatis
         )
         shape = described["shape"]
         if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
-            raise ValueError(f"shape of {site} is {shape!r}; expected lengths above 0")
+            raise SavedDamaged(f"shape of {site} is {shape!r}; expected lengths above 0")
         shapes[site] = tuple(shape)
     if list(sites) != [site for site in legend.sites() if site in sites]:
-        raise ValueError("sites: expected forward order")
+        raise SavedDamaged("sites: expected forward order")
     statistics = SavedStatistics(legend, asked, shapes, {}, model["fingerprint"], progress)
     return replace(statistics, states=_read_states(folder, found["states"], statistics))
 
@@ -200,11 +201,11 @@ def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatis
 def _legend(model: Any) -> Legend:
     layers, head, word = (model[key] for key in ("layers", "head", "fingerprint"))
     if type(layers) is not int or not 0 < layers < 10_000:
-        raise ValueError(f"model has {layers!r} layers; expected a number above 0")
+        raise SavedDamaged(f"model has {layers!r} layers; expected a number above 0")
     if head not in ("base", *LOGIT_AXES):
-        raise ValueError(f"model has the head {head!r}; expected base, {', '.join(LOGIT_AXES)}")
+        raise SavedDamaged(f"model has the head {head!r}; expected base, {', '.join(LOGIT_AXES)}")
     if not isinstance(word, str) or not re.fullmatch("[0-9a-f]{64}", word):
-        raise ValueError("the model's fingerprint is not 64 hexadecimal digits")
+        raise SavedDamaged("the model's fingerprint is not 64 hexadecimal digits")
     return Legend(layers, head)
 
 
@@ -214,12 +215,12 @@ def _read_states(
     found: dict[str, tuple[State, ...]] = {}
     name = written["path"]
     if not isinstance(name, str) or not _STATES.fullmatch(name):
-        raise ValueError(f"states lie in {name!r}; expected states-<16 hex digits>.safetensors")
+        raise SavedDamaged(f"states lie in {name!r}; expected states-<16 hex digits>.safetensors")
     path = folder / name
     if not path.is_file() or path.is_symlink() or path.stat().st_size != written["bytes"]:
-        raise ValueError(f"{name} is missing, or not {written['bytes']} bytes long")
+        raise SavedDamaged(f"{name} is missing, or not {written['bytes']} bytes long")
     if sha256(path) != written["sha256"]:
-        raise ValueError(f"{name} was changed: its SHA-256 is another")
+        raise SavedDamaged(f"{name} was changed: its SHA-256 is another")
     with safe_open(path, framework="pt") as file:
         held = set(file.keys())
         for site in statistics.asked:
@@ -237,10 +238,10 @@ def _read_states(
                 states.append(state)
             if states:
                 if len(states) < len(statistics.reducers(site)):
-                    raise ValueError(f"{site} lacks the states of some of its reducers")
+                    raise SavedDamaged(f"{site} lacks the states of some of its reducers")
                 found[site] = tuple(states)
     if held:
-        raise ValueError(f"{name} holds {sorted(held)[0]!r}, which no reducer keeps")
+        raise SavedDamaged(f"{name} holds {sorted(held)[0]!r}, which no reducer keeps")
     return found
 
 
@@ -248,7 +249,7 @@ def _check_tensor(file: Any, name: str, template: torch.Tensor) -> None:
     found = file.get_slice(name)
     shape, dtype = tuple(found.get_shape()), found.get_dtype()
     if shape != tuple(template.shape) or dtype != _DTYPES.get(template.dtype):
-        raise ValueError(
+        raise SavedDamaged(
             f"{name} is {dtype} {list(shape)}; expected {_DTYPES.get(template.dtype)} "
             f"{list(template.shape)}"
         )
@@ -258,8 +259,8 @@ def _check_state(reducer: Reducer, state: State, site: str) -> None:
     try:
         reducer.check(state)
     except ValueError as error:
-        raise ValueError(f"{site}, {type(reducer).__name__}: {error}") from None
+        raise SavedDamaged(f"{site}, {type(reducer).__name__}: {error}") from None
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise SavedDamaged(f"{word} is no number of JSON")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.reducers.reducer import Asked, Reducer
 
@@ -24,7 +25,9 @@ def asked_of(parts: Anatomy, asked: Mapping[Any, Any]) -> dict[str, Asked]:
             call changes, or settings that do not fit a site.
     """
     if not asked:
-        raise ValueError("No site asked for: expected a mapping of at least one site to a reducer.")
+        raise SettingError(
+            "No site asked for: expected a mapping of at least one site to a reducer."
+        )
     found: dict[str, list[Asked]] = {}
     for filters, given in asked.items():
         one_or_more = _read(filters, given)
@@ -49,7 +52,7 @@ def features(parts: Anatomy, name: str) -> tuple[int, ...]:
     axes = parts.legend.sites()[name].axes
     if axes[:2] != ("batch", "pos"):
         where = "read attention with al.attention" if "k_pos" in axes else "capture it instead"
-        raise ValueError(
+        raise SettingError(
             f"Reducers take one vector a token, and {name} is {' '.join(axes)}; {where}."
         )
     return tuple(parts.size(axis) for axis in axes[2:])
@@ -60,7 +63,7 @@ def _read(filters: object, given: object) -> Asked:
         return given
     several = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if not several or not all(isinstance(one, Reducer) for one in several):
-        raise ValueError(
+        raise SettingError(
             f"{filters!r} is mapped to {given!r}; expected a reducer such as "
             "al.reducers.FiringRate(), or a list of them."
         )
@@ -77,12 +80,12 @@ def _check(name: str, shape: tuple[int, ...], asked: Asked) -> None:
     for reducer in (asked,) if isinstance(asked, Reducer) else asked:
         unknown = set(reducer.asks) - set(_ASKS)
         if unknown:
-            raise ValueError(
+            raise SettingError(
                 f"{reducer!r} asks for {sorted(unknown)[0]!r}; expected some of {', '.join(_ASKS)}."
             )
         try:
             state = reducer.init(shape, torch.device("meta"))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+            raise SettingError(f"{name}: {error}") from None
         if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-            raise ValueError(f"init of {reducer!r} gives {state!r}; expected a dict of tensors.")
+            raise SettingError(f"init of {reducer!r} gives {state!r}; expected a dict of tensors.")

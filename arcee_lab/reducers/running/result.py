@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def table_of(result: Any) -> "pd.DataFrame":
         ValueError: It has none: a reducer of the user's own gave a plain value.
     """
     if not hasattr(result, "frame"):
-        raise ValueError(
+        raise SettingError(
             f"The result is of the type {type(result).__name__} and has no frame(). Read it by its "
             "site, or have your reducer's finalize give an al.reducers.ReducerResult."
         )

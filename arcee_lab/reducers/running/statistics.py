@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.reducers.reducer import Asked, Reducer, State
 from arcee_lab.reducers.running import files
 from arcee_lab.reducers.running.result import ReducerResult, table_of
-from arcee_lab.runs.fingerprint import model_fingerprint
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sites import Legend
 
@@ -69,7 +70,7 @@ class Statistics(Mapping[str, Any]):
             return self._model
         model = self._model()
         if model is None:
-            raise ValueError(
+            raise SettingError(
                 "The model of these statistics was deleted before its fingerprint was taken; load "
                 "it again and call stats.identify(model), or save before the model goes."
             )
@@ -86,7 +87,7 @@ class Statistics(Mapping[str, Any]):
         """
         parts = anatomy(model)
         if parts.legend != self.legend:
-            raise ValueError(
+            raise SettingError(
                 f"The statistics are of a model of {self.legend.n_layers} layers with the head "
                 f"{self.legend.head!r}; got {parts.legend.n_layers} and {parts.legend.head!r}."
             )
@@ -96,9 +97,9 @@ class Statistics(Mapping[str, Any]):
         self._check_whole()
         site = self.legend.canonical(name)
         if site not in self.asked:
-            raise KeyError(f"{site} was not reduced; reduced are {list(self)[:4]} ...")
+            raise UnknownName(f"{site} was not reduced; reduced are {list(self)[:4]} ...")
         if site not in self.states:
-            raise ValueError(f"{site} has not fired yet: call the model inside the block first.")
+            raise SettingError(f"{site} has not fired yet: call the model inside the block first.")
         results = tuple(
             reducer.finalize({name: tensor.cpu().clone() for name, tensor in state.items()})
             for reducer, state in zip(self.reducers(site), self.states[site], strict=True)
@@ -172,7 +173,7 @@ class Statistics(Mapping[str, Any]):
         found = ranks.gather(mine)
         for number, tensors in enumerate(found):
             if not torch.equal(tensors[_SAME], mine[_SAME]):
-                raise ValueError(
+                raise SettingError(
                     f"Rank {number} has statistics of another model, or of other sites or "
                     f"reducers, than rank {ranks.rank}. Run the same on all."
                 )
@@ -229,19 +230,19 @@ class Statistics(Mapping[str, Any]):
     def _check_same(self, other: "Statistics", word: str) -> None:
         if list(self) != list(other):
             strange = set(self).symmetric_difference(other)
-            raise ValueError(
+            raise SettingError(
                 f"Statistics of other sites: {sorted(strange)[0]!r} is in one and not in the "
                 "other. Merge what was asked for with the same filters."
             )
         for site in self:
             if self.asked[site] != other.asked[site]:
-                raise ValueError(
+                raise SettingError(
                     f"{site} was reduced by {other.asked[site]!r}; expected {self.asked[site]!r}, "
                     "as here."
                 )
         same = self.legend == other.legend and self.shapes == other.shapes
         if not same or word != other.fingerprint:
-            raise ValueError(
+            raise SettingError(
                 "Statistics of another model: its shape or its weights differ. Merge what one "
                 "model gave, in one dtype."
             )
@@ -262,10 +263,12 @@ class Statistics(Mapping[str, Any]):
 
         fewest = min(len(self.reducers(site)) for site in self)
         if not 0 <= which < fewest:
-            raise ValueError(f"which={which}: expected 0 to {fewest - 1}, a reducer of every site.")
+            raise SettingError(
+                f"which={which}: expected 0 to {fewest - 1}, a reducer of every site."
+            )
         kinds = {type(self.reducers(site)[which]).__name__ for site in self}
         if len(kinds) > 1:
-            raise ValueError(
+            raise SettingError(
                 f"The sites have reducers of different kinds ({', '.join(sorted(kinds))}), which "
                 "make no one table. Take stats[site].frame()."
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 from arcee_lab.sparsity.compared.comparison import divergence, hot_overlap
 from arcee_lab.sparsity.core.counts import Counted
@@ -138,10 +139,10 @@ def domains(reports: Mapping[str, Counted]) -> Domains:
         ('animals', 'boats')
     """
     if len(reports) < 2:
-        raise ValueError(f"{len(reports)} domain was given; expected at least two to compare")
+        raise SettingError(f"{len(reports)} domain was given; expected at least two to compare")
     shapes = {name: tuple(report.counts.rates.shape) for name, report in reports.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"the domains were measured on models of other shapes: {shapes}")
+        raise SettingError(f"the domains were measured on models of other shapes: {shapes}")
     return Domains(
         tuple(reports),
         np.stack([report.counts.rates.numpy() for report in reports.values()]),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ def history(log: str | Path) -> History:
         zeros = np.array([row["zeros"] for row in rows], dtype=np.float64)
         steps, tokens = (np.array([row[name] for row in rows]) for name in ("step", "tokens"))
     except OSError as error:
-        raise ValueError(f"training log {path} cannot be read: {error.strerror}") from error
+        raise SettingError(f"training log {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise SettingError(
             f"{path} is no training log ({error}); expected JSONL with step, tokens and zeros"
         ) from error
     if zeros.ndim != 2 or len(zeros) < 2:
-        raise ValueError(f"{path} holds {len(rows)} rows with zeros; expected at least two")
+        raise SettingError(f"{path} holds {len(rows)} rows with zeros; expected at least two")
     return History(steps, tokens, zeros)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 from arcee_lab.sparsity.core import magnitudes
 
@@ -48,8 +49,9 @@ class Thresholds(Result):
         """
         place = (exponent - magnitudes.LOWEST) * magnitudes.PER_OCTAVE
         if not 0 < place < magnitudes.BINS:
-            raise ValueError(
-                f"exponent={exponent}: expected {magnitudes.LOWEST + 1} to {-magnitudes.LOWEST - 1}."
+            raise SettingError(
+                f"exponent={exponent}: expected {magnitudes.LOWEST + 1} to "
+                f"{-magnitudes.LOWEST - 1}."
             )
         return 1 - self.counts[:, place:].sum(1) / (self.tokens * self.d_mlp)
 

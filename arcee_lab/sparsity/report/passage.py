@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.data.tokenization import token_ids
+from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -105,7 +106,7 @@ def read_passage(
         ids = torch.tensor(token_ids(tokenizer, [ids])[0])
     ids = ids[:LONGEST]
     if len(ids) < 2:
-        raise ValueError(f"the passage has {len(ids)} token; expected at least 2")
+        raise SettingError(f"the passage has {len(ids)} token; expected at least 2")
     model = unwrap(model)
     with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
         model(input_ids=ids[None].to(model.device), use_cache=False)

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.compared.comparison import Comparison, compare
@@ -215,11 +216,11 @@ class SparsityReport:
         if name in self.results:
             return self.results[name]
         if name in registry.STREAMED or name in registry.FURTHER:
-            raise ValueError(
+            raise SettingError(
                 f"{name!r} was not measured; ask for it: measure(..., analyses=[{name!r}])"
             )
         known = ", ".join([*tables.PLAIN, *self.results])
-        raise ValueError(f"there is no {name!r} in the report; expected one of {known}")
+        raise SettingError(f"there is no {name!r} in the report; expected one of {known}")
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers, as JSON values."""
@@ -248,10 +249,12 @@ class SparsityReport:
         """
         mine, theirs = ((r.model, r.dtype, tuple(r.fired.shape)) for r in (self, other))
         if mine != theirs:
-            raise ValueError(f"cannot merge the reports of {mine} and {theirs}; expected one model")
+            raise SettingError(
+                f"cannot merge the reports of {mine} and {theirs}; expected one model"
+            )
         mine, theirs = ((sorted(r.states), r.share, r.stride) for r in (self, other))
         if mine != theirs:
-            raise ValueError(
+            raise SettingError(
                 f"cannot merge {mine[0]} at 1 window in {mine[1]}, predictors at 1 token in "
                 f"{mine[2]}, with {theirs[0]} at 1 in {theirs[1]} and {theirs[2]}; measure both "
                 "with the same analyses= and share="
@@ -425,7 +428,7 @@ class SparsityReport:
             fields: dict[str, Any] = {**found, "weights": Weights(**found["weights"])}
             return cls(**fields)
         except TypeError as error:
-            raise ValueError(
+            raise SettingError(
                 f"{Path(folder) / report_files.REPORT} is damaged: {error}; measure again"
             ) from error
 

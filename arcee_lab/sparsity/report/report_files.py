@@ -12,6 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.storage import as_json
@@ -103,7 +104,7 @@ def read(folder: Path) -> dict[str, Any]:
     paths = [folder / REPORT, folder / COUNTS]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise ValueError(
+        raise SavedDamaged(
             f"{folder} holds no sparsity report: {missing[0]} is missing; expected a folder that "
             "report.save or arcee-lab sparsity wrote"
         )
@@ -111,12 +112,12 @@ def read(folder: Path) -> dict[str, Any]:
         said = json.loads(paths[0].read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(paths[1])
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"the report in {folder} is damaged: {error}") from error
+        raise SavedDamaged(f"the report in {folder} is damaged: {error}") from error
     if not isinstance(said, dict) or said.get("version") != VERSION:
-        raise ValueError(f"{paths[0]} is not of version {VERSION}; measure again")
+        raise SavedDamaged(f"{paths[0]} is not of version {VERSION}; measure again")
     lacking = [name for name in FACTS if name not in said]
     if lacking:
-        raise ValueError(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again")
+        raise SavedDamaged(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again")
     facts = {name: said[name] for name in FACTS}
     states: dict[str, State] = {}
     for path, tensor in tensors.items():
@@ -125,11 +126,11 @@ def read(folder: Path) -> dict[str, Any]:
             states.setdefault(name, {})[key] = tensor
     unknown = [name for name in states if name != "core" and name not in registry.STREAMED]
     if unknown or "core" not in states or "norms" not in tensors:
-        raise ValueError(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong")
+        raise SavedDamaged(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong")
     norms = tensors["norms"]
     if why := validity.wrong_facts(facts, states):
-        raise ValueError(f"{paths[0]} is damaged: {why}; measure again")
+        raise SavedDamaged(f"{paths[0]} is damaged: {why}; measure again")
     sizes = {name: facts[name] for name in ("n_windows", "n_shared")}
     if why := validity.wrong_states(states, norms, **sizes):
-        raise ValueError(f"{paths[1]} is damaged: {why}; measure again")
+        raise SavedDamaged(f"{paths[1]} is damaged: {why}; measure again")
     return {**facts, "states": states, "norms": norms, "further": result_files.load(folder)}

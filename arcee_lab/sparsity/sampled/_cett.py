@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
-from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
@@ -95,7 +96,7 @@ def curves_of(
     error, dropped, active, n_tokens = _count(model, found, norms, batches, edges)
     bad = [layer for layer, row in enumerate(error) if not bool(row.isfinite().all())]
     if bad:
-        raise ValueError(
+        raise SettingError(
             f"layer {bad[0]} holds NaN or infinite activations, so no error below them is true; "
             "load the model in float32, or check its weights"
         )

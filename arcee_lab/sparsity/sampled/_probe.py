@@ -29,10 +29,11 @@ from torch.nn import functional as F
 
 from arcee_lab.bootstrap import interval, resamples
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
 from arcee_lab.hooks.threads import OneThread
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
-from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
@@ -198,12 +199,12 @@ def probe(
     mlp = one_mlp(model, layer)
     rank = max(1, mlp.d_model // 8) if rank is None else rank
     if not 1 <= rank <= min(mlp.d_model, mlp.d_mlp):
-        raise ValueError(f"rank is {rank}; expected 1 to {min(mlp.d_model, mlp.d_mlp)}")
+        raise SettingError(f"rank is {rank}; expected 1 to {min(mlp.d_model, mlp.d_mlp)}")
     if steps < 1:
-        raise ValueError(f"steps is {steps}; expected at least 1")
+        raise SettingError(f"steps is {steps}; expected at least 1")
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     if sample.n_groups < 2:
-        raise ValueError(
+        raise SettingError(
             "the texts make one window; a probe needs two documents or more: one to train on, one "
             "to try it"
         )
@@ -230,7 +231,7 @@ def probe(
         handle.remove()
     x, post, group = torch.cat(xs), torch.cat(posts), torch.cat(groups)
     if not bool(x.isfinite().all()):
-        raise ValueError(
+        raise SettingError(
             f"layer {layer} holds NaN; load the model in float32, or check its weights"
         )
     held_out = group % 2 == 1

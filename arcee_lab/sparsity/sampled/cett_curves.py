@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions import Cett
 from arcee_lab.results import Result
 
@@ -20,7 +21,7 @@ TARGETS = (0.01, 0.05, 0.1, 0.2)
 
 @dataclass(frozen=True, repr=False)
 class CettCurves(Result):
-    """CETT and sparsity of each layer against the threshold; see `arcee_lab.sparsity.sampled._cett`.
+    """CETT and sparsity of each layer against the threshold; see `sampled/_cett.py`.
 
     Attributes:
         model: Name of the model.
@@ -176,5 +177,5 @@ class CettCurves(Result):
 
     def _place(self, target: float) -> Int[Tensor, " layer"]:
         if not 0 <= target <= 1:
-            raise ValueError(f"CETT target is {target}; expected a share from 0 to 1")
+            raise SettingError(f"CETT target is {target}; expected a share from 0 to 1")
         return (self.error.cummax(dim=1).values <= target).sum(dim=1) - 1

@@ -1,7 +1,8 @@
 """CETT-PPL-p %: the largest error of every MLP at once that raises perplexity by at most p %.
 
-All layers are cut at one CETT, each at its own eps (`arcee_lab.sparsity.sampled._cett`), and the model is
-run again; the largest CETT with `exp(NLL_cut - NLL) <= 1 + p` is found by bisection on [0, 1].
+All layers are cut at one CETT, each at its own eps (`arcee_lab.sparsity.sampled._cett`), and the
+model is run again; the largest CETT with `exp(NLL_cut - NLL) <= 1 + p` is found by bisection on
+[0, 1].
 
 Source: Luo et al., "Sparsing Law", arXiv:2411.02335, section 3, who bisect to 1e-6; sparsity
 moves by whole neurons, so 12 steps, to 1/4096, tell as much.
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
@@ -100,10 +102,10 @@ class CettPerplexity(Result):
             ValueError: An increase that was not searched, or one that allows no cut at all.
         """
         if increase not in self.increases:
-            raise ValueError(f"{increase} was not searched; expected one of {self.increases}")
+            raise SettingError(f"{increase} was not searched; expected one of {self.increases}")
         trial = self.found[self.increases.index(increase)]
         if trial == 0:
-            raise ValueError(f"no CETT keeps perplexity within {increase:.1%}; nothing to cut")
+            raise SettingError(f"no CETT keeps perplexity within {increase:.1%}; nothing to cut")
         return self.curves.interventions(self.cett[trial])
 
     @property
@@ -183,7 +185,9 @@ def cett_ppl(
         True
     """
     if not increases or min(increases) <= 0:
-        raise ValueError(f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%")
+        raise SettingError(
+            f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%"
+        )
     model = unwrap(model)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     curves = curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
@@ -208,7 +212,7 @@ def cett_ppl(
             bar.update(int(batch.attention_mask.sum()))
         mean = float(scores.nll.sum() / scores.targets.sum())
         if not losses and not np.isfinite(mean):
-            raise ValueError(
+            raise SettingError(
                 "the model's own perplexity is NaN or infinite; load it in float32, or check its "
                 "weights"
             )

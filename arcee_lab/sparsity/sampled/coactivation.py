@@ -27,9 +27,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
-from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import draw
@@ -76,7 +77,7 @@ class CoActivation(Result):
             ValueError: Another name.
         """
         if name not in MEASURES:
-            raise ValueError(f"measure({name!r}): expected one of {', '.join(MEASURES)}")
+            raise SettingError(f"measure({name!r}): expected one of {', '.join(MEASURES)}")
         together, n = self.counts.double(), len(self.fired)
         alone = together.diagonal()
         both = alone[:, None] * alone
@@ -119,7 +120,7 @@ class CoActivation(Result):
             ValueError: Fewer than one expert, or more than neurons.
         """
         if not 1 <= number <= len(self.neurons):
-            raise ValueError(f"experts({number}): expected from 1 to {len(self.neurons)}")
+            raise SettingError(f"experts({number}): expected from 1 to {len(self.neurons)}")
         return _dealt(self._order, number)
 
     def coverage(self, number: int | None = None, cover: float = COVER) -> pd.DataFrame:
@@ -256,7 +257,7 @@ def coactivation(
     index = _neurons(neurons, chosen.d_mlp, seed)
     sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
     if sample.n_groups < 2:
-        raise ValueError(
+        raise SettingError(
             "the texts make one window; experts need two documents or more: one to make them on, "
             "one to try them"
         )
@@ -272,7 +273,7 @@ def coactivation(
         groups.append(batch.groups[:, None].expand_as(batch.ids)[batch.counted])
     values = torch.cat(fired)
     if bool(values.isnan().any()):
-        raise ValueError(
+        raise SettingError(
             f"layer {layer} holds NaN; load the model in float32, or check its weights"
         )
     return CoActivation(
@@ -293,7 +294,7 @@ def one_mlp(model: Any, layer: int) -> Mlp:
     """
     found = mlps(model)
     if not 0 <= layer < len(found):
-        raise ValueError(f"layer is {layer}; expected 0 to {len(found) - 1}")
+        raise SettingError(f"layer is {layer}; expected 0 to {len(found) - 1}")
     return found[layer]
 
 
@@ -310,7 +311,7 @@ def _neurons(given: Sequence[int] | None, d_mlp: int, seed: int) -> Int[Tensor, 
         or index.max() >= d_mlp
         or len(index.unique()) < len(index)
     ):
-        raise ValueError(
+        raise SettingError(
             f"neurons {list(given)[:8]}: expected two or more different ones from 0 to {d_mlp - 1}"
         )
     return index

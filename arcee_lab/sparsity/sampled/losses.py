@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.sparsity.sampled.sample import Batch
 
 _CHUNK = 2**26  # logits turned into fp32 at once
@@ -45,7 +46,7 @@ def logits_of(model: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
     with torch.no_grad():
         logits = getattr(model(**batch.inputs), "logits", None)
     if logits is None or logits.shape[:2] != batch.ids.shape or logits.shape[2] <= batch.ids.max():
-        raise ValueError(
+        raise SettingError(
             f"{type(model).__name__} predicts no next token; expected a causal language model, "
             'such as al.load(..., head="causal") gives'
         )

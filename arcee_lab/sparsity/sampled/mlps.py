@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.layers import ArceeMLP
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -98,13 +99,13 @@ def mlps(model: nn.Module) -> list[Mlp]:
             up, down, squared = parts
             found.append(Mlp(len(found), name, up, down, squared))
     if not found:
-        raise ValueError(
+        raise ModelError(
             f"{type(model).__name__} has no ungated ReLU or ReLU² MLP; expected modules with two "
             "linear layers and relu or relu2 between them"
         )
     widths = sorted({mlp.d_mlp for mlp in found})
     if len(widths) > 1:
-        raise ValueError(
+        raise ModelError(
             f"the MLPs of {type(model).__name__} have {widths} neurons; expected one width"
         )
     return found
@@ -116,7 +117,7 @@ def _refuse_experts(name: str, module: nn.Module) -> None:
     is_list = isinstance(module, nn.ModuleList) and len(module) > 1
     listed = is_list and name.rsplit(".", 1)[-1] == "experts"
     if len(stacked) >= 2 or listed:
-        raise ValueError(
+        raise ModelError(
             f"{name} ({type(module).__name__}) holds routed experts, each of which sees some "
             "tokens only; expected MLPs that every token goes through. Measure a dense model"
         )
@@ -133,12 +134,12 @@ def _parts(name: str, module: nn.Module) -> tuple[Any, Any, bool] | None:
         return None
     kind = type(acts[0]).__name__
     if len(linear) > 2:
-        raise ValueError(
+        raise ModelError(
             f"{name} ({type(module).__name__}) has {len(linear)} linear layers around its {kind}: "
             "it is gated. Expected an ungated relu or relu2 MLP, down(act(up(x)))"
         )
     if not isinstance(acts[0], nn.ReLU | ReLUSquaredActivation):
-        raise ValueError(
+        raise ModelError(
             f"{name} ({type(module).__name__}) has the activation {kind}, which gives no exact "
             "zeros; expected relu or relu2"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arcee_lab.data.limits import default_context, require_context, require_tokens
 from arcee_lab.data.windows import Windows, cut
+from arcee_lab.errors import SettingError
 
 DEFAULT_TOKENS = 4096
 
@@ -99,13 +100,13 @@ def draw(
         ValueError: Empty texts, a bad limit, fewer tokens than asked, or nothing but first tokens.
     """
     if tokens is not None and tokens < 2:
-        raise ValueError(f"tokens is {tokens}; expected at least 2")
+        raise SettingError(f"tokens is {tokens}; expected at least 2")
     wanted = tokens or DEFAULT_TOKENS
     if isinstance(texts, Windows):
         if texts.repeated is not None:
-            raise ValueError("these windows overlap, so tokens would count twice; cut them anew")
+            raise SettingError("these windows overlap, so tokens would count twice; cut them anew")
         if context is not None:
-            raise ValueError(
+            raise SettingError(
                 f"context={context} came with windows that are cut already; give it to cut(...), "
                 "or give documents."
             )
@@ -117,7 +118,7 @@ def draw(
     if tokens is not None:
         require_tokens(windows, tokens, "tokens")
     if np.diff(windows.bounds).max() < 2:
-        raise ValueError("every window is one token long; expected texts of at least two tokens")
+        raise SettingError("every window is one token long; expected texts of at least two tokens")
     documents = np.unique(windows.documents, return_inverse=True)[1]
     if documents.max() > 0:
         return Sample(windows, documents, "documents")

@@ -2,8 +2,8 @@
 
 For each rule and level the sample is run again with every MLP truncated, and compared with the
 model as it is, token by token: ΔNLL, the KL divergence between next-token distributions, and
-accuracy. Rules and their sources are those of `arcee_lab.sparsity.sampled.selection_rules`. The horizontal axis is
-measured: neurons that are left and not zero, over d_mlp.
+accuracy. Rules and their sources are those of `arcee_lab.sparsity.sampled.selection_rules`. The
+horizontal axis is measured: neurons that are left and not zero, over d_mlp.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
+from arcee_lab.errors import SettingError
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
-from arcee_lab.runs.fingerprint import model_name
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled._cett import curves_of
 from arcee_lab.sparsity.sampled.keep_block import truncating
@@ -105,7 +106,7 @@ def truncation(
                 add(scores[run], batch, logits, clean)
                 bar.update(int(batch.attention_mask.sum()))
     if not bool(untouched.nll.isfinite().all()):
-        raise ValueError(
+        raise SettingError(
             "the model's own losses are NaN or infinite, so nothing can be compared with them; "
             "load it in float32, or check its weights"
         )
@@ -147,7 +148,7 @@ def _plan(
     rules = tuple(RULES) if rules is None else tuple(rules)
     unknown = [rule for rule in (*rules, *(levels or {})) if rule not in RULES]
     if unknown or not rules:
-        raise ValueError(
+        raise SettingError(
             f"no rule is called {unknown[0]!r}; expected some of {', '.join(RULES)}"
             if unknown
             else f"rules is empty; expected some of {', '.join(RULES)}"
@@ -178,7 +179,7 @@ def _levels_of(rule: str, given: Sequence[float] | None, firing: float) -> list[
         given = by_rule.get(rule, [share for share in shares if share < 1])
     bad = [level for level in given if not 0 < level < 1]
     if bad:
-        raise ValueError(f"level {bad[0]} of {rule}: expected shares between 0 and 1")
+        raise SettingError(f"level {bad[0]} of {rule}: expected shares between 0 and 1")
     # All neurons kept is a run of its own, so the levels go from the most that is kept downwards.
     return sorted(given, reverse=rule != "cett")
 

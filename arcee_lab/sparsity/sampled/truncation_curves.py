@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.bootstrap import interval, resamples
+from arcee_lab.errors import SettingError
 from arcee_lab.interventions import Cett, Intervention, Threshold, TopK
 from arcee_lab.results import Result
 from arcee_lab.sparsity.sampled.selection_rules import RULES
@@ -150,13 +151,13 @@ class TruncationCurves(Result):
             ValueError: A rule that no intervention makes, or a level that was not run.
         """
         if rule not in ("top_k", "cett", "fat"):
-            raise ValueError(
+            raise SettingError(
                 f"no intervention chooses neurons as {rule!r} does; expected top_k, cett or fat"
             )
         runs = [r for r, name in enumerate(self.rules) if name == rule and self.levels[r] == level]
         if not runs or level == KEEPS_ALL[rule]:
             known = [lv for name, lv in zip(self.rules, self.levels, strict=True) if name == rule]
-            raise ValueError(f"{rule} was not run at {level}; expected one of {known[1:]}")
+            raise SettingError(f"{rule} was not run at {level}; expected one of {known[1:]}")
         values = self.parameters[runs[0]].tolist()
         if rule == "top_k":
             return [TopK(_POST, max(1, round(level * self.d_mlp)))]
@@ -190,7 +191,7 @@ class TruncationCurves(Result):
 
         labels = {"delta_nll": "ΔNLL, nats a token", "kl": "KL from the untouched model, nats"}
         if what not in labels:
-            raise ValueError(f"figure(what={what!r}): expected 'delta_nll' or 'kl'")
+            raise SettingError(f"figure(what={what!r}): expected 'delta_nll' or 'kl'")
         frame = self.frame()
         lines = []
         for rule, rows in frame.groupby("rule", sort=False):
@@ -237,7 +238,7 @@ class TruncationCurves(Result):
         if of == "likelihood":
             return np.exp(-self._mean(self._delta, resampled=resampled))
         if of != "accuracy":
-            raise ValueError(f"critical(of={of!r}): expected 'likelihood' or 'accuracy'")
+            raise SettingError(f"critical(of={of!r}): expected 'likelihood' or 'accuracy'")
         ours = self._mean(self.hits.double().numpy(), resampled=resampled)
         clean = self._mean(self.hits_untouched.double().numpy(), resampled=resampled)
         return ours / np.maximum(clean, np.finfo(np.float64).tiny)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy
 from arcee_lab.results import Result
 from arcee_lab.sparsity.core import window_means
@@ -157,13 +158,15 @@ def virtual_weights(
 
     parts, found = anatomy(model), mlps(model)
     if not 0 <= layer < to_layer < len(found):
-        raise ValueError(
+        raise SettingError(
             f"layer={layer}, to_layer={to_layer}: expected layer < to_layer, from 0 to "
             f"{len(found) - 1}"
         )
     wrong = [unit for unit in units if not 0 <= unit < found[layer].d_mlp]
     if wrong:
-        raise ValueError(f"unit {wrong[0]} is out of range; expected 0 to {found[layer].d_mlp - 1}")
+        raise SettingError(
+            f"unit {wrong[0]} is out of range; expected 0 to {found[layer].d_mlp - 1}"
+        )
     norm: Any = parts.backbone.get_submodule(f"layers.{to_layer}.post_attention_layernorm")
     gain = norm.weight.detach().float()
     writes = found[layer].down_weight()[:, list(units)].float() * gain[:, None]

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
 from arcee_lab.sparsity.core import magnitudes, packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
@@ -93,9 +94,9 @@ class Concentrations(Result):
             ValueError: Another name, or a share out of range.
         """
         if name not in MEANS:
-            raise ValueError(f"there is no quantile of {name!r}; expected one of {MEANS}.")
+            raise SettingError(f"there is no quantile of {name!r}; expected one of {MEANS}.")
         if not 0 <= share <= 1:
-            raise ValueError(f"share={share}: expected 0 to 1.")
+            raise SettingError(f"share={share}: expected 0 to 1.")
         if name == "hoyer":  # falls as N_eff grows, so its quantile is the opposite one
             return hoyer(_quantile(magnitudes.values(), self.eff, share, falling=True), self.d_mlp)
         if name == "n_eff":

@@ -17,9 +17,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from arcee_lab.errors import SettingError
+from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
-from arcee_lab.runs.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
 from arcee_lab.sparsity.core.state import State
@@ -95,7 +96,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     other = [name for name, value in run.items() if theirs.get(name) != value]
     if other:
         name = other[0]
-        raise ValueError(
+        raise SettingError(
             f"{path} was saved by another run: its {name} is {theirs.get(name)!r}, not "
             f"{run[name]!r}. Start it as before, or remove the file and start anew."
         )

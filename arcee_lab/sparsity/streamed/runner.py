@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.modeling import ArceeForCausalLM
@@ -236,7 +237,7 @@ class Pass:
     def _refuse_nan(self) -> None:
         for layer, nan in enumerate(self.states[CORE]["nan"].tolist()):
             if nan:
-                raise ValueError(
+                raise SavedDamaged(
                     f"the activations of {self.mlps[layer].name} hold NaN, so nothing counted "
                     "above it is true; load the model in float32, or check its weights"
                 )

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows, plan_batches
+from arcee_lab.errors import SettingError
 from arcee_lab.sparsity.core import kept_tokens
 from arcee_lab.sparsity.core.kept_tokens import Drawn
 from arcee_lab.sparsity.core.state import Tokens
@@ -182,7 +183,7 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
         ValueError: A share or a batch size below 1, or no token but first positions and padding.
     """
     if share is not None and share < 1:
-        raise ValueError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
+        raise SettingError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
     short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
     all_tokens = share == 1 or short
     share = share or (1 if len(windows) < FEW else SHARE)
@@ -192,9 +193,9 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
     if not counted.any():
-        raise ValueError("every window is one token long; expected texts of at least two tokens")
+        raise SettingError("every window is one token long; expected texts of at least two tokens")
     if (windows.ids[counted] == windows.pad_id).all() and windows.pad_id != windows.bos_id:
-        raise ValueError("the texts hold nothing but padding tokens; expected words")
+        raise SettingError("the texts hold nothing but padding tokens; expected words")
     keys = np.array([zlib.crc32(windows[row].tobytes()) for row in range(len(windows))])
     sizes = np.add.reduceat(counted.astype(np.int64), windows.bounds[:-1])
     chosen = (keys % share == 0) & (sizes > 0)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from arcee_lab.bootstrap import interval
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
@@ -95,12 +95,14 @@ def train_head(
         2
     """
     if test is not None and (test.head, test.names) != (train.head, train.names):
-        raise ValueError(
+        raise SettingError(
             f"The test texts have the labels {', '.join(test.names)}, the training texts "
             f"{', '.join(train.names)}; read them with names=train.names."
         )
     if len(train.names) < 2:
-        raise ValueError(f"The training texts have {len(train.names)} label; expected two or more.")
+        raise SettingError(
+            f"The training texts have {len(train.names)} label; expected two or more."
+        )
     recipe = recipe or HeadRecipe()
     parts = anatomy(model)
     _refuse_adapters(parts.model)
@@ -158,7 +160,7 @@ def train_head(
 def _refuse_adapters(model: nn.Module) -> None:
     adapters = {one for _, _, names in adapted_layers(model) for one in names}
     if adapters:
-        raise ValueError(
+        raise SettingError(
             f"The model has the adapters {', '.join(sorted(adapters))}, and a new head is saved "
             "with its backbone as a plain checkpoint; give peft_model.merge_and_unload()."
         )
@@ -253,7 +255,7 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ValueError(
+        raise SettingError(
             "tune='lora' needs the package peft; install it with `pip install arcee_lab[lora]`."
         ) from None
     settings = LoraConfig(

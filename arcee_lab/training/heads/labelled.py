@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
+from arcee_lab.errors import TextError
 from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
@@ -78,11 +79,11 @@ def read_labelled(
         ('bad', 'good')
     """
     if head not in ("sequence", "token"):
-        raise ValueError(f"head={head!r}; expected 'sequence' (a text) or 'token' (a word).")
+        raise TextError(f"head={head!r}; expected 'sequence' (a text) or 'token' (a word).")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected 1 row or more.")
+        raise TextError(f"limit={limit}; expected 1 row or more.")
     if (text_column or label_column) and is_task(str(source)):
-        raise ValueError(
+        raise TextError(
             f"{source} is a task, which knows its columns; leave the names of columns out."
         )
     text = text_column or ("text" if head == "sequence" else "tokens")
@@ -90,7 +91,7 @@ def read_labelled(
     rows, own = _open(str(source), head, label, limit)
     found = list(islice(rows, limit))
     if not found:
-        raise ValueError(f"{source} holds no row; expected texts with labels.")
+        raise TextError(f"{source} holds no row; expected texts with labels.")
     given = [
         [_name(one, own, row.where, label) for one in _labels(row, label, head)] for row in found
     ]
@@ -99,7 +100,7 @@ def read_labelled(
     for one, row in zip(found, given, strict=True):
         strange = [label for label in row if label not in ids]
         if strange:
-            raise ValueError(
+            raise TextError(
                 f"{one.where} has the label {strange[0]!r}; expected one of {', '.join(ids)}."
             )
     words = [_words(row, text) for row in found] if head == "token" else None
@@ -108,7 +109,7 @@ def read_labelled(
     else:
         for one, some, row in zip(found, words, given, strict=True):
             if len(some) != len(row):
-                raise ValueError(
+                raise TextError(
                     f"{one.where} has {len(some)} words and {len(row)} labels; expected one label "
                     "per word."
                 )
@@ -144,7 +145,7 @@ def _text(value: Any, where: str, column: str) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         got = "blank" if isinstance(value, str) else type(value).__name__
-        raise ValueError(f"{where}: {column!r} is {got}; expected a text. Correct or drop the row.")
+        raise TextError(f"{where}: {column!r} is {got}; expected a text. Correct or drop the row.")
     require_unicode(value, f"{where}: {column!r}")
     return value
 
@@ -162,7 +163,7 @@ def _several(row: Row, column: str, what: str) -> list[Any]:
     value = cell(row, column)
     if not isinstance(value, (list, tuple)) or not value:
         got = "empty" if isinstance(value, (list, tuple)) else type(value).__name__
-        raise ValueError(
+        raise TextError(
             f"{row.where}: {column!r} is {got}; expected a list of {what}, one per word. Correct "
             "or drop the row."
         )
@@ -173,7 +174,7 @@ def _name(value: Any, names: Sequence[str] | None, where: str, column: str) -> s
     """A label's name; a number stands for one where the data set names its labels."""
     if not isinstance(value, (str, int)) or value == "":
         got = "empty" if value == "" else type(value).__name__
-        raise ValueError(
+        raise TextError(
             f"{where}: the label in {column!r} is {got}; expected a name or a whole number. "
             "Correct or drop the row."
         )
@@ -198,7 +199,7 @@ def _open(
         path = Path(source)
         require_file(path)
         if not is_table(path):
-            raise ValueError(
+            raise TextError(
                 f"file {path} is no table of texts and labels; expected .jsonl, .ndjson, .json, "
                 ".csv, .tsv or .parquet, each also with .gz. A file in the format of one of the "
                 f"field's data sets is read as TASK:FILE, such as arcee_conll2003:{path}."
@@ -212,7 +213,7 @@ def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str,
     from arcee_lab.demo.tasks import BIO, dataset
 
     if split not in FROM_WORLD:
-        raise ValueError(f"the demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
+        raise TextError(f"the demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
     names = list(LABELS if head == "sequence" else BIO)
     sizes = dict.fromkeys(FROM_WORLD, 1) | {split: limit or FROM_WORLD[split]}
     return cast(Iterable[dict[str, Any]], dataset(head, **sizes)[split]), names

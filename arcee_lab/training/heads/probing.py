@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.batches import in_batches
@@ -149,7 +149,7 @@ def probe_layers(
         5
     """
     if (test.head, test.names) != (train.head, train.names):
-        raise ValueError(
+        raise SettingError(
             f"The test texts have the labels {', '.join(test.names)}, the training texts "
             f"{', '.join(train.names)}; read them with names=train.names."
         )

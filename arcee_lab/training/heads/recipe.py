@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds
 
 TUNED = ("head", "lora", "full")
@@ -50,19 +51,19 @@ class HeadRecipe:
 
     def __post_init__(self) -> None:
         if self.tune not in TUNED:
-            raise ValueError(f"tune={self.tune!r}; expected one of {', '.join(TUNED)}.")
+            raise SettingError(f"tune={self.tune!r}; expected one of {', '.join(TUNED)}.")
         for one in fields(self):
             value, least = getattr(self, one.name), 0 if one.name == "seed" else 1
             most = one.metadata.get("most")
             if most is not None and value is not None and not least <= value <= most:
-                raise ValueError(f"{one.name}={value}; expected from {least} to {most}.")
+                raise SettingError(f"{one.name}={value}; expected from {least} to {most}.")
         if self.lora_rank is not None and self.tune != "lora":
-            raise ValueError(
+            raise SettingError(
                 f"lora_rank={self.lora_rank} has no effect with tune={self.tune!r}; leave it out, "
                 "or tune='lora'."
             )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate={self.learning_rate}; expected between 0 and 1.")
+            raise SettingError(f"learning_rate={self.learning_rate}; expected between 0 and 1.")
 
     @property
     def rate(self) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.runs import storage
 from arcee_lab.runs.interrupt import StopWish
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
@@ -214,16 +215,16 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
     step, most = progress["global_step"], progress["max_steps"]
     progress["best_model_checkpoint"] = progress["stateful_callbacks"] = None
     if not (isinstance(step, int) and isinstance(most, int) and 0 < step <= most):
-        raise ValueError(f"it claims step {step!r} of {most!r}")
+        raise SavedDamaged(f"it claims step {step!r} of {most!r}")
     if told["schedule"]["last_epoch"] != step or not isinstance(progress["log_history"], list):
-        raise ValueError("its schedule and its steps do not agree")
+        raise SavedDamaged("its schedule and its steps do not agree")
     TrainerState(**progress)
     version, words, gauss = told["python"]
     random.Random().setstate((version, tuple(words), gauss))
     kind, words, *rest = told["numpy"]
     if kind != "MT19937":
-        raise ValueError(f"its generator is {kind!r}")
+        raise SavedDamaged(f"its generator is {kind!r}")
     np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), *rest))
     if not all(isinstance(rate, float) for rate in told["rates"]):
-        raise ValueError("its learning rates are no numbers")
+        raise SavedDamaged("its learning rates are no numbers")
     return told

@@ -4,6 +4,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from arcee_lab.errors import TextError
+
 _PREFIX = "arcee_"
 
 
@@ -43,19 +45,19 @@ def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
 
     name, _, split = source.partition(":")
     if name in (f"{_PREFIX}{one.name}" for one in (SQUAD, SQUAD_V2)):
-        raise ValueError(
+        raise TextError(
             f"Task {name!r} asks for spans of a context; expected one label a text or a word: "
             "sequence and token heads can be fitted, QA heads cannot."
         )
     if name not in BY_TASK:
         near = get_close_matches(name, BY_TASK, n=3, cutoff=0.6) or BY_TASK
-        raise ValueError(
+        raise TextError(
             f"There is no task {name!r} to fit a head on; nearest: {', '.join(near)}. The demo's "
             "own texts are 'demo'."
         )
     task = BY_TASK[name]
     if task.head != head:
-        raise ValueError(
+        raise TextError(
             f"Task {name!r} is one of the {task.head} head; expected one of the {head} head, or "
             f"head={task.head!r} (--head {task.head})."
         )

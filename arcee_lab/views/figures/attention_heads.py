@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import WIDTH, Figure, new, sequential, style
 from arcee_lab.views.html import number
 from arcee_lab.views.scale import colour
@@ -65,7 +66,7 @@ def head_maps(
         ValueError: There is no panel, or the labels do not match the values' shape.
     """
     if not panels:
-        raise ValueError("there is nothing to draw; expected one panel or more")
+        raise SettingError("there is nothing to draw; expected one panel or more")
     for values in panels.values():
         _check(values, layers)
     lines = -(-len(panels) // 4)
@@ -90,7 +91,7 @@ def head_maps(
 
 def _check(values: np.ndarray, layers: Sequence[str]) -> None:
     if values.ndim != 2 or len(values) != len(layers):
-        raise ValueError(f"values are {values.shape}; expected ({len(layers)} layers, heads)")
+        raise SettingError(f"values are {values.shape}; expected ({len(layers)} layers, heads)")
 
 
 def _few(values: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import Figure, diverging, new, style
 from arcee_lab.views.figures.raster import visible
 from arcee_lab.views.html import number
@@ -42,7 +43,7 @@ def effect_map(
         ValueError: The labels do not match the values' shape.
     """
     if values.shape != (len(rows), len(columns)):
-        raise ValueError(
+        raise SettingError(
             f"values are {values.shape}; expected ({len(rows)} rows, {len(columns)} columns)"
         )
     finite = np.abs(values[np.isfinite(values)])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import WIDTH, Figure, new, sequential, style
 from arcee_lab.views.figures.raster import visible
 
@@ -29,7 +30,7 @@ def patterns(
         ValueError: The labels do not match the values' shape.
     """
     if values.shape != (len(names), len(tokens), len(tokens)):
-        raise ValueError(
+        raise SettingError(
             f"values are {values.shape}; expected ({len(names)} heads, {len(tokens)}, "
             f"{len(tokens)} tokens)"
         )

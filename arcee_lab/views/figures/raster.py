@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import Figure, new, sequential, style
 from arcee_lab.views.scale import CATEGORIES
 
@@ -39,7 +40,7 @@ def raster(
         ValueError: The labels do not match the values' shape.
     """
     if values.shape != (len(rows), len(tokens)):
-        raise ValueError(
+        raise SettingError(
             f"values are {values.shape}; expected ({len(rows)} rows, {len(tokens)} tokens)"
         )
     peak = values.max(axis=1, keepdims=True, initial=0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import Figure, new, style
 from arcee_lab.views.scale import CATEGORIES
 
@@ -33,7 +34,7 @@ def scatter(
         ValueError: Not as many x, y and groups.
     """
     if x.shape != (len(groups),) or y.shape != x.shape:
-        raise ValueError(
+        raise SettingError(
             f"x is {x.shape}, y {y.shape}; expected ({len(groups)},), one a group name"
         )
     names = list(dict.fromkeys(groups))

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
@@ -98,10 +99,10 @@ def export(
             disk; then nothing of the export stays.
     """
     if kind not in KINDS:
-        raise ValueError(f"export kind is {kind!r}; expected one of {', '.join(KINDS)}")
+        raise SettingError(f"export kind is {kind!r}; expected one of {', '.join(KINDS)}")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"export folder {out} holds other files; choose a new one")
+        raise SettingError(f"export folder {out} holds other files; choose a new one")
     # Imported here: pyarrow and datasets take longer to load than most questions to a store.
     write: Callable[..., Export] = import_module(f"arcee_lab.dump.reading.exports.{kind}").write
     asked = [sites] if isinstance(sites, str | int) else sites
@@ -112,7 +113,7 @@ def export(
             site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in asked
         ]
     if not names:
-        raise ValueError(f"store {store.folder} has no site that {kind} can hold")
+        raise SettingError(f"store {store.folder} has no site that {kind} can hold")
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
     try:
@@ -121,7 +122,7 @@ def export(
         storage.write_json(out / STATEMENT, _statement(store, names, result))
     except (OSError, SafetensorError) as error:
         _empty(out)
-        raise ValueError(
+        raise SettingError(
             f"export folder {out} cannot be written: {' '.join(str(error).split())}. Nothing of "
             "the export was left there; make room, then repeat the same call."
         ) from error
@@ -155,7 +156,7 @@ def _statement(store: "Reader", names: Sequence[str], result: Export) -> dict[st
 def _sparse_name(store: "Reader", name: str, kind: str) -> str:
     site, _ = store.find(name)
     if not site.counts_nonzeros:
-        raise ValueError(
+        raise SettingError(
             f"{site.name} lies dense and {kind} holds nonzeros; export it as 'saelens'"
         )
     return site.name

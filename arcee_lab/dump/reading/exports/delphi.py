@@ -17,6 +17,7 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.reading.exports import Export
 from arcee_lab.dump.reading.exports.packing import PackedRows, pack
+from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def write(
         ValueError: Settings out of their range, or a store that does not fill one row.
     """
     if splits < 1:
-        raise ValueError(f"splits is {splits}; expected at least 1.")
+        raise SettingError(f"splits is {splits}; expected at least 1.")
     if example < 1 or context % example:
-        raise ValueError(
+        raise SettingError(
             f"context is {context} and example {example}; expected a context that is a multiple of "
             "the example, e.g. 256 and 32."
         )

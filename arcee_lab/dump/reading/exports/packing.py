@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def pack(known: Tokens, context: int) -> PackedRows:
         ValueError: A row takes more tokens than there are, or fewer than one.
     """
     if context < 1:
-        raise ValueError(f"context is {context}; expected at least 1 token per row.")
+        raise SettingError(f"context is {context}; expected at least 1 token per row.")
     real = known.attended.numpy().nonzero()[0]
     if len(real) < context:
-        raise ValueError(
+        raise SettingError(
             f"context is {context}, but the store has {len(real)} tokens; expected enough for "
             "one row. Choose a shorter context=, or dump more text."
         )

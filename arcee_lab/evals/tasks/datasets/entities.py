@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+from arcee_lab.errors import TaskError
 from arcee_lab.evals.metrics import entities
 from arcee_lab.evals.tasks.datasets.source import Rows, Source
 
@@ -30,15 +31,15 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
         where = f"Task 'arcee_{source.name}', row {number}"
         missing = [column for column in ("tokens", "ner_tags") if column not in row]
         if missing:
-            raise ValueError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
+            raise TaskError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
         words, tags = _list(row, "tokens", where), _list(row, "ner_tags", where)
         odd = [word for word in words if not isinstance(word, str)]
         if odd:
-            raise ValueError(f"{where} has the word {odd[0]!r}; expected a text.")
+            raise TaskError(f"{where} has the word {odd[0]!r}; expected a text.")
         found = [cast(str, names[tag]) if tag in range(len(names)) else tag for tag in tags]
         strange = [label for label in found if label not in names]
         if strange or len(words) != len(tags):
-            raise ValueError(
+            raise TaskError(
                 f"{where} has {len(words)} words and {len(tags)} labels, {strange[:1] or 'none'} "
                 f"unknown; expected one of {', '.join(names)} a word."
             )
@@ -52,7 +53,7 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
 
 def _list(row: dict[str, Any], column: str, where: str) -> list[Any]:
     if not isinstance(row[column], (list, tuple)):
-        raise ValueError(
+        raise TaskError(
             f"{where}: {column!r} is {type(row[column]).__name__}; expected a list, one entry per "
             "word."
         )

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from arcee_lab.errors import TaskError
+
 Rows = list[dict[str, Any]]
 
 
@@ -23,7 +25,7 @@ def read_table(path: Path) -> Rows:
     for number, line in enumerate(lines, start=2):
         cells = line.split("\t")
         if len(cells) != len(names):
-            raise ValueError(f"line {number} has {len(cells)} columns, the header {len(names)}")
+            raise TaskError(f"line {number} has {len(cells)} columns, the header {len(names)}")
         rows.append(dict(zip(names, cells, strict=True)))
     return rows
 
@@ -58,7 +60,7 @@ def read_conll(path: Path) -> Rows:
         if cells == [""] or cells[0] == "-DOCSTART-":
             sentences.append([])
         elif len(cells) < 2:
-            raise ValueError(f"{line!r} has one column")
+            raise TaskError(f"{line!r} has one column")
         else:
             sentences[-1].append(cells)
     return [

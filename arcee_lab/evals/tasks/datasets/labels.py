@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from arcee_lab.errors import TaskError
 from arcee_lab.evals.tasks.datasets.source import Rows, Source
 
 SST2 = ("negative", "positive")
@@ -34,16 +35,16 @@ def labelled(
         where = f"Task 'arcee_{source.name}', row {number}"
         missing = [column for column in (*text, "label") if column not in row]
         if missing:
-            raise ValueError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
+            raise TaskError(f"{where} has no column {missing[0]!r}; it has {', '.join(row)}.")
         if row["label"] not in ids:
-            raise ValueError(
+            raise TaskError(
                 f"{where} has the label {row['label']!r}; expected 0 to {len(names) - 1} "
                 f"({', '.join(names)}). A test split without labels cannot be scored."
             )
         for column in text:
             if not isinstance(row[column], str):
                 got = type(row[column]).__name__
-                raise ValueError(f"{where}: {column!r} is {got}; expected a text.")
+                raise TaskError(f"{where}: {column!r} is {got}; expected a text.")
         joined = "\n".join(row[column].strip() for column in text)
         documents.append({"head": "sequence", "text": joined, "label": ids[row["label"]]})
     return documents

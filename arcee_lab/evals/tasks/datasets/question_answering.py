@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from arcee_lab.errors import TaskError
 from arcee_lab.evals.tasks.datasets.source import Rows
 
 
@@ -24,12 +25,12 @@ def asked(rows: Rows, *, may_be_empty: bool) -> list[dict[str, Any]]:
         for column in ("question", "context"):
             if not isinstance(row[column], str):
                 got = type(row[column]).__name__
-                raise ValueError(
+                raise TaskError(
                     f"Task 'arcee_squad', row {number}: {column!r} is {got}; expected a text."
                 )
         answers = list(dict.fromkeys(row["answers"]["text"]))
         if not answers and not may_be_empty:
-            raise ValueError(
+            raise TaskError(
                 f"Task 'arcee_squad', row {number} has no answer; expected one or more. SQuAD v2 "
                 "has such questions: use arcee_squad_v2."
             )

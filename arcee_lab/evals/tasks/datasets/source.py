@@ -9,6 +9,8 @@ import pyarrow
 from datasets.exceptions import DatasetsError
 from pyarrow import parquet
 
+from arcee_lab.errors import TaskError
+
 Rows = list[dict[str, Any]]
 
 
@@ -43,21 +45,21 @@ def read_rows(source: Source, data: str | Mapping[str, str] | None) -> Rows:
     file = data if isinstance(data, str) or data is None else data.get(f"arcee_{source.name}")
     rows = _from_hub(source) if file is None else _from_file(source, Path(file))
     if not rows:
-        raise ValueError(f"Task 'arcee_{source.name}': {file or source.hub} holds no row.")
+        raise TaskError(f"Task 'arcee_{source.name}': {file or source.hub} holds no row.")
     return rows
 
 
 def _from_file(source: Source, file: Path) -> Rows:
     where = f"Task 'arcee_{source.name}': data file {file}"
     if not file.is_file():
-        raise ValueError(f"{where} is missing; check the path, or name none for the Hub.")
+        raise TaskError(f"{where} is missing; check the path, or name none for the Hub.")
     try:
         if file.suffix == ".parquet":
             return parquet.read_table(file).to_pylist()
         return source.read(file)
     except (ValueError, KeyError, TypeError, IndexError, OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise TaskError(
             f"{where} is not in the format of {source.name} ({type(error).__name__}: {reason}); "
             "expected the data set's own, see docs/evals.md, or Parquet with the Hub's columns."
         ) from None
@@ -68,7 +70,7 @@ def _from_hub(source: Source) -> Rows:
         rows = datasets.load_dataset(source.hub, source.config, split=source.split)
     except (ValueError, OSError, DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise TaskError(
             f"Task 'arcee_{source.name}': the Hub did not give {source.hub!r}, split "
             f"{source.split!r}: {reason} Check the network, or name a file of your own (to "
             "evaluate, data= or --data FILE; to train, TASK:FILE; see docs/evals.md)."

@@ -13,7 +13,8 @@ COLOURED = re.compile(r"background:(#[0-9a-f]{6});color:(#[0-9a-f]{6})")
 
 
 def test_html_views_load_no_matplotlib(run_clean):
-    code = "import sys, arcee_lab.views.html, arcee_lab.views.html_page; print('matplotlib' in sys.modules)"
+    modules = "arcee_lab.views.html, arcee_lab.views.html_page"
+    code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     assert run_clean(code).strip() == "False"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.errors import ModelError
 from arcee_lab.model.wrappers.adapters import adapted_layers, adapter_tensors
 from arcee_lab.model.wrappers.unwrap import unwrap
 
@@ -46,7 +47,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
     Example:
         >>> import arcee_lab as al
-        >>> from arcee_lab.runs.fingerprint import model_fingerprint
+        >>> from arcee_lab.model.fingerprint import model_fingerprint
         >>> model, _ = al.load("demo")
         >>> len(model_fingerprint(model))
         64
@@ -84,7 +85,7 @@ def model_name(model: nn.Module) -> str:
 
     Example:
         >>> import arcee_lab as al
-        >>> from arcee_lab.runs.fingerprint import model_name
+        >>> from arcee_lab.model.fingerprint import model_name
         >>> model_name(al.load("demo")[0])
         'demo'
     """
@@ -179,7 +180,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 whole = f"{prefix}.{name}" if prefix else name
                 x = getattr(module, name)
                 if x.device.type == "meta":
-                    raise ValueError(
+                    raise ModelError(
                         f"{whole} lies on the meta device and has no values; load the model's "
                         "weights before its fingerprint is taken"
                     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcee_lab.runs.fingerprint import data_fingerprint, model_fingerprint, tokenizer_fingerprint
+from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, tokenizer_fingerprint
 
 
 def test_a_model_keeps_its_fingerprint(tiny):
