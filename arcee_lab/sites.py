@@ -251,6 +251,16 @@ def _int(text: str) -> int | None:
     return int(text) if text else None
 
 
+def unit_name(layer: int, unit: int) -> str:
+    """A unit as people read it: `L1/N32`; with a dot, layer 1 unit 51 would read as a decimal."""
+    return f"L{layer}/N{unit}"
+
+
+def head_name(layer: int, head: int) -> str:
+    """A head as people read it: `L1/H3`."""
+    return f"L{layer}/H{head}"
+
+
 def markdown_table() -> str:
     """The legend as a Markdown table, one row a hook point; docs/sites.md holds it."""
     rows = ["| name | shape | what |", "|---|---|---|"]
