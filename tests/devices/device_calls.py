@@ -460,6 +460,16 @@ def answer(lab: Lab) -> Read:
     return lambda: [[one.text, one.start, one.end, one.score] for one in found]
 
 
+@call
+def trace_with_nnsight(lab: Lab) -> Read:
+    """Last: nnsight replaces Tensor.backward for good."""
+    wrapped = al.to_nnsight(lab.model(), lab.tokenizer)
+    with torch.no_grad(), wrapped.trace(lab.batch()):
+        post = wrapped.model.layers[1].mlp.hook_post.output.save()
+        logits = wrapped.hook_logits.output.save()
+    return lambda: [post, logits]
+
+
 # -------------------------------------------------------------------------------- loading
 
 

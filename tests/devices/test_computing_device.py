@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from arcee_lab.reducers.files import known_reducers
+
 HERE = Path(__file__).parent
 TABLE = json.loads((HERE / "device_reads.json").read_text(encoding="utf-8"))
 UNIT = 2**-24  # what fp32 rounds off
@@ -44,6 +46,7 @@ def rows():
 
 def test_every_call_of_the_table_ran(rows):
     assert set(rows) == set(TABLE)
+    assert {f"reduce with {name}" for name in known_reducers()} <= set(TABLE)
 
 
 @pytest.mark.parametrize("call", TABLE)
