@@ -164,20 +164,18 @@ class CompiledRecorder(ABC):
 
     def _check_cache(self, cache: object, mask: object) -> None:
         batch, size = self._shape[0], self._cache_length
-        fits = isinstance(cache, StaticCache) and all(
-            layer.is_compileable and layer.max_cache_len == size for layer in cache.layers
-        )
-        if not fits:
-            got = type(cache).__name__ if cache is not None else "none"
-            if isinstance(cache, StaticCache):
-                got += f" of {cache.layers[0].max_cache_len} tokens"
+        layers: list[Any] = cache.layers if isinstance(cache, StaticCache) else []
+        sizes = {layer.max_cache_len for layer in layers}
+        if sizes != {size} or not all(layer.is_compileable for layer in layers):
+            got = "none" if cache is None else type(cache).__name__
+            got += f" of {min(sizes)} tokens" if sizes else ""
             raise ModelError(
                 f"This recorder is for calls with a StaticCache of {size} tokens; got {got}. Pass "
                 f"cache=StaticCache(model.config, max_cache_len={size})."
             )
         assert isinstance(cache, StaticCache)
         if cache.is_initialized:
-            rows = cache.layers[0].keys.shape[0]  # type: ignore[union-attr]
+            rows = layers[0].keys.shape[0]
             if rows != batch:
                 raise ModelError(
                     f"The cache holds {rows} sequences; expected {batch}, as the calls."

@@ -9,6 +9,11 @@ from typing import Any
 from transformers import __version__, masking_utils, modeling_outputs, modeling_utils
 
 NEEDED = (5, 24)
+_OUTPUTS = (
+    "BaseModelOutputWithPast",
+    "CausalLMOutputWithPast",
+    "SequenceClassifierOutputWithPast",
+)
 
 
 def version() -> tuple[int, int]:
@@ -29,10 +34,7 @@ def fill_in() -> None:
     if not hasattr(modeling_utils, "slice_logits_to_keep"):
         modeling_utils.slice_logits_to_keep = _slice  # type: ignore[attr-defined]
     masking_utils.create_causal_mask = _renamed(masking_utils.create_causal_mask)
-    for name in ("BaseModelOutputWithPast", "CausalLMOutputWithPast"):
-        plain = getattr(modeling_outputs, name)
-        setattr(modeling_outputs, name, _with_cache(plain))
-    for name in ("SequenceClassifierOutputWithPast",):
+    for name in _OUTPUTS:
         setattr(modeling_outputs, name, _with_cache(getattr(modeling_outputs, name)))
 
 

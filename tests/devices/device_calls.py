@@ -1,32 +1,17 @@
-"""Every public call, on the CPU and on the computing device: values, host reads, mixed devices.
+"""Every public call, once on each device; `device_run.py` runs and compares them."""
 
-Run as a script it writes one JSON line per call: what it counted on the device, and by how much its
-values differ from the CPU's. `--write` puts the counts into device_reads.json, which the test holds
-every call to; `constructors` is a process for one test.
-"""
-
-import copy
-import json
-import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import computing
-import numpy as np
-import pandas as pd
 import torch
+from device_lab import TEXTS, Lab, Read
 from torch import Tensor, nn
 from transformers import StaticCache
 
 import arcee_lab as al
 from arcee_lab.attention import Distance, Entropy, FirstMass, Offset, TopKeys
 from arcee_lab.dump import DumpConfig
-from arcee_lab.model.checks import selfcheck
 from arcee_lab.reducers import (
     ActiveCount,
     CoActivation,
@@ -40,51 +25,14 @@ from arcee_lab.reducers import (
     TopK,
 )
 
-TEXTS = ["The lamp above the doors finds the red king.", "The horses sleep."]
 CLEAN = ["The dogs near the door", "The kings behind the clock"]
 CORRUPT = ["The dog near the door", "The king behind the clock"]
 EVERYTHING = ["*", "*scores", "*pattern"]
 POST = "layers.*.mlp.hook_post"
-TABLE = Path(__file__).with_name("device_reads.json")
 TASKS = ["arcee_demo_agreement_1", "arcee_demo_text_news"]
 HEAD_TASKS = ["arcee_demo_sentiment", "arcee_demo_ner", "arcee_demo_qa"]
 
 
-@cache
-def loaded(head: str, attn: str) -> tuple[nn.Module, Any]:
-    return al.load("demo", head=head, attn=attn)
-
-
-@cache
-def moved(head: str, attn: str) -> nn.Module:
-    model = copy.deepcopy(loaded(head, attn)[0]).to(computing.NAME)
-    model.tie_weights()  # a wrapper cannot take a parameter's place, as a tensor of CUDA does
-    return model
-
-
-@dataclass
-class Lab:
-    """One of the two devices, and a folder of its own."""
-
-    device: str
-    folder: Path
-
-    def model(self, head: str = "causal", attn: str = "eager") -> Any:
-        there = self.device != "cpu"
-        return moved(head, attn) if there else loaded(head, attn)[0]
-
-    @property
-    def tokenizer(self) -> Any:
-        return loaded("causal", "eager")[1]
-
-    def put(self, value: Any) -> Any:
-        return computing.put(value) if self.device != "cpu" else value
-
-    def batch(self, texts: list[str] = TEXTS) -> dict[str, Tensor]:
-        return self.put(dict(self.tokenizer(texts, return_tensors="pt", padding=True)))
-
-
-Read = Callable[[], Any]  # gives the values, after the counts were taken
 CALLS: dict[str, Callable[[Lab], Read]] = {}
 
 
@@ -460,6 +408,16 @@ def answer(lab: Lab) -> Read:
     return lambda: [[one.text, one.start, one.end, one.score] for one in found]
 
 
+@call
+def trace_with_nnsight(lab: Lab) -> Read:
+    """Last: nnsight replaces Tensor.backward for good."""
+    wrapped = al.to_nnsight(lab.model(), lab.tokenizer)
+    with torch.no_grad(), wrapped.trace(lab.batch()):
+        post = wrapped.model.layers[1].mlp.hook_post.output.save()
+        logits = wrapped.hook_logits.output.save()
+    return lambda: [post, logits]
+
+
 # -------------------------------------------------------------------------------- loading
 
 
@@ -468,121 +426,3 @@ def load_two_heads(lab: Lab) -> Read:
     models = [al.load("demo", head=head, device=lab.device)[0] for head in ("causal", "qa")]
     states = [dict(model.state_dict()) for model in models]
     return lambda: [[model.model.rotary_emb.inv_freq for model in models], states]
-
-
-def load_after_constructors() -> dict[str, Any]:
-    """What happens to frequencies of RoPE where torch.tensor was wrapped before any load.
-
-    transformers asks `torch.tensor([]).device` whether it is to build on meta. torch remembers at
-    the first use of a device context which functions make tensors; a wrapper is then one of them
-    and the function in it is none, and what should be filled in later is never filled in.
-    """
-    from transformers.models.arcee.modeling_arcee import ArceeForCausalLM
-
-    from arcee_lab.model.loading import DEMO
-
-    torch.use_deterministic_algorithms(True)  # new memory is NaN and not what lay there before
-    computing.wrap_constructors()
-    stock = ArceeForCausalLM.from_pretrained(DEMO)
-    said = []
-    for device in ("cpu", computing.NAME):
-        try:
-            al.load("demo", device=device)
-            said.append("loaded")
-        except ValueError as error:
-            said.append(str(error))
-    return {"stock": bool(stock.model.rotary_emb.inv_freq.isnan().all()), "ours": said}
-
-
-# -------------------------------------------------------------------------------- comparing
-
-
-def leaves(value: Any) -> list[Any]:
-    """The numbers, texts and tensors of a nested value, in order."""
-    if isinstance(value, computing.OnDevice):
-        return [value.raw.detach()]
-    if isinstance(value, Tensor):
-        return [value.detach()]
-    if isinstance(value, np.ndarray):
-        numbers = value.dtype.kind in "fiub"
-        return [torch.from_numpy(value.copy())] if numbers else leaves(value.tolist())
-    if isinstance(value, pd.DataFrame):
-        return leaves({str(name): value[name].to_numpy() for name in value})
-    if isinstance(value, Mapping):
-        return [leaf for key in value for leaf in [str(key), *leaves(value[key])]]
-    if isinstance(value, list | tuple):
-        return [leaf for one in value for leaf in leaves(one)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [leaf for field in fields(value) for leaf in leaves(getattr(value, field.name))]
-    return [torch.tensor(value)] if isinstance(value, bool | int | float) else [value]
-
-
-def difference(got: list[Any], want: list[Any]) -> float:
-    """Largest norm of a difference, relative to the norm of what is expected; NaN equals NaN."""
-    assert len(got) == len(want), f"{len(got)} values; expected {len(want)}"
-    worst = 0.0
-    for mine, theirs in zip(got, want, strict=True):
-        if not isinstance(theirs, Tensor):
-            assert mine == theirs, f"{mine!r}; expected {theirs!r}"
-            continue
-        assert mine.shape == theirs.shape, f"{mine.shape}; expected {theirs.shape}"
-        assert mine.dtype == theirs.dtype, f"{mine.dtype}; expected {theirs.dtype}"
-        a, b = mine.double(), theirs.double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        if not bool(same.all()):
-            gap = float((a - b)[~same].norm() / b[~b.isnan()].norm().clamp_min(1e-30))
-            worst = max(worst, gap if gap == gap else float("inf"))
-    return worst
-
-
-def compared(work: Callable[[Lab], Read]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        found = []
-        for device in ("cpu", computing.NAME):
-            lab = Lab(device, Path(folder) / device)
-            lab.folder.mkdir()
-            computing.forget()
-            read = work(lab)
-            counts = dict(+computing.READS), dict(+computing.MIXED)
-            found.append(leaves(read()))
-    differs = difference(found[1], found[0])
-    return {"reads": counts[0], "mixed": counts[1], "differs": differs}
-
-
-def say(row: dict[str, Any]) -> None:
-    sys.stdout.write("\n" + json.dumps(row) + "\n")
-
-
-def main(names: list[str]) -> None:
-    selfcheck._is_plain = lambda parts: True  # its weights are plain, but their class is not
-    if names == ["constructors"]:
-        say(load_after_constructors())
-        return
-    rows = {}
-    for name, work in {"load two heads": load_two_heads, **CALLS}.items():
-        if names and names != ["--write"] and name not in names:
-            continue
-        if work is not load_two_heads:
-            prepare()
-        try:
-            row = compared(work)
-        except Exception:
-            row = {"error": traceback.format_exc()}
-        say({"call": name} | row)
-        rows[name] = {what: row.get(what) for what in ("reads", "mixed")}
-    if names == ["--write"]:
-        TABLE.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@cache
-def prepare() -> None:
-    """Loads every model, and only then wraps what makes tensors."""
-    for head in ("causal", "sequence", "token", "qa", "base"):
-        loaded(head, "eager")
-    loaded("causal", "sdpa")
-    computing.wrap_constructors()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1:])

@@ -37,7 +37,7 @@ def keep(graph, example):
 
 def tiny(attn, kv_heads=2):
     return ArceeForCausalLM(ArceeConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=72, num_hidden_layers=2,
+        vocab_size=50, hidden_size=32, intermediate_size=72, num_hidden_layers=1,
         num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=64,
         initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         attn_implementation=attn)).eval()
@@ -125,7 +125,7 @@ labels = torch.arange(SIZE)[None].expand(2, -1) % 3  # 2 is no group
 make = dict(batch=2, cache_length=SIZE, backend=keep)
 prompt, step = (al.capture_compiled(model, asked, length=n, **make) for n in (9, 1))
 prompt.set_labels(labels), step.set_labels(labels)
-site = "layers.1.mlp.hook_post"
+site = "layers.0.mlp.hook_post"
 with torch.no_grad():
     list(decode(prompt, step, batch_of(padding="left"), StaticCache(model.config, SIZE)))
     assert len(graphs) == 2
@@ -158,7 +158,7 @@ assert first.tokens == 2 and rest.tokens == 2 * (9 + STEPS) - 3 - 2
     ],
 )
 def test_compilers_agree_within_rounding(run_clean, backend):
-    """12 sums of up to 72 products in a row, in another order: 12 * 72 * 2^-24 of the norm."""
+    """6 sums of up to 72 products in a row, in another order: 6 * 72 * 2^-24 of the norm."""
     run_clean(
         LOOP
         + f"""
@@ -175,7 +175,7 @@ with torch.no_grad():
 for site, calls in acts.items():
     for got, want in ((prompt[site], calls[0]), (step[site], calls[-1])):
         assert got.shape == want.shape and got.dtype == want.dtype
-        assert (got - want).norm() <= 12 * 72 * 2**-24 * want.norm(), site
+        assert (got - want).norm() <= 6 * 72 * 2**-24 * want.norm(), site
 """
     )
 

@@ -1,7 +1,7 @@
 """Every public call on a device that computes: the CPU's values, and no host read that is new.
 
 `device_reads.json` says for each call how often the host waits for the device, and which operations
-meet tensors of both devices. Fewer is welcome: `python tests/devices/device_calls.py --write`.
+meet tensors of both devices. Fewer is welcome: `python tests/devices/device_run.py --write`.
 """
 
 import json
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from arcee_lab.reducers.running.files import known_reducers
 
 HERE = Path(__file__).parent
 TABLE = json.loads((HERE / "device_reads.json").read_text(encoding="utf-8"))
@@ -26,7 +28,7 @@ FREE = re.compile(r"capture|reduce with|head statistics|compiled recorder|forwar
 
 def ran(*words):
     child = subprocess.run(
-        [sys.executable, str(HERE / "device_calls.py"), *words],
+        [sys.executable, str(HERE / "device_run.py"), *words],
         capture_output=True,
         text=True,
         timeout=600,
@@ -44,6 +46,7 @@ def rows():
 
 def test_every_call_of_the_table_ran(rows):
     assert set(rows) == set(TABLE)
+    assert {f"reduce with {name}" for name in known_reducers()} <= set(TABLE)
 
 
 @pytest.mark.parametrize("call", TABLE)
@@ -72,3 +75,16 @@ def test_the_self_check_refuses_frequencies_that_were_never_filled_in():
     assert found["stock"], "transformers fills them in; then the wrapper may come first"
     assert len(found["ours"]) == 2
     assert all(said.startswith("The model does not compute what") for said in found["ours"])
+
+
+@pytest.mark.slow
+def test_the_gpu_proof_mixes_no_devices():
+    """Its rows, which CI otherwise runs on the CPU alone, where nothing can be mixed."""
+    rows = ran("proof")
+    assert len(rows) > 20
+    for row in rows:
+        assert row["state"] in ("passed", "skipped"), f"{row['name']}: {row['reason']}"
+        assert not row["mixed"], f"{row['name']}: {row['mixed']}"
+    assert [row["name"] for row in rows if row["state"] == "skipped"] == [
+        "parity, FlashAttention 2"
+    ]
