@@ -174,7 +174,8 @@ def test_repair_from_named_sources(written, damaged, capsys, tmp_path):
     for texts in (["--text", str(other)], ["--world", "facts"]):
         assert main(["verify", str(damaged), "--repair", "--model", "demo", *texts]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith("arcee-lab: error: the store is of another data")
+        told = ("the store is of another data", "the texts hold")
+        assert said.removeprefix("arcee-lab: error: ").startswith(told)
     assert main(["verify", str(damaged), "--repair", *NAMED]) == 0
     name = "tokens/00000.safetensors"
     assert (damaged / name).read_bytes() == (written / name).read_bytes()

@@ -17,6 +17,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "computing"
 _setup_privateuseone_for_python_backend(NAME)
+# A generator without a state: what is drawn for this device is drawn on the CPU.
+_module = torch.get_device_module(NAME)
+_module.get_rng_state = lambda: torch.zeros(0, dtype=torch.uint8)
+_module.set_rng_state = lambda state: None
 DEVICE = torch.device(f"{NAME}:0")
 getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 READS: Counter[str] = Counter()

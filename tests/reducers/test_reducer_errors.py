@@ -266,8 +266,8 @@ def test_the_rows_of_the_page_are_what_errors_say():
     page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
     section = page[page.index("## Reducing") :].split("\n## ")[0]
     folder = Path(al.reducers.__file__).parent
-    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
-    code += (folder.parent / "recording.py").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    code += (folder.parent / "recording" / "capturing.py").read_text(encoding="utf-8")
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings in pieces
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     assert len(rows) == 18
