@@ -34,7 +34,7 @@ SITES = ("layers.*.mlp.hook_post", "norm.hook_normalized")
 
 def price(job: Job, *, rounds: int) -> tuple[float, float, float]:
     """CPU time of the main thread under a dump over that of plain forwards; and the writer's."""
-    backbone = job._parts.backbone
+    backbone = job._anatomy.backbone
     batches = [rows for shard in job.plan.shards for rows in shard.batches]
 
     def plain() -> None:

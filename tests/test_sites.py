@@ -83,36 +83,36 @@ def test_base_model_has_no_logits():
 def test_table_is_the_model(tiny, head):
     """Every hook point of the model is in the table under its path, and the other way round."""
     from arcee_lab.model import HookPoint
-    from arcee_lab.model.anatomy import anatomy
+    from arcee_lab.model.anatomy import anatomy_of
 
     model = tiny(head)
-    parts = anatomy(model)
-    assert parts.legend == Legend(model.config.num_hidden_layers, head)
-    paths = {n for n, m in parts.backbone.named_modules() if isinstance(m, HookPoint)}
+    anatomy = anatomy_of(model)
+    assert anatomy.legend == Legend(model.config.num_hidden_layers, head)
+    paths = {n for n, m in anatomy.backbone.named_modules() if isinstance(m, HookPoint)}
     paths |= {n for n, m in model.named_children() if isinstance(m, HookPoint)}
-    assert paths == set(parts.legend.sites())
-    assert all(isinstance(parts.hook_point(n), HookPoint) for n in parts.legend.sites())
+    assert paths == set(anatomy.legend.sites())
+    assert all(isinstance(anatomy.hook_point(n), HookPoint) for n in anatomy.legend.sites())
 
 
 @pytest.mark.parametrize("head", ["base", "causal", "sequence", "token", "qa"])
 def test_order_and_shapes_are_those_of_a_forward(tiny, head):
-    from arcee_lab.model.anatomy import anatomy
+    from arcee_lab.model.anatomy import anatomy_of
 
     model = tiny(head, attn="eager")
-    parts = anatomy(model)
-    for layer in parts.backbone.layers:
+    anatomy = anatomy_of(model)
+    for layer in anatomy.backbone.layers:
         layer.self_attn.pattern_mode = "read"
     seen = {}
-    for name in parts.legend.sites():
+    for name in anatomy.legend.sites():
         hook = lambda m, a, out, name=name: seen.setdefault(name, out)  # noqa: E731
-        parts.hook_point(name).register_forward_hook(hook)
+        anatomy.hook_point(name).register_forward_hook(hook)
     model(input_ids=torch.randint(3, 50, (2, 7)))
-    assert sorted(seen) == sorted(parts.legend.sites())
+    assert sorted(seen) == sorted(anatomy.legend.sites())
     read = [n for n in seen if not n.endswith(("hook_scores", "hook_pattern"))]
-    assert read == [n for n, s in parts.legend.sites().items() if not s.on_request]
+    assert read == [n for n, s in anatomy.legend.sites().items() if not s.on_request]
     calls = {"batch": 2, "pos": 7, "q_pos": 7, "k_pos": 7}
-    for name, site in parts.legend.sites().items():
-        expected = tuple(calls[a] if a in calls else parts.size(a) for a in site.axes)
+    for name, site in anatomy.legend.sites().items():
+        expected = tuple(calls[a] if a in calls else anatomy.size(a) for a in site.axes)
         assert tuple(seen[name].shape) == expected, name
 
 

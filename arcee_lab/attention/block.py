@@ -12,8 +12,8 @@ from arcee_lab.attention.rows import Reading, Rows
 from arcee_lab.attention.statistics import Statistic
 from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.hooks.watch import Watch
-from arcee_lab.model.anatomy import Anatomy, anatomy
-from arcee_lab.model.attention_pattern import Pairs, Part
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.model.attention_pattern import AttentionMatrices, AttentionPart
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -37,9 +37,9 @@ class HeadStatistics(Watch, Mapping[str, Any]):
     _opened_by = "al.attention.heads"
 
     def __init__(
-        self, parts: Anatomy, names: list[str], statistics: Sequence[Statistic], *, tokens: bool
+        self, anatomy: Anatomy, names: list[str], statistics: Sequence[Statistic], *, tokens: bool
     ):
-        super().__init__(parts, names, seen=True)
+        super().__init__(anatomy, names, seen=True)
         self._statistics = {statistic.name: statistic for statistic in statistics}
         self._layers = {name: int(name.split(".")[1]) for name in names}
         self._tokens = tokens
@@ -48,20 +48,20 @@ class HeadStatistics(Watch, Mapping[str, Any]):
 
     # ------------------------------------------------------------------ the block
 
-    def _in_part(self, name: str) -> bool:
+    def _computes_partially(self, name: str) -> bool:
         return True
 
-    def _saw(self, name: str, x: Tensor) -> None:
+    def _on_activation(self, name: str, x: Tensor) -> None:
         raise NotImplementedError("only parts of patterns are read")
 
-    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
+    def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
         with torch.no_grad():
             chunks: dict[str, list[Reading]] = {one: [] for one in self._statistics}
-            for rows in rows_of(pairs, self._call.seen):
+            for rows in rows_of(matrices, self._call.seen):
                 for one, statistic in self._statistics.items():
                     chunks[one].append(_counted(statistic.read(rows), rows))
                 del rows  # or two of them live at a time
-            real = self._call.attended(pairs.device)[:, None, :]
+            real = self._call.attended(matrices.device)[:, None, :]
             for one, readings in chunks.items():
                 self._add(name, one, self._whole_heads(name, _join(readings)), real)
 
@@ -160,22 +160,22 @@ class HeadStatistics(Watch, Mapping[str, Any]):
         return self.frame().to_html(index=False, max_rows=40, float_format="{:.3f}".format)
 
 
-def rows_of(pairs: Pairs, seen: int | Tensor) -> Iterator[Rows]:
+def rows_of(matrices: AttentionMatrices, seen: int | Tensor) -> Iterator[Rows]:
     """All rows of a pattern, in fp32, as many queries at a time as `MOST_WEIGHTS` allows.
 
     Args:
-        pairs: Of one layer in one call.
+        matrices: Of one layer in one call.
         seen: Tokens in the cache before the call.
     """
-    batch, heads, q_len, k_len = pairs.shape
+    batch, heads, q_len, k_len = matrices.shape
     step = max(1, MOST_WEIGHTS // (batch * heads * k_len))
     for start in range(0, q_len, step):
         stop = min(start + step, q_len)
-        part = Part(queries=slice(start, stop), end=pairs.reach.end(stop))
+        part = AttentionPart(queries=slice(start, stop), end=matrices.mask.end(stop))
         yield Rows(
-            pattern=pairs.pattern(part, dtype=torch.float32),
-            allowed=pairs.keys(part).allowed,
-            place=torch.arange(start, stop, device=pairs.device) + seen,
+            pattern=matrices.pattern(part, dtype=torch.float32),
+            allowed=matrices.keys(part).allowed,
+            place=torch.arange(start, stop, device=matrices.device) + seen,
         )
 
 
@@ -232,7 +232,7 @@ def heads(
         ... ]
         True
     """
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     chosen = list(statistics) if isinstance(statistics, Sequence) else [statistics]
     wrong = [one for one in chosen if not isinstance(one, Statistic)]
     if wrong or not chosen:
@@ -248,7 +248,7 @@ def heads(
     if not filters or not all(isinstance(layer, str | int) for layer in filters):
         raise SettingError(f"layers are numbers or filters such as 'layers.4:8'; got {layers!r}.")
     sites = [_site(layer) for layer in filters]
-    return HeadStatistics(parts, parts.resolve(sites), chosen, tokens=tokens)
+    return HeadStatistics(anatomy, anatomy.resolve(sites), chosen, tokens=tokens)
 
 
 def _site(layer: str | int) -> str:

@@ -20,7 +20,7 @@ from arcee_lab.heads.qa import find_spans
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
 from arcee_lab.interventions import Intervention
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.model.checkpoint import read_json
 from arcee_lab.model.loading import find_checkpoint
 
@@ -100,7 +100,7 @@ class Heads:
                 ready = self._ready(head)
                 asked = [cast(tuple[str, str], requests[n].args) for n in numbers]
                 labels = list(dict.fromkeys(label.strip() for _, label in asked))
-                columns = label_columns(anatomy(ready.model), labels)
+                columns = label_columns(anatomy_of(ready.model), labels)
                 at = dict(zip(labels, columns, strict=True))
                 texts = {text: n for n, text in enumerate(dict.fromkeys(text for text, _ in asked))}
                 with ready.changes.around(ready.model):
@@ -185,7 +185,7 @@ class Heads:
                     raise TaskError(
                         f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
                     )
-                model, tokenizer = anatomy(source).model, self.tokenizer
+                model, tokenizer = anatomy_of(source).model, self.tokenizer
             else:
                 model, tokenizer = self.load(source, head)
             changes = changes_of(self.interventions, model)

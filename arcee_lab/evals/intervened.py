@@ -34,7 +34,7 @@ from arcee_lab.interventions import (
     to_json,
 )
 from arcee_lab.interventions.constants import Constant
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
 Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
 # What changes a token by its own activation alone.
@@ -115,8 +115,8 @@ def changes_of(
     intervene(model, given)  # checks kinds, names, units and shapes before any document is read
     for one in given:
         _check(one)
-    parts = anatomy(model)
-    on_request = {name for one in given for name in one.sites if _reaches_pairs(name, parts)}
+    anatomy = anatomy_of(model)
+    on_request = {name for one in given for name in one.sites if _reaches_pairs(name, anatomy)}
     reasons = [reason for one in given if (reason := _alone(one, on_request))]
     packed = None if reasons else tuple(_by_tag(one) for one in given)
     whole = any(isinstance(one, Replace) or set(one.sites) & on_request for one in given)
@@ -140,10 +140,10 @@ def _check(one: Intervention) -> None:
         )
 
 
-def _reaches_pairs(name: str, parts: Anatomy) -> bool:
+def _reaches_pairs(name: str, anatomy: Anatomy) -> bool:
     """Whether a filter reaches scores or patterns."""
-    sites = parts.legend.sites()
-    return any(sites[found].on_request for found in parts.resolve([name]))
+    sites = anatomy.legend.sites()
+    return any(sites[found].on_request for found in anatomy.resolve([name]))
 
 
 def _alone(one: Intervention, on_request: set[str]) -> str:

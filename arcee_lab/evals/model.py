@@ -29,7 +29,7 @@ from arcee_lab.evals.scoring.token_trie import Wanted
 from arcee_lab.evals.scoring.tokenization import Encoder
 from arcee_lab.evals.tasks.find import quiet_lm_eval
 from arcee_lab.heads.batches import Advance
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 from arcee_lab.model.loading import load
 
@@ -131,11 +131,11 @@ class ArceeLab(_Base):
         given = {"sequence": seqcls, "token": tokcls, "qa": qa}
         sources: dict[str, Source] = {k: v for k, v in given.items() if v is not None}
         if isinstance(pretrained, nn.Module):
-            model: Any = anatomy(pretrained).model
+            model: Any = anatomy_of(pretrained).model
             if tokenizer is None:
                 raise SettingError("A model in memory needs its tokenizer; give tokenizer= too.")
             tokenizer = copy.deepcopy(tokenizer)  # lm-eval may give it a pad token
-            main = anatomy(model).legend.head
+            main = anatomy_of(model).legend.head
             if head not in ("auto", main):
                 raise SettingError(f"head={head!r}, but the model in memory has the {main} head.")
         else:
@@ -148,7 +148,7 @@ class ArceeLab(_Base):
             sources = {one: pretrained for one in inside if one in ARGUMENTS} | sources
             model, own = loaded(pretrained, main)
             tokenizer = own if tokenizer is None else tokenizer
-        reads = anatomy(model).backbone.config.max_position_embeddings
+        reads = anatomy_of(model).backbone.config.max_position_embeddings
         if max_length is not None and max_length > reads:
             raise SettingError(
                 f"max_length={max_length}, but the model reads {reads} tokens at most; give "

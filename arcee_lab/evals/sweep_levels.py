@@ -8,7 +8,7 @@ from torch import nn
 
 from arcee_lab.errors import SettingError
 from arcee_lab.interventions import Ablate, Cett, Intervention, TopK
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 
 POST = "layers.*.mlp.hook_post"
 
@@ -41,20 +41,20 @@ def top_k(model: nn.Module, ks: Iterable[int] | None = None) -> list[Level]:
         >>> [level.name for level in top_k(model)][:3]
         ['k=896', 'k=448', 'k=224']
     """
-    width = anatomy(model).size("d_mlp")
+    width = anatomy_of(model).size("d_mlp")
     chosen = [max(1, width >> half) for half in range(8)] if ks is None else ks
     return [Level("top-k", f"k={k}", (TopK(POST, k),)) for k in dict.fromkeys(chosen)]
 
 
 def cett(model: nn.Module, eps: Iterable[float]) -> list[Level]:
     """Keeps neurons that add at least eps to the residual stream, in every layer; see `al.Cett`."""
-    anatomy(model)
+    anatomy_of(model)
     return [Level("CETT", f"eps={one:g}", (Cett(POST, one),)) for one in eps]
 
 
 def by_layer(model: nn.Module, k: int = 1) -> list[Level]:
     """Keeps the k largest neurons of each token, in one layer at a time."""
-    layers = len(anatomy(model).backbone.layers)
+    layers = len(anatomy_of(model).backbone.layers)
     return [
         Level("one layer", f"layer {n}, k={k}", (TopK(f"layers.{n}.mlp.hook_post", k),))
         for n in range(layers)
@@ -76,8 +76,8 @@ def random_control(
     Raises:
         ValueError: For a share outside of (0, 1).
     """
-    parts = anatomy(model)
-    width, layers = parts.size("d_mlp"), len(parts.backbone.layers)
+    anatomy = anatomy_of(model)
+    width, layers = anatomy.size("d_mlp"), len(anatomy.backbone.layers)
     source = random.Random(seed)
     orders = [source.sample(range(width), width) for _ in range(layers)]
     levels = []

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.data.limits import require_context
 from arcee_lab.data.tokenization import written_bos
 from arcee_lab.errors import ModelError
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,20 @@ def answer(
         >>> len(spans)
         2
     """
-    parts = anatomy(model)
-    if parts.legend.head != "qa":
+    anatomy = anatomy_of(model)
+    if anatomy.legend.head != "qa":
         raise ModelError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
     if top_k < 1 or max_answer_tokens < 1:
         raise ModelError(
             f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
         )
     found: dict[tuple[int, int], Answer] = {}
-    device = next(parts.model.parameters()).device
+    device = next(anatomy.model.parameters()).device
     for window in cut_windows(
-        parts, tokenizer, question, context, max_length=max_length, stride=stride
+        anatomy, tokenizer, question, context, max_length=max_length, stride=stride
     ):
         with torch.no_grad():
-            output = parts.model(input_ids=torch.tensor([window.ids], device=device))
+            output = anatomy.model(input_ids=torch.tensor([window.ids], device=device))
         for span in spans_of(
             window,
             output.start_logits[0].float(),
@@ -111,7 +111,7 @@ class Window:
 
 
 def cut_windows(
-    parts: Anatomy,
+    anatomy: Anatomy,
     tokenizer: PreTrainedTokenizerBase,
     question: str,
     context: str,
@@ -124,8 +124,8 @@ def cut_windows(
     cut = written_bos(tokenizer, context)  # amid the window there is no BOS at all
     if not question.strip() or not context[cut:].strip():
         raise ModelError("Question and context must hold text; got an empty one.")
-    room = parts.model.config.max_position_embeddings if max_length is None else max_length
-    require_context(parts.model, room, "max_length")
+    room = anatomy.model.config.max_position_embeddings if max_length is None else max_length
+    require_context(anatomy.model, room, "max_length")
     left = room - len(tokenizer(question).input_ids)
     if left < 8:
         raise ModelError(

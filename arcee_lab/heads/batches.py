@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from arcee_lab.data.windows import plan_batches
 from arcee_lab.errors import ModelError
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
 Advance = Callable[[float], Any]  # told how much more is done
 
@@ -19,28 +19,28 @@ def require_head(model: nn.Module, head: str) -> Anatomy:
     Raises:
         ValueError: It has another one.
     """
-    parts = anatomy(model)
-    if parts.legend.head != head:
+    anatomy = anatomy_of(model)
+    if anatomy.legend.head != head:
         raise ModelError(
-            f"Got a {type(parts.model).__name__}, expected a model with the {head} head; load it "
+            f"Got a {type(anatomy.model).__name__}, expected a model with the {head} head; load it "
             f"with al.load(..., head={head!r})."
         )
-    return parts
+    return anatomy
 
 
-def head_labels(parts: Anatomy) -> list[str]:
+def head_labels(anatomy: Anatomy) -> list[str]:
     """The labels of a sequence or token head, in the order of its logits."""
-    names = cast(dict[int, str], parts.model.config.id2label)
-    return [names[i] for i in range(cast(int, parts.model.config.num_labels))]
+    names = cast(dict[int, str], anatomy.model.config.id2label)
+    return [names[i] for i in range(cast(int, anatomy.model.config.num_labels))]
 
 
-def label_columns(parts: Anatomy, labels: Sequence[str]) -> list[int]:
+def label_columns(anatomy: Anatomy, labels: Sequence[str]) -> list[int]:
     """Where labels stand in a head's logits; case counts only where two labels differ by it.
 
     Raises:
         ValueError: The head does not know a label.
     """
-    known = head_labels(parts)
+    known = head_labels(anatomy)
     exact = {label: i for i, label in enumerate(known)}
     folded = {label.casefold(): i for label, i in exact.items()}
     if len(folded) < len(exact):
@@ -54,13 +54,13 @@ def label_columns(parts: Anatomy, labels: Sequence[str]) -> list[int]:
     return found
 
 
-def require_room(parts: Anatomy, rows: Sequence[Sequence[int]]) -> None:
+def require_room(anatomy: Anatomy, rows: Sequence[Sequence[int]]) -> None:
     """Checks that every row fits the model and holds a token.
 
     Raises:
         ValueError: Naming the first row that does not.
     """
-    room = parts.model.config.max_position_embeddings
+    room = anatomy.model.config.max_position_embeddings
     for number, row in enumerate(rows):
         if not 0 < len(row) <= room:
             raise ModelError(
@@ -70,7 +70,7 @@ def require_room(parts: Anatomy, rows: Sequence[Sequence[int]]) -> None:
 
 
 def in_batches(
-    parts: Anatomy,
+    anatomy: Anatomy,
     rows: Sequence[Sequence[int]],
     *,
     batch_size: int,
@@ -79,7 +79,7 @@ def in_batches(
     """Rows of token ids as padded batches, shortest first.
 
     Args:
-        parts: The model, whose device the tensors go to.
+        anatomy: The model, whose device the tensors go to.
         rows: Token ids.
         batch_size: Rows a batch.
         advance: Called behind each batch with its share of all rows.
@@ -87,8 +87,8 @@ def in_batches(
     Yields:
         The rows' numbers, their ids `[batch, pos]`, and the attention mask `[batch, pos]`.
     """
-    device = next(parts.model.parameters()).device
-    pad = parts.model.config.pad_token_id or 0  # masked: any id does
+    device = next(anatomy.model.parameters()).device
+    pad = anatomy.model.config.pad_token_id or 0  # masked: any id does
     for numbers in plan_batches([len(row) for row in rows], batch_size):
         width = max(len(rows[n]) for n in numbers)
         ids = torch.tensor([[*rows[n], *[pad] * (width - len(rows[n]))] for n in numbers])

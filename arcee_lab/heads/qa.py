@@ -45,19 +45,19 @@ def find_spans(
         ValueError: The model has another head, a question or context is empty, or a window has no
             room for the context.
     """
-    parts = require_head(model, "qa")
+    anatomy = require_head(model, "qa")
     owners: list[int] = []
     windows: list[Window] = []
     for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
-        found = cut_windows(parts, tokenizer, question, context, max_length=max_length)
+        found = cut_windows(anatomy, tokenizer, question, context, max_length=max_length)
         owners += [number] * len(found)
         windows += found
     best: list[Answer | None] = [None] * len(questions)
     empty = [float("inf")] * len(questions)  # of several windows, the one surest of an answer
     for numbers, ids, mask in in_batches(
-        parts, [w.ids for w in windows], batch_size=batch_size, advance=advance
+        anatomy, [w.ids for w in windows], batch_size=batch_size, advance=advance
     ):
-        output = parts.model(input_ids=ids, attention_mask=mask)
+        output = anatomy.model(input_ids=ids, attention_mask=mask)
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         for row, number in enumerate(numbers):
             owner, window = owners[number], windows[number]

@@ -55,17 +55,17 @@ def score_sequence(
         >>> score_sequence(model, tokenizer, texts, labels=["good", "bad"]).argmax().item()
         0
     """
-    parts = require_head(model, "sequence")
-    if cast(int, parts.model.config.num_labels) < 2:
+    anatomy = require_head(model, "sequence")
+    if cast(int, anatomy.model.config.num_labels) < 2:
         raise ModelError("The head gives one number a text; expected two labels or more.")
-    if parts.model.config.problem_type == "multi_label_classification":
+    if anatomy.model.config.problem_type == "multi_label_classification":
         raise ModelError("The head gives several labels a text; expected one that excludes others.")
-    columns = label_columns(parts, head_labels(parts) if labels is None else labels)
+    columns = label_columns(anatomy, head_labels(anatomy) if labels is None else labels)
     distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
     rows = token_ids(tokenizer, list(distinct))
-    require_room(parts, rows)
+    require_room(anatomy, rows)
     scores = torch.empty(len(rows), len(columns))
-    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
-        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    for numbers, ids, mask in in_batches(anatomy, rows, batch_size=batch_size, advance=advance):
+        logits = anatomy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         scores[list(numbers)] = logits.float().log_softmax(-1).cpu()[:, columns]
     return scores[[distinct[text] for text in texts]]

@@ -103,8 +103,8 @@ def label_words(
         >>> label_words(model, tokenizer, [["Port", "Gazis", "flooded"]])[0][0]
         'B-LOC'
     """
-    parts = require_head(model, "token")
-    names = head_labels(parts)
+    anatomy = require_head(model, "token")
+    names = head_labels(anatomy)
     unknown = sorted(set(expected) - set(names))
     if unknown:
         raise ModelError(
@@ -120,10 +120,10 @@ def label_words(
         ids, offsets = token_offsets(tokenizer, text)
         rows.append(ids)
         ends.append(last_tokens(offsets, spans))
-    require_room(parts, rows)
+    require_room(anatomy, rows)
     labels: list[list[str]] = [[] for _ in rows]
-    for numbers, ids, mask in in_batches(parts, rows, batch_size=batch_size, advance=advance):
-        logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    for numbers, ids, mask in in_batches(anatomy, rows, batch_size=batch_size, advance=advance):
+        logits = anatomy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         best = logits.argmax(-1).tolist()
         for number, row in zip(numbers, best, strict=True):
             labels[number] = [names[row[end]] for end in ends[number]]

@@ -47,7 +47,7 @@ class CompiledRecorder(ABC):
     scores and pattern of which only a part is computed.
 
     Args:
-        parts: Of the model, on one device.
+        anatomy: Of the model, on one device.
         batch: Sequences of every call.
         length: Tokens per sequence of every call.
         cache_length: Tokens that the static cache of every call holds; None for calls without one.
@@ -58,29 +58,29 @@ class CompiledRecorder(ABC):
     """
 
     def __init__(
-        self, parts: Anatomy, *, batch: int, length: int, cache_length: int | None, backend: str
+        self, anatomy: Anatomy, *, batch: int, length: int, cache_length: int | None, backend: str
     ):
         if cache_length is not None and cache_length < length:
             raise ModelError(
                 f"cache_length={cache_length} holds fewer than the {length} tokens of one call; "
                 "expected room for all tokens of a sequence."
             )
-        if len(set(getattr(parts.model, "hf_device_map", {}).values())) > 1:
+        if len(set(getattr(anatomy.model, "hf_device_map", {}).values())) > 1:
             raise ModelError(
                 "A model spread over several devices makes no single graph. Load it on one device, "
                 "or use al.capture."
             )
-        if shards_of(parts) is not None:
+        if shards_of(anatomy) is not None:
             raise ModelError(
                 "A tensor-parallel model cannot be recorded compiled: its ranks exchange parts "
                 "between layers. Use al.capture, which gathers them."
             )
-        self._parts = parts
+        self._anatomy = anatomy
         self._shape = batch, length
         self._cache_length = cache_length
         self._backend = backend
-        self._sites = parts.legend.sites()
-        self._modules = list(parts.model.modules())
+        self._sites = anatomy.legend.sites()
+        self._modules = list(anatomy.model.modules())
         self._graphs: dict[tuple, Callable] = {}
         self._has_run = False
         self._hooks: Mapping[str, Hook] = {}
@@ -109,7 +109,7 @@ class CompiledRecorder(ABC):
         run = self._graphs.get(state := self._foreign_hooks())
         if run is None:
             run = _compile(
-                self._parts.model,
+                self._anatomy.model,
                 self._prepare(),
                 self._running,
                 seen=self._cache_length is not None,
@@ -121,13 +121,13 @@ class CompiledRecorder(ABC):
             self._running.thread = get_ident()
             undo.callback(setattr, self._running, "thread", 0)
             for name, hook in self._hooks.items():
-                undo.callback(self._parts.hook_point(name).register_forward_hook(hook).remove)
+                undo.callback(self._anatomy.hook_point(name).register_forward_hook(hook).remove)
                 if self._sites[name].on_request:
-                    attention = self._parts.attention(name)
+                    attention = self._anatomy.attention(name)
                     attention.capture_hooks += 1
                     undo.callback(_forget_hook, attention)
             for name, read in self._readers.items():
-                readers = self._parts.attention(name).readers
+                readers = self._anatomy.attention(name).readers
                 readers.append(read)
                 undo.callback(readers.remove, read)
             output = run(*args, **kwargs)
@@ -135,8 +135,8 @@ class CompiledRecorder(ABC):
         return output
 
     def _check(self, args: tuple, kwargs: dict) -> None:
-        model = self._parts.model
-        if model.training and self._parts.backbone.gradient_checkpointing:
+        model = self._anatomy.model
+        if model.training and self._anatomy.backbone.gradient_checkpointing:
             raise ModelError(
                 "Under gradient checkpointing layers run twice and make no single graph. Turn it "
                 "off, call eval(), or use al.capture."
@@ -182,8 +182,8 @@ class CompiledRecorder(ABC):
                 )
         else:
             # In the graph it would become one graph for the first call and another for the rest.
-            model = self._parts.model
-            heads, width = self._parts.size("kv_head"), self._parts.size("d_head")
+            model = self._anatomy.model
+            heads, width = self._anatomy.size("kv_head"), self._anatomy.size("d_head")
             cache.early_initialization(batch, heads, width, model.dtype, model.device)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != size:
             raise ModelError(

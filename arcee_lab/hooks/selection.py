@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SiteError
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.model.attention_pattern import Pairs, Part
+from arcee_lab.model.attention_pattern import AttentionMatrices, AttentionPart
 from arcee_lab.sites import Axes
 
 Indices = tuple[int, ...]
@@ -125,7 +125,7 @@ _WHOLE = Selection()
 
 
 @dataclass(frozen=True)
-class PairsSelection:
+class AttentionSelection:
     """The heads and queries that a selection leaves of scores and pattern in one call.
 
     Attributes:
@@ -133,24 +133,26 @@ class PairsSelection:
         hit: `[batch, chosen]`, whether the sequence has that query; None where all are kept.
     """
 
-    part: Part
+    part: AttentionPart
     hit: Tensor | None
 
     @classmethod
     def of(
         cls, selection: Selection, real: Tensor | None, device: torch.device
-    ) -> "PairsSelection":
+    ) -> "AttentionSelection":
         """Finds the part before anything is multiplied; `real` as for `Selection.cut`."""
         heads = None if selection.heads is None else torch.tensor(selection.heads, device=device)
         if selection.positions is None:
-            return cls(Part(heads), None)
+            return cls(AttentionPart(heads), None)
         assert real is not None
         where, hit = find_positions(selection.positions, real)
-        return cls(Part(heads, where), hit)
+        return cls(AttentionPart(heads, where), hit)
 
-    def take(self, pairs: Pairs, site: str) -> Float[Tensor, "batch head q_pos k_pos"]:
+    def take(
+        self, matrices: AttentionMatrices, site: str
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
         """Scores or pattern of the part; NaN for queries that a sequence lacks."""
-        read = pairs.scores if site.endswith("hook_scores") else pairs.pattern
+        read = matrices.scores if site.endswith("hook_scores") else matrices.pattern
         x = read(self.part)
         return x if self.hit is None else torch.where(self.hit[:, None, :, None], x, torch.nan)
 

@@ -25,17 +25,17 @@ class Shards:
     calls in the same order, else they wait for each other.
 
     Args:
-        parts: Of the model.
+        anatomy: Of the model.
         group: The ranks that share it.
     """
 
-    def __init__(self, parts: Anatomy, group: dist.ProcessGroup):
+    def __init__(self, anatomy: Anatomy, group: dist.ProcessGroup):
         # Lengths, and not the model: what a block kept must not keep that alive.
-        self._full = {axis: parts.size(axis) for axis in _SPLIT_AXES}
+        self._full = {axis: anatomy.size(axis) for axis in _SPLIT_AXES}
         self._group = group
         self._size = dist.get_world_size(group)
         self._rank = dist.get_rank(group)
-        self._sites = parts.legend.sites()
+        self._sites = anatomy.legend.sites()
 
     def whole(self, name: str, x: Tensor) -> Tensor:
         """The site's activation as one process computes it; `x` itself where it is not split.
@@ -70,7 +70,7 @@ class Shards:
         return _part(changed, axis, whole.shape[axis], self._size, self._rank)
 
 
-def shards_of(parts: Anatomy) -> Shards | None:
+def shards_of(anatomy: Anatomy) -> Shards | None:
     """How a model's activations are split, or None for a model that one process holds.
 
     Raises:
@@ -78,14 +78,14 @@ def shards_of(parts: Anatomy) -> Shards | None:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
-    refuse_model_in_4_bit(parts.model)
-    mesh: Any = getattr(parts.model, "_device_mesh", None)
+    refuse_model_in_4_bit(anatomy.model)
+    mesh: Any = getattr(anatomy.model, "_device_mesh", None)
     if mesh is None:  # a backbone taken out of its model has only its weights to tell
-        weight = parts.backbone.get_parameter("layers.0.mlp.up_proj.weight")
+        weight = anatomy.backbone.get_parameter("layers.0.mlp.up_proj.weight")
         mesh = getattr(weight, "device_mesh", None)
     if mesh is None or "tp" not in (mesh.mesh_dim_names or ()) or mesh["tp"].size() == 1:
         return None
-    return Shards(parts, mesh.get_group("tp"))
+    return Shards(anatomy, mesh.get_group("tp"))
 
 
 def _chunk(full: int, size: int) -> int:

@@ -16,7 +16,7 @@ from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention import ArceeAttention
-from arcee_lab.model.attention_pattern import Pairs
+from arcee_lab.model.attention_pattern import AttentionMatrices
 
 # Not typing.Self: beartype refuses it on single methods.
 Watching = TypeVar("Watching", bound="Watch")
@@ -36,34 +36,35 @@ class Watch(ABC):
     computes again is not heard of again. Compiled code runs eagerly inside, because a compiled
     graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
     heard of whole, on every rank. A forward in another thread is an error, and once the block has
-    ended it holds nothing of the model. Subclasses say what happens in `_saw`.
+    ended it holds nothing of the model. Subclasses say what happens in `_on_activation`.
 
     Args:
-        parts: Of the model.
+        anatomy: Of the model.
         names: Canonical names of the sites.
         stop: Site after which every forward ends.
         seen: Whether `self._call` tells how many tokens the cache held.
-        whole: Whether `_saw` gets parts of ranks put together; else it gets this rank's part.
+        whole: Whether `_on_activation` gets the whole of what ranks compute in parts, or only
+            this rank's part.
     """
 
     _opened_by = "al.capture"  # for errors
 
     def __init__(
         self,
-        parts: Anatomy,
+        anatomy: Anatomy,
         names: list[str],
         *,
         stop: str | None = None,
         seen: bool = False,
         whole: bool = True,
     ):
-        self._parts = parts  # gone when the block has ended
-        self._legend = parts.legend
+        self._anatomy = anatomy  # gone when the block has ended
+        self._legend = anatomy.legend
         self._names = names
         self._stop = stop
         self._seen = seen
         self._call = _NO_CALL
-        self._shards = shards_of(parts)
+        self._shards = shards_of(anatomy)
         self._whole = whole
         self._fired: set[str] = set()
         self._inside = 0
@@ -72,15 +73,15 @@ class Watch(ABC):
         self._undo: list[Callable[[], object]] | None = None
 
     @abstractmethod
-    def _saw(self, name: str, x: Tensor) -> None:
+    def _on_activation(self, name: str, x: Tensor) -> None:
         """Called with every activation of every site in `names`, while `self._call` runs."""
 
-    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
-        """Called in place of `_saw` for the sites of which `_in_part` is true."""
+    def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
+        """Called instead of `_on_activation` for sites where `_computes_partially` is true."""
         raise NotImplementedError
 
-    def _in_part(self, name: str) -> bool:
-        """Whether scores or pattern are computed by `_saw_pairs`, as far as it asks, or whole."""
+    def _computes_partially(self, name: str) -> bool:
+        """Whether `_on_attention` computes only what it needs of scores or pattern."""
         return False
 
     def _forward_done(self) -> None:
@@ -106,19 +107,19 @@ class Watch(ABC):
         eager = without_compiled_code()
         eager.__enter__()
         undo.append(eager.__exit__)
-        backbone = self._parts.backbone
+        backbone = self._anatomy.backbone
         undo.append(backbone.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
         undo.append(backbone.register_forward_hook(self._end, always_call=True).remove)
         names = self._names if self._stop in (None, *self._names) else [*self._names, self._stop]
-        sites = self._parts.legend.sites()
+        sites = self._anatomy.legend.sites()
         for name in names:
-            attention = self._parts.attention(name) if sites[name].on_request else None
-            if attention is not None and self._in_part(name):
+            attention = self._anatomy.attention(name) if sites[name].on_request else None
+            if attention is not None and self._computes_partially(name):
                 read = self._reader(name)
                 attention.readers.append(read)
                 undo.append(partial(attention.readers.remove, read))
                 continue
-            point = self._parts.hook_point(name)
+            point = self._anatomy.hook_point(name)
             handle = point.register_forward_hook(self._hook(name))
             self._hooks.append((point, handle.id))
             undo.append(handle.remove)
@@ -137,7 +138,7 @@ class Watch(ABC):
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._close()
-        del self._parts
+        del self._anatomy
         self._hooks.clear()
         silent = [name for name in self._names if name not in self._fired]
         if kind is None and silent:
@@ -162,7 +163,7 @@ class Watch(ABC):
                     self._fired.add(name)
                     if self._shards is not None and self._whole:
                         output = self._shards.whole(name, output)
-                    self._saw(name, output)
+                    self._on_activation(name, output)
                 if stops:
                     raise _Stop
 
@@ -171,11 +172,11 @@ class Watch(ABC):
     def _reader(self, name: str):
         wanted, stops = name in self._names, name == self._stop
 
-        def read(pairs: Pairs) -> None:
+        def read(matrices: AttentionMatrices) -> None:
             if self._inside and self._thread.own():
                 if wanted:
                     self._fired.add(name)
-                    self._saw_pairs(name, pairs)
+                    self._on_attention(name, matrices)
                 if stops:
                     raise _Stop
 
@@ -216,13 +217,13 @@ class Watch(ABC):
 
             return forward
 
-        for module in dict.fromkeys((self._parts.model, self._parts.backbone)):
+        for module in dict.fromkeys((self._anatomy.model, self._anatomy.backbone)):
             replace_method(module, "forward", stopping(module), undo)
-        if hasattr(self._parts.model, "generate"):
-            replace_method(self._parts.model, "generate", _no_generate, undo)
+        if hasattr(self._anatomy.model, "generate"):
+            replace_method(self._anatomy.model, "generate", _no_generate, undo)
 
 
-def stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy) -> str | None:
+def stop_site(stop_at: bool | int | str | None, names: list[str], anatomy: Anatomy) -> str | None:
     """The site that `stop_at` means, of a watch on `names`.
 
     Raises:
@@ -236,8 +237,8 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], parts: Anatomy
         stop_at = f"layers.{stop_at}.hook_resid_post"
     if not isinstance(stop_at, str):
         raise SiteError(f"stop_at is True, a layer number or a site; got {stop_at!r}.")
-    stop = parts.legend.canonical(stop_at)
-    order = list(parts.legend.sites())
+    stop = anatomy.legend.canonical(stop_at)
+    order = list(anatomy.legend.sites())
     late = [name for name in names if order.index(name) > order.index(stop)]
     if late:
         raise SiteError(

@@ -13,7 +13,7 @@ from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.conditions import Where
 from arcee_lab.interventions.constants import BySite, Constant, Value, as_mask
 from arcee_lab.interventions.device_cache import Placed
-from arcee_lab.interventions.slices import Part
+from arcee_lab.interventions.slices import SitePart
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.sites import Site
 
@@ -35,7 +35,7 @@ class Place:
 
     name: str
     site: Site
-    part: Part
+    part: SitePart
     anatomy: Anatomy
     placed: Placed
 
@@ -147,7 +147,7 @@ class Intervention(ABC):
         ).check(names, anatomy)
         places = []
         for name in names:
-            part = Part(sites[name].axes, heads=self.heads, units=self.units)  # type: ignore[arg-type]
+            part = SitePart(sites[name].axes, heads=self.heads, units=self.units)  # type: ignore[arg-type]
             places.append(Place(name, sites[name], part, anatomy, placed))
         return places
 

@@ -20,7 +20,7 @@ from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.conditions import Where
 from arcee_lab.interventions.device_cache import Placed
 from arcee_lab.interventions.slices import write
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
 CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps how a layer is checkpointed
 
@@ -49,15 +49,15 @@ class Intervening:
         interventions: Its values, in the order in which they act.
     """
 
-    def __init__(self, parts: Anatomy, interventions: tuple[Intervention, ...]):
+    def __init__(self, anatomy: Anatomy, interventions: tuple[Intervention, ...]):
         self.interventions = interventions
-        self._parts = parts  # gone when the block has ended, like all that is bound to the model
+        self._anatomy = anatomy  # deleted when the block ends, like all that is bound to it
         self._placed = Placed()
-        self._shards = shards_of(parts)
+        self._shards = shards_of(anatomy)
         self._bound: dict[str, list[_Bound]] = {}
         for one in interventions:
             where = None if one.where.everywhere else one.where
-            for place in one.places(parts, self._placed):
+            for place in one.places(anatomy, self._placed):
                 bound = _Bound(one.bind(place), place, where)
                 self._bound.setdefault(place.name, []).append(bound)
         wheres = [one.where for one in interventions if not one.where.everywhere]
@@ -92,7 +92,7 @@ class Intervening:
         with ExitStack() as undo:
             undo.enter_context(without_compiled_code())
             self._thread = OneThread("al.intervene")
-            backbone = self._parts.backbone
+            backbone = self._anatomy.backbone
             handle = backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
             undo.callback(handle.remove)
             undo.callback(backbone.register_forward_hook(self._end, always_call=True).remove)
@@ -101,10 +101,10 @@ class Intervening:
                 checkpoint: Any = layer._gradient_checkpointing_func
                 replace_method(layer, CHECKPOINT, self._remembering(checkpoint), undo)
             for name, bound in self._bound.items():
-                point = self._parts.hook_point(name)
+                point = self._anatomy.hook_point(name)
                 undo.callback(point.register_forward_hook(self._hook(name, bound)).remove)
-            if hasattr(self._parts.model, "generate"):
-                model: Any = self._parts.model
+            if hasattr(self._anatomy.model, "generate"):
+                model: Any = self._anatomy.model
                 replace_method(model, "generate", self._generate(model.generate), undo)
             self._undo = undo.pop_all()
             self._open = True
@@ -114,7 +114,7 @@ class Intervening:
         assert self._undo is not None
         self._undo.close()
         self._open = False
-        del self._parts
+        del self._anatomy
         self._bound.clear()
         if kind is None:
             self._check_effect()
@@ -144,7 +144,7 @@ class Intervening:
         call = read_call(args, kwargs, seen=True)
         for where in self._wheres:
             where.check(call, self._tags)
-        if self._parts.backbone.gradient_checkpointing and not self._checkpointing:
+        if self._anatomy.backbone.gradient_checkpointing and not self._checkpointing:
             raise SiteError(
                 "Gradient checkpointing was enabled inside al.intervene; enable it before."
             )
@@ -283,4 +283,4 @@ def intervene(
         raise SiteError(
             f"Expected interventions such as al.Ablate(...); got {type(strange[0]).__name__}."
         )
-    return Intervening(anatomy(model), given)
+    return Intervening(anatomy_of(model), given)

@@ -15,7 +15,7 @@ from arcee_lab.sites import Axes
 
 
 @dataclass(frozen=True)
-class Part:
+class SitePart:
     """Heads and units of a site.
 
     Attributes:
@@ -53,7 +53,7 @@ class Part:
         (axis, chosen), inner = cuts[0], cuts[1:]
         where = placed.index(chosen, x.device)
         if inner:
-            within = Part(self.axes, units=self.units)
+            within = SitePart(self.axes, units=self.units)
             new = within.put(x.index_select(axis, where), new, placed)
         return x.index_copy(axis, where, new)
 
@@ -106,7 +106,7 @@ def write(
     x: Tensor,
     change: Callable[[Tensor], Tensor],
     *,
-    part: Part,
+    part: SitePart,
     hit: Bool[Tensor, "batch pos"] | None,
     placed: Placed,
 ) -> Tensor:

@@ -106,7 +106,7 @@ def _legend(n_layers: int, head: str) -> Legend:
     return Legend(n_layers, head)
 
 
-def anatomy(model: nn.Module) -> Anatomy:
+def anatomy_of(model: nn.Module) -> Anatomy:
     """Returns the anatomy of one of our models, through the wrappers that `unwrap` knows.
 
     Raises:

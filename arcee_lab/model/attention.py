@@ -10,13 +10,13 @@ from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from arcee_lab.errors import ModelError
-from arcee_lab.model.attention_mask import Reach, reach_of
-from arcee_lab.model.attention_pattern import Pairs, PairsBeside, PairsInPath
+from arcee_lab.model.attention_mask import AttentionMask, attention_mask_of
+from arcee_lab.model.attention_pattern import AttentionMatrices, EagerMatrices, RecomputedMatrices
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import Hooked, HookPoint
 
 PatternMode = Literal["off", "read", "write"]
-Reader = Callable[[Pairs], None]
+Reader = Callable[[AttentionMatrices], None]
 
 
 def rotate_half(x: Float[Tensor, "*any d_head"]) -> Float[Tensor, "*any d_head"]:
@@ -87,7 +87,9 @@ def eager_attention_forward(
     if write:
         pattern = module.hook_pattern(pattern)
     if shown is not None:
-        module.show(PairsInPath(shown, pattern, module.reach(query, key, attention_mask, kwargs)))
+        module.show(
+            EagerMatrices(shown, pattern, module.mask_of_call(query, key, attention_mask, kwargs))
+        )
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
     output = torch.matmul(weights, value_states).transpose(1, 2).contiguous()
     return output, weights
@@ -170,8 +172,8 @@ class ArceeAttention(Hooked):
         eager = self.config._attn_implementation == "eager"
         if mode == "write" or (eager and _is_bool(mask)):
             # The reference's eager kernel would add True and False as 1 and 0.
-            reach = self.reach(query, key, attention_mask, kwargs)
-            mask = reach.keys().additive(query.dtype)
+            readable = self.mask_of_call(query, key, attention_mask, kwargs)
+            mask = readable.keys().additive(query.dtype)
         if mode != "write":
             kernel = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation,  # type: ignore[arg-type]
@@ -189,12 +191,12 @@ class ArceeAttention(Hooked):
         )
         asked = weights is None and kwargs.get("output_attentions")
         if mode == "read" or asked:
-            reach = self.reach(query, key, attention_mask, kwargs)
-            pairs = PairsBeside(query, key, reach, scaling=self.scaling)
+            readable = self.mask_of_call(query, key, attention_mask, kwargs)
+            matrices = RecomputedMatrices(query, key, readable, scaling=self.scaling)
             if asked or self.pattern_mode == "read" or self.capture_hooks:
-                pattern = self._read(pairs)
+                pattern = self._read(matrices)
                 weights = pattern if weights is None else weights
-            self.show(pairs)
+            self.show(matrices)
 
         output = self.hook_z(output).reshape(*input_shape, -1).contiguous()
         return self.o_proj(output), weights
@@ -212,12 +214,12 @@ class ArceeAttention(Hooked):
             return "read"
         return "write"
 
-    def show(self, pairs: Pairs) -> None:
+    def show(self, matrices: AttentionMatrices) -> None:
         """Lets every reader take what it wants."""
         for read in self.readers:
-            read(pairs)
+            read(matrices)
 
-    def reach(self, query: Tensor, key: Tensor, mask: object, kwargs: dict) -> Reach:
+    def mask_of_call(self, query: Tensor, key: Tensor, mask: object, kwargs: dict) -> AttentionMask:
         """Which keys the queries of this call may read.
 
         Raises:
@@ -230,7 +232,7 @@ class ArceeAttention(Hooked):
                 "restart at each sequence instead."
             )
         name = self.config._attn_implementation or "eager"
-        return reach_of(
+        return attention_mask_of(
             mask,
             batch=query.shape[0],
             q_len=query.shape[2],
@@ -241,11 +243,11 @@ class ArceeAttention(Hooked):
             position_ids=kwargs.get("position_ids"),
         )
 
-    def _read(self, pairs: PairsBeside) -> Tensor:
+    def _read(self, matrices: RecomputedMatrices) -> Tensor:
         # Scores that nobody sees become the pattern in place.
         if self.pattern_mode == "read" or self.hook_scores._forward_hooks:
-            self._show_unedited(self.hook_scores, pairs.scores())
-        pattern = pairs.pattern()
+            self._show_unedited(self.hook_scores, matrices.scores())
+        pattern = matrices.pattern()
         self._show_unedited(self.hook_pattern, pattern)
         return pattern
 

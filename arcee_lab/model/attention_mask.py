@@ -47,7 +47,7 @@ class Keys(NamedTuple):
         return Keys(self.allowed[..., :end], bias, self.full)
 
 
-class Reach(ABC):
+class AttentionMask(ABC):
     """Answers for any queries of one call which keys they may read.
 
     Args:
@@ -67,7 +67,7 @@ class Reach(ABC):
         return self.k_len
 
 
-class MatrixReach(Reach):
+class MatrixMask(AttentionMask):
     """What a 4-D mask says.
 
     Args:
@@ -80,14 +80,14 @@ class MatrixReach(Reach):
         self._mask = mask[..., :k_len]
 
     def keys(self, queries: Queries = ALL) -> Keys:
-        """See `Reach.keys`."""
+        """See `AttentionMask.keys`."""
         mask = take_queries(self._mask, queries)
         if mask.dtype == torch.bool:
             return Keys(mask)
         return Keys(mask > torch.finfo(mask.dtype).min / 2, mask)
 
 
-class RuleReach(Reach):
+class RuleMask(AttentionMask):
     """What a kernel does that reads no mask matrix.
 
     Args:
@@ -114,7 +114,7 @@ class RuleReach(Reach):
         self._real, self._sequence = real, sequence
 
     def keys(self, queries: Queries = ALL) -> Keys:
-        """See `Reach.keys`."""
+        """See `AttentionMask.keys`."""
         if isinstance(queries, slice):
             rows = torch.arange(self.q_len, device=self._device)[queries][None]
         else:
@@ -134,11 +134,11 @@ class RuleReach(Reach):
         )
 
     def end(self, stop: int) -> int:
-        """See `Reach.end`."""
+        """See `AttentionMask.end`."""
         return self.k_len if self._offset is None else min(self.k_len, stop + self._offset)
 
 
-class FlexReach(Reach):
+class FlexMask(AttentionMask):
     """What flex attention's BlockMask says."""
 
     def __init__(self, mask: Any, q_len: int, k_len: int, *, batch: int, device: torch.device):
@@ -146,7 +146,7 @@ class FlexReach(Reach):
         self._mask, self._batch, self._device = mask, batch, device
 
     def keys(self, queries: Queries = ALL) -> Keys:
-        """See `Reach.keys`."""
+        """See `AttentionMask.keys`."""
         from torch.nn.attention.flex_attention import create_mask
 
         rows = (
@@ -167,7 +167,7 @@ class FlexReach(Reach):
         return Keys(allowed)
 
 
-def reach_of(
+def attention_mask_of(
     attention_mask: object,
     *,
     batch: int,
@@ -177,7 +177,7 @@ def reach_of(
     device: torch.device,
     flash: bool = False,
     position_ids: Tensor | None = None,
-) -> Reach:
+) -> AttentionMask:
     """Reads any mask that an attention kernel accepts as one question: who may read whom.
 
     Args:
@@ -196,22 +196,22 @@ def reach_of(
         ValueError: If the mask is of a kind that no kernel of transformers takes.
     """
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
-        return MatrixReach(attention_mask, q_len, k_len)
+        return MatrixMask(attention_mask, q_len, k_len)
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
         real = attention_mask[:, -k_len:].bool()
-        return RuleReach(q_len, k_len, device, offset=k_len - q_len, real=real)
+        return RuleMask(q_len, k_len, device, offset=k_len - q_len, real=real)
     if attention_mask is None:
         if not is_causal or (q_len == 1 and not flash):
-            return RuleReach(q_len, k_len, device, offset=None)
+            return RuleMask(q_len, k_len, device, offset=None)
         if flash:
             whole = q_len == k_len > 1
             sequence = _sequences(position_ids) if whole and position_ids is not None else None
-            return RuleReach(q_len, k_len, device, offset=k_len - q_len, sequence=sequence)
+            return RuleMask(q_len, k_len, device, offset=k_len - q_len, sequence=sequence)
         # SDPA without a mask aligns the triangle with the first key; that is also the case of an
         # empty static cache, whose later keys are not written yet.
-        return RuleReach(q_len, k_len, device, offset=0)
+        return RuleMask(q_len, k_len, device, offset=0)
     if hasattr(attention_mask, "mask_mod"):
-        return FlexReach(attention_mask, q_len, k_len, batch=batch, device=device)
+        return FlexMask(attention_mask, q_len, k_len, batch=batch, device=device)
     raise ModelError(
         f"hook_pattern cannot read a mask of type {type(attention_mask).__name__}; expected None, "
         "a 2-D or 4-D tensor, or a BlockMask. Use attn='sdpa' or 'eager'."

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arcee_lab.model.attention_mask import ALL, Keys, Queries, Reach, take_queries
+from arcee_lab.model.attention_mask import ALL, AttentionMask, Keys, Queries, take_queries
 
 
-class Part(NamedTuple):
+class AttentionPart(NamedTuple):
     """Some heads, queries and keys of a call.
 
     Attributes:
@@ -28,37 +28,37 @@ class Part(NamedTuple):
     end: int | None = None
 
 
-WHOLE = Part()
+WHOLE = AttentionPart()
 
 
-class Pairs(ABC):
+class AttentionMatrices(ABC):
     """Scores and pattern of one layer in one call; a part costs no more than itself.
 
     Attributes:
-        reach: Which keys each query may read.
+        mask: Which keys each query may read.
         shape: Batch, heads, queries and keys.
         device: Where they are computed.
     """
 
-    def __init__(self, reach: Reach, shape: tuple[int, int, int, int], device: torch.device):
-        self.reach, self.shape, self.device = reach, shape, device
+    def __init__(self, mask: AttentionMask, shape: tuple[int, int, int, int], device: torch.device):
+        self.mask, self.shape, self.device = mask, shape, device
 
     @abstractmethod
-    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+    def scores(self, part: AttentionPart = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
         """Scaled scores before the mask."""
 
     @abstractmethod
     def pattern(
-        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+        self, part: AttentionPart = WHOLE, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "batch head q_pos k_pos"]:
         """The pattern, by default in the dtype that flows; rows without any key are 0."""
 
-    def keys(self, part: Part = WHOLE) -> Keys:
+    def keys(self, part: AttentionPart = WHOLE) -> Keys:
         """Which keys the part's queries may read."""
-        return self.reach.keys(part.queries).of_heads(part.heads).until(part.end)
+        return self.mask.keys(part.queries).of_heads(part.heads).until(part.end)
 
 
-class PairsBeside(Pairs):
+class RecomputedMatrices(AttentionMatrices):
     """Computed beside the kernel, from the queries and keys that it reads.
 
     A product over fewer queries may sum in another order: in fp32 a part agrees with the same part
@@ -67,28 +67,28 @@ class PairsBeside(Pairs):
     Args:
         query: `[batch, head, q_pos, d_head]`, rotated.
         key: `[batch, kv_head, k_pos, d_head]`, rotated, the cache's included.
-        reach: Which keys each query may read.
+        mask: Which keys each query may read.
         scaling: Of the products.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, reach: Reach, *, scaling: float):
+    def __init__(self, query: Tensor, key: Tensor, mask: AttentionMask, *, scaling: float):
         batch, heads, q_len, _ = query.shape
-        super().__init__(reach, (batch, heads, q_len, key.shape[2]), query.device)
+        super().__init__(mask, (batch, heads, q_len, key.shape[2]), query.device)
         self._query, self._key, self._scaling = query, key, scaling
         self._flat: Tensor | None = None
-        self._kept: tuple[Part, Tensor] | None = None
+        self._kept: tuple[AttentionPart, Tensor] | None = None
 
-    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
-        """See `Pairs.scores`; kept, so that the pattern of the same part need not compute them."""
+    def scores(self, part: AttentionPart = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `AttentionMatrices.scores`; they are kept for the pattern of the same part."""
         # Scaled after the product, as the eager kernel does: in half precision that rounds twice.
         scores = self._products(part).mul_(self._scaling)
         self._kept = part, scores
         return scores
 
     def pattern(
-        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+        self, part: AttentionPart = WHOLE, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "batch head q_pos k_pos"]:
-        """See `Pairs.pattern`."""
+        """See `AttentionMatrices.pattern`."""
         dtype = dtype or self._query.dtype
         keys = self.keys(part)
         if self._kept is not None and self._kept[0] is part:
@@ -101,7 +101,7 @@ class PairsBeside(Pairs):
             return _clear(torch.softmax(products, dim=-1), keys).to(dtype)
         return softmax_over(products.mul_(self._scaling), keys, dtype, in_place=True)
 
-    def _products(self, part: Part) -> Tensor:
+    def _products(self, part: AttentionPart) -> Tensor:
         query, key = take_queries(self._query, part.queries), self._key
         if part.heads is not None:
             key = key.index_select(1, part.heads // (query.shape[1] // key.shape[1]))
@@ -117,26 +117,26 @@ class PairsBeside(Pairs):
         return products.view(batch, heads, chosen, -1)
 
 
-class PairsInPath(Pairs):
+class EagerMatrices(AttentionMatrices):
     """As they flow through the eager kernel, after every edit."""
 
-    def __init__(self, scores: Tensor, pattern: Tensor, reach: Reach):
-        super().__init__(reach, tuple(scores.shape), scores.device)  # type: ignore[arg-type]
+    def __init__(self, scores: Tensor, pattern: Tensor, mask: AttentionMask):
+        super().__init__(mask, tuple(scores.shape), scores.device)  # type: ignore[arg-type]
         self._scores, self._pattern = scores, pattern
 
-    def scores(self, part: Part = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
-        """See `Pairs.scores`."""
+    def scores(self, part: AttentionPart = WHOLE) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """See `AttentionMatrices.scores`."""
         return _cut(self._scores, part)
 
     def pattern(
-        self, part: Part = WHOLE, *, dtype: torch.dtype | None = None
+        self, part: AttentionPart = WHOLE, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "batch head q_pos k_pos"]:
-        """See `Pairs.pattern`; without an edit a row without any key is uniform here."""
+        """See `AttentionMatrices.pattern`; an unedited row without any key is uniform here."""
         pattern = _cut(self._pattern, part)
         return pattern if dtype is None else pattern.to(dtype)
 
 
-def _cut(x: Tensor, part: Part) -> Tensor:
+def _cut(x: Tensor, part: AttentionPart) -> Tensor:
     x = x if part.heads is None else x.index_select(1, part.heads)
     return take_queries(x, part.queries)[..., : part.end]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot
@@ -79,11 +79,11 @@ def patch_attribution(
         >>> len(estimate.top(20))
         20
     """
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     with torch.no_grad():
-        pairs = Pairs.read(parts, base, source, metric, at)
+        pairs = Pairs.read(anatomy, base, source, metric, at)
         spots = spots_of(
-            parts, sites, pairs, over=over, positions=positions, heads=heads, units=units
+            anatomy, sites, pairs, over=over, positions=positions, heads=heads, units=units
         )
         names = list(spots.names)
         with capture(model, names) as goal:
@@ -91,7 +91,7 @@ def patch_attribution(
     # Gradients start at the embeddings, whether or not the parameters want any. Scores and pattern
     # lie in the path of the data only where something writes to them.
     open_path = [Replace("hook_embed", _leaf)]
-    asked = [name for name in names if parts.legend.sites()[name].on_request]
+    asked = [name for name in names if anatomy.legend.sites()[name].on_request]
     if asked:
         open_path.append(Replace(asked, torch.clone))
     with torch.enable_grad(), intervene(model, open_path), capture(model, names, grad=True) as acts:

@@ -22,7 +22,7 @@ class Pairs:
     """Pairs of sequences of the same layout, and where a metric looks.
 
     Attributes:
-        parts: Of the model.
+        anatomy: Of the model.
         base: Inputs of the run that is changed.
         source: Inputs of the run that activations come from.
         real: Which tokens are attended, in both.
@@ -31,7 +31,7 @@ class Pairs:
             None: it gets the logits of all tokens, or of a sequence head.
     """
 
-    parts: Anatomy
+    anatomy: Anatomy
     base: dict[str, Tensor]
     source: dict[str, Tensor]
     real: Bool[Tensor, "pair pos"]
@@ -40,7 +40,7 @@ class Pairs:
 
     @classmethod
     def read(
-        cls, parts: Anatomy, base: Batch, source: Batch, metric: Metric, at: int | None
+        cls, anatomy: Anatomy, base: Batch, source: Batch, metric: Metric, at: int | None
     ) -> "Pairs":
         """Checks two batches against each other.
 
@@ -51,7 +51,7 @@ class Pairs:
             raise SettingError(
                 f"The metric must be a function of logits, e.g. LogitDifference; got {metric!r}."
             )
-        if parts.legend.head == "base":
+        if anatomy.legend.head == "base":
             raise SettingError(
                 "The metric reads logits, and this model has no head; load it with head='causal' "
                 "or another."
@@ -69,7 +69,7 @@ class Pairs:
                 "base and source attend different tokens; pairs are patched token by token and "
                 "need the same attention_mask."
             )
-        return cls(parts, changed, other, real, metric, _where(parts, real, at))
+        return cls(anatomy, changed, other, real, metric, _where(anatomy, real, at))
 
     @property
     def count(self) -> int:
@@ -82,8 +82,8 @@ class Pairs:
         if copies > 1:
             inputs = {name: x.repeat(copies, 1) for name, x in inputs.items()}
         kept = {} if self._kept is None else {"logits_to_keep": self._kept}
-        with capture(self.parts.model, "hook_logits", grad=torch.is_grad_enabled()) as acts:
-            self.parts.model(**inputs, **kept, use_cache=False)
+        with capture(self.anatomy.model, "hook_logits", grad=torch.is_grad_enabled()) as acts:
+            self.anatomy.model(**inputs, **kept, use_cache=False)
         return acts["hook_logits"]
 
     def measure(self, logits: Tensor) -> Float[Tensor, "copy pair"]:
@@ -116,7 +116,7 @@ class Pairs:
     @property
     def _kept(self) -> Tensor | None:
         """The columns whose logits are computed; None: all, where a model knows no choice."""
-        if self.where is None or self.parts.legend.head != "causal":
+        if self.where is None or self.anatomy.legend.head != "causal":
             return None
         return self.where.unique()
 
@@ -141,8 +141,8 @@ def _inputs(batch: Batch, what: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _where(parts: Anatomy, real: Tensor, at: int | None) -> Tensor | None:
-    if parts.legend.head == "sequence":
+def _where(anatomy: Anatomy, real: Tensor, at: int | None) -> Tensor | None:
+    if anatomy.legend.head == "sequence":
         if at != -1:
             raise SettingError(f"A sequence head speaks at the last token only; got at={at}.")
         return None

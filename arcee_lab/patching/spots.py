@@ -66,7 +66,7 @@ class Spots:
     @classmethod
     def grid(
         cls,
-        parts: Anatomy,
+        anatomy: Anatomy,
         sites: str | Sequence[str],
         *,
         over: str | Sequence[str],
@@ -76,7 +76,7 @@ class Spots:
         """Every site by every index of what it is cut over.
 
         Args:
-            parts: Of the model.
+            anatomy: Of the model.
             sites: Filters, as for `al.capture`.
             over: What is patched one at a time.
             chosen: For each of `CUTS`, the indices that are meant; None: all.
@@ -89,14 +89,14 @@ class Spots:
         words = (over,) if isinstance(over, str) else tuple(over)
         if len(set(words)) < len(words) or not set(words) <= set(CUTS):
             raise SettingError(f"over={over!r}; expected some of {', '.join(CUTS)}, each once.")
-        names = parts.resolve(sites)
+        names = anatomy.resolve(sites)
         known = {what: indices(chosen[what], what=what) for what in CUTS}
-        _check(parts, names, known, words, longest)
-        ranges = [_range(parts, names, what, known[what], longest) for what in words]
+        _check(anatomy, names, known, words, longest)
+        ranges = [_range(anatomy, names, what, known[what], longest) for what in words]
         rows = torch.tensor(list(product(range(len(names)), *ranges)))  # [spot, 1 + len(over)]
         return cls(
             names=tuple(names),
-            axes=tuple(parts.legend.sites()[name].axes for name in names),
+            axes=tuple(anatomy.legend.sites()[name].axes for name in names),
             over=words,
             site=rows[:, 0].contiguous(),
             columns={what: rows[:, 1 + place] for place, what in enumerate(words)},
@@ -105,14 +105,14 @@ class Spots:
         )
 
     @classmethod
-    def listed(cls, parts: Anatomy, given: Sequence[Spot], *, longest: int) -> "Spots":
+    def listed(cls, anatomy: Anatomy, given: Sequence[Spot], *, longest: int) -> "Spots":
         """The spots of a list, sorted by site.
 
         Raises:
             ValueError: As `grid` does, or for spots that are not cut the same way.
         """
-        sites = list(parts.legend.sites())
-        named = [spot._replace(site=parts.legend.canonical(spot.site)) for spot in given]
+        sites = list(anatomy.legend.sites())
+        named = [spot._replace(site=anatomy.legend.canonical(spot.site)) for spot in given]
         named.sort(key=lambda spot: sites.index(spot.site))
         names = list(dict.fromkeys(spot.site for spot in named))
         kinds = {tuple(i for i in range(1, 4) if spot[i] is not None) for spot in named}
@@ -129,10 +129,10 @@ class Spots:
             for what, column in columns.items():
                 pairs = zip(named, column, strict=True)
                 here[what] = tuple(index for spot, index in pairs if spot.site == name)  # type: ignore[misc]
-            _check(parts, [name], here, (), longest)
+            _check(anatomy, [name], here, (), longest)
         return cls(
             names=tuple(names),
-            axes=tuple(parts.legend.sites()[name].axes for name in names),
+            axes=tuple(anatomy.legend.sites()[name].axes for name in names),
             over=words,
             site=torch.tensor([names.index(spot.site) for spot in named]),
             columns={what: torch.tensor(column) for what, column in columns.items()},
@@ -249,7 +249,7 @@ class Spots:
 
 
 def _check(
-    parts: Anatomy,
+    anatomy: Anatomy,
     names: list[str],
     known: Mapping[str, Indices | None],
     over: Sequence[str],
@@ -259,7 +259,7 @@ def _check(
         raise SettingError("hook_logits is what the metric reads; patch something before it.")
     # Any index stands for a cut over all there are: both need the axis.
     wanted = {what: known[what] or ((0,) if what in over else None) for what in CUTS}
-    Selection(wanted["positions"], wanted["heads"], wanted["units"]).check(names, parts)
+    Selection(wanted["positions"], wanted["heads"], wanted["units"]).check(names, anatomy)
     positions = known["positions"] or ()
     wrong = [p for p in positions if not -longest <= p < longest]
     if wrong:
@@ -272,17 +272,17 @@ def _check(
 
 
 def _range(
-    parts: Anatomy, names: list[str], what: str, chosen: Indices | None, longest: int
+    anatomy: Anatomy, names: list[str], what: str, chosen: Indices | None, longest: int
 ) -> Sequence[int]:
     if chosen is not None:
         return chosen
     if what == "positions":
         return range(longest)
-    sites = parts.legend.sites()
+    sites = anatomy.legend.sites()
     lengths = {}
     for name in names:
         axes = sites[name].axes
-        lengths[parts.size(axes[-1] if what == "units" else axes[head_axis(axes) or 0])] = name
+        lengths[anatomy.size(axes[-1] if what == "units" else axes[head_axis(axes) or 0])] = name
     if len(lengths) > 1:
         raise SettingError(
             f"These sites differ in the number of {what}: "

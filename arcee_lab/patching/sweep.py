@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.interventions import Replace, intervene
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot, Spots
@@ -90,11 +90,11 @@ def patch_sweep(
     """
     if batch_size < 1:
         raise SettingError(f"batch_size is the rows of a forward, at least 1; got {batch_size}.")
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     with torch.no_grad():
-        pairs = Pairs.read(parts, base, source, metric, at)
+        pairs = Pairs.read(anatomy, base, source, metric, at)
         spots = spots_of(
-            parts, sites, pairs, over=over, positions=positions, heads=heads, units=units
+            anatomy, sites, pairs, over=over, positions=positions, heads=heads, units=units
         )
         with capture(model, list(spots.names)) as acts:
             goal = pairs.measure(pairs.run("source"))[0]
@@ -119,19 +119,19 @@ def patch_sweep(
 
 
 def spots_of(
-    parts: Anatomy, sites: Any, pairs: Pairs, *, over: str | Sequence[str], **chosen: Choice
+    anatomy: Anatomy, sites: Any, pairs: Pairs, *, over: str | Sequence[str], **chosen: Choice
 ) -> Spots:
     """The spots that the arguments of a sweep mean."""
     longest = int(pairs.real.sum(dim=1).max())
     given: list[Any] = [sites] if isinstance(sites, str | Spot) else list(sites)
     if not any(isinstance(one, Spot) for one in given):
-        return Spots.grid(parts, given, over=over, chosen=chosen, longest=longest)
+        return Spots.grid(anatomy, given, over=over, chosen=chosen, longest=longest)
     told = [what for what, value in {"over": over or None, **chosen}.items() if value is not None]
     if told or not all(isinstance(one, Spot) for one in given):
         raise SettingError(
             f"A list of spots says all by itself; leave out {', '.join(told) or 'the names'}."
         )
-    return Spots.listed(parts, given, longest=longest)
+    return Spots.listed(anatomy, given, longest=longest)
 
 
 def _patches(spots: Spots, some: slice, acts: Any, pairs: Pairs) -> list[Replace]:

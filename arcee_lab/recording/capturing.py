@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from arcee_lab.errors import SiteError, UnknownName
 from arcee_lab.hooks.call import Call
-from arcee_lab.hooks.selection import PairsSelection, Selection, position_axis
+from arcee_lab.hooks.selection import AttentionSelection, Selection, position_axis
 from arcee_lab.hooks.watch import Watch, stop_site
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.attention import edits_of
-from arcee_lab.model.attention_pattern import Pairs
+from arcee_lab.model.attention_pattern import AttentionMatrices
 from arcee_lab.model.loading import available_device
 from arcee_lab.reducers.running.context import Reducing
-from arcee_lab.reducers.running.requests import asked_of
+from arcee_lab.reducers.running.requests import resolve_requests
 
 
 # A named tuple, not a dataclass: one is made a forward and a site.
@@ -34,7 +34,7 @@ class Capture(Watch, Mapping[str, Any]):
 
     def __init__(
         self,
-        parts: Anatomy,
+        anatomy: Anatomy,
         names: list[str],
         selection: Selection,
         *,
@@ -44,16 +44,16 @@ class Capture(Watch, Mapping[str, Any]):
     ):
         # Autograd gives the gradient of this rank's part; the parts come together when read.
         super().__init__(
-            parts, names, stop=stop, seen=selection.positions is not None, whole=not grad
+            anatomy, names, stop=stop, seen=selection.positions is not None, whole=not grad
         )
         self._selection = selection
         self._device = device
         self._grad = grad
-        self._sites = parts.legend.sites()
+        self._sites = anatomy.legend.sites()
         self._uncut = selection.is_whole and selection.dtype is None and device is None
         self._records: dict[str, list[_Record]] = {name: [] for name in names}
         self._last: tuple[Tensor, Tensor] | None = None
-        self._pairs: tuple[Call, torch.device, PairsSelection] | None = None
+        self._pairs: tuple[Call, torch.device, AttentionSelection] | None = None
         self._copies: list[Any] = []
 
     # ------------------------------------------------------------------ the block
@@ -62,7 +62,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._synchronise()
         super().__exit__(kind, error, trace)
 
-    def _saw(self, name: str, x: Tensor) -> None:
+    def _on_activation(self, name: str, x: Tensor) -> None:
         if self._grad:
             # Kept whole and cut when read: autograd gives the gradient of the tensor that flows
             # on, and a cut here would be missing from a checkpointed layer's recomputation.
@@ -76,18 +76,18 @@ class Capture(Watch, Mapping[str, Any]):
             self._last = (x, kept)
         self._records[name].append(_Record(kept, edits_of(kept), self._call))
 
-    def _in_part(self, name: str) -> bool:
+    def _computes_partially(self, name: str) -> bool:
         # The heads of a rank are numbered among its own: there the whole comes together first.
         cut = self._selection.positions is not None or self._selection.heads is not None
         return cut and not self._grad and self._shards is None
 
-    def _saw_pairs(self, name: str, pairs: Pairs) -> None:
-        call, device = self._call, pairs.device
+    def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
+        call, device = self._call, matrices.device
         if self._pairs is None or self._pairs[0] is not call or self._pairs[1] != device:
             real = call.attended(device) if self._selection.positions is not None else None
-            self._pairs = call, device, PairsSelection.of(self._selection, real, device)
+            self._pairs = call, device, AttentionSelection.of(self._selection, real, device)
         with torch.no_grad():
-            x = self._pairs[2].take(pairs, name)
+            x = self._pairs[2].take(matrices, name)
             x = x if self._selection.dtype is None else x.to(self._selection.dtype)
             x = x if self._device is None or x.device == self._device else self._to_device(x)
         self._records[name].append(_Record(x, edits_of(x), call))
@@ -310,7 +310,7 @@ def capture(
         >>> acts["layers.0.mlp.hook_post"].shape[-1] == model.config.intermediate_size
         True
     """
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     if isinstance(sites, Mapping):
         cuts = {"device": device, "dtype": dtype, "positions": positions, "heads": heads}
         cuts |= {"units": units, "grad": grad or None}
@@ -320,17 +320,17 @@ def capture(
                 f"Reducers read whole activations where the model computes them; leave {given[0]}= "
                 "out, or capture without reducers."
             )
-        asked = asked_of(parts, sites)
-        return Reducing(parts, asked, stop=stop_site(stop_at, list(asked), parts))
-    names = parts.resolve(sites)
+        asked = resolve_requests(anatomy, sites)
+        return Reducing(anatomy, asked, stop=stop_site(stop_at, list(asked), anatomy))
+    names = anatomy.resolve(sites)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     if not selection.is_whole or dtype is not None:
-        selection.check(names, parts)
+        selection.check(names, anatomy)
     return Capture(
-        parts,
+        anatomy,
         names,
         selection,
         device=None if device is None else available_device(device),
-        stop=stop_site(stop_at, names, parts),
+        stop=stop_site(stop_at, names, anatomy),
         grad=grad,
     )

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from arcee_lab.errors import SiteError, UnknownName
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
-from arcee_lab.hooks.selection import PairsSelection, Selection
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.hooks.selection import AttentionSelection, Selection
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.attention import Reader
-from arcee_lab.model.attention_pattern import Pairs
+from arcee_lab.model.attention_pattern import AttentionMatrices
 from arcee_lab.recording.memory import Plan, plan
 from arcee_lab.reducers.running.compiled_context import CompiledReducing
-from arcee_lab.reducers.running.requests import asked_of
+from arcee_lab.reducers.running.requests import resolve_requests
 from arcee_lab.sites import Axes
 
 
@@ -28,9 +28,9 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         plan: Shapes and dtypes of the buffers.
     """
 
-    def __init__(self, parts: Anatomy, plan: Plan, selection: Selection, *, backend: str):
+    def __init__(self, anatomy: Anatomy, plan: Plan, selection: Selection, *, backend: str):
         super().__init__(
-            parts,
+            anatomy,
             batch=plan.batch,
             length=plan.length,
             cache_length=plan.cache_length,
@@ -39,7 +39,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         self.plan = plan
         self._masked = selection.positions is not None
         self._buffers = {
-            site.site: torch.empty(site.shape, dtype=site.dtype, device=parts.model.device)
+            site.site: torch.empty(site.shape, dtype=site.dtype, device=anatomy.model.device)
             for site in plan.sites
         }
         part = selection.positions is not None or selection.heads is not None
@@ -55,12 +55,12 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         }
 
     def _prepare(self) -> Callable[[Call], Any]:
-        device = self._parts.model.device
+        device = self._anatomy.model.device
         masked = self._masked
         return lambda call: call.attended(device) if masked else None
 
     def __getitem__(self, name: str) -> Tensor:
-        canonical = self._parts.legend.canonical(name)
+        canonical = self._anatomy.legend.canonical(name)
         if canonical not in self._buffers:
             raise UnknownName(f"{canonical} is not recorded; recorded are {list(self)[:4]} ...")
         if not self._has_run:
@@ -90,9 +90,9 @@ def _writes(buffer: Tensor, selection: Selection, axes: Axes, running: Running) 
 def _writes_part(buffer: Tensor, selection: Selection, name: str, running: Running) -> Reader:
     """Computes no scores but those that are kept, as `al.capture` does."""
 
-    def read(pairs: Pairs) -> None:
+    def read(matrices: AttentionMatrices) -> None:
         with torch.no_grad():
-            x = PairsSelection.of(selection, running.now, pairs.device).take(pairs, name)
+            x = AttentionSelection.of(selection, running.now, matrices.device).take(matrices, name)
             assert x.shape == buffer.shape  # copy_ would broadcast
             buffer.copy_(x)
 
@@ -182,16 +182,16 @@ def capture_compiled(
         >>> record["layers.0.mlp.hook_post"].shape[:2]
         torch.Size([1, 8])
     """
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     if isinstance(sites, Mapping):
         if selection != Selection():
             raise SiteError(
                 "Reducers read whole activations; leave dtype=, positions=, heads= and units= out."
             )
-        asked = asked_of(parts, sites)
+        asked = resolve_requests(anatomy, sites)
         return CompiledReducing(
-            parts,
+            anatomy,
             asked,
             batch=batch,
             length=length,
@@ -209,4 +209,4 @@ def capture_compiled(
         heads=heads,
         units=units,
     )
-    return CompiledCapture(parts, planned, selection, backend=backend)
+    return CompiledCapture(anatomy, planned, selection, backend=backend)

@@ -8,7 +8,7 @@ from torch import nn
 
 from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,19 @@ def plan(
     """
     if batch < 1 or length < 1:
         raise SiteError(f"batch and length must be at least 1; got batch={batch}, length={length}.")
-    parts = anatomy(model)
-    names = parts.resolve(sites)
+    anatomy = anatomy_of(model)
+    names = anatomy.resolve(sites)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
-    selection.check(names, parts)
-    legend = parts.legend.sites()
+    selection.check(names, anatomy)
+    legend = anatomy.legend.sites()
     calls = {"batch": batch, "pos": length, "q_pos": length, "k_pos": cache_length or length}
     rows = []
     for name in names:
         site = legend[name]
-        sizes = {a: calls[a] if a in calls else parts.size(a) for a in site.axes}
+        sizes = {a: calls[a] if a in calls else anatomy.size(a) for a in site.axes}
         shape = selection.shape(site.axes, sizes)
-        stored = dtype or (torch.float32 if site.dtype == "float32" else parts.model.dtype)
-        twin = parts.legend.shares_tensor_with(name)
+        stored = dtype or (torch.float32 if site.dtype == "float32" else anatomy.model.dtype)
+        twin = anatomy.legend.shares_tensor_with(name)
         size = 0 if twin in names else torch.Size(shape).numel() * stored.itemsize
         rows.append(PlannedSite(name, shape, stored, size))
     return Plan(tuple(rows), batch, length, cache_length)

@@ -79,8 +79,8 @@ class ActiveCount(Reducer):
         >>> import arcee_lab as al
         >>> model, tokenizer = al.load("demo")
         >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
-        >>> asked = {"layers.0.mlp.hook_post": al.reducers.ActiveCount(keep=3)}
-        >>> with al.capture(model, asked) as stats:
+        >>> requests = {"layers.0.mlp.hook_post": al.reducers.ActiveCount(keep=3)}
+        >>> with al.capture(model, requests) as stats:
         ...     output = model(**batch)
         >>> len(stats["layers.0.mlp.hook_post"].kept)
         3

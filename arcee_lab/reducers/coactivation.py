@@ -95,8 +95,8 @@ class CoActivation(Reducer):
         >>> import arcee_lab as al
         >>> model, tokenizer = al.load("demo")
         >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
-        >>> asked = {"layers.0.mlp.hook_post": al.reducers.CoActivation(units=[3, 17])}
-        >>> with al.capture(model, asked) as stats:
+        >>> requests = {"layers.0.mlp.hook_post": al.reducers.CoActivation(units=[3, 17])}
+        >>> with al.capture(model, requests) as stats:
         ...     output = model(**batch)
         >>> stats["layers.0.mlp.hook_post"].both.shape
         torch.Size([2, 2])

@@ -74,8 +74,8 @@ class MeanCovariance(Reducer):
         >>> import arcee_lab as al
         >>> model, tokenizer = al.load("demo")
         >>> batch = tokenizer(["The dogs near the barn sleep ."], return_tensors="pt")
-        >>> asked = {"layers.*.hook_resid_post": al.reducers.MeanCovariance()}
-        >>> with al.capture(model, asked) as stats:
+        >>> requests = {"layers.*.hook_resid_post": al.reducers.MeanCovariance()}
+        >>> with al.capture(model, requests) as stats:
         ...     output = model(**batch)
         >>> variances, directions = stats["layers.0.hook_resid_post"].principal(2)
         >>> directions.shape[0]

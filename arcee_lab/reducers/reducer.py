@@ -179,4 +179,4 @@ def _plain(value: Any) -> Any:
 
 
 # What is reduced at a site: one reducer, or several.
-Asked = Reducer | tuple[Reducer, ...]
+ReducerSpec = Reducer | tuple[Reducer, ...]

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
     if not 0 <= min_zeros < 1:
         raise SettingError(f"min_zeros is {min_zeros}; expected a share from 0 to below 1.")
     downs = []
-    for number, layer in enumerate(anatomy(model).backbone.layers):
+    for number, layer in enumerate(anatomy_of(model).backbone.layers):
         linear: Any = unwrap(layer).get_submodule("mlp.down_proj")
         name = f"layers.{number}.mlp.down_proj"
         _require_plain(name, linear)

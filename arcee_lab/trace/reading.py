@@ -8,7 +8,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor
 
 from arcee_lab.errors import ModelError, UnknownName
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.sites import Legend
 from arcee_lab.trace.points import PointEnvoy
 from arcee_lab.trace.stock import in_stock_order, stock_path
@@ -59,11 +59,11 @@ def read(wrapper: Envoy, sites: str | Sequence[str]) -> Activations:
         raise ModelError("Call al.trace.read inside the block of `with wrapper.trace(...):`.")
     root: Any = wrapper
     if isinstance(root._module, tuple(HEADS.values())):
-        parts = anatomy(root._module)
+        anatomy = anatomy_of(root._module)
         if not isinstance(getattr(root, "hook_embed", None), PointEnvoy):
             raise ModelError("Expected the wrapper that al.to_nnsight gives; wrap the model so.")
-        acts = nnsight.save(Activations(parts.legend))
-        for name in parts.resolve(sites):
+        acts = nnsight.save(Activations(anatomy.legend))
+        for name in anatomy.resolve(sites):
             acts[name] = root.get(name).output
         return acts
     head = _STOCK.get(type(root._module).__name__)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.errors import ModelError
 from arcee_lab.hooks.tensor_parallel import shards_of
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.layers import HookPoint
 from arcee_lab.trace.points import PointEnvoy
 
@@ -57,22 +57,23 @@ def to_nnsight(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> E
         >>> lm._module is model
         True
     """
-    parts = anatomy(model)
-    if shards_of(parts) is not None:
+    anatomy = anatomy_of(model)
+    if shards_of(anatomy) is not None:
         raise ModelError(
             "nnsight would see the part of each site that this rank computes. Use al.capture and "
             "al.intervene, which put the parts together."
         )
     options: dict[str, Any] = {"envoys": {HookPoint: PointEnvoy}}
-    if parts.legend.head != "base":
+    if anatomy.legend.head != "base":
         options["rename"] = _NAMES
     if tokenizer is None:
-        return nnsight.NNsight(parts.model, **options)
-    if getattr(parts.model, "hf_device_map", None) is None:
-        options["device"] = parts.model.device  # a pipeline moves models to the first GPU it finds
+        return nnsight.NNsight(anatomy.model, **options)
+    if getattr(anatomy.model, "hf_device_map", None) is None:
+        # A pipeline moves models to the first GPU that it finds.
+        options["device"] = anatomy.model.device
     return nnsight.TransformersModel(
-        parts.model,
+        anatomy.model,
         tokenizer=copy.deepcopy(tokenizer),
-        task=_TASKS[parts.legend.head],
+        task=_TASKS[anatomy.legend.head],
         **options,
     )

@@ -156,20 +156,20 @@ def test_the_sequence_and_the_token_head(loaded):
 
 
 def test_what_a_head_is_fitted_on(loaded):
-    from arcee_lab.model.anatomy import anatomy
+    from arcee_lab.model.anatomy import anatomy_of
     from arcee_lab.training.heads.encoding import encode
     from arcee_lab.training.heads.labelled import Labelled
 
     model, tokenizer = loaded["causal"]
-    parts = anatomy(model)
+    anatomy = anatomy_of(model)
     expected = tokenizer(TEXT)["input_ids"]
     texts = Labelled("sequence", (WRITTEN, TEXT), None, (0, 1), ("a", "b"))
-    rows = encode(parts, tokenizer, texts)
+    rows = encode(anatomy, tokenizer, texts)
     assert [row.ids for row in rows] == [expected, expected]
     words = tuple(TEXT.split())
     labels = (0,) * len(words)
     some = Labelled("token", (WRITTEN, TEXT), (words, words), (labels, labels), ("a", "b"))
-    one, two = encode(parts, tokenizer, some)
+    one, two = encode(anatomy, tokenizer, some)
     assert (one.ids, one.at) == (two.ids, two.at)
     assert one.ids == expected
     for word, at in zip(words, one.at, strict=True):

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.writing.recorder import Sink
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 
 NEURONS, RESID = "layers.0.mlp.hook_relu", "layers.1.hook_resid_post"
 
@@ -35,7 +35,7 @@ def watched(tiny):
         StoredSite(RESID, (d_model,), "float32", "dense"),
     ]
     known = {site.name: site for site in sites}
-    return model, Sink(anatomy(model), known, stop=False, cast=False), width, d_model
+    return model, Sink(anatomy_of(model), known, stop=False, cast=False), width, d_model
 
 
 def forward(model):

@@ -5,7 +5,7 @@ import torch
 
 import arcee_lab as al
 from arcee_lab.hooks.selection import head_axis, position_axis
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.sites import EMBED, FINAL, LAYER
 
 SITES = [site.template.format(L=1) for site in (EMBED, *LAYER, *FINAL)] + ["hook_logits"]
@@ -35,7 +35,7 @@ def test_no_site_reads_from_the_device(models, site, case):
     """Whole and under every cut that the site has, as often as planned."""
     attn, mask = CALLS[case]
     model, inputs = models[attn], inputs_of(mask)
-    axes = anatomy(model).legend.sites()[site].axes
+    axes = anatomy_of(model).legend.sites()[site].axes
     cuts = {"positions": [0, -1]} if position_axis(axes) is not None else {}
     if head_axis(axes) is not None:
         cuts["heads"] = [1]

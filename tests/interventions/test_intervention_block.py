@@ -8,7 +8,7 @@ from plain import changed, meant
 from tiny_calls import EVERYTHING, batch_of, hooks_of, reference_of
 
 import arcee_lab as al
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 
 POST, RESID = "layers.1.mlp.hook_post", "layers.0.hook_resid_post"
 KINDS = {
@@ -190,7 +190,7 @@ def test_every_site_of_the_legend_is_writable(tiny):
     """There is no read-only site: a change at any of them changes the logits."""
     model, batch = tiny(), batch_of(padding="left")
     before, clean = hooks_of(model), model(**batch).logits
-    for name in anatomy(model).legend.sites():
+    for name in anatomy_of(model).legend.sites():
         with al.intervene(model, al.Scale(name, 1.5)):
             assert not torch.equal(model(**batch).logits, clean), name
         assert hooks_of(model) == before
@@ -343,7 +343,7 @@ def test_sixteen_bits(tiny, kind, dtype):
 @pytest.mark.parametrize("kind", ["ablate", "add", "project", "cett", "topk", "pattern"])
 def test_autocast(tiny, kind):
     model, batch, edit = tiny(), batch_of(), KINDS[kind]()
-    sites = list({name for name in anatomy(model).resolve(list(edit.sites))})
+    sites = list({name for name in anatomy_of(model).resolve(list(edit.sites))})
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), al.capture(model, sites) as acts:
         model(**batch)
         run(model, batch, [edit])

@@ -49,7 +49,7 @@ def reduced(model, seed=0, asked=None):
 
 def same(a, b):
     assert list(a) == list(b)
-    assert a.asked == b.asked
+    assert a.requests == b.requests
     for site in a:
         for mine, theirs in zip(a.states[site], b.states[site], strict=True):
             assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -140,7 +140,7 @@ def test_reducers_of_a_user_are_read_where_they_are_named(model, tmp_path):
         al.reducers.load(tmp_path / "run")
     loaded = al.reducers.load(tmp_path / "run", reducers=[Largest])
     assert torch.equal(loaded[SITE]["largest"], stats[SITE]["largest"])
-    assert loaded.asked[SITE] == Largest(0.5)
+    assert loaded.requests[SITE] == Largest(0.5)
 
 
 # ------------------------------------------------------------------ what is refused

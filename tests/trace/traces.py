@@ -17,7 +17,7 @@ from transformers.models.arcee import modeling_arcee as reference
 
 import arcee_lab as al
 from arcee_lab.model import ArceeConfig
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 
 WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, 50)}
 core = Tokenizer(models.WordLevel(WORDS, unk_token="w3"))
@@ -53,7 +53,7 @@ def raises(text, run):
 def clean(model):
     """Nothing of a trace stays on the model."""
     points = [m for name, m in model.named_modules() if "hook_" in name]
-    attentions = [layer.self_attn for layer in anatomy(model).backbone.layers]
+    attentions = [layer.self_attn for layer in anatomy_of(model).backbone.layers]
     return not any(p._forward_hooks for p in points) and not any(
         a.capture_hooks or a.current_mode() != "off" for a in attentions
     )
@@ -317,7 +317,7 @@ def stock_paths():
     for head in HEADS:
         model = build(head, attn_implementation="eager")
         wrapper = nnsight.NNsight(stock(model, head))
-        every = anatomy(model).legend.sites()
+        every = anatomy_of(model).legend.sites()
         sites = [name for name in every if not name.endswith(without)]
         for name in set(every) - set(sites):
             raises(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import arcee_lab as al
 from arcee_lab.heads.sequence import score_sequence
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.training.heads import HeadRecipe, probe_layers, read_labelled, train_head
 from arcee_lab.training.heads.encoding import collate, encode
 from arcee_lab.training.heads.probing import _read
@@ -97,7 +97,7 @@ def test_a_words_label_stands_at_its_last_token(base):
     _, tokenizer = base
     model = base[0]
     data = read_labelled("demo:test", head="token", limit=3)
-    rows = encode(anatomy(model), tokenizer, data)
+    rows = encode(anatomy_of(model), tokenizer, data)
     batch = collate(rows, token=True, pad=0)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     for slot, row in enumerate(rows):
@@ -213,12 +213,12 @@ def test_refusals(base, reviews, news):
 
 def test_probes_read_the_stream_behind_each_layer(base, news):
     model, tokenizer = base
-    parts = anatomy(model)
-    rows = encode(parts, tokenizer, news)[:5]
-    sites = parts.resolve(["hook_embed", "layers.*.hook_resid_post"])
+    anatomy = anatomy_of(model)
+    rows = encode(anatomy, tokenizer, news)[:5]
+    sites = anatomy.resolve(["hook_embed", "layers.*.hook_resid_post"])
 
     with tqdm(disable=True) as bar:
-        found = _read(parts, rows, sites, 2, bar)
+        found = _read(anatomy, rows, sites, 2, bar)
     for site in sites:
         expected = []
         for row in rows:

@@ -25,7 +25,7 @@ from arcee_lab.dump.writing.tags import Tag, cut_tags
 from arcee_lab.dump.writing.writer_threads import Conveyor
 from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.hooks.tensor_parallel import shards_of
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.runs import ranks
 from arcee_lab.runs.interrupt import StopWish
 
@@ -132,15 +132,15 @@ class Job:
         source: Mapping[str, Any] | None = None,
     ):
         self.config = config = config or DumpConfig()
-        self._parts = anatomy(model)
+        self._anatomy = anatomy_of(model)
         self._tokenizer = tokenizer
-        self.sites = stored_sites(self._parts, config)
-        context = config.context or default_context(self._parts.model)
-        require_context(self._parts.model, context, "context")
+        self.sites = stored_sites(self._anatomy, config)
+        context = config.context or default_context(self._anatomy.model)
+        require_context(self._anatomy.model, context, "context")
         # Of windows that are cut already, it still says how many share a packed row.
         packs = config.packed and isinstance(texts, Windows)
         windows = windows_of(
-            self._parts.model,
+            self._anatomy.model,
             tokenizer,
             texts,
             context=None if packs else config.context,
@@ -160,7 +160,7 @@ class Job:
             config.packed,
             columns,
         )
-        self.provenance = Provenance(self._parts, tokenizer, self.plan, config, source or {})
+        self.provenance = Provenance(self._anatomy, tokenizer, self.plan, config, source or {})
         self.writer_seconds = 0.0
         self._estimate: Estimate | None = None
 
@@ -196,12 +196,12 @@ class Job:
         """Writes what is not there yet; see `write`."""
         folder, sites = folder_of(out), tuple(self.sites.values())
         shards = self.plan.shards
-        with ranks.joined(self._parts.model.device) as here, self._alone(folder, here):
+        with ranks.joined(self._anatomy.model.device) as here, self._alone(folder, here):
             todo = agreed(here, unfinished(folder, shards, sites))
             if todo:
                 self.check_space(folder, sum(len(shards[number]) for number in todo))
                 # Of a tensor-parallel model all ranks compute the same, and the first one writes.
-                together = shards_of(self._parts) is not None
+                together = shards_of(self._anatomy) is not None
                 mine = todo if together else here.share(todo)
                 writes = here.first or not together
                 self.compute(folder, [shards[n] for n in mine], writes=writes, progress=progress)
@@ -292,11 +292,11 @@ class Job:
     def _sink(self) -> Sink:
         # Without the logits the head, the largest product of all, need not be computed.
         stop = "hook_logits" not in self.sites
-        return Sink(self._parts, self.sites, stop=stop, cast=self.config.store_dtype is not None)
+        return Sink(self._anatomy, self.sites, stop=stop, cast=self.config.store_dtype is not None)
 
     def _forward(self, rows: Sequence[Row]) -> None:
-        model = self._parts.model if "hook_logits" in self.sites else self._parts.backbone
-        model(**self.plan.inputs(rows).to(self._parts.model.device), use_cache=False)
+        model = self._anatomy.model if "hook_logits" in self.sites else self._anatomy.backbone
+        model(**self.plan.inputs(rows).to(self._anatomy.model.device), use_cache=False)
 
 
 def _hand(

@@ -22,38 +22,38 @@ from arcee_lab.model.fingerprint import (
 _PACKAGES = ("arcee_lab", "torch", "transformers", "numpy", "safetensors")
 
 
-def stored_sites(parts: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
+def stored_sites(anatomy: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
     """What is stored of each hook point, in forward order.
 
     Raises:
         ValueError: A filter that matches nothing, a site that is not a value a token, a dtype that
             is not stored, or a hook on a neuron's square, which a store of relu(u) would not see.
     """
-    asked = parts.resolve(list(config.sites))
+    asked = anatomy.resolve(list(config.sites))
     for name in asked:
-        if stored_as(name) != name and parts.hook_point(name)._forward_hooks:
+        if stored_as(name) != name and anatomy.hook_point(name)._forward_hooks:
             raise SettingError(
                 f"something hooks {name}, but a store keeps relu(u) and squares it when it is "
                 f"read, so a change there would be lost. Change {stored_as(name)} instead, or "
                 "remove the hook"
             )
     sites = {}
-    legend = parts.legend.sites()
-    for name in parts.resolve([stored_as(name) for name in asked]):
+    legend = anatomy.legend.sites()
+    for name in anatomy.resolve([stored_as(name) for name in asked]):
         axes = legend[name].axes
         if axes[:2] != ("batch", "pos"):
             raise SettingError(
                 f"{name} is [{', '.join(axes)}] and so not a value a token; expected sites over "
                 "batch and pos. Read it with al.capture"
             )
-        computed = torch.float32 if legend[name].dtype == "float32" else parts.model.dtype
+        computed = torch.float32 if legend[name].dtype == "float32" else anatomy.model.dtype
         dtype = config.store_dtype or str(computed).removeprefix("torch.")
         if dtype not in DTYPES:
             raise SettingError(
                 f"{name} is {dtype}; a store holds {', '.join(DTYPES)}. Say which with store_dtype="
             )
         neurons = name.endswith(".mlp.hook_relu")
-        shape = tuple(parts.size(axis) for axis in axes[2:])
+        shape = tuple(anatomy.size(axis) for axis in axes[2:])
         sites[name] = StoredSite(name, shape, dtype, config.layout if neurons else config.others)
     return sites
 
@@ -62,7 +62,7 @@ class Provenance:
     """Where a dump comes from; taken once, since a big model's weights take a while to go through.
 
     Args:
-        parts: Of the model.
+        anatomy: Of the model.
         tokenizer: Its tokenizer.
         plan: The windows and their batches.
         config: What is dumped.
@@ -74,13 +74,13 @@ class Provenance:
 
     def __init__(
         self,
-        parts: Anatomy,
+        anatomy: Anatomy,
         tokenizer: Any,
         plan: BatchPlan,
         config: DumpConfig,
         source: Mapping[str, Any],
     ):
-        model = parts.model
+        model = anatomy.model
         windows = plan.windows
         arrays = [windows.ids, windows.bounds, windows.documents]
         arrays += [] if windows.repeated is None else [windows.repeated]

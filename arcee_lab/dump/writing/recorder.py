@@ -24,7 +24,7 @@ class Sink(Watch):
     sites are transposed before, which is half of the writer's work.
 
     Args:
-        parts: Of the model.
+        anatomy: Of the model.
         sites: What is stored, by name, in forward order.
         stop: Whether forwards end at the last site.
         cast: Whether values are stored in another dtype than the model computes them in.
@@ -39,20 +39,20 @@ class Sink(Watch):
 
     def __init__(
         self,
-        parts: Anatomy,
+        anatomy: Anatomy,
         sites: Mapping[str, StoredSite],
         *,
         stop: bool,
         cast: bool,
     ):
         names = list(sites)
-        super().__init__(parts, names, stop=names[-1] if stop else None)
+        super().__init__(anatomy, names, stop=names[-1] if stop else None)
         self._stored = sites
         self._cast = cast
         self.hand: Hand = _drop
         self.pieces: Sequence[Piece] = ()
 
-    def _saw(self, name: str, x: Tensor) -> None:
+    def _on_activation(self, name: str, x: Tensor) -> None:
         site = self._stored[name]
         if x.dtype != site.torch_dtype and not self._cast:
             raise SettingError(

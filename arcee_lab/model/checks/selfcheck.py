@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from arcee_lab.errors import ModelError
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import ArceeMLP, ArceeRMSNorm
 from arcee_lab.model.modeling import ArceeDecoderLayer, ArceeForCausalLM
@@ -59,11 +59,11 @@ def self_check(model: nn.Module) -> SelfCheck | None:
         >>> self_check(al.load("demo")[0]).passed
         True
     """
-    parts = anatomy(model)
-    if not _is_plain(parts):
+    anatomy = anatomy_of(model)
+    if not _is_plain(anatomy):
         return None
-    with torch.no_grad(), torch.autocast(parts.model.device.type, enabled=False):
-        return _compare(parts)
+    with torch.no_grad(), torch.autocast(anatomy.model.device.type, enabled=False):
+        return _compare(anatomy)
 
 
 def require_self_check(model: nn.Module) -> SelfCheck | None:
@@ -84,10 +84,10 @@ def require_self_check(model: nn.Module) -> SelfCheck | None:
     return result
 
 
-def _is_plain(parts: Anatomy) -> bool:
+def _is_plain(anatomy: Anatomy) -> bool:
     linears = [
         projection
-        for layer in _layers(parts)
+        for layer in _layers(anatomy)
         for projection in (
             *(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
             *(layer.self_attn.o_proj, layer.mlp.up_proj, layer.mlp.down_proj),
@@ -98,16 +98,16 @@ def _is_plain(parts: Anatomy) -> bool:
         and type(p.data) is Tensor
         and p.is_floating_point()
         and not p.is_meta
-        for p in parts.model.parameters()
+        for p in anatomy.model.parameters()
     )
 
 
-def _compare(parts: Anatomy) -> SelfCheck:
-    model, backbone = parts.model, parts.backbone
+def _compare(anatomy: Anatomy) -> SelfCheck:
+    model, backbone = anatomy.model, anatomy.backbone
     device = backbone.embed_tokens.weight.device
     ids = torch.linspace(3, model.config.vocab_size - 1, 4, device=device).long()[None]
-    final = "hook_logits" if parts.legend.head == "causal" else "norm.hook_normalized"
-    names = parts.resolve(
+    final = "hook_logits" if anatomy.legend.head == "causal" else "norm.hook_normalized"
+    names = anatomy.resolve(
         [
             "hook_embed",
             "*.hook_attn_out",
@@ -119,14 +119,14 @@ def _compare(parts: Anatomy) -> SelfCheck:
     )
     seen: dict[str, Tensor] = {}
     handles = [
-        parts.hook_point(n).register_forward_hook(lambda m, a, out, n=n: seen.update({n: out}))
+        anatomy.hook_point(n).register_forward_hook(lambda m, a, out, n=n: seen.update({n: out}))
         for n in names
     ]
     training = model.training
     model.eval()
     try:
         # A backbone call suffices for a classification head: its scores are one linear map further.
-        (model if parts.legend.head == "causal" else backbone)(input_ids=ids, use_cache=False)
+        (model if anatomy.legend.head == "causal" else backbone)(input_ids=ids, use_cache=False)
     finally:
         model.train(training)
         for handle in handles:
@@ -139,10 +139,10 @@ def _compare(parts: Anatomy) -> SelfCheck:
             seen[f"layers.{i}.hook_mlp_out"],
             _mlp(layer.mlp, seen[f"layers.{i}.post_attention_layernorm.hook_normalized"]),
         )
-        for i, layer in enumerate(_layers(parts))
+        for i, layer in enumerate(_layers(anatomy))
     )
     return SelfCheck(
-        output=_error(seen[final], _forward(parts, ids)),
+        output=_error(seen[final], _forward(anatomy, ids)),
         residual=_error(last, seen["hook_embed"] + sum(added)),
         mlp=mlp,
         tolerance=TOLERANCE.get(model.dtype, 1e-4),
@@ -192,9 +192,9 @@ def _rotate(x: Float[Tensor, "batch pos n d_head"], angles: Tensor, scale: float
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def _forward(parts: Anatomy, ids: Int[Tensor, "batch pos"]) -> Tensor:
+def _forward(anatomy: Anatomy, ids: Int[Tensor, "batch pos"]) -> Tensor:
     """The whole model as arithmetic on its weights, in float32."""
-    backbone, config = parts.backbone, parts.model.config
+    backbone, config = anatomy.backbone, anatomy.model.config
     head_dim, kv_heads = config.head_dim, config.num_key_value_heads
     assert head_dim is not None  # the config fills both
     assert kv_heads is not None
@@ -202,7 +202,7 @@ def _forward(parts: Anatomy, ids: Int[Tensor, "batch pos"]) -> Tensor:
     length, groups = ids.shape[1], config.num_attention_heads // kv_heads
     angles, scale = _rotation(config, length, x.device)
     future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-    for layer in _layers(parts):
+    for layer in _layers(anatomy):
         attention = layer.self_attn
         normed = _norm(x, layer.input_layernorm)
         q, k, v = (
@@ -217,8 +217,8 @@ def _forward(parts: Anatomy, ids: Int[Tensor, "batch pos"]) -> Tensor:
         x = x + _linear(z, attention.o_proj)
         x = x + _mlp(layer.mlp, _norm(x, layer.post_attention_layernorm))
     x = _norm(x, backbone.norm)
-    return _linear(x, parts.model.lm_head) if isinstance(parts.model, ArceeForCausalLM) else x
+    return _linear(x, anatomy.model.lm_head) if isinstance(anatomy.model, ArceeForCausalLM) else x
 
 
-def _layers(parts: Anatomy) -> list[ArceeDecoderLayer]:
-    return list(parts.backbone.layers)  # type: ignore[arg-type]
+def _layers(anatomy: Anatomy) -> list[ArceeDecoderLayer]:
+    return list(anatomy.backbone.layers)  # type: ignore[arg-type]

@@ -10,8 +10,14 @@ from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.graph import CompiledRecorder, Hook, Running
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.reducers.reducer import Asked, Reducer, State
-from arcee_lab.reducers.running.context import NO_LABELS, TORN, Tokens, accumulate, check_labels
+from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State
+from arcee_lab.reducers.running.context import (
+    NO_LABELS,
+    PARTIAL_FORWARD,
+    CountedTokens,
+    accumulate,
+    check_labels,
+)
 from arcee_lab.reducers.running.requests import features
 from arcee_lab.reducers.running.statistics import Statistics
 
@@ -24,8 +30,8 @@ class CompiledReducing(CompiledRecorder, Statistics):
 
     def __init__(
         self,
-        parts: Anatomy,
-        asked: Mapping[str, Asked],
+        anatomy: Anatomy,
+        requests: Mapping[str, ReducerSpec],
         *,
         batch: int,
         length: int,
@@ -33,19 +39,19 @@ class CompiledReducing(CompiledRecorder, Statistics):
         backend: str,
     ):
         CompiledRecorder.__init__(
-            self, parts, batch=batch, length=length, cache_length=cache_length, backend=backend
+            self, anatomy, batch=batch, length=length, cache_length=cache_length, backend=backend
         )
-        device = parts.model.device
-        shapes = {name: features(parts, name) for name in asked}
-        Statistics.__init__(self, parts.legend, asked, shapes, {}, model=parts.model)
-        for name in self.asked:
+        device = anatomy.model.device
+        shapes = {name: features(anatomy, name) for name in requests}
+        Statistics.__init__(self, anatomy.legend, requests, shapes, {}, model=anatomy.model)
+        for name in self.requests:
             reducers = self.reducers(name)
             self.states[name] = tuple(one.init(shapes[name], device) for one in reducers)
         self._hooks = {
             name: _adds(self.reducers(name), states, self._running)
             for name, states in self.states.items()
         }
-        self._torn = False
+        self._partial_forward = False
         self._labels = torch.full((batch, cache_length or length), -1, device=device)
         self._labelled = not any(
             "labels" in one.asks for name in self for one in self.reducers(name)
@@ -59,12 +65,12 @@ class CompiledReducing(CompiledRecorder, Statistics):
         try:
             return super().__call__(*args, **kwargs)
         except BaseException:
-            self._torn = True
+            self._partial_forward = True
             raise
 
     def _check_whole(self) -> None:
-        if self._torn:
-            raise SettingError(TORN)
+        if self._partial_forward:
+            raise SettingError(PARTIAL_FORWARD)
         if not self._has_run:
             raise SettingError("Nothing has been counted yet: call the recorder like the model.")
 
@@ -88,7 +94,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
 
     def _prepare(self) -> Callable[[Call], Any]:
         labels = self._labels
-        return lambda call: Tokens(call, labels)
+        return lambda call: CountedTokens(call, labels)
 
 
 def _adds(reducers: tuple[Reducer, ...], states: tuple[State, ...], running: Running) -> Hook:

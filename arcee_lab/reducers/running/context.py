@@ -12,7 +12,7 @@ from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.reducers.reducer import Asked, First, Reducer, State
+from arcee_lab.reducers.reducer import First, Reducer, ReducerSpec, State
 from arcee_lab.reducers.running.requests import features
 from arcee_lab.reducers.running.statistics import Statistics
 from arcee_lab.runs.ranks import Ranks
@@ -20,13 +20,13 @@ from arcee_lab.runs.ranks import Ranks
 NO_LABELS = (
     "Grouped needs labels: call stats.set_labels(tensor) inside the block, before the model."
 )
-TORN = (
+PARTIAL_FORWARD = (
     "A forward failed after some sites had counted its tokens, so that a second try would count "
     "them twice. Run the texts again in a new block."
 )
 
 
-class Tokens:
+class CountedTokens:
     """Which tokens of one call count, made once for all sites; never reads from the device."""
 
     def __init__(self, call: Call, labels: Tensor | None = None):
@@ -42,7 +42,7 @@ class Tokens:
         firsts = self._once("firsts", device, lambda _: self._call.firsts(real))
         return firsts if first == "only" else real & ~firsts
 
-    def asked(self, reducer: Reducer, device: torch.device) -> dict[str, Any]:
+    def needs(self, reducer: Reducer, device: torch.device) -> dict[str, Any]:
         """What a reducer asks for besides."""
         if not reducer.asks:
             return {}
@@ -77,18 +77,20 @@ class Tokens:
 class Reducing(Watch, Statistics):
     """The block that `capture` gives for a mapping site -> reducer; afterwards its statistics."""
 
-    def __init__(self, parts: Anatomy, asked: Mapping[str, Asked], *, stop: str | None = None):
-        Watch.__init__(self, parts, list(asked), stop=stop, seen=True)
-        shapes = {name: features(parts, name) for name in asked}
-        Statistics.__init__(self, parts.legend, asked, shapes, {}, model=parts.model)
-        self._reducers = {site: self.reducers(site) for site in self.asked}
+    def __init__(
+        self, anatomy: Anatomy, requests: Mapping[str, ReducerSpec], *, stop: str | None = None
+    ):
+        Watch.__init__(self, anatomy, list(requests), stop=stop, seen=True)
+        shapes = {name: features(anatomy, name) for name in requests}
+        Statistics.__init__(self, anatomy.legend, requests, shapes, {}, model=anatomy.model)
+        self._reducers = {site: self.reducers(site) for site in self.requests}
         self._labels: Tensor | None = None
         self._wants_labels = any(
             "labels" in one.asks for several in self._reducers.values() for one in several
         )
-        self._tokens = Tokens(Call())
+        self._tokens = CountedTokens(Call())
         self._heard = 0  # sites in the running forward
-        self._torn = False
+        self._partial_forward = False
 
     def set_labels(self, labels: Tensor) -> None:
         """Gives the labels of the tokens of the next forwards, for `Grouped`.
@@ -107,8 +109,8 @@ class Reducing(Watch, Statistics):
     def __enter__(self) -> "Reducing":
         super().__enter__()
         assert self._undo is not None
-        if self._parts.model is not self._parts.backbone and self._stop is None:
-            ended = self._parts.model.register_forward_hook(self._model_ended, always_call=True)
+        if self._anatomy.model is not self._anatomy.backbone and self._stop is None:
+            ended = self._anatomy.model.register_forward_hook(self._model_ended, always_call=True)
             self._undo.append(ended.remove)
         return self
 
@@ -121,15 +123,15 @@ class Reducing(Watch, Statistics):
         return super().gather(ranks)
 
     def _check_whole(self) -> None:
-        if self._torn:
-            raise SettingError(TORN)
+        if self._partial_forward:
+            raise SettingError(PARTIAL_FORWARD)
 
     def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
         super()._begin(module, args, kwargs)
         self._heard = 0
         if self._wants_labels:
             self._check_labels()
-        self._tokens = Tokens(self._call, self._labels)
+        self._tokens = CountedTokens(self._call, self._labels)
 
     def _check_labels(self) -> None:
         if self._labels is None:
@@ -143,14 +145,14 @@ class Reducing(Watch, Statistics):
 
     def _forward_done(self) -> None:
         inside = len(self._names) - ("hook_logits" in self._names)
-        self._torn |= 0 < self._heard < inside
+        self._partial_forward |= 0 < self._heard < inside
 
     def _model_ended(self, module: Any, args: tuple, output: object) -> None:
         # What fails after the backbone, such as memory for the logits, is tried again by callers.
-        self._torn |= output is None and self._heard > 0
+        self._partial_forward |= output is None and self._heard > 0
         self._heard = 0
 
-    def _saw(self, name: str, x: Tensor) -> None:
+    def _on_activation(self, name: str, x: Tensor) -> None:
         call = self._call
         if x.shape[:2] != (call.batch, call.length):
             raise SettingError(
@@ -176,13 +178,13 @@ def check_labels(labels: Tensor) -> None:
         )
 
 
-def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: Tokens) -> None:
+def accumulate(reducer: Reducer, state: State, x: Tensor, tokens: CountedTokens) -> None:
     """Adds one call's activations to a state, in place, whatever mode the model runs in."""
     device = x.device
-    mask, asked = tokens.mask(reducer.first, device), tokens.asked(reducer, device)
+    mask, needed = tokens.mask(reducer.first, device), tokens.needs(reducer, device)
     after = dict(state)
     with torch.no_grad() if torch.is_grad_enabled() else nullcontext(), tokens.precise(device):
-        reducer.update(after, x.detach() if x.requires_grad else x, mask, **asked)
+        reducer.update(after, x.detach() if x.requires_grad else x, mask, **needed)
         for name, tensor in state.items():
             if after[name] is not tensor:  # an update that put a new tensor in
                 tensor.copy_(after[name])

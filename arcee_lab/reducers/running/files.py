@@ -21,7 +21,7 @@ from arcee_lab.reducers.grouped import Grouped
 from arcee_lab.reducers.histogram import Histogram
 from arcee_lab.reducers.moments import Moments
 from arcee_lab.reducers.quantile import Quantile
-from arcee_lab.reducers.reducer import Asked, Reducer, State, reducer_of, settings_of
+from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State, reducer_of, settings_of
 from arcee_lab.reducers.topk import TopK
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 from arcee_lab.sites import LOGIT_AXES, Legend
@@ -39,7 +39,7 @@ class SavedStatistics:
     """The parts of `Statistics`, whose attributes these are."""
 
     legend: Legend
-    asked: Mapping[str, Asked]
+    requests: Mapping[str, ReducerSpec]
     shapes: Mapping[str, tuple[int, ...]]
     states: Mapping[str, tuple[State, ...]]
     fingerprint: str
@@ -47,8 +47,8 @@ class SavedStatistics:
 
     def reducers(self, site: str) -> tuple[Reducer, ...]:
         """The reducers of a site, in the order asked for."""
-        asked = self.asked[site]
-        return (asked,) if isinstance(asked, Reducer) else asked
+        spec = self.requests[site]
+        return (spec,) if isinstance(spec, Reducer) else spec
 
 
 def write(statistics: SavedStatistics, folder: Path) -> Path:
@@ -122,11 +122,11 @@ def _describe(statistics: SavedStatistics) -> dict[str, Any]:
         "sites": {
             site: {
                 "shape": list(statistics.shapes[site]),
-                "reducers": settings_of(asked)
-                if isinstance(asked, Reducer)
-                else [settings_of(reducer) for reducer in asked],
+                "reducers": settings_of(spec)
+                if isinstance(spec, Reducer)
+                else [settings_of(reducer) for reducer in spec],
             }
-            for site, asked in statistics.asked.items()
+            for site, spec in statistics.requests.items()
         },
     }
 
@@ -176,14 +176,14 @@ def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatis
     if not isinstance(progress, dict) or not isinstance(sites, dict) or not sites:
         raise SavedDamaged("sites and progress: expected objects, and at least one site")
     legend = _legend(model)
-    asked: dict[str, Asked] = {}
+    requests: dict[str, ReducerSpec] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     classes = known_reducers(own)
     for site, described in sites.items():
         if legend.canonical(site) != site:
             raise SavedDamaged(f"{site!r} is no canonical name of a site")
         given = described["reducers"]
-        asked[site] = (
+        requests[site] = (
             tuple(reducer_of(one, classes) for one in given)
             if isinstance(given, list)
             else reducer_of(given, classes)
@@ -194,7 +194,7 @@ def _read(folder: Path, found: Any, own: Iterable[type[Reducer]]) -> SavedStatis
         shapes[site] = tuple(shape)
     if list(sites) != [site for site in legend.sites() if site in sites]:
         raise SavedDamaged("sites: expected forward order")
-    statistics = SavedStatistics(legend, asked, shapes, {}, model["fingerprint"], progress)
+    statistics = SavedStatistics(legend, requests, shapes, {}, model["fingerprint"], progress)
     return replace(statistics, states=_read_states(folder, found["states"], statistics))
 
 
@@ -223,7 +223,7 @@ def _read_states(
         raise SavedDamaged(f"{name} was changed: its SHA-256 is another")
     with safe_open(path, framework="pt") as file:
         held = set(file.keys())
-        for site in statistics.asked:
+        for site in statistics.requests:
             states = []
             for number, reducer in enumerate(statistics.reducers(site)):
                 template = _template(reducer, statistics.shapes[site])

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from arcee_lab.errors import SettingError, UnknownName
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint
-from arcee_lab.reducers.reducer import Asked, Reducer, State
+from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State
 from arcee_lab.reducers.running import files
 from arcee_lab.reducers.running.result import ReducerResult, table_of
 from arcee_lab.runs.ranks import Ranks
@@ -31,7 +31,7 @@ class Statistics(Mapping[str, Any]):
 
     Attributes:
         legend: Names and order of the model's hook points.
-        asked: Site -> its reducer, or tuple of reducers.
+        requests: Site -> its reducer, or tuple of reducers.
         shapes: Site -> shape of one token's activation.
         states: Site -> the state of each of its reducers; a site without a forward is missing.
         progress: What `save` was given, of statistics that were loaded.
@@ -43,7 +43,7 @@ class Statistics(Mapping[str, Any]):
     def __init__(
         self,
         legend: Legend,
-        asked: Mapping[str, Asked],
+        requests: Mapping[str, ReducerSpec],
         shapes: Mapping[str, tuple[int, ...]],
         states: Mapping[str, tuple[State, ...]],
         *,
@@ -51,7 +51,7 @@ class Statistics(Mapping[str, Any]):
         progress: Mapping[str, Any] | None = None,
     ):
         self.legend = legend
-        self.asked = dict(asked)
+        self.requests = dict(requests)
         self.shapes = dict(shapes)
         self.states = dict(states)
         self.progress = dict(progress or {})
@@ -85,18 +85,18 @@ class Statistics(Mapping[str, Any]):
         Raises:
             ValueError: If it has other hook points.
         """
-        parts = anatomy(model)
-        if parts.legend != self.legend:
+        anatomy = anatomy_of(model)
+        if anatomy.legend != self.legend:
             raise SettingError(
                 f"The statistics are of a model of {self.legend.n_layers} layers with the head "
-                f"{self.legend.head!r}; got {parts.legend.n_layers} and {parts.legend.head!r}."
+                f"{self.legend.head!r}; got {anatomy.legend.n_layers} and {anatomy.legend.head!r}."
             )
-        self._model = weakref.ref(parts.model)
+        self._model = weakref.ref(anatomy.model)
 
     def __getitem__(self, name: str) -> Any:
         self._check_whole()
         site = self.legend.canonical(name)
-        if site not in self.asked:
+        if site not in self.requests:
             raise UnknownName(f"{site} was not reduced; reduced are {list(self)[:4]} ...")
         if site not in self.states:
             raise SettingError(f"{site} has not fired yet: call the model inside the block first.")
@@ -104,24 +104,24 @@ class Statistics(Mapping[str, Any]):
             reducer.finalize({name: tensor.cpu().clone() for name, tensor in state.items()})
             for reducer, state in zip(self.reducers(site), self.states[site], strict=True)
         )
-        return results[0] if isinstance(self.asked[site], Reducer) else results
+        return results[0] if isinstance(self.requests[site], Reducer) else results
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.asked)
+        return iter(self.requests)
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return len(self.requests)
 
     def __contains__(self, name: object) -> bool:
         try:
-            return isinstance(name, str) and self.legend.canonical(name) in self.asked
+            return isinstance(name, str) and self.legend.canonical(name) in self.requests
         except ValueError:
             return False
 
     def reducers(self, name: str) -> tuple[Reducer, ...]:
         """The reducers of a site, in the order asked for."""
-        asked = self.asked[self.legend.canonical(name)]
-        return (asked,) if isinstance(asked, Reducer) else asked
+        spec = self.requests[self.legend.canonical(name)]
+        return (spec,) if isinstance(spec, Reducer) else spec
 
     # ------------------------------------------------------------------ putting together
 
@@ -146,7 +146,7 @@ class Statistics(Mapping[str, Any]):
             for site in self
             if site in states
         }
-        return Statistics(self.legend, self.asked, self.shapes, copies, model=word)
+        return Statistics(self.legend, self.requests, self.shapes, copies, model=word)
 
     def gather(self, ranks: Ranks) -> "Statistics":
         """The statistics of all ranks of a job, each of which ran texts of its own; on every rank.
@@ -160,12 +160,12 @@ class Statistics(Mapping[str, Any]):
         self._check_whole()
         names = [
             (site, number, name)
-            for site, asked in self.asked.items()
+            for site in self.requests
             for number, reducer in enumerate(self.reducers(site))
             for name in reducer.init(self.shapes[site], torch.device("meta"))
         ]
         word = self.fingerprint
-        same = bytearray(f"{word} {self.legend} {self.asked}".encode())
+        same = bytearray(f"{word} {self.legend} {self.requests}".encode())
         mine = {_SAME: torch.frombuffer(same, dtype=torch.uint8)}
         for site, number, name in names:
             if site in self.states:
@@ -178,7 +178,9 @@ class Statistics(Mapping[str, Any]):
                     f"reducers, than rank {ranks.rank}. Run the same on all."
                 )
         of_ranks = [
-            Statistics(self.legend, self.asked, self.shapes, self._states_in(tensors), model=word)
+            Statistics(
+                self.legend, self.requests, self.shapes, self._states_in(tensors), model=word
+            )
             for tensors in found
         ]
         return of_ranks[0].merge(*of_ranks[1:])
@@ -202,7 +204,7 @@ class Statistics(Mapping[str, Any]):
         """
         self._check_whole()
         kept = files.SavedStatistics(
-            self.legend, self.asked, self.shapes, self.states, self.fingerprint, progress or {}
+            self.legend, self.requests, self.shapes, self.states, self.fingerprint, progress or {}
         )
         return files.write(kept, Path(folder))
 
@@ -235,10 +237,10 @@ class Statistics(Mapping[str, Any]):
                 "other. Merge what was asked for with the same filters."
             )
         for site in self:
-            if self.asked[site] != other.asked[site]:
+            if self.requests[site] != other.requests[site]:
                 raise SettingError(
-                    f"{site} was reduced by {other.asked[site]!r}; expected {self.asked[site]!r}, "
-                    "as here."
+                    f"{site} was reduced by {other.requests[site]!r}; expected "
+                    f"{self.requests[site]!r}, as here."
                 )
         same = self.legend == other.legend and self.shapes == other.shapes
         if not same or word != other.fingerprint:
@@ -298,7 +300,7 @@ class Statistics(Mapping[str, Any]):
         if site not in self.states:
             return "nothing yet"
         found = self[site]
-        results = found if isinstance(self.asked[site], tuple) else (found,)
+        results = found if isinstance(self.requests[site], tuple) else (found,)
         return "; ".join(
             result.headline if isinstance(result, ReducerResult) else repr(result)
             for result in results
@@ -320,8 +322,8 @@ def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Stati
         >>> import tempfile
         >>> import arcee_lab as al
         >>> model, tokenizer = al.load("demo")
-        >>> asked = {"layers.*.mlp.hook_post": al.reducers.FiringRate()}
-        >>> with al.capture(model, asked) as stats:
+        >>> requests = {"layers.*.mlp.hook_post": al.reducers.FiringRate()}
+        >>> with al.capture(model, requests) as stats:
         ...     output = model(**tokenizer("The dogs sleep .", return_tensors="pt"))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = stats.save(folder)
@@ -332,7 +334,7 @@ def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Stati
     found = files.read(Path(folder), reducers=reducers)
     return Statistics(
         found.legend,
-        found.asked,
+        found.requests,
         found.shapes,
         found.states,
         model=found.fingerprint,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import SettingError
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
@@ -111,7 +111,7 @@ def read_passage(
     with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
         model(input_ids=ids[None].to(model.device), use_cache=False)
     layers, neurons, values, active = [], [], [], []
-    blocks = anatomy(model).backbone.layers
+    blocks = anatomy_of(model).backbone.layers
     most = per_layer or max(1, min(6, MOST_ROWS // len(blocks)))
     for layer, block in enumerate(blocks):
         down_proj: Any = unwrap(block).get_submodule("mlp.down_proj")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from arcee_lab.errors import SettingError
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.results import Result
 from arcee_lab.sparsity.core import window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
@@ -156,7 +156,7 @@ def virtual_weights(
     """
     import pandas as pd
 
-    parts, found = anatomy(model), mlps(model)
+    anatomy, found = anatomy_of(model), mlps(model)
     if not 0 <= layer < to_layer < len(found):
         raise SettingError(
             f"layer={layer}, to_layer={to_layer}: expected layer < to_layer, from 0 to "
@@ -167,7 +167,7 @@ def virtual_weights(
         raise SettingError(
             f"unit {wrong[0]} is out of range; expected 0 to {found[layer].d_mlp - 1}"
         )
-    norm: Any = parts.backbone.get_submodule(f"layers.{to_layer}.post_attention_layernorm")
+    norm: Any = anatomy.backbone.get_submodule(f"layers.{to_layer}.post_attention_layernorm")
     gain = norm.weight.detach().float()
     writes = found[layer].down_weight()[:, list(units)].float() * gain[:, None]
     reads = found[to_layer].up_weight().float()

@@ -33,7 +33,7 @@ class Row:
         return len(self.ids)
 
 
-def encode(parts: Anatomy, tokenizer: PreTrainedTokenizerBase, data: Labelled) -> list[Row]:
+def encode(anatomy: Anatomy, tokenizer: PreTrainedTokenizerBase, data: Labelled) -> list[Row]:
     """Tokenises texts; a word's label stands at its last token, which alone has read it all.
 
     Raises:
@@ -49,7 +49,7 @@ def encode(parts: Anatomy, tokenizer: PreTrainedTokenizerBase, data: Labelled) -
             ids, offsets = token_offsets(tokenizer, text)
             at = last_tokens(offsets, spans)
             rows.append(Row(ids, at, list(data.labels[number])))
-    require_room(parts, [row.ids for row in rows])
+    require_room(anatomy, [row.ids for row in rows])
     return rows
 
 

@@ -24,7 +24,7 @@ from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
@@ -104,11 +104,11 @@ def train_head(
             f"The training texts have {len(train.names)} label; expected two or more."
         )
     recipe = recipe or HeadRecipe()
-    parts = anatomy(model)
-    _refuse_adapters(parts.model)
-    rows = encode(parts, tokenizer, train)
+    anatomy = anatomy_of(model)
+    _refuse_adapters(anatomy.model)
+    rows = encode(anatomy, tokenizer, train)
     settings = {
-        "model": parts.model.name_or_path,
+        "model": anatomy.model.name_or_path,
         "head": train.head,
         "labels": list(train.names),
         "texts": len(train),
@@ -119,8 +119,8 @@ def train_head(
     if out is not None:
         storage.remove_beginnings(out)  # of a run that was killed
     with Seeds.read(recipe.seed).acting(), StopWish("the steps up to the next state") as wish:
-        headed = _new_head(parts.backbone, train)
-        headed.name_or_path = parts.model.name_or_path
+        headed = _new_head(anatomy.backbone, train)
+        headed.name_or_path = anatomy.model.name_or_path
         token = train.head == "token"
         losses, stopped = _fit(
             headed, rows, recipe, token=token, folder=folder, wish=wish, progress=progress

@@ -24,7 +24,7 @@ from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.batches import in_batches
-from arcee_lab.model.anatomy import Anatomy, anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.recording.capturing import capture
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.training.heads.encoding import Row, encode
@@ -153,13 +153,13 @@ def probe_layers(
             f"The test texts have the labels {', '.join(test.names)}, the training texts "
             f"{', '.join(train.names)}; read them with names=train.names."
         )
-    parts = anatomy(model)
-    sites = parts.resolve(SITES)
-    fitted, asked = encode(parts, tokenizer, train), encode(parts, tokenizer, test)
+    anatomy = anatomy_of(model)
+    sites = anatomy.resolve(SITES)
+    fitted, asked = encode(anatomy, tokenizer, train), encode(anatomy, tokenizer, test)
     with progress_bar(total=len(train) + len(test) + len(sites), show=progress) as bar:
-        x = _read(parts, fitted, sites, batch_size, bar)
+        x = _read(anatomy, fitted, sites, batch_size, bar)
         y = np.array([label for row in fitted for label in row.labels])
-        x_test = _read(parts, asked, sites, batch_size, bar)
+        x_test = _read(anatomy, asked, sites, batch_size, bar)
         gold = [label for row in asked for label in row.labels]
         taken = np.unique(np.linspace(0, len(y) - 1, min(most, len(y))).astype(int))
         acc, macro_f1 = [], []
@@ -209,13 +209,13 @@ def _by_text(rows: Sequence[Row], given: list[int]) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def _read(
-    parts: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: Any
+    anatomy: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: Any
 ) -> dict[str, Float[np.ndarray, "place d_model"]]:
     """The residual stream where the head is asked, in the order of the rows."""
     found: dict[str, list[np.ndarray]] = {site: [np.empty(0)] * len(rows) for site in sites}
-    for numbers, ids, mask in in_batches(parts, [row.ids for row in rows], batch_size=batch_size):
-        with capture(parts.model, sites) as acts:
-            parts.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+    for numbers, ids, mask in in_batches(anatomy, [row.ids for row in rows], batch_size=batch_size):
+        with capture(anatomy.model, sites) as acts:
+            anatomy.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
         for site in sites:
             values = acts[site].float().cpu().numpy()
             for slot, number in enumerate(numbers):
