@@ -24,7 +24,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
 from arcee_lab.dump.folders.local import LocalFolder
-from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.job import DumpJob
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 
 DEMO, AFM = 1.5, 1.15
@@ -32,7 +32,7 @@ DEMO, AFM = 1.5, 1.15
 SITES = ("layers.*.mlp.hook_post", "norm.hook_normalized")
 
 
-def price(job: Job, *, rounds: int) -> tuple[float, float, float]:
+def price(job: DumpJob, *, rounds: int) -> tuple[float, float, float]:
     """CPU time of the main thread under a dump over that of plain forwards; and the writer's."""
     backbone = job._anatomy.backbone
     batches = [rows for shard in job.plan.shards for rows in shard.batches]
@@ -72,7 +72,9 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
     ]
     model, tokenizer = al.load("demo")
     texts = [document.text for document in documents(n=tokens // 25, seed=1, split="test")]
-    job = Job(model, tokenizer, texts, DumpConfig(sites=SITES, batch_size=32, max_tokens=tokens))
+    job = DumpJob(
+        model, tokenizer, texts, DumpConfig(sites=SITES, batch_size=32, max_tokens=tokens)
+    )
     one = ArceeConfig.afm_4_5b()
     one.num_hidden_layers, one.vocab_size = 1, 512
     with torch.device("meta"):
@@ -85,7 +87,7 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
         layer.model.rotary_emb = type(layer.model.rotary_emb)(one)
     ids = np.random.default_rng(0).integers(5, 512, size=256).astype(np.int32)
     windows = Windows(ids, np.array([0, 128, 256]), np.arange(2), None, 0)
-    big = Job(layer, tokenizer, windows, DumpConfig(sites=SITES, batch_size=2))
+    big = DumpJob(layer, tokenizer, windows, DumpConfig(sites=SITES, batch_size=2))
     for what, one_job, limit in (("the demo", job, DEMO), ("one AFM layer, bfloat16", big, AFM)):
         ratio, noise, writer = price(one_job, rounds=rounds if one_job is job else 3)
         lines.append(verdicts.row(f"{what}: main thread", ratio, limit))

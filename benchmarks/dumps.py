@@ -32,7 +32,7 @@ from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.layouts import Builder
 from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.token_table import TokenTable
 
 TOKENS, WIDTH, BATCH = 4096, 18_432, 1024
 SIZES = {0.80: (0.41, 0.25), 0.90: (0.21, 0.14), 0.97: (0.07, 0.05)}
@@ -80,7 +80,9 @@ def one_shard(folder: Path, block: Block) -> al.dump.Store:
     site = StoredSite(SITE, (WIDTH,), "float16", "neuron")
     number = torch.arange(TOKENS, dtype=torch.int32)
     yes = torch.ones(TOKENS, dtype=torch.bool)
-    tokens = Tokens(number % 50, number % 512, number // 512, number // 512, yes, number % 512 == 0)
+    tokens = TokenTable(
+        number % 50, number % 512, number // 512, number // 512, yes, number % 512 == 0
+    )
     file = shard_files.write(folder, shard_path(SITE, 0), block)
     known = shard_files.write(folder, shard_path("tokens", 0), tokens)
     Manifest(

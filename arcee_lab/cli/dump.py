@@ -41,27 +41,27 @@ def run(args: argparse.Namespace) -> int:
     flags.require_used_seed(args)
     from arcee_lab.dump.folders.open import folder_of
     from arcee_lab.dump.writing.estimate import size
-    from arcee_lab.dump.writing.job import Job
+    from arcee_lab.dump.writing.job import DumpJob
     from arcee_lab.model.loading import load
-    from arcee_lab.runs import ranks
+    from arcee_lab.runs.ranks import joined
 
     folder = folder_of(args.out)
-    with ranks.joined(args.device) as here:
-        place: dict[str, Any] = SPLITS[args.split] if args.split else {"device": here.device}
+    with joined(args.device) as ranks:
+        place: dict[str, Any] = SPLITS[args.split] if args.split else {"device": ranks.device}
         model, tokenizer = load(args.model, dtype=args.dtype, **place)
-        job = Job(
+        job = DumpJob(
             model, tokenizer, flags.read_texts(args, tokenizer), config, source=source_of(args)
         )
         said = job.estimate()
-        if here.first:
+        if ranks.first:
             print(said)
         if args.dry_run:
             free = folder.free_bytes()
-            if here.first and free is not None:
+            if ranks.first and free is not None:
                 print(f"{size(free)} are free in {folder}; nothing was written")
             return 0
-        store = job.run(folder, progress=here.first)
-        if here.first:
+        store = job.run(folder, progress=ranks.first)
+        if ranks.first:
             print(f"{store!r}\n\nopen   al.dump.open({str(folder)!r})")
             print(f"check  arcee-lab verify {folder}")
     return 0

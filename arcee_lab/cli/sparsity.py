@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
         if here.first:
             storage.claim(args.out, settings)
-            storage.remove_beginnings(args.out)  # of a run that was killed
+            storage.remove_partial_files(args.out)  # of a run that was killed
         here.barrier()
         reports = {
             name: _measured(args, here, model, tokenizer, windows[name], name) for name in windows

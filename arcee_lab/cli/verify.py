@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
             "--repair with them. Add it, or leave them out."
         )
     found = verify(args.store, progress=True)
-    if found.whole or not args.repair:
-        print(found, file=sys.stdout if found.whole else sys.stderr)
-        return 0 if found.whole else 2
+    if found.intact or not args.repair:
+        print(found, file=sys.stdout if found.intact else sys.stderr)
+        return 0 if found.intact else 2
     print(found)
     from arcee_lab.dump.format.manifest import Manifest
     from arcee_lab.dump.integrity.repairing import config_of, repair
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     texts = flags.read_texts(args, tokenizer)
     found = repair(args.store, model, tokenizer, texts, found=found, progress=True)
     print(found)
-    return 0 if found.whole else 2
+    return 0 if found.intact else 2
 
 
 def _check_named(args: argparse.Namespace, manifest: Any) -> None:

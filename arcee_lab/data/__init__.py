@@ -13,10 +13,10 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.data.documents import read_dataset, read_files
-    from arcee_lab.data.windows import Batch, Windows, cut
+    from arcee_lab.data.windows import PaddedBatch, Windows, cut
 
 __all__ = [
-    "Batch",
+    "PaddedBatch",
     "Windows",
     "cut",
     "read_dataset",
@@ -27,6 +27,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "documents": ("read_dataset", "read_files"),
-        "windows": ("Batch", "Windows", "cut"),
+        "windows": ("PaddedBatch", "Windows", "cut"),
     },
 )

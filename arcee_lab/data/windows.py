@@ -27,7 +27,7 @@ _TOKENIZE_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Windows side by side, padded on the right, where no real token of a causal model sees it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Windows:
         """Documents that gave at least one window."""
         return len(np.unique(self.documents))
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int) -> Iterator[PaddedBatch]:
         """Yields the windows as padded batches, shortest first, so that little padding is computed.
 
         Args:
@@ -105,7 +105,7 @@ class Windows:
                 mask[slot, : len(ids)] = 1
             first = mask.astype(bool) & (input_ids == (-1 if self.bos_id is None else self.bos_id))
             first[:, 0] = True
-            yield Batch(
+            yield PaddedBatch(
                 torch.from_numpy(input_ids), torch.from_numpy(mask), torch.from_numpy(first), rows
             )
 

@@ -222,7 +222,7 @@ def _run(
     }
     keeping = None
     if out is not None:
-        storage.remove_beginnings(Path(out))  # of a run that was killed
+        storage.remove_partial_files(Path(out))  # of a run that was killed
         keeping = Keeping(Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings})
     for group in loaded.get("groups", {}).values():
         _require_means(group)

@@ -9,8 +9,8 @@ from typing import Any
 _log = logging.getLogger("arcee_lab")
 
 
-class StopWish:
-    """Within the block, Ctrl-C sets `asked` and the work goes on; a second one interrupts.
+class GracefulInterrupt:
+    """Within the block, Ctrl-C sets `requested` and the work goes on; a second one interrupts.
 
     Outside of the main thread, where signals cannot be caught, it does nothing.
 
@@ -18,16 +18,16 @@ class StopWish:
         step: What is finished first, as the warning names it.
 
     Attributes:
-        asked: Whether it was pressed.
+        requested: Whether it was pressed.
     """
 
     def __init__(self, step: str = "the current shard") -> None:
-        self.asked = False
+        self.requested = False
         self._step = step
         self._before: Any = None
         self._caught = False
 
-    def __enter__(self) -> "StopWish":
+    def __enter__(self) -> "GracefulInterrupt":
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._pressed)
             self._caught = True
@@ -41,7 +41,7 @@ class StopWish:
             signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         _log.warning("finishing %s; Ctrl-C again stops at once", self._step)

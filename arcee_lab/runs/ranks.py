@@ -1,9 +1,9 @@
 """The ranks of a job that `torchrun` or `accelerate launch` started, and what passes between them.
 
-with ranks.joined() as here:  # one process alone is rank 0 of 1, and nothing has to be started
-    model = model.to(here.device)
-    ...                       # work on here.share(shards)
-    states = here.gather(state)  # on every rank: one dict a rank, in rank order
+with joined() as ranks:  # one process alone is rank 0 of 1, and nothing has to be started
+    model = model.to(ranks.device)
+    ...                       # work on ranks.share(shards)
+    states = ranks.gather(state)  # on every rank: one dict a rank, in rank order
 """
 
 import os
@@ -101,7 +101,7 @@ class Ranks:
         return [part[:size].cpu() for part, size in zip(parts, sizes, strict=True)]
 
 
-def here(device: str | torch.device | None = None) -> Ranks:
+def current(device: str | torch.device | None = None) -> Ranks:
     """Reads which rank this process is; starts nothing.
 
     Args:
@@ -113,7 +113,7 @@ def here(device: str | torch.device | None = None) -> Ranks:
 
     Example:
         >>> from arcee_lab import ranks
-        >>> ranks.here("cpu").size
+        >>> ranks.current("cpu").size
         1
     """
     if dist.is_available() and dist.is_initialized():
@@ -131,12 +131,12 @@ def joined(device: str | torch.device | None = None) -> Iterator[Ranks]:
     A group that is there already (accelerate's, transformers') is used and left as it is.
 
     Args:
-        device: As for `here`.
+        device: As for `current`.
 
     Raises:
-        ValueError: As `here`; or if the launcher's environment is incomplete.
+        ValueError: As `current`; or if the launcher's environment is incomplete.
     """
-    mine = here(device)
+    mine = current(device)
     starts = mine.size > 1 and not dist.is_initialized()
     if starts:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

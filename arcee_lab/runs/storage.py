@@ -16,7 +16,7 @@ from typing import Any
 from arcee_lab.errors import FileError
 
 RUN_FILE = "run.json"
-_BEGINNING = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
 _SHOWN = 90  # characters of a setting in an error
 _RUST = re.compile(r"\(os error (\d+)\)")
@@ -123,10 +123,10 @@ def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Pat
     return made
 
 
-def remove_beginnings(folder: str | Path) -> None:
+def remove_partial_files(folder: str | Path) -> None:
     """Removes what writers that were killed have begun in a folder; nobody may be writing there."""
     for part in list(Path(folder).rglob(".*.part")):
-        if _is_beginning(part):
+        if _is_partial(part):
             _remove(part)
 
 
@@ -211,7 +211,7 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
         raise FileError(f"output folder {folder} is a file; choose another name")
     run_file = folder / RUN_FILE
     if not run_file.exists():
-        if folder.exists() and not all(map(_is_beginning, folder.iterdir())):
+        if folder.exists() and not all(map(_is_partial, folder.iterdir())):
             raise FileError(f"output folder {folder} holds other files; choose a new one")
         return
     check_same_run(folder, _read_run(run_file), settings)
@@ -302,8 +302,8 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
-def _is_beginning(path: Path) -> bool:
-    return _BEGINNING.fullmatch(path.name) is not None
+def _is_partial(path: Path) -> bool:
+    return _PARTIAL.fullmatch(path.name) is not None
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.demo.tokenizer import build_tokenizer
 from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.model import ArceeForCausalLM
-from arcee_lab.runs.interrupt import StopWish
-from arcee_lab.runs.storage import claim, remove_beginnings, write_atomic
+from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.joint import Heads, joint_losses
 from arcee_lab.training.recipe import Recipe
@@ -96,7 +96,7 @@ def train(
         >>> run.frame()[["step", "lm", "zeros.1"]]  # doctest: +SKIP
     """
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
-    remove_beginnings(out)
+    remove_partial_files(out)
     tokenizer = build_tokenizer()
     model = untrained(recipe, tokenizer)
     heads = Heads(recipe.d_model, seed=recipe.seed)
@@ -115,7 +115,7 @@ def train(
         took = tuple(end - start for start, end in pairwise([*starts, step]))
         return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
 
-    with StopWish("the current step") as wish:
+    with GracefulInterrupt("the current step") as interrupt:
 
         def look(step: int, loss: float | None, tokens: int) -> dict[str, float]:
             until = recipe.stages[len(starts) - 1].until
@@ -151,9 +151,9 @@ def train(
                 ended |= bool(reached) and all(reached)
             if ended and len(starts) < len(recipe.stages):
                 starts.append(step)
-            if step % save_every == 0 or ended or wish.asked:
+            if step % save_every == 0 or ended or interrupt.requested:
                 _save(out, recipe, (step, tokens, starts), model, heads, optimizer)
-            if wish.asked and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
+            if interrupt.requested and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
                 raise Interrupted(
                     f"interrupted after step {step}, which is saved in {out}; repeat the same call "
                     "or command to go on.",

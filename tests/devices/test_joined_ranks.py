@@ -35,9 +35,9 @@ def test_an_unconnected_or_half_started_rank_is_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert ranks.here("cpu").rank == 1
+    assert ranks.current("cpu").rank == 1
     with pytest.raises(ValueError, match=r"Rank 1 of 2 is not connected.*ranks\.joined"):
-        ranks.here("cpu").gather({})
+        ranks.current("cpu").gather({})
     with pytest.raises(ValueError, match=r"MASTER_ADDR.*torchrun"), ranks.joined("cpu"):
         pass
 
@@ -46,11 +46,11 @@ def test_gpus_are_taken_by_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert ranks.here().device == torch.device("cuda:1")
-    assert ranks.here("cuda:0").device == torch.device("cuda:0")
+    assert ranks.current().device == torch.device("cuda:1")
+    assert ranks.current("cuda:0").device == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match=r"Rank 2 .* torch sees 2\. Start 2 processes"):
-        ranks.here()
+        ranks.current()
 
 
 def test_two_processes(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcee_lab.dump.format.manifest import StoredSite
-from arcee_lab.dump.writing.recorder import Sink
+from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.model.anatomy import anatomy_of
 
 NEURONS, RESID = "layers.0.mlp.hook_relu", "layers.1.hook_resid_post"
@@ -27,7 +27,7 @@ class Copies(TorchDispatchMode):
 
 @pytest.fixture
 def watched(tiny):
-    """A model on `meta`, and a sink of a sparse and a dense site of it."""
+    """A model on `meta`, and a recorder of a sparse and a dense site of it."""
     model = tiny(attn="sdpa").to("meta")
     width, d_model = model.config.intermediate_size, model.config.hidden_size
     sites = [
@@ -35,7 +35,7 @@ def watched(tiny):
         StoredSite(RESID, (d_model,), "float32", "dense"),
     ]
     known = {site.name: site for site in sites}
-    return model, Sink(anatomy_of(model), known, stop=False, cast=False), width, d_model
+    return model, Recorder(anatomy_of(model), known, stop=False, cast=False), width, d_model
 
 
 def forward(model):
@@ -44,10 +44,10 @@ def forward(model):
 
 
 def test_a_dump_reads_by_its_copies_alone(watched):
-    model, sink, width, d_model = watched
+    model, recorder, width, d_model = watched
     handed = {}
-    sink.hand = lambda name, size, arrival: handed.__setitem__(name, (size, arrival.x))
-    with Copies() as copies, sink:
+    recorder.deliver = lambda name, size, batch: handed.__setitem__(name, (size, batch.x))
+    with Copies() as copies, recorder:
         forward(model)
     assert copies.shapes == [(width, 18), (18, d_model)], "neurons are transposed on the device"
     assert list(handed) == [NEURONS, RESID]
@@ -59,6 +59,6 @@ def test_a_dump_reads_by_its_copies_alone(watched):
 
 def test_a_copy_that_nobody_lets_pass_raises(watched):
     """What the test above relies on."""
-    model, sink, *_ = watched
-    with pytest.raises(NotImplementedError, match="meta"), sink:
+    model, recorder, *_ = watched
+    with pytest.raises(NotImplementedError, match="meta"), recorder:
         forward(model)

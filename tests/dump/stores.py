@@ -21,13 +21,13 @@ class Known:
 
 def known_tokens(n, *, seed=0):
     """Windows of 7 tokens, two a document; the second has one token of padding at its end."""
-    from arcee_lab.dump.format.token_table import Tokens
+    from arcee_lab.dump.format.token_table import TokenTable
 
     generator = torch.Generator().manual_seed(seed)
     number = torch.arange(n)
     position = number % 7
     window = number // 7
-    return Tokens(
+    return TokenTable(
         ids=torch.randint(3, 50, (n,), generator=generator, dtype=torch.int32),
         positions=position.int(),
         documents=(window // 2).int(),

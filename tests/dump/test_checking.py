@@ -9,7 +9,7 @@ from stores import make_store, rewrite
 
 import arcee_lab as al
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.job import DumpJob
 
 TEXTS = numbers(16, seed=7)
 CONFIG = DumpConfig(
@@ -37,7 +37,7 @@ def flip(path, at=-3):
 
 def test_a_whole_store(folder):
     found = al.dump.verify(folder)
-    assert found.whole
+    assert found.intact
     assert found.n_files == len(digest(folder)) - 2  # all but the manifest and run.json
     assert found.frame().empty
     assert repr(found).endswith(": whole")
@@ -64,24 +64,24 @@ def test_each_damage_is_named_and_repaired(model, folder, damage, why, monkeypat
     assert "layers.2.mlp.hook_relu/00001.safetensors" in repr(found)
 
     computed = []
-    compute = Job.compute
+    compute = DumpJob.compute
 
     def watched(self, target, shards, **options):
         computed.extend(shard.number for shard in shards)
         compute(self, target, shards, **options)
 
-    monkeypatch.setattr(Job, "compute", watched)
+    monkeypatch.setattr(DumpJob, "compute", watched)
     untouched = folder / "layers.0.mlp.hook_relu" / "00001.safetensors"
     time = untouched.stat().st_mtime_ns
-    assert al.dump.repair(folder, model, Numbers(), TEXTS).whole
+    assert al.dump.repair(folder, model, Numbers(), TEXTS).intact
     assert computed == [1, 2]
     assert digest(folder) == before
     assert untouched.stat().st_mtime_ns == time
 
 
 def test_a_whole_store_is_not_computed_again(model, folder, monkeypatch):
-    monkeypatch.setattr(Job, "compute", None)
-    assert al.dump.repair(folder, model, Numbers(), TEXTS).whole
+    monkeypatch.setattr(DumpJob, "compute", None)
+    assert al.dump.repair(folder, model, Numbers(), TEXTS).intact
 
 
 def test_repair_wants_the_same_model_and_text(tiny, model, folder):
@@ -91,7 +91,7 @@ def test_repair_wants_the_same_model_and_text(tiny, model, folder):
         al.dump.repair(folder, model, Numbers(), [*TEXTS, "5"])
     with pytest.raises(ValueError, match="the store is of another model"):
         al.dump.repair(folder, tiny(), Numbers(), TEXTS)
-    assert not al.dump.verify(folder).whole
+    assert not al.dump.verify(folder).intact
 
 
 def test_other_bits_are_not_put_in_place(model, folder, monkeypatch):

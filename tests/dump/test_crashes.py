@@ -14,7 +14,7 @@ from jobs import digest, ended, forked, killed
 import arcee_lab as al
 from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.job import DumpJob
 from arcee_lab.runs import storage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -30,7 +30,7 @@ def job(demo):
     """A job on the demo; warm, so that a forked child starts to write at once."""
     model, tokenizer = demo
     texts = [document.text for document in documents(n=28, seed=4, split="test")]
-    job = Job(model, tokenizer, texts, CONFIG)
+    job = DumpJob(model, tokenizer, texts, CONFIG)
     job.estimate()
     return job
 
@@ -55,7 +55,7 @@ def check_whole(job, folder, whole):
     assert digest(folder) == digest(whole)
     known = store.token_data()
     assert torch.equal(known.ids, torch.from_numpy(job.plan.windows.ids))
-    assert al.dump.verify(folder).whole
+    assert al.dump.verify(folder).intact
 
 
 def kills(job, folder, whole, seconds, *, count, seed):

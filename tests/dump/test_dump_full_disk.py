@@ -18,7 +18,7 @@ from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.reading.exports import coo, delphi
-from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.job import DumpJob
 
 FULL = "No space left on device"
 
@@ -92,7 +92,7 @@ def job(tiny):
     config = DumpConfig(
         sites=("layers.1.mlp.hook_post", "layers.1.hook_resid_post"), batch_size=4, shard_tokens=96
     )
-    job = Job(tiny(), Numbers(), numbers(8, longest=30, seed=2), config)
+    job = DumpJob(tiny(), Numbers(), numbers(8, longest=30, seed=2), config)
     job.estimate()
     return job
 
@@ -118,7 +118,7 @@ def test_a_dump_on_a_disk_that_is_full_at_any_write(job, tmp_path, monkeypatch):
         assert "repeat the same" in said or said.startswith("output folder"), (full_at, said)
         assert not list(out.rglob("*.part")), full_at
         assert digest(job.run(out).folder.path) == whole, full_at
-        assert al.dump.verify(out).whole
+        assert al.dump.verify(out).intact
         shutil.rmtree(out)
     assert disk.n_writes == full_at - 1, "the last run was not the whole one"
     assert disk.n_writes >= 4 * n_files, "a file takes its content, two syncs and a rename"

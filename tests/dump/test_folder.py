@@ -65,11 +65,11 @@ def test_a_path_that_its_words_lead_out(places, operation, path):
     assert digest(store.parent) == before
 
 
-@pytest.mark.parametrize("operation", [*OPERATIONS, "let_go"])
+@pytest.mark.parametrize("operation", [*OPERATIONS, "release"])
 @pytest.mark.parametrize("path", ["", "../x", "/x", "a/../x", "a\0"])
 def test_a_remote_path_that_its_words_lead_out(operation, path):
     folder = folder_of("memory://places/store")
-    act = OPERATIONS.get(operation, lambda folder, path: folder.let_go(path))
+    act = OPERATIONS.get(operation, lambda folder, path: folder.release(path))
     folder.write("mine", b"x")
     folder.local("mine")  # now there is a folder of copies
     with pytest.raises(ValueError, match="leads out of the store"):
@@ -163,9 +163,9 @@ def test_plain_paths_are_as_before(tmp_path):
     [
         lambda folder: folder.claim({}),
         lambda folder: folder.check_claim({}),
-        lambda folder: folder.alone().__enter__(),
+        lambda folder: folder.exclusive().__enter__(),
     ],
-    ids=["claim", "check_claim", "alone"],
+    ids=["claim", "check_claim", "exclusive"],
 )
 def test_the_file_of_the_run_is_no_link(places, act):
     store, outside = places
@@ -184,7 +184,7 @@ def test_a_writer_removes_beginnings_and_no_linked_file(places):
     (store / "w").symlink_to(outside)
     (store / "real" / ".x.0a1b2c3d.part").touch()
     (store / ".tmp_folder").mkdir()
-    with LocalFolder(store).alone():
+    with LocalFolder(store).exclusive():
         pass
     assert not (store / "real" / ".x.0a1b2c3d.part").exists()
     assert (outside / ".x.0a1b2c3d.part").exists()

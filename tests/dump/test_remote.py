@@ -13,7 +13,7 @@ import arcee_lab as al
 from arcee_lab.dump import DumpConfig
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
-from arcee_lab.dump.writing.job import Job
+from arcee_lab.dump.writing.job import DumpJob
 
 TEXTS = numbers(14, seed=9)
 CONFIG = DumpConfig(sites=(NEURONS, "layers.0.hook_mlp_out"), batch_size=4, shard_tokens=96)
@@ -57,7 +57,7 @@ def test_a_remote_store_has_the_bytes_of_a_local_one(model, local, url):
             local.tokens(slice(3, 90), "layers.0.hook_mlp_out"),
         )
     assert torch.equal(again.stats().fired, local.stats().fired)
-    assert al.dump.verify(url).whole
+    assert al.dump.verify(url).intact
 
 
 def test_a_file_url_is_a_local_folder(model, local, tmp_path):
@@ -68,7 +68,7 @@ def test_a_file_url_is_a_local_folder(model, local, tmp_path):
 
 
 def test_a_remote_store_goes_on(model, local, url):
-    job = Job(model, Numbers(), TEXTS, CONFIG)
+    job = DumpJob(model, Numbers(), TEXTS, CONFIG)
     folder = folder_of(url)
     folder.claim(job.provenance.settings)
     job.compute(folder, job.plan.shards[:2])
@@ -86,14 +86,14 @@ def test_a_remote_store_goes_on(model, local, url):
 
 
 def test_another_run_or_another_writer_is_refused(model, url):
-    job = Job(model, Numbers(), TEXTS, CONFIG)
+    job = DumpJob(model, Numbers(), TEXTS, CONFIG)
     folder = folder_of(url)
     folder.claim(job.provenance.settings)
-    other = Job(model, Numbers(), TEXTS[:-1], CONFIG)
+    other = DumpJob(model, Numbers(), TEXTS[:-1], CONFIG)
     with pytest.raises(ValueError, match="holds another run"):
         other.run(url)
     with (
-        folder.alone(),
+        folder.exclusive(),
         pytest.raises(ValueError, match="another process is writing to memory://stores"),
     ):
         job.run(url)
@@ -120,4 +120,4 @@ def test_a_damaged_copy_is_not_believed(model, local, url):
         al.dump.open(url).neuron(1, 0)
     (damage,) = al.dump.verify(url).damages
     assert damage.path == path
-    assert al.dump.repair(url, model, Numbers(), TEXTS).whole
+    assert al.dump.repair(url, model, Numbers(), TEXTS).intact

@@ -15,8 +15,8 @@ from arcee_lab.data.windows import cut
 from arcee_lab.dump import DumpConfig
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format.manifest import DTYPES
-from arcee_lab.dump.writing.job import Job
-from arcee_lab.dump.writing.shard_writer import Arrival, Filling
+from arcee_lab.dump.writing.job import DumpJob
+from arcee_lab.dump.writing.shard_writer import ShardWriter, SiteBatch
 from arcee_lab.dump.writing.tags import Tag
 from arcee_lab.errors import Interrupted
 from arcee_lab.model.attention import edits_of
@@ -69,7 +69,7 @@ def test_a_store_holds_what_the_model_computes(tiny, tmp_path, dtype, packed):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_store_holds_the_bits_of_its_own_batches(tiny, tmp_path, device, packed):
     model = tiny().to(device)
-    job = Job(model, Numbers(), TEXTS, config(packed=packed, layout="both", others="dense"))
+    job = DumpJob(model, Numbers(), TEXTS, config(packed=packed, layout="both", others="dense"))
     store = job.run(tmp_path / "s")
     shard = job.plan.shards[1]
     for rows in shard.batches:
@@ -137,7 +137,7 @@ def test_a_finished_store_is_left_alone(tiny, tmp_path, monkeypatch):
     model = tiny()
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
     before = digest(tmp_path / "s")
-    monkeypatch.setattr(Job, "compute", None)
+    monkeypatch.setattr(DumpJob, "compute", None)
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
     assert digest(tmp_path / "s") == before
 
@@ -261,7 +261,7 @@ def test_nan_names_its_site_and_keeps_what_was_finished(tiny, tmp_path):
     model = tiny()
     whole = al.dump.write(model, Numbers(), TEXTS, tmp_path / "whole", config())
     last = len(whole.manifest.shards) - 1
-    job = Job(model, Numbers(), TEXTS, config())
+    job = DumpJob(model, Numbers(), TEXTS, config())
     number = int(job.plan.shards[last].windows.start)
     seen = []
 
@@ -312,7 +312,7 @@ def test_a_full_disk_loses_nothing(tiny, tmp_path, monkeypatch):
 
 def test_control_c_finishes_the_shard_and_says_how_to_go_on(tiny, tmp_path, caplog):
     model = tiny()
-    job = Job(model, Numbers(), TEXTS, config())
+    job = DumpJob(model, Numbers(), TEXTS, config())
     job.run(tmp_path / "whole")
     pressed = []
 
@@ -339,11 +339,11 @@ def test_control_c_finishes_the_shard_and_says_how_to_go_on(tiny, tmp_path, capl
 
 
 def test_a_second_control_c_stops_at_once():
-    from arcee_lab.runs.interrupt import StopWish
+    from arcee_lab.runs.interrupt import GracefulInterrupt
 
-    with StopWish() as wish:
+    with GracefulInterrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
-        assert wish.asked
+        assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -361,15 +361,15 @@ def test_another_thread_may_dump(tiny, tmp_path):
 
 
 def test_a_tensor_that_is_changed_while_it_waits_is_noticed(tiny, tmp_path):
-    job = Job(tiny(), Numbers(), TEXTS, config(sites="layers.1.hook_resid_post"))
+    job = DumpJob(tiny(), Numbers(), TEXTS, config(sites="layers.1.hook_resid_post"))
     shard = job.plan.shards[0]
     folder = LocalFolder(tmp_path)
-    filling = Filling(folder, shard, job.sites, job.plan.tokens(shard), lambda *_: None)
+    shard_writer = ShardWriter(folder, shard, job.sites, job.plan.tokens(shard), lambda *_: None)
     x = torch.zeros(4 * 64, 32)
-    arrival = Arrival(x, job.plan.pieces(shard, shard.batches[0]), edits_of(x))
+    batch = SiteBatch(x, job.plan.pieces(shard, shard.batches[0]), edits_of(x))
     x.add_(1)  # as a hook does at a later site that holds the same tensor
     with pytest.raises(ValueError, match="was changed in place after it was recorded"):
-        filling.add("layers.1.hook_resid_post", arrival)
+        shard_writer.add("layers.1.hook_resid_post", batch)
 
 
 # ---------------------------------------------------------------------- another run's folder
@@ -405,7 +405,7 @@ def test_a_changed_run_is_refused_and_nothing_is_lost(tiny, tmp_path, texts, fie
 def test_a_damaged_record_does_not_count(tiny, tmp_path):
     model = tiny()
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "whole", config())
-    job = Job(model, Numbers(), TEXTS, config())
+    job = DumpJob(model, Numbers(), TEXTS, config())
     folder = LocalFolder(tmp_path / "s")
     folder.claim(job.provenance.settings)
     job.compute(folder, job.plan.shards[:3])

@@ -99,7 +99,7 @@ class Folder(ABC):
             written: What a remote file has to be; another one is not kept.
         """
 
-    def let_go(self, path: str) -> None:
+    def release(self, path: str) -> None:
         """Removes the copy that `local` made of a remote file; nothing happens to others."""
         return
 
@@ -116,7 +116,7 @@ class Folder(ABC):
         """Makes the folder the home of one run; see `arcee_lab.runs.storage.claim`."""
 
     @abstractmethod
-    def alone(self, *, first: bool = True, ranks: int = 1) -> AbstractContextManager[None]:
+    def exclusive(self, *, first: bool = True, ranks: int = 1) -> AbstractContextManager[None]:
         """Keeps other jobs out for the block.
 
         Args:

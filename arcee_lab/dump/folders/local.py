@@ -107,12 +107,12 @@ class LocalFolder(Folder):
         storage.check_claim(self.path, settings)
 
     @contextmanager
-    def alone(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
+    def exclusive(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         """See `Folder`."""
         run_file = inside(self.path, storage.RUN_FILE)
         with lock.held(run_file, first=first, ranks=ranks):
             if first:  # of a writer that was killed; nobody else writes now
-                storage.remove_beginnings(self.path)
+                storage.remove_partial_files(self.path)
             yield
 
     def free_bytes(self) -> int | None:

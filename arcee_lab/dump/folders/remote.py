@@ -102,7 +102,7 @@ class RemoteFolder(Folder):
             os.replace(part, copy)
         return copy
 
-    def let_go(self, path: str) -> None:
+    def release(self, path: str) -> None:
         """See `Folder`."""
         if self._copies is not None:
             (self._copies / plain_path(path)).unlink(missing_ok=True)
@@ -134,7 +134,7 @@ class RemoteFolder(Folder):
         self.write(storage.RUN_FILE, text.encode())
 
     @contextmanager
-    def alone(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
+    def exclusive(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         """See `Folder`."""
         if not first:
             yield  # the first rank gives the signs of life

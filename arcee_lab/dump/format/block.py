@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.int8 import dequantise
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 
 UNIT, TOKEN = "by_unit.", "by_token."
 
@@ -49,7 +49,7 @@ class Block:
                     return word
         return "dense"
 
-    def units(self, which: Sequence[int] | slice) -> Rows:
+    def units(self, which: Sequence[int] | slice) -> SparseRows:
         """The nonzeros of some units: a row a unit, a column a token.
 
         Raises:
@@ -61,7 +61,7 @@ class Block:
             return sparse.compress(sparse.to_bits(columns))
         return sparse.unpack(half, which, width=self.tokens)
 
-    def span(self, start: int, stop: int) -> Rows:
+    def span(self, start: int, stop: int) -> SparseRows:
         """The nonzeros of the tokens from `start` to `stop`: a row a token, a column a unit.
 
         Raises:

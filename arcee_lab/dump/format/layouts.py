@@ -20,12 +20,12 @@ from torch import Tensor
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.int8 import quantise
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import StoreDamaged
 
 LAYOUTS = ("neuron", "both", "dense", "int8")
 SPARSE_LAYOUTS = ("neuron", "both")
-Part = TypeVar("Part", Rows, Tensor)
+Chunk = TypeVar("Chunk", SparseRows, Tensor)
 MOST_TOKENS = sparse.LONGEST  # of a shard: a token's number within it takes 16 bits
 
 
@@ -49,8 +49,8 @@ class Builder:
         self._width = width
         self._dtype = dtype
         self.tokens = 0
-        self._by_unit: dict[int, Rows] = {}
-        self._by_token: dict[int, Rows] = {}
+        self._by_unit: dict[int, SparseRows] = {}
+        self._by_token: dict[int, SparseRows] = {}
         self._dense: dict[int, Tensor] = {}
 
     def add(self, x: Float[Tensor, "token width"], *, at: int | None = None) -> int:
@@ -101,11 +101,13 @@ class Builder:
         tensors: dict[str, Tensor] = {}
         nonzeros = None
         if self._layout in SPARSE_LAYOUTS:
-            by_unit = sparse.beside(self._in_order(self._by_unit))
+            by_unit = sparse.concat_columns(self._in_order(self._by_unit))
             nonzeros = len(by_unit.values)
             tensors |= _named(UNIT, by_unit, self._dtype)
             if self._layout == "both":
-                tensors |= _named(TOKEN, sparse.below(self._in_order(self._by_token)), self._dtype)
+                tensors |= _named(
+                    TOKEN, sparse.concat_rows(self._in_order(self._by_token)), self._dtype
+                )
         else:
             x = torch.cat(self._in_order(self._dense))
             if self._layout == "int8":
@@ -116,13 +118,15 @@ class Builder:
         self.tokens, self._by_unit, self._by_token, self._dense = 0, {}, {}, {}
         return block
 
-    def _in_order(self, parts: dict[int, Part]) -> list[Part]:
+    def _in_order(self, parts: dict[int, Chunk]) -> list[Chunk]:
         """What came in, by its place; each token of the shard came once."""
         behind = 0
         for at in sorted(parts):
             assert at == behind, f"tokens {behind} to {at} of a shard are missing, or came twice"
             part = parts[at]
-            behind += part.width if isinstance(part, Rows) and parts is self._by_unit else len(part)
+            behind += (
+                part.width if isinstance(part, SparseRows) and parts is self._by_unit else len(part)
+            )
         return [parts[at] for at in sorted(parts)]
 
 
@@ -159,7 +163,7 @@ def encode(x: Float[Tensor, "token width"], layout: str = "neuron") -> Block:
     return builder.finish()
 
 
-def _named(prefix: str, rows: Rows, dtype: torch.dtype) -> dict[str, Tensor]:
+def _named(prefix: str, rows: SparseRows, dtype: torch.dtype) -> dict[str, Tensor]:
     return {
         prefix + name: sparse.from_bits(array, dtype)
         if name == "values"

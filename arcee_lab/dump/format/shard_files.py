@@ -18,13 +18,13 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import StoreDamaged
 
 _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
 
 
-def write(folder: str | Path | Folder, path: str, content: Block | Tokens) -> StoredFile:
+def write(folder: str | Path | Folder, path: str, content: Block | TokenTable) -> StoredFile:
     """Writes one shard file, atomically; its folder is made where it does not exist.
 
     Args:
@@ -35,15 +35,15 @@ def write(folder: str | Path | Folder, path: str, content: Block | Tokens) -> St
     Returns:
         What the manifest says of the file.
     """
-    tensors = content.tensors() if isinstance(content, Tokens) else dict(content.tensors)
-    nonzeros = None if isinstance(content, Tokens) else content.nonzeros
+    tensors = content.tensors() if isinstance(content, TokenTable) else dict(content.tensors)
+    nonzeros = None if isinstance(content, TokenTable) else content.nonzeros
     written = folder_of(folder).write(path, lambda part: save_file(tensors, part))
     return StoredFile(path, written.bytes, written.sha256, nonzeros)
 
 
 def read_tokens(
     folder: str | Path | Folder, file: StoredFile, *, length: int, tags: Iterable[str]
-) -> Tokens:
+) -> TokenTable:
     """Opens a shard of tokens.
 
     Raises:
@@ -51,9 +51,9 @@ def read_tokens(
     """
     path, tensors = _open(folder_of(folder), file)
     try:
-        return Tokens.of(tensors, length=length, tags=tags)
+        return TokenTable.of(tensors, length=length, tags=tags)
     except ValueError as error:
-        raise Damaged(path, str(error)) from error
+        raise ShardDamaged(path, str(error)) from error
 
 
 def read_block(
@@ -68,11 +68,11 @@ def read_block(
     try:
         _check(tensors, site, length, file.nonzeros)
     except ValueError as error:
-        raise Damaged(path, str(error)) from error
+        raise ShardDamaged(path, str(error)) from error
     return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
 
 
-class Damaged(StoreDamaged):
+class ShardDamaged(StoreDamaged):
     """A shard is not what it should be.
 
     Args:
@@ -93,17 +93,17 @@ def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
     try:
         size = folder.size(file.path)
     except ValueError as error:
-        raise Damaged(name, str(error)) from error
+        raise ShardDamaged(name, str(error)) from error
     if size is None:
-        raise Damaged(name, "it is missing")
+        raise ShardDamaged(name, "it is missing")
     if size != file.bytes:
-        raise Damaged(name, f"it has {size} bytes; expected {file.bytes}")
+        raise ShardDamaged(name, f"it has {size} bytes; expected {file.bytes}")
     try:
         path = folder.local(file.path, Written(file.bytes, file.sha256))
         with safe_open(path, framework="pt") as opened:  # bounds and lengths are checked here
             return name, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise Damaged(name, str(error)) from error
+        raise ShardDamaged(name, str(error)) from error
 
 
 def _check(

@@ -39,7 +39,7 @@ def from_bits(bits: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(bits.view(_SIGNED[bits.dtype])).view(dtype)
 
 
-def turned(bits: np.ndarray) -> np.ndarray:
+def transpose(bits: np.ndarray) -> np.ndarray:
     """The transposed matrix, contiguous; tile by tile, so that both sides stay in the cache.
 
     By numpy, since torch would take threads for it that the model needs.
@@ -64,7 +64,7 @@ def count_nan(bits: np.ndarray, dtype: torch.dtype) -> int:
 
 
 @dataclass(frozen=True)
-class Rows:
+class SparseRows:
     """The nonzeros of a matrix.
 
     Attributes:
@@ -98,17 +98,19 @@ class Rows:
         cells[self.row * self.width + self.index] = self.values
         return cells.reshape(len(self), self.width)
 
-    def take(self, which: np.ndarray) -> "Rows":
+    def take(self, which: np.ndarray) -> "SparseRows":
         """Some rows of the matrix, in the order of their numbers in `which`."""
         low, high = self.offsets[which], self.offsets[which + 1]
         entries = _runs(low, high)
-        return Rows(_offsets(high - low), self.index[entries], self.values[entries], self.width)
+        return SparseRows(
+            _offsets(high - low), self.index[entries], self.values[entries], self.width
+        )
 
-    def transposed(self) -> "Rows":
+    def transposed(self) -> "SparseRows":
         """The same matrix, columns for rows."""
         order = np.argsort(self.index, kind="stable")  # a radix sort for 16 bits
         counts = np.bincount(self.index, minlength=self.width)
-        return Rows(
+        return SparseRows(
             offsets=_offsets(counts),
             index=self.row.astype(index_dtype(len(self)))[order],
             values=self.values[order],
@@ -121,7 +123,7 @@ def index_dtype(width: int) -> np.dtype:
     return np.dtype(np.uint16 if width <= LONGEST else np.uint32)
 
 
-def compress(bits: np.ndarray, *, columns: bool = False) -> Rows:
+def compress(bits: np.ndarray, *, columns: bool = False) -> SparseRows:
     """Finds the nonzeros of a matrix of bit patterns; zeros of either sign are left out.
 
     Some rows at a time, whose intermediate results fit the cache and need no new memory.
@@ -135,11 +137,11 @@ def compress(bits: np.ndarray, *, columns: bool = False) -> Rows:
     pieces = []
     for start in range(0, max(1, n_rows), step):
         rows = slice(start, start + step)
-        pieces.append(_compress(turned(bits[:, rows]) if columns else bits[rows]))
-    return below(pieces)
+        pieces.append(_compress(transpose(bits[:, rows]) if columns else bits[rows]))
+    return concat_rows(pieces)
 
 
-def _compress(bits: np.ndarray) -> Rows:
+def _compress(bits: np.ndarray) -> SparseRows:
     n_rows, width = bits.shape
     bits = np.ascontiguousarray(bits).reshape(-1)
     flat = np.flatnonzero(bits != 0)
@@ -152,14 +154,14 @@ def _compress(bits: np.ndarray) -> Rows:
     # Both sides wrap around alike, so that their difference is right in 16 bits too.
     index = flat.astype(index_dtype(width))
     index -= np.repeat(starts[:-1].astype(index.dtype), np.diff(offsets))
-    return Rows(offsets.astype(np.int64), index, values, width)
+    return SparseRows(offsets.astype(np.int64), index, values, width)
 
 
-def below(pieces: Sequence[Rows]) -> Rows:
+def concat_rows(pieces: Sequence[SparseRows]) -> SparseRows:
     """Puts matrices of one width below one another."""
     if len(pieces) == 1:
         return pieces[0]
-    return Rows(
+    return SparseRows(
         offsets=_offsets(np.concatenate([piece.counts for piece in pieces])),
         index=np.concatenate([piece.index for piece in pieces]),
         values=np.concatenate([piece.values for piece in pieces]),
@@ -167,7 +169,7 @@ def below(pieces: Sequence[Rows]) -> Rows:
     )
 
 
-def beside(pieces: Sequence[Rows]) -> Rows:
+def concat_columns(pieces: Sequence[SparseRows]) -> SparseRows:
     """Puts matrices of as many rows beside one another."""
     if len(pieces) == 1:
         return pieces[0]
@@ -189,7 +191,7 @@ def beside(pieces: Sequence[Rows]) -> Rows:
             target += np.arange(entries.start, entries.stop)
             index[target] = piece.index[entries] + index.dtype.type(first[number])
             values[target] = piece.values[entries]
-    return Rows(offsets, index, values, width)
+    return SparseRows(offsets, index, values, width)
 
 
 def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:
@@ -218,7 +220,7 @@ def _sizes(rows: int, width: int, nonzeros: int, itemsize: int) -> dict[str, int
     }
 
 
-def pack(rows: Rows) -> dict[str, np.ndarray]:
+def pack(rows: SparseRows) -> dict[str, np.ndarray]:
     """The arrays of the smallest encoding.
 
     Returns:
@@ -249,7 +251,9 @@ def pack(rows: Rows) -> dict[str, np.ndarray]:
     return {"offsets": rows.offsets, "bits": bits, "values": rows.values}
 
 
-def unpack(arrays: Mapping[str, np.ndarray], which: Sequence[int] | slice, *, width: int) -> Rows:
+def unpack(
+    arrays: Mapping[str, np.ndarray], which: Sequence[int] | slice, *, width: int
+) -> SparseRows:
     """Reads some rows, and only their bytes.
 
     Args:
@@ -272,10 +276,12 @@ def unpack(arrays: Mapping[str, np.ndarray], which: Sequence[int] | slice, *, wi
     else:
         index = _gather(arrays["index"], offsets, chosen)
         _check_rising(index, new, width)
-    return Rows(new, index, _gather(values, offsets, chosen), width)
+    return SparseRows(new, index, _gather(values, offsets, chosen), width)
 
 
-def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, width: int) -> Rows:
+def unpack_columns(
+    arrays: Mapping[str, np.ndarray], start: int, stop: int, *, width: int
+) -> SparseRows:
     """Reads a range of columns of all rows, without decoding the others.
 
     Raises:
@@ -296,7 +302,7 @@ def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, w
         if (high > offsets[1:]).any():
             raise StoreDamaged("its bitmap and its offsets disagree on the number of nonzeros")
         index = (np.flatnonzero(cells) % max(1, stop - start)).astype(index_dtype(stop - start))
-        return Rows(_offsets(high - low), index, values[_runs(low, high)], stop - start)
+        return SparseRows(_offsets(high - low), index, values[_runs(low, high)], stop - start)
     low = _first_at_least(arrays["index"], offsets, start)
     high = _first_at_least(arrays["index"], offsets, stop)
     entries = _runs(low, np.maximum(low, high))
@@ -305,7 +311,7 @@ def unpack_columns(arrays: Mapping[str, np.ndarray], start: int, stop: int, *, w
         raise StoreDamaged("its indices do not rise within a row")
     index = (index - index.dtype.type(start)).astype(index_dtype(stop - start))
     _check_rising(index, new, stop - start)
-    return Rows(new, index, values[entries], stop - start)
+    return SparseRows(new, index, values[entries], stop - start)
 
 
 def _first_at_least(index: np.ndarray, offsets: np.ndarray, column: int) -> np.ndarray:

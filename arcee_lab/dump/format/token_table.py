@@ -22,7 +22,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenTable:
     """A run of tokens, in the order in which a store holds them.
 
     The tokens of a window follow one another, and so do the windows of a document.
@@ -68,7 +68,7 @@ class Tokens:
         return stored
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], *, length: int, tags: Iterable[str]) -> "Tokens":
+    def of(cls, tensors: Mapping[str, Tensor], *, length: int, tags: Iterable[str]) -> "TokenTable":
         """The inverse of `tensors`, for a file that has not been checked yet.
 
         Raises:
@@ -86,13 +86,13 @@ class Tokens:
             tags={name: tensors[TAG + name] for name in tags},
         )
 
-    def __getitem__(self, which: slice | Tensor) -> "Tokens":
+    def __getitem__(self, which: slice | Tensor) -> "TokenTable":
         columns: dict[str, Any] = {name: getattr(self, name)[which] for name in _DTYPES}
         columns["tags"] = {name: tag[which] for name, tag in self.tags.items()}
-        return Tokens(**columns)
+        return TokenTable(**columns)
 
     @classmethod
-    def join(cls, parts: Sequence["Tokens"], *, tags: Iterable[str]) -> "Tokens":
+    def join(cls, parts: Sequence["TokenTable"], *, tags: Iterable[str]) -> "TokenTable":
         """The runs one behind the other; all of them have these tags."""
         columns: dict[str, Any] = {
             name: torch.cat([torch.zeros(0, dtype=dtype), *(getattr(p, name) for p in parts)])

@@ -58,7 +58,7 @@ class Verification:
     damages: tuple[Damage, ...]
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         """Whether nothing is wrong."""
         return not self.damages
 
@@ -72,14 +72,14 @@ class Verification:
             f"{self.store}: {self.n_tokens:,} tokens in {self.n_shards} shards, {self.n_files} "
             f"files, {self.bytes:,} bytes"
         )
-        if self.whole:
+        if self.intact:
             return f"{held}: whole"
         lines = [f"  shard {d.shard}, {d.path}: {d.why}" for d in self.damages]
         return "\n".join([f"{held}: {len(self.damages)} damaged", *lines])
 
     def _repr_html_(self) -> str:
         head = escape(repr(self).splitlines()[0])
-        return f"<p>{head}</p>" + ("" if self.whole else self.frame().to_html(index=False))
+        return f"<p>{head}</p>" + ("" if self.intact else self.frame().to_html(index=False))
 
 
 def verify(path: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Verification:
@@ -150,12 +150,12 @@ def _wrong(
             shard_files.read_tokens(folder, file, length=len(shard), tags=manifest.tags)
         else:
             _count(shard_files.read_block(folder, file, site, length=len(shard)))
-    except shard_files.Damaged as error:
+    except shard_files.ShardDamaged as error:
         return error.why
     except (ValueError, OSError) as error:
         return str(error)
     finally:
-        folder.let_go(file.path)
+        folder.release(file.path)
     return None
 
 
@@ -183,7 +183,7 @@ def _count(block: Block) -> None:
     step = max(1, _CELLS // max(1, block.width))
     for start in range(0, block.tokens, step):
         stop = min(start + step, block.tokens)
-        rows: sparse.Rows = block.span(start, stop)
+        rows: sparse.SparseRows = block.span(start, stop)
         again += np.bincount(rows.index, minlength=block.width)
     if not np.array_equal(again, by_unit):
         raise FileError("its half by token and its half by unit count other nonzeros")

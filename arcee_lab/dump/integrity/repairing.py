@@ -13,7 +13,7 @@ from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.integrity.checking import Verification, verify
-from arcee_lab.dump.writing.job import Job, Texts
+from arcee_lab.dump.writing.job import DumpJob, Texts
 from arcee_lab.dump.writing.resume import read_record
 from arcee_lab.dump.writing.tags import Tag
 from arcee_lab.errors import FileError
@@ -53,7 +53,7 @@ def repair(
     """
     folder = folder_of(path)
     found = found or verify(folder, progress=progress)
-    if found.whole:
+    if found.intact:
         return found
     for damage in found.damages:
         folder.size(damage.path)  # refuses a place that leads out of the store
@@ -61,11 +61,11 @@ def repair(
     config = config_of(manifest)
     if config.max_tokens is not None:  # texts may have no end, and a manifest ask for any number
         config = replace(config, max_tokens=min(config.max_tokens, max(1, manifest.n_tokens)))
-    job = Job(model, tokenizer, texts, config, tags=tags)
+    job = DumpJob(model, tokenizer, texts, config, tags=tags)
     _check_same(manifest, job)
     damaged = sorted({damage.shard for damage in found.damages})
     # A store that was copied without its run.json has no other writer.
-    writers = folder.alone() if folder.size(RUN_FILE) is not None else nullcontext()
+    writers = folder.exclusive() if folder.size(RUN_FILE) is not None else nullcontext()
     with writers:
         for number in damaged:
             _repair_shard(folder, manifest, job, number, found, progress=progress)
@@ -86,7 +86,7 @@ def config_of(manifest: Manifest) -> DumpConfig:
         raise FileError(f"the manifest's settings are not those of a dump: {error}") from error
 
 
-def _check_same(manifest: Manifest, job: Job) -> None:
+def _check_same(manifest: Manifest, job: DumpJob) -> None:
     ours = job.provenance
     for what, theirs, got in (
         ("model", manifest.model, ours.model),
@@ -109,7 +109,7 @@ def _check_same(manifest: Manifest, job: Job) -> None:
 def _repair_shard(
     folder: Folder,
     manifest: Manifest,
-    job: Job,
+    job: DumpJob,
     number: int,
     found: Verification,
     *,

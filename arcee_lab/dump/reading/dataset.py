@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SPAN = 4096  # tokens that are decoded together
 _MIXED = 4  # spans whose tokens are shuffled together
 
 
-class Activations(IterableDataset[dict[str, Tensor]]):
+class ActivationDataset(IterableDataset[dict[str, Tensor]]):
     """Batches of activations with what is known of their tokens.
 
     A batch is a dict: each site's name as asked for -> [batch, width]; `token` (its number in the
@@ -106,12 +106,12 @@ class Activations(IterableDataset[dict[str, Tensor]]):
 
     def _pool(
         self, site: StoredSite, spans: list[tuple[int, int, int]]
-    ) -> tuple[Tensor | Rows, torch.dtype]:
+    ) -> tuple[Tensor | SparseRows, torch.dtype]:
         read = self._store.span if site.counts_nonzeros else self._store.dense
         parts = [read(site.name, *span) for span in spans]
-        pool = sparse.below(parts) if site.counts_nonzeros else torch.cat(parts)  # type: ignore[arg-type]
+        pool = sparse.concat_rows(parts) if site.counts_nonzeros else torch.cat(parts)  # type: ignore[arg-type]
         return pool, site.value_dtype
 
 
-def _dense(rows: Rows, place: Tensor, dtype: torch.dtype) -> Tensor:
+def _dense(rows: SparseRows, place: Tensor, dtype: torch.dtype) -> Tensor:
     return sparse.from_bits(rows.take(place.numpy()).dense(), dtype)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import SettingError
 
 
@@ -37,7 +37,9 @@ class Firings:
     relu: Float[Tensor, " fired"]
 
     @classmethod
-    def of(cls, layer: int, units: Sequence[int], rows: Rows, dtype: torch.dtype) -> "Firings":
+    def of(
+        cls, layer: int, units: Sequence[int], rows: SparseRows, dtype: torch.dtype
+    ) -> "Firings":
         """Of a matrix with a row a unit and a column a token."""
         return cls(
             layer=layer,

@@ -15,8 +15,8 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
-from arcee_lab.dump.format.sparse import Rows
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.sparse import SparseRows
+from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import SettingError
 from arcee_lab.sites import Legend
 
@@ -40,7 +40,7 @@ class Reader:
         self._sites = {site.name: site for site in manifest.sites}
         self._starts = np.array([shard.start for shard in manifest.shards], dtype=np.int64)
         self._blocks: OrderedDict[tuple[str, int], Block] = OrderedDict()
-        self._known: Tokens | None = None
+        self._known: TokenTable | None = None
 
     def __len__(self) -> int:
         """Tokens."""
@@ -95,7 +95,7 @@ class Reader:
             (values.float().numpy(), rows.index.astype(np.int64), rows.offsets), shape=shape
         )
 
-    def rows(self, start: int, stop: int, site: str) -> Rows:
+    def rows(self, start: int, stop: int, site: str) -> SparseRows:
         """The nonzeros at a range of tokens, as they are stored: the fastest form.
 
         Args:
@@ -105,9 +105,9 @@ class Reader:
         """
         stored = self._sites[site]
         pieces = [self.span(site, *piece) for piece in self._pieces(start, stop)]
-        return sparse.below(pieces) if pieces else nothing(0, stored, stored.width)
+        return sparse.concat_rows(pieces) if pieces else empty_rows(0, stored, stored.width)
 
-    def token_data(self, which: slice = slice(None)) -> Tokens:
+    def token_data(self, which: slice = slice(None)) -> TokenTable:
         """Ids, positions, documents, windows, masks and tags of a range of tokens."""
         start, stop = self._range(which)
         if self._known is not None:
@@ -115,12 +115,12 @@ class Reader:
         parts = [
             self._read_tokens(number)[low:high] for number, low, high in self._pieces(start, stop)
         ]
-        joined = parts[0] if len(parts) == 1 else Tokens.join(parts, tags=self.manifest.tags)
+        joined = parts[0] if len(parts) == 1 else TokenTable.join(parts, tags=self.manifest.tags)
         if stop - start == len(self):
             self._known = joined  # some 20 bytes a token
         return joined
 
-    def _read_tokens(self, number: int) -> Tokens:
+    def _read_tokens(self, number: int) -> TokenTable:
         shard = self.manifest.shards[number]
         return shard_files.read_tokens(
             self.folder, shard.tokens, length=len(shard), tags=self.manifest.tags
@@ -152,12 +152,12 @@ class Reader:
             _keep(self._blocks, key, block)
         return self._blocks[key]
 
-    def units(self, site: str, number: int, which: Sequence[int] | slice) -> Rows:
+    def units(self, site: str, number: int, which: Sequence[int] | slice) -> SparseRows:
         """The nonzeros of some units in one shard of a stored site: a row a unit."""
         with self._naming(number, site):
             return self.block(site, number).units(which)
 
-    def span(self, site: str, number: int, start: int, stop: int) -> Rows:
+    def span(self, site: str, number: int, start: int, stop: int) -> SparseRows:
         """The nonzeros of some tokens of one shard, counted within it: a row a token."""
         with self._naming(number, site):
             return self.block(site, number).span(start, stop)
@@ -194,10 +194,10 @@ class Reader:
         file = self.manifest.shards[number].sites[site]
         try:
             yield
-        except shard_files.Damaged:
+        except shard_files.ShardDamaged:
             raise
         except ValueError as error:
-            raise shard_files.Damaged(f"{self.folder}/{file.path}", str(error)) from error
+            raise shard_files.ShardDamaged(f"{self.folder}/{file.path}", str(error)) from error
 
     def token_frame(self, which: slice = slice(None)) -> pd.DataFrame:
         """One row per token: id, position, document, window, attended, first and each tag."""
@@ -231,7 +231,7 @@ def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         cache.popitem(last=False)
 
 
-def nothing(n_rows: int, site: StoredSite, width: int = 0) -> Rows:
+def empty_rows(n_rows: int, site: StoredSite, width: int = 0) -> SparseRows:
     """Rows without an entry."""
     bits = sparse.to_bits(torch.zeros(n_rows, width, dtype=site.value_dtype))
     return sparse.compress(bits)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _count_layer(
     return fired[0], fired[1], np.bincount(active[counted], minlength=site.width + 1)
 
 
-def _firing(rows: Rows, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _firing(rows: SparseRows, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Unit and token of each entry whose square is above 0; in float16 a small one's is not."""
     above = (sparse.from_bits(rows.values, dtype).square() > 0).numpy()
     return rows.row[above], rows.index[above]

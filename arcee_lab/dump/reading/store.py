@@ -16,11 +16,11 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.reading.firings import Firings, TopFirings
-from arcee_lab.dump.reading.reader import Reader, as_numpy, nothing
+from arcee_lab.dump.reading.reader import Reader, as_numpy, empty_rows
 from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:
-    from arcee_lab.dump.reading.dataset import Activations
+    from arcee_lab.dump.reading.dataset import ActivationDataset
     from arcee_lab.dump.reading.exports import Export
     from arcee_lab.dump.reading.stats import FiringStats
 
@@ -86,7 +86,7 @@ class Store(Reader):
                 f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}"
             )
         pieces = [self.units(site.name, n, units) for n in range(len(self.manifest.shards))]
-        rows = sparse.beside(pieces) if pieces else nothing(len(units), site)
+        rows = sparse.concat_columns(pieces) if pieces else empty_rows(len(units), site)
         return Firings.of(layer, units, rows, site.value_dtype)
 
     def topk(
@@ -211,15 +211,15 @@ class Store(Reader):
         shuffle: bool = True,
         seed: int = 0,
         first: bool = False,
-    ) -> "Activations":
+    ) -> "ActivationDataset":
         """Batches of activations for training a probe or a dictionary.
 
-        See `arcee_lab.dump.reading.dataset.Activations`.
+        See `arcee_lab.dump.reading.dataset.ActivationDataset`.
         """
-        from arcee_lab.dump.reading.dataset import Activations
+        from arcee_lab.dump.reading.dataset import ActivationDataset
 
         several = [sites] if isinstance(sites, str | int) else list(sites)
-        return Activations(
+        return ActivationDataset(
             self, several, batch_size=batch_size, shuffle=shuffle, seed=seed, first=first
         )
 

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows, plan_batches
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import SettingError
 
-Row = tuple[int, ...]
+BatchRow = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PlannedShard:
     start: int
     stop: int
     windows: range
-    batches: tuple[tuple[Row, ...], ...]
+    batches: tuple[tuple[BatchRow, ...], ...]
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -103,7 +103,7 @@ class BatchPlan:
         """Tokens that are stored."""
         return self.shards[-1].stop if self.shards else 0
 
-    def inputs(self, rows: Sequence[Row]) -> Inputs:
+    def inputs(self, rows: Sequence[BatchRow]) -> Inputs:
         """The tensors of one batch, padded on the right."""
         lengths = [sum(len(self.windows[w]) for w in row) for row in rows]
         ids = np.full((len(rows), max(lengths)), self.windows.pad_id, dtype=np.int64)
@@ -124,7 +124,7 @@ class BatchPlan:
             torch.from_numpy(places) if self.packed else None,
         )
 
-    def pieces(self, shard: PlannedShard, rows: Sequence[Row]) -> tuple[Piece, ...]:
+    def pieces(self, shard: PlannedShard, rows: Sequence[BatchRow]) -> tuple[Piece, ...]:
         """Where the tokens of a batch belong in its shard; repeated ones belong nowhere."""
         starts = self._starts(shard)
         length = max(sum(len(self.windows[w]) for w in row) for row in rows)
@@ -139,7 +139,7 @@ class BatchPlan:
                 source += len(self.windows[window])
         return tuple(_joined(pieces))
 
-    def tokens(self, shard: PlannedShard) -> Tokens:
+    def tokens(self, shard: PlannedShard) -> TokenTable:
         """What is known of a shard's tokens."""
         new = [self.windows.new(window) for window in shard.windows]
         counts = [int(kept.sum()) for kept in new]
@@ -155,7 +155,7 @@ class BatchPlan:
             "documents": np.repeat(self.windows.documents[inside], counts),
             "windows": np.repeat(np.arange(inside.start, inside.stop), counts),
         }
-        return Tokens(
+        return TokenTable(
             **{name: torch.from_numpy(x.astype(np.int32)) for name, x in columns.items()},
             attended=torch.ones(len(ids), dtype=torch.bool),
             first=torch.from_numpy(first),

@@ -10,16 +10,16 @@ import pandas as pd
 from arcee_lab.dump.format.layouts import SPARSE_LAYOUTS, Builder
 from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of
-from arcee_lab.dump.writing.batching import BatchPlan, PlannedShard, Row
-from arcee_lab.dump.writing.recorder import Sink
-from arcee_lab.dump.writing.shard_writer import Arrival
+from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard
+from arcee_lab.dump.writing.recorder import Recorder
+from arcee_lab.dump.writing.shard_writer import SiteBatch
 
 _PROBES = 3
 _AHEAD = 1.2  # how far the text may be denser than the batches that were looked at
 
 
 @dataclass(frozen=True)
-class EstimatedSite:
+class SiteEstimate:
     """One site of an estimate.
 
     Attributes:
@@ -41,7 +41,7 @@ class EstimatedSite:
 
 
 @dataclass(frozen=True, repr=False)
-class Estimate:
+class DumpEstimate:
     """Size and time of a dump.
 
     Attributes:
@@ -57,7 +57,7 @@ class Estimate:
         n_probed: Tokens of the batches that this was measured on.
     """
 
-    sites: tuple[EstimatedSite, ...]
+    sites: tuple[SiteEstimate, ...]
     n_tokens: int
     n_documents: int
     n_windows: int
@@ -103,45 +103,45 @@ class Estimate:
 def estimate(
     plan: BatchPlan,
     sites: Mapping[str, StoredSite],
-    forward: Callable[[Sequence[Row]], object],
-    sink: Sink,
+    forward: Callable[[Sequence[BatchRow]], object],
+    recorder: Recorder,
     *,
     threads: int,
     queue: int,
-) -> Estimate:
+) -> DumpEstimate:
     """Computes a few batches and goes by their densities and times.
 
     Args:
         plan: All batches.
         sites: What is stored.
         forward: Runs the model on a batch.
-        sink: The one that the model runs under.
+        recorder: The one that the model runs under.
         threads: Threads that will convert.
         queue: Bytes that may wait.
     """
     chosen = _spread(plan.shards)
     nonzeros = dict.fromkeys(sites, 0)
     converting = 0.0
-    held: list[tuple[str, Arrival]] = []
-    sink.hand = lambda name, size, arrival: held.append((name, arrival))
+    held: list[tuple[str, SiteBatch]] = []
+    recorder.deliver = lambda name, size, batch: held.append((name, batch))
     n_probed, computing = 0, 0.0
     # The first forward of a process finds everything cold; it is run again for its time.
     for at, (shard, rows) in enumerate([chosen[0], *chosen]):
-        sink.pieces = plan.pieces(shard, rows)
+        recorder.pieces = plan.pieces(shard, rows)
         held.clear()
         began = time.perf_counter()
         forward(rows)
-        for _, arrival in held:
-            if arrival.ready is not None:
-                arrival.ready.synchronize()
+        for _, batch in held:
+            if batch.ready is not None:
+                batch.ready.synchronize()
         elapsed = time.perf_counter() - began
         if at == 0:
             continue
         computing += elapsed
-        n_probed += sum(piece.length for piece in sink.pieces)
+        n_probed += sum(piece.length for piece in recorder.pieces)
         began = time.perf_counter()
-        for name, arrival in held:
-            nonzeros[name] += _count(sites[name], arrival)
+        for name, batch in held:
+            nonzeros[name] += _count(sites[name], batch)
         converting += time.perf_counter() - began
     held.clear()
     rows_of = [
@@ -152,7 +152,7 @@ def estimate(
         sum(row.bytes for row in rows_of) + (BYTES_OF_TOKEN + 4 * len(plan.tags)) * plan.n_tokens
     )
     longest = max(len(shard) for shard in plan.shards)
-    return Estimate(
+    return DumpEstimate(
         sites=tuple(rows_of),
         n_tokens=plan.n_tokens,
         n_documents=plan.windows.n_documents,
@@ -166,29 +166,29 @@ def estimate(
     )
 
 
-def _spread(shards: Sequence[PlannedShard]) -> list[tuple[PlannedShard, Sequence[Row]]]:
+def _spread(shards: Sequence[PlannedShard]) -> list[tuple[PlannedShard, Sequence[BatchRow]]]:
     """A few batches from all over, of middling length."""
     step = max(1, len(shards) // _PROBES)
     chosen = shards[step // 2 :: step][:_PROBES]
     return [(shard, shard.batches[len(shard.batches) // 2]) for shard in chosen]
 
 
-def _count(site: StoredSite, arrival: Arrival) -> int:
+def _count(site: StoredSite, batch: SiteBatch) -> int:
     builder = Builder(site.layout, width=site.width, dtype=site.torch_dtype)
     places = 0
-    for piece in arrival.pieces:
-        x = arrival.x[piece.source : piece.source + piece.length]
+    for piece in batch.pieces:
+        x = batch.x[piece.source : piece.source + piece.length]
         builder.add(x.to(site.torch_dtype), at=places)
         places += piece.length
     block = builder.finish()
     return places * site.width if block.nonzeros is None else block.nonzeros
 
 
-def _site(site: StoredSite, shards: Sequence[PlannedShard], density: float) -> EstimatedSite:
+def _site(site: StoredSite, shards: Sequence[PlannedShard], density: float) -> SiteEstimate:
     total = sum(_bytes(site, len(shard), density) for shard in shards)
     cells = sum(len(shard) for shard in shards) * site.width
     dense = cells * site.torch_dtype.itemsize
-    return EstimatedSite(site.name, site.layout, site.dtype, density, total, dense)
+    return SiteEstimate(site.name, site.layout, site.dtype, density, total, dense)
 
 
 def _bytes(site: StoredSite, length: int, density: float) -> int:

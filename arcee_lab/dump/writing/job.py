@@ -15,19 +15,25 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest, StoredShard
 from arcee_lab.dump.reading.store import Store, open
-from arcee_lab.dump.writing.batching import BatchPlan, PlannedShard, Row, plan_shards
-from arcee_lab.dump.writing.estimate import Estimate, estimate, size
+from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard, plan_shards
+from arcee_lab.dump.writing.estimate import DumpEstimate, estimate, size
 from arcee_lab.dump.writing.provenance import Provenance, stored_sites
-from arcee_lab.dump.writing.recorder import Sink
-from arcee_lab.dump.writing.resume import agreed, finish, one_writer, unfinished, write_record
-from arcee_lab.dump.writing.shard_writer import Filling
+from arcee_lab.dump.writing.recorder import Recorder
+from arcee_lab.dump.writing.resume import (
+    agree_on_shards,
+    finish,
+    single_writer,
+    unfinished,
+    write_record,
+)
+from arcee_lab.dump.writing.shard_writer import ShardWriter
 from arcee_lab.dump.writing.tags import Tag, cut_tags
-from arcee_lab.dump.writing.writer_threads import Conveyor
+from arcee_lab.dump.writing.writer_threads import WriterThreads
 from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
-from arcee_lab.runs import ranks
-from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.ranks import Ranks, joined
 
 Texts = Iterable[str] | Windows
 
@@ -75,7 +81,7 @@ def write(
         >>> store = al.dump.write(model, tokenizer, texts, out)  # doctest: +SKIP
         >>> store.neuron(2, 17).frame()  # doctest: +SKIP
     """
-    job = Job(model, tokenizer, texts, config, tags=tags, source=source)
+    job = DumpJob(model, tokenizer, texts, config, tags=tags, source=source)
     return job.run(out, progress=progress)
 
 
@@ -86,7 +92,7 @@ def plan(
     config: DumpConfig | None = None,
     *,
     tags: Mapping[str, Tag] | None = None,
-) -> Estimate:
+) -> DumpEstimate:
     """Says what `write` with the same arguments will take, from a few of its batches.
 
     Raises:
@@ -99,10 +105,10 @@ def plan(
         >>> estimate.bytes < estimate.dense_bytes
         True
     """
-    return Job(model, tokenizer, texts, config, tags=tags).estimate()
+    return DumpJob(model, tokenizer, texts, config, tags=tags).estimate()
 
 
-class Job:
+class DumpJob:
     """A dump whose texts are read and whose batches are planned.
 
     Args:
@@ -162,17 +168,17 @@ class Job:
         )
         self.provenance = Provenance(self._anatomy, tokenizer, self.plan, config, source or {})
         self.writer_seconds = 0.0
-        self._estimate: Estimate | None = None
+        self._estimate: DumpEstimate | None = None
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> DumpEstimate:
         """What the dump will take; measured once."""
         if self._estimate is None:
-            with torch.no_grad(), self._sink() as sink:
+            with torch.no_grad(), self._recorder() as recorder:
                 self._estimate = estimate(
                     self.plan,
                     self.sites,
                     self._forward,
-                    sink,
+                    recorder,
                     threads=self.config.threads,
                     queue=self.config.queue_mib << 20,
                 )
@@ -185,7 +191,7 @@ class Job:
             model=given.model,
             tokenizer=given.tokenizer,
             data=given.data,
-            settings=given.run,
+            settings=given.run_settings,
             versions=given.versions,
             sites=tuple(self.sites.values()),
             shards=shards,
@@ -196,19 +202,19 @@ class Job:
         """Writes what is not there yet; see `write`."""
         folder, sites = folder_of(out), tuple(self.sites.values())
         shards = self.plan.shards
-        with ranks.joined(self._anatomy.model.device) as here, self._alone(folder, here):
-            todo = agreed(here, unfinished(folder, shards, sites))
+        with joined(self._anatomy.model.device) as ranks, self._exclusive(folder, ranks):
+            todo = agree_on_shards(ranks, unfinished(folder, shards, sites))
             if todo:
                 self.check_space(folder, sum(len(shards[number]) for number in todo))
                 # Of a tensor-parallel model all ranks compute the same, and the first one writes.
                 together = shards_of(self._anatomy) is not None
-                mine = todo if together else here.share(todo)
-                writes = here.first or not together
+                mine = todo if together else ranks.share(todo)
+                writes = ranks.first or not together
                 self.compute(folder, [shards[n] for n in mine], writes=writes, progress=progress)
-            here.barrier()
-            if here.first:
+            ranks.barrier()
+            if ranks.first:
                 finish(folder, shards, sites, self.manifest)
-            here.barrier()
+            ranks.barrier()
         return open(folder, tokenizer=self._tokenizer)
 
     def check_space(self, folder: Folder, n_tokens: int) -> None:
@@ -256,7 +262,7 @@ class Job:
             done.append(stored)
 
         lanes = {name: lane for lane, name in enumerate(self.sites)}
-        conveyor = Conveyor(threads=self.config.threads, limit=self.config.queue_mib << 20)
+        writers = WriterThreads(threads=self.config.threads, limit=self.config.queue_mib << 20)
         bar = tqdm(
             total=sum(len(shard) for shard in shards),
             unit="tok",
@@ -264,45 +270,58 @@ class Job:
             disable=not (progress and writes),
         )
         try:
-            with torch.no_grad(), bar, StopWish() as wish, conveyor, self._sink() as sink:
+            with (
+                torch.no_grad(),
+                bar,
+                GracefulInterrupt() as interrupt,
+                writers,
+                self._recorder() as recorder,
+            ):
                 for number, shard in enumerate(shards):
                     if writes:
-                        filling = Filling(
+                        shard_writer = ShardWriter(
                             folder, shard, self.sites, self.plan.tokens(shard), finished
                         )
-                        conveyor.put(0, 0, filling.add_tokens)
-                        sink.hand = partial(_hand, conveyor, lanes, filling)
+                        writers.put(0, 0, shard_writer.add_tokens)
+                        recorder.deliver = partial(_deliver, writers, lanes, shard_writer)
                     for rows in shard.batches:
-                        sink.pieces = self.plan.pieces(shard, rows)
+                        recorder.pieces = self.plan.pieces(shard, rows)
                         self._forward(rows)
                         bar.set_postfix_str(f"{size(_bytes(done))} written", refresh=False)
-                        bar.update(sum(piece.length for piece in sink.pieces))
-                    if wish.asked and number + 1 < len(shards):
-                        conveyor.drain()
+                        bar.update(sum(piece.length for piece in recorder.pieces))
+                    if interrupt.requested and number + 1 < len(shards):
+                        writers.drain()
                         raise Interrupted(
                             f"stopped after shard {shard.number + 1} of {len(self.plan.shards)}, "
                             f"which is whole in {folder}; repeat the same command to go on"
                         )
         finally:
-            self.writer_seconds = conveyor.seconds
+            self.writer_seconds = writers.seconds
 
-    def _alone(self, folder: Folder, here: ranks.Ranks) -> Any:
-        return one_writer(folder, here, self.provenance.settings)
+    def _exclusive(self, folder: Folder, ranks: Ranks) -> Any:
+        return single_writer(folder, ranks, self.provenance.settings)
 
-    def _sink(self) -> Sink:
+    def _recorder(self) -> Recorder:
         # Without the logits the head, the largest product of all, need not be computed.
         stop = "hook_logits" not in self.sites
-        return Sink(self._anatomy, self.sites, stop=stop, cast=self.config.store_dtype is not None)
+        return Recorder(
+            self._anatomy, self.sites, stop=stop, cast=self.config.store_dtype is not None
+        )
 
-    def _forward(self, rows: Sequence[Row]) -> None:
+    def _forward(self, rows: Sequence[BatchRow]) -> None:
         model = self._anatomy.model if "hook_logits" in self.sites else self._anatomy.backbone
         model(**self.plan.inputs(rows).to(self._anatomy.model.device), use_cache=False)
 
 
-def _hand(
-    conveyor: Conveyor, lanes: Mapping[str, int], filling: Filling, name: str, n: int, arrival: Any
+def _deliver(
+    writers: WriterThreads,
+    lanes: Mapping[str, int],
+    shard_writer: ShardWriter,
+    name: str,
+    n: int,
+    batch: Any,
 ) -> None:
-    conveyor.put(lanes[name], n, partial(filling.add, name, arrival))
+    writers.put(lanes[name], n, partial(shard_writer.add, name, batch))
 
 
 def _bytes(shards: Sequence[StoredShard]) -> int:

@@ -103,7 +103,7 @@ class Provenance:
             "n_documents": windows.n_documents,
             "n_windows": len(windows),
         }
-        self.run = config.settings() | {
+        self.run_settings = config.settings() | {
             "device": model.device.type,
             "attention": str(model.config._attn_implementation),
         }
@@ -114,5 +114,5 @@ class Provenance:
             "tokenizer": self.tokenizer,
             "data": self.data,
             "versions": self.versions,
-            **self.run,
+            **self.run_settings,
         }

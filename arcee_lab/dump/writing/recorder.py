@@ -7,16 +7,16 @@ from torch import Tensor
 
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.writing.batching import Piece
-from arcee_lab.dump.writing.shard_writer import Arrival
+from arcee_lab.dump.writing.shard_writer import SiteBatch
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.attention import edits_of
 
-Hand = Callable[[str, int, Arrival], None]
+Deliver = Callable[[str, int, SiteBatch], None]
 
 
-class Sink(Watch):
+class Recorder(Watch):
     """Hands every activation on and keeps none.
 
     On the CPU nothing is copied here: what flows on in the model is not changed any more, and that
@@ -30,7 +30,7 @@ class Sink(Watch):
         cast: Whether values are stored in another dtype than the model computes them in.
 
     Attributes:
-        hand: Takes a site, the bytes that wait with it, and its activations; set it before each
+        deliver: Takes a site, the bytes that wait with it, and its activations; set it before each
             forward. It may wait, which holds the model back.
         pieces: Which tokens of the batch belong where; set it before each forward.
     """
@@ -49,7 +49,7 @@ class Sink(Watch):
         super().__init__(anatomy, names, stop=names[-1] if stop else None)
         self._stored = sites
         self._cast = cast
-        self.hand: Hand = _drop
+        self.deliver: Deliver = _discard
         self.pieces: Sequence[Piece] = ()
 
     def _on_activation(self, name: str, x: Tensor) -> None:
@@ -62,7 +62,7 @@ class Sink(Watch):
         # For a capture the tensor itself counts its changes; a view of it shares the count.
         flat = x.detach().reshape(-1, site.width)
         if flat.device.type == "cpu":
-            self.hand(name, flat.nbytes, Arrival(flat, self.pieces, edits_of(flat)))
+            self.deliver(name, flat.nbytes, SiteBatch(flat, self.pieces, edits_of(flat)))
             return
         turned = flat.t().contiguous() if site.counts_nonzeros else flat
         pinned = turned.device.type == "cuda"
@@ -73,8 +73,8 @@ class Sink(Watch):
             ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(turned.device))
         host = host.t() if site.counts_nonzeros else host
-        self.hand(name, host.nbytes, Arrival(host, self.pieces, edits_of(host), ready))
+        self.deliver(name, host.nbytes, SiteBatch(host, self.pieces, edits_of(host), ready))
 
 
-def _drop(name: str, size: int, arrival: Arrival) -> None:
+def _discard(name: str, size: int, batch: SiteBatch) -> None:
     """What a rank does that computes with the others and does not write."""

@@ -83,24 +83,24 @@ def finish(
 
 
 @contextmanager
-def one_writer(folder: Folder, here: Ranks, settings: dict[str, Any]) -> Iterator[None]:
+def single_writer(folder: Folder, ranks: Ranks, settings: dict[str, Any]) -> Iterator[None]:
     """Claims a folder for the job and keeps all others out for the block.
 
     Raises:
         ValueError: It is another run's, or another job is writing to it.
     """
-    if here.first:
+    if ranks.first:
         folder.claim(settings)
-        with folder.alone(ranks=here.size):
-            here.barrier()
+        with folder.exclusive(ranks=ranks.size):
+            ranks.barrier()
             yield
         return
-    here.barrier()
-    with folder.alone(first=False, ranks=here.size):
+    ranks.barrier()
+    with folder.exclusive(first=False, ranks=ranks.size):
         yield
 
 
-def agreed(here: Ranks, shards: Sequence[PlannedShard]) -> list[int]:
+def agree_on_shards(ranks: Ranks, shards: Sequence[PlannedShard]) -> list[int]:
     """The numbers of the first rank's list: all ranks go by what it saw in the folder."""
     numbers = torch.tensor([shard.number for shard in shards], dtype=torch.int64)
-    return here.gather({"shards": numbers})[0]["shards"].tolist()
+    return ranks.gather({"shards": numbers})[0]["shards"].tolist()

@@ -12,14 +12,14 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.layouts import Builder
 from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite, shard_path
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.dump.writing.batching import Piece, PlannedShard
 from arcee_lab.errors import SettingError
 from arcee_lab.model.attention import edits_of
 
 
 @dataclass(frozen=True)
-class Arrival:
+class SiteBatch:
     """The activations of one site in one forward, on their way to a shard.
 
     Attributes:
@@ -37,7 +37,7 @@ class Arrival:
 
 
 @dataclass
-class Filling:
+class ShardWriter:
     """A shard that is being filled. Each site is filled from one thread at a time.
 
     Attributes:
@@ -51,7 +51,7 @@ class Filling:
     folder: Folder
     shard: PlannedShard
     sites: Mapping[str, StoredSite]
-    tokens: Tokens
+    tokens: TokenTable
     done: Callable[[PlannedShard, StoredShard], None]
     _builders: dict[str, Builder] = field(init=False)
     _files: dict[str, StoredFile] = field(default_factory=dict, init=False)
@@ -68,21 +68,21 @@ class Filling:
         path = shard_path("tokens", self.shard.number)
         self._finished("", shard_files.write(self.folder, path, self.tokens))
 
-    def add(self, name: str, arrival: Arrival) -> None:
+    def add(self, name: str, batch: SiteBatch) -> None:
         """Converts one site's activations; the last ones of the shard write its file.
 
         Raises:
             ValueError: NaN, or a tensor that was changed in place after it was recorded.
         """
-        if arrival.ready is not None:
-            arrival.ready.synchronize()
+        if batch.ready is not None:
+            batch.ready.synchronize()
         builder = self._builders[name]
-        for piece in arrival.pieces:
-            rows = arrival.x[piece.source : piece.source + piece.length]
+        for piece in batch.pieces:
+            rows = batch.x[piece.source : piece.source + piece.length]
             n_nan = builder.add(rows.to(self.sites[name].torch_dtype), at=piece.at)
             if n_nan:
                 raise self._nan(name, piece, n_nan)
-        if edits_of(arrival.x) != arrival.edits:
+        if edits_of(batch.x) != batch.edits:
             raise SettingError(
                 f"{name} was changed in place after it was recorded, by a hook at a later site "
                 "that holds the same tensor. Return a new tensor there"

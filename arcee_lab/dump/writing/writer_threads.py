@@ -9,7 +9,7 @@ from types import TracebackType
 Task = Callable[[], None]
 
 
-class Conveyor:
+class WriterThreads:
     """Runs tasks on threads of its own while the caller goes on.
 
     A task goes into a lane; tasks of one lane run one after the other, in order. The caller waits
@@ -24,11 +24,11 @@ class Conveyor:
         seconds: CPU time that the threads have spent on tasks.
 
     Example:
-        >>> from arcee_lab.dump.writing.writer_threads import Conveyor
+        >>> from arcee_lab.dump.writing.writer_threads import WriterThreads
         >>> done = []
-        >>> with Conveyor(threads=2, limit=100) as conveyor:
-        ...     conveyor.put(0, 60, lambda: done.append("first"))
-        ...     conveyor.put(0, 60, lambda: done.append("second"))
+        >>> with WriterThreads(threads=2, limit=100) as writers:
+        ...     writers.put(0, 60, lambda: done.append("first"))
+        ...     writers.put(0, 60, lambda: done.append("second"))
         >>> done
         ['first', 'second']
     """
@@ -47,7 +47,7 @@ class Conveyor:
             for n, lane in enumerate(self._lanes)
         ]
 
-    def __enter__(self) -> "Conveyor":
+    def __enter__(self) -> "WriterThreads":
         for thread in self._threads:
             thread.start()
         return self

@@ -21,7 +21,7 @@ from arcee_lab.errors import SavedDamaged
 from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.modeling import ArceeForCausalLM
-from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import every_token, kept_tokens, window_means
 from arcee_lab.sparsity.core.state import Shape, State, Tokens, combine
@@ -99,13 +99,13 @@ class Pass:
             disable=not (progress and here.first),
         )
         saved = time.perf_counter()
-        wish = StopWish("the current forward")
-        with torch.no_grad(), without_compiled_code(), bar, wish:
+        interrupt = GracefulInterrupt("the current forward")
+        with torch.no_grad(), without_compiled_code(), bar, interrupt:
             for job in self.plan.jobs(mine[self.done :]):
                 self._forward(job)
                 self.done += 1
                 bar.update(sizes[self.done - 1])
-                last = wish.asked or self.done == len(mine)
+                last = interrupt.requested or self.done == len(mine)
                 now = time.perf_counter()
                 if last or (resume is not None and now - saved >= _SAVE_EVERY):
                     self._refuse_nan()  # waits for the device
@@ -113,7 +113,7 @@ class Pass:
                     if resume is not None:
                         self._save(resume, run)
                     saved = time.perf_counter()
-                if wish.asked:
+                if interrupt.requested:
                     raise KeyboardInterrupt
         return self._gathered(here)
 

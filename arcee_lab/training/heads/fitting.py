@@ -28,7 +28,7 @@ from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
-from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
@@ -117,13 +117,16 @@ def train_head(
     }
     folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
     if out is not None:
-        storage.remove_beginnings(out)  # of a run that was killed
-    with Seeds.read(recipe.seed).acting(), StopWish("the steps up to the next state") as wish:
+        storage.remove_partial_files(out)  # of a run that was killed
+    with (
+        Seeds.read(recipe.seed).acting(),
+        GracefulInterrupt("the steps up to the next state") as interrupt,
+    ):
         headed = _new_head(anatomy.backbone, train)
         headed.name_or_path = anatomy.model.name_or_path
         token = train.head == "token"
         losses, stopped = _fit(
-            headed, rows, recipe, token=token, folder=folder, wish=wish, progress=progress
+            headed, rows, recipe, token=token, folder=folder, interrupt=interrupt, progress=progress
         )
 
     def result(scores: tuple[Score, ...]) -> TrainedHead:
@@ -191,7 +194,7 @@ def _fit(
     *,
     token: bool,
     folder: Path | None,
-    wish: StopWish,
+    interrupt: GracefulInterrupt,
     progress: bool | None,
 ) -> tuple[list[dict[str, int | float]], int]:
     """Trains; gives the logged losses, and the step after which Ctrl-C ended it, or 0."""
@@ -200,7 +203,7 @@ def _fit(
         weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
     trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
     cache, model.config.use_cache = model.config.use_cache, False
-    stop = StopSoon(wish, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
+    stop = StopSoon(interrupt, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
     callbacks: list[TrainerCallback] = [_Watch(progress=progress), stop]
     if folder is not None:
         callbacks.append(SaveNowAndThen(_LOG_EVERY))

@@ -23,7 +23,7 @@ from transformers.trainer_callback import TrainerState
 
 from arcee_lab.errors import SavedDamaged
 from arcee_lab.runs import storage
-from arcee_lab.runs.interrupt import StopWish
+from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
@@ -179,13 +179,13 @@ class StopSoon(TrainerCallback):
         keeps: Whether one is.
     """
 
-    def __init__(self, wish: StopWish, every: int, *, keeps: bool):
-        self._wish, self._every, self._keeps = wish, every, keeps
+    def __init__(self, interrupt: GracefulInterrupt, every: int, *, keeps: bool):
+        self._interrupt, self._every, self._keeps = interrupt, every, keeps
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Sets the flags that Trainer reads behind each step."""
-        if not self._wish.asked or state.global_step % self._every:
+        if not self._interrupt.requested or state.global_step % self._every:
             return
         if state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = True
@@ -195,7 +195,7 @@ class StopSoon(TrainerCallback):
 def remove(folder: Path) -> None:
     """Removes the folder of a run whose result is safe; a kill in between leaves a claimed one."""
     (folder / STATE).unlink(missing_ok=True)
-    storage.remove_beginnings(folder)
+    storage.remove_partial_files(folder)
     (folder / storage.RUN_FILE).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
-from arcee_lab.dump.format.sparse import Rows
+from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 
@@ -162,11 +162,11 @@ def _sparse_name(store: "Reader", name: str, kind: str) -> str:
     return site.name
 
 
-def unit_ranges(store: "Reader", site: StoredSite) -> Iterator[tuple[int, Rows]]:
+def unit_ranges(store: "Reader", site: StoredSite) -> Iterator[tuple[int, SparseRows]]:
     """The nonzeros of a site at all tokens, some units at a time: first unit, and a row a unit."""
     step = max(1, _CELLS // max(1, len(store)))
     for start in range(0, site.width, step):
         which = slice(start, start + step)
         parts = [store.units(site.name, n, which) for n in range(len(store.manifest.shards))]
         if parts:
-            yield start, sparse.beside(parts)
+            yield start, sparse.concat_columns(parts)

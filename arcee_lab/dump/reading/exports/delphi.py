@@ -130,7 +130,11 @@ def _nonzeros(
         store.units(site.name, number, slice(first, behind))
         for number in range(len(store.manifest.shards))
     ]
-    rows = sparse.beside(parts) if parts else sparse.compress(np.zeros((0, 0), dtype=np.uint16))
+    rows = (
+        sparse.concat_columns(parts)
+        if parts
+        else sparse.compress(np.zeros((0, 0), dtype=np.uint16))
+    )
     return (
         rows.row,
         rows.index.astype(np.int64),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from arcee_lab.dump.format.token_table import Tokens
+from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import SettingError
 
 
@@ -34,7 +34,7 @@ class PackedRows:
         return int((pieces != pieces[:, :1]).any(axis=1).sum())
 
 
-def pack(known: Tokens, context: int) -> PackedRows:
+def pack(known: TokenTable, context: int) -> PackedRows:
     """Puts all tokens of a store, without padding, one behind the other into rows.
 
     Args:

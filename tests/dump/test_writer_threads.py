@@ -5,29 +5,27 @@ import time
 
 import pytest
 
-from arcee_lab.dump.writing.writer_threads import Conveyor
+from arcee_lab.dump.writing.writer_threads import WriterThreads
 
 
 def test_lanes_keep_their_order_and_all_is_done():
     done = {0: [], 1: [], 2: []}
-    with Conveyor(threads=2, limit=10) as conveyor:
+    with WriterThreads(threads=2, limit=10) as writers:
         for number in range(30):
             lane = number % 3
-            conveyor.put(lane, 4, lambda lane=lane, n=number: done[lane].append(n))
+            writers.put(lane, 4, lambda lane=lane, n=number: done[lane].append(n))
     assert done == {lane: list(range(lane, 30, 3)) for lane in done}
-    assert conveyor.seconds > 0
-    assert not any(thread.is_alive() for thread in conveyor._threads)
+    assert writers.seconds > 0
+    assert not any(thread.is_alive() for thread in writers._threads)
 
 
 def test_the_caller_waits_when_too_much_waits():
     gate = threading.Event()
-    with Conveyor(threads=1, limit=100) as conveyor:
-        conveyor.put(0, 60, gate.wait)
-        conveyor.put(0, 40, lambda: None)
+    with WriterThreads(threads=1, limit=100) as writers:
+        writers.put(0, 60, gate.wait)
+        writers.put(0, 40, lambda: None)
         taken = []
-        caller = threading.Thread(
-            target=lambda: (conveyor.put(0, 1, lambda: None), taken.append(1))
-        )
+        caller = threading.Thread(target=lambda: (writers.put(0, 1, lambda: None), taken.append(1)))
         caller.start()
         caller.join(0.05)
         assert not taken
@@ -38,19 +36,19 @@ def test_the_caller_waits_when_too_much_waits():
 
 def test_one_task_may_be_larger_than_the_bound():
     done = []
-    with Conveyor(threads=1, limit=1) as conveyor:
+    with WriterThreads(threads=1, limit=1) as writers:
         for number in range(3):
-            conveyor.put(0, 50, lambda number=number: done.append(number))
+            writers.put(0, 50, lambda number=number: done.append(number))
     assert done == [0, 1, 2]
 
 
 def run(*tasks, pause=0.0):
     """Puts tasks on a conveyor of its own and returns it."""
-    with Conveyor(threads=1, limit=8) as conveyor:
+    with WriterThreads(threads=1, limit=8) as writers:
         for task in tasks:
-            conveyor.put(0, 8, task)
+            writers.put(0, 8, task)
             time.sleep(pause)
-    return conveyor
+    return writers
 
 
 def fail():
@@ -69,8 +67,8 @@ def test_the_first_error_comes_back_and_the_rest_is_dropped():
 
 def test_an_error_of_the_caller_ends_the_threads():
     def interrupted():
-        with Conveyor(threads=2, limit=8) as conveyor:
-            conveyor.put(0, 1, lambda: None)
+        with WriterThreads(threads=2, limit=8) as writers:
+            writers.put(0, 1, lambda: None)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
