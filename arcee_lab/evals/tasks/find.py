@@ -24,8 +24,8 @@ from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 Loaded = dict[str, dict[str, Any]]
 Data = str | os.PathLike | Mapping[str, str | os.PathLike] | None
-_PACKAGED = Path(__file__).parent / "library"  # where a wheel puts the task files
-_CHECKOUT = Path(__file__).parents[2] / "evals"
+_PACKAGED = Path(__file__).parents[1] / "library"  # where a wheel puts the task files
+_CHECKOUT = Path(__file__).parents[3] / "evals"
 
 
 def task_folder() -> Path:
