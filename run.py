@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set arcee_lab up in a .venv beside this file, once, and run a task of it.
+"""Set arcee_lab up in a .venv next to this file, once, and run a task of it.
 
 usage: python3 run.py [TASK] [ARGUMENTS...]      further arguments go to the task
 
@@ -47,6 +47,8 @@ def environment(name, extras):
     folder = ROOT / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     inputs = (ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()
+    face = (ROOT / "arcee_lab" / "__init__.py").read_bytes().splitlines()
+    inputs += b"".join(line for line in face if line.startswith(b"__version__"))
     stamp, digest = folder / "arcee_lab.stamp", hashlib.sha256(inputs).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() == digest:
         return python
@@ -88,8 +90,8 @@ def main(argv):
         rest = fast + [word for word in rest if word != "--all"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would eat the cores
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the child's to answer
-    cwd = None if task in ("tour", "lab", "gpu") else ROOT  # these read paths of the user's
+    signal.signal(signal.SIGINT, lambda *_: None)  # the child answers Ctrl-C
+    cwd = None if task in ("tour", "lab", "gpu") else ROOT  # these read the user's paths
     codes = [subprocess.call([python, *command, *rest], cwd=cwd) for command in TASKS[task]]
     code = next((code for code in codes if code), 0)
     return code if code >= 0 else 128 - code  # as shells report a signal

@@ -3,6 +3,7 @@
     python docs/generate.py           writes them
     python docs/generate.py --check   says which of them are out of date, and exits with 1
 
+`<!-- generated: folders -->` in design.md: one line per folder, the first line of its docstring.
 `<!-- generated: imports -->` in design.md: which part of the package imports which.
 `<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
 """
@@ -43,20 +44,35 @@ def imports() -> str:
     return "\n".join(["```", *lines, "```"])
 
 
+def folders() -> str:
+    """One line per folder of the package."""
+    lines = []
+    for path in _files():
+        if path.name == "__init__.py":
+            folder = path.parent.relative_to(ROOT).as_posix()
+            lines.append(f"- `{folder}/`: {_first_line(path)}")
+    return "\n".join(lines)
+
+
 def files() -> str:
     """One line per file of the package, folder by folder."""
     lines: list[str] = []
     folder = None
-    for path in sorted(PACKAGE.rglob("*.py"), key=lambda p: (p.parent.parts, p.name)):
-        if "checkpoint" in path.parts:
-            continue
+    for path in _files():
         if path.parent != folder:
             folder = path.parent
             lines += ["", f"**{folder.relative_to(ROOT).as_posix()}/**", ""]
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        said = re.split(r"\n\s*\n", text)[0].replace("\n", " ").strip()
-        lines.append(f"- `{path.name}`: {said}")
+        lines.append(f"- `{path.name}`: {_first_line(path)}")
     return "\n".join(lines).strip()
+
+
+def _files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent.parts, path.name))
+
+
+def _first_line(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(re.split(r"\n\s*\n", text)[0].split())
 
 
 def _parts(path: Path) -> set[str]:
@@ -75,6 +91,7 @@ def _parts(path: Path) -> set[str]:
 
 
 PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ("docs/design.md", "folders", folders),
     ("docs/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
 )

@@ -20,13 +20,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 HERE = Path(__file__).resolve().parent
-QUIET = {
-    "ARCEE_LAB_MODEL": "demo",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, where ipywidgets is absent
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy would warn about frozen modules on stderr
+DEFAULTS = {"ARCEE_LAB_MODEL": "demo", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# A stored widget is an empty box on the web, so nothing draws a bar: not we, no other library.
+NO_BARS = {
+    "ARCEE_LAB_PROGRESS": "0",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers reads it too
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # debugpy would warn about frozen modules on stderr
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -59,19 +60,17 @@ def execute(source: Path) -> nbformat.NotebookNode:
     Raises:
         CellExecutionError: A cell failed; the message has its traceback.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     notebook = read(source)
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         timeout=600,
         record_timing=False,
-        store_widget_state=False,  # saved widgets are dead boxes on the web
+        store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     )
-    return normalise(client.execute())
+    return normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET))
 
 
 def readme_picture(notebook: nbformat.NotebookNode) -> bytes | None:

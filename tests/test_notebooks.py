@@ -76,6 +76,8 @@ def test_is_small_and_clean(source):
     assert str(ROOT) not in raw
     assert str(Path.home()) not in raw
     assert stored.metadata == build.METADATA
+    assert "widget-view+json" not in raw
+    assert "application/vnd.jupyter.widget" not in raw
     for output in outputs(stored):
         assert output.output_type != "error"
         assert output.get("name") != "stderr", text_of(output)
@@ -126,6 +128,25 @@ def test_build_writes_the_same_bytes_twice(tmp_path, monkeypatch, capsys):
         "one\ntwo\n",
         f"('demo', '{tmp_path.name}')",
     ]
+
+
+def test_build_stores_no_bar(tmp_path, monkeypatch):
+    (tmp_path / "09_bars.py").write_text(
+        "# %%\nfrom transformers.utils.logging import tqdm as theirs\n"
+        "from tqdm.auto import tqdm\n"
+        "from arcee_lab.runs.progress import progress_bar\n"
+        "print(sum(progress_bar(range(3), show=None)), sum(theirs(range(4))))\n\n"
+        "# %%\ntqdm(range(2), disable=False)\n"
+    )
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setenv("ARCEE_LAB_PROGRESS", "1")  # of the user's own notebooks
+    notebook = build.execute(tmp_path / "09_bars.py")
+    first, second = notebook.cells
+    assert [(output.output_type, text_of(output)) for output in first.outputs] == [
+        ("stream", "3 6\n")
+    ]
+    assert "widget-view+json" in str(second.outputs)  # what the test of all notebooks looks for
+    assert "widgets" not in notebook.metadata
 
 
 def test_build_reports_a_failing_cell_and_an_unknown_name(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TASKS = ["tour", "setup", "test", "lab", "check", "notebooks", "bench", "gpu", "lock"]
+
+
+def copy_inputs(folder):
+    """The files that decide whether an environment is set up again."""
+    (folder / "arcee_lab").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "arcee_lab/__init__.py"):
+        shutil.copy(ROOT / name, folder / name)
 
 
 @pytest.fixture
@@ -77,8 +85,7 @@ def test_old_python_is_told_so(run, capsys, monkeypatch):
 
 @pytest.mark.parametrize("missing", ["venv", "ensurepip"])
 def test_missing_venv_module_is_named(run, capsys, monkeypatch, tmp_path, missing):
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_inputs(tmp_path)
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(
         run.importlib.util, "find_spec", lambda name: None if name == missing else 1
@@ -142,8 +149,7 @@ def test_threads_are_quiet_unless_set(run, calls, monkeypatch):
 
 
 def test_installs_once_and_again_on_change(run, monkeypatch, tmp_path):
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_inputs(tmp_path)
     installs = []
 
     class Pip:
@@ -176,13 +182,21 @@ def test_installs_once_and_again_on_change(run, monkeypatch, tmp_path):
             file.write("\n")
         run.environment(".venv", "dev")
     assert len(installs) == 3
+    face = tmp_path / "arcee_lab" / "__init__.py"
+    face.write_text(face.read_text() + "\n# a comment\n")
+    run.environment(".venv", "dev")
+    assert len(installs) == 3
+    face.write_text(re.sub('__version__ = ".*"', '__version__ = "99.0"', face.read_text()))
+    run.environment(".venv", "dev")  # so that the installed metadata says the new version
+    assert len(installs) == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="uses /dev/null as pip's settings")
 def test_without_a_network_says_so_and_writes_no_stamp(tmp_path):
     home = tmp_path / "a b"
     home.mkdir()
-    for name in ("run.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+    copy_inputs(home)
+    for name in ("run.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, home)
     env = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     env |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}

@@ -1,7 +1,7 @@
 """`arcee-lab lab`: JupyterLab on this machine only, behind its token."""
 
 import argparse
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +9,13 @@ from pathlib import Path
 
 from arcee_lab.cli import flags
 from arcee_lab.errors import SettingError
-from arcee_lab.runs import bounds
+from arcee_lab.runs import bounds, storage
 
 HELP = "Open JupyterLab on the notebooks, reachable from this machine only."
 EXAMPLE = "arcee-lab lab --no-browser --port 8890"
+_PACKAGED = Path(__file__).parents[1] / "notebooks"  # where a wheel puts them
+_CHECKOUT = Path(__file__).parents[2] / "notebooks"
+_NEW = "arcee_lab_notebooks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         metavar="DIR",
-        help="where Lab starts (default: notebooks/ if there is one here, else here)",
+        help="where Lab starts; a new or empty folder gets a copy of the notebooks "
+        f"(default: notebooks/ if there is one here, else {_NEW}/)",
     )
     parser.add_argument(
         "--port", type=flags.Whole(1, bounds.PORT), metavar="N", help="default: 8888 or the next"
@@ -32,16 +36,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def start_folder(named: Path | None) -> Path:
+    """The folder in which Lab starts, as an absolute path; filled where it is new or empty.
+
+    Args:
+        named: The folder that the user names. None: `notebooks/` if there is one here, and
+            otherwise `arcee_lab_notebooks/`, with a copy of the package's notebooks.
+
+    Raises:
+        SettingError: It is a file, or its parent folder does not exist.
+    """
+    here = Path("notebooks")
+    folder = (named or (here if here.is_dir() else Path(_NEW))).resolve()
+    if folder.is_file() or not folder.parent.is_dir():
+        raise SettingError(
+            f"--folder {folder} is a file or its parent folder does not exist; name a folder that "
+            "exists, or a new one in a folder that exists."
+        )
+    folder = storage.make_folder(folder)
+    if not any(folder.iterdir()):
+        for notebook in packaged_notebooks():
+            shutil.copy(notebook, folder)
+        print(f"arcee-lab: copied the notebooks to {folder}")
+    return folder
+
+
+def packaged_notebooks() -> list[Path]:
+    """The notebooks that come with the package, installed or in a checkout."""
+    return sorted((_PACKAGED if _PACKAGED.is_dir() else _CHECKOUT).glob("[0-9][0-9]_*.ipynb"))
+
+
 def command(args: argparse.Namespace) -> list[str]:
     """The command line that starts JupyterLab.
 
     The token is Jupyter's own business: nothing here touches it. News and the look for updates are
     off, since both ask the network unasked.
     """
-    here = Path("notebooks") if Path("notebooks").is_dir() else Path()
-    folder = (args.folder or here).resolve()
-    if not folder.is_dir():
-        raise SettingError(f"--folder {folder} is no folder; name one that exists")
+    folder = start_folder(args.folder)
     words = [
         *(sys.executable, "-m", "jupyterlab"),
         "--ServerApp.ip=127.0.0.1",
@@ -62,6 +93,4 @@ def run(args: argparse.Namespace) -> int:
     """Starts JupyterLab and waits for it."""
     words = command(args)
     signal.signal(signal.SIGINT, lambda *_: None)  # Jupyter asks back on Ctrl-C; let it
-    # transformers' bars would warn in the first cell of each notebook that ipywidgets is absent.
-    quiet = {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore:IProgress not found")}
-    return subprocess.call(words, env=os.environ | quiet)
+    return subprocess.call(words)

@@ -168,7 +168,8 @@ def test_module_runs_as_a_command():
     )
     assert child.returncode == 2
     assert child.stderr == (
-        "arcee-lab: error: --folder /no/such/folder is no folder; name one that exists\n"
+        "arcee-lab: error: --folder /no/such/folder is a file or its parent folder does not exist; "
+        "name a folder that exists, or a new one in a folder that exists.\n"
     )
 
 
@@ -260,3 +261,39 @@ def test_lab_stays_on_this_machine_and_keeps_the_token(tmp_path):
     assert f"--ServerApp.root_dir={tmp_path.resolve()}" in words
     assert "--ServerApp.port=8890" in words
     assert not any("token" in word or "password" in word for word in words)
+
+
+def test_lab_brings_the_notebooks_along(tmp_path, monkeypatch, capsys):
+    from arcee_lab.cli import lab
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.ipynb").write_text("{}")
+    assert lab.start_folder(tmp_path / "mine") == (tmp_path / "mine").resolve()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["own.ipynb"]
+    assert capsys.readouterr().out == ""
+
+    new = lab.start_folder(None)
+    assert new == (tmp_path / "arcee_lab_notebooks").resolve()
+    names = sorted(path.name for path in new.iterdir())
+    assert "01_first_look.ipynb" in names
+    assert names == [path.name for path in lab.packaged_notebooks()]
+    assert capsys.readouterr().out == f"arcee-lab: copied the notebooks to {new}\n"
+
+    (new / "01_first_look.ipynb").write_text("edited")
+    assert lab.start_folder(None) == new
+    assert (new / "01_first_look.ipynb").read_text() == "edited"  # a copy is the user's
+
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "x.ipynb").write_text("{}")
+    assert lab.start_folder(None) == (tmp_path / "notebooks").resolve()
+
+
+def test_lab_takes_the_notebooks_of_an_installed_package(tmp_path, monkeypatch):
+    from arcee_lab.cli import lab
+
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "01_only.ipynb").write_text("{}")
+    monkeypatch.setattr(lab, "_PACKAGED", tmp_path / "installed")
+    folder = lab.start_folder(tmp_path / "new")
+    assert [path.name for path in folder.iterdir()] == ["01_only.ipynb"]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Internal: what is checked before and after weights are loaded: options, config, arithmetic."""
