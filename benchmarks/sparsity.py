@@ -32,17 +32,17 @@ from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.model.layers import ArceeMLP
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity import registry
-from arcee_lab.sparsity._measure import prepare
 from arcee_lab.sparsity.core import every_token
 from arcee_lab.sparsity.core.state import Shape
+from arcee_lab.sparsity.job import plan_pass
 from arcee_lab.sparsity.run_estimate import state_bytes
 from arcee_lab.sparsity.sampled.mlps import Mlp
 from arcee_lab.sparsity.streamed import schedule
-from arcee_lab.sparsity.streamed.analysis import Seen
+from arcee_lab.sparsity.streamed.analysis import LayerBatch
 from arcee_lab.sparsity.streamed.runner import new_states
 
-SHARE = 8
-CORE, ALL = "core, every token", f"all analyses, 1 window in {SHARE}"
+SAMPLE_EVERY = 8
+CORE, ALL = "core, every token", f"all analyses, 1 window in {SAMPLE_EVERY}"
 SHOWN = "all analyses, every window"
 SPARED = "all but predictors, every window"
 DENSITY, WINDOW, TOKENS = 0.10, 256, 1024
@@ -72,8 +72,8 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     bounds = np.arange(0, TOKENS + 1, WINDOW)
     windows = Windows(ids, bounds, np.arange(len(bounds) - 1), bos_id=None, pad_id=0)
     # All windows are shown, and predictors are tried as in those windows that they are tried in.
-    plan = replace(schedule.plan(windows, batch_size=4, share=1), every=schedule.EVERY)
-    (job,) = plan.jobs([0])
+    plan = replace(schedule.plan(windows, batch_size=4, sample_every=1), every=schedule.EVERY)
+    (job,) = plan.forwards([0])
     shape = Shape(1, x.shape[2], mlp.d_mlp, 1024, WINDOW, TOKENS)
     names = registry.GROUPS["all"]
     analyses = {name: registry.streamed(name) for name in names}
@@ -86,11 +86,11 @@ def afm_layer() -> tuple[Callable[[], object], dict[str, Callable[[], object]], 
     losses = torch.rand(len(rows))
     active = every_token.add_layer(states["core"], 0, post, rows, job.first)
 
-    def seen() -> Seen:
+    def seen() -> LayerBatch:
         # As in the pass: the rows that count are copied out.
         inputs = x[0].index_select(0, rows)
         kept, outputs = post.index_select(0, rows), y.index_select(0, rows)
-        return Seen(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
+        return LayerBatch(0, mlp, kept, active, inputs, outputs, inputs, norms, job.tokens)
 
     def add_core() -> None:
         found = every_token.add_layer(states["core"], 0, post, rows, job.first)
@@ -119,7 +119,7 @@ def at_share(found: dict[str, Paired]) -> Paired:
     tried = 1 / schedule.SPREAD  # of these windows, the part in which predictors are tried
 
     def together(core: float, shown: float, spared: float) -> float:
-        return core + (tried * shown + (1 - tried) * spared) / SHARE
+        return core + (tried * shown + (1 - tried) * spared) / SAMPLE_EVERY
 
     parts = [found[name] for name in (CORE, SHOWN, SPARED)]
     ratios = zip(*(part.ratios for part in parts), strict=True)
@@ -136,14 +136,16 @@ def on_demo() -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
     alone = Ranks(0, 1, 0, torch.device("cpu"))
 
     def run(names: tuple[str, ...]) -> Callable[[], object]:
-        return lambda: prepare(model, windows, names, share=SHARE, batch_size=32).run(alone)
+        return lambda: plan_pass(
+            model, windows, names, sample_every=SAMPLE_EVERY, batch_size=32
+        ).run(alone)
 
-    plan = prepare(model, windows, (), share=SHARE, batch_size=32).plan
-    jobs = list(plan.jobs(range(len(plan.batches))))
+    plan = plan_pass(model, windows, (), sample_every=SAMPLE_EVERY, batch_size=32).plan
+    forwards = list(plan.forwards(range(len(plan.batches))))
 
     def forward() -> None:
         with torch.no_grad():
-            for job in jobs:
+            for job in forwards:
                 model.base_model(
                     input_ids=job.input_ids, attention_mask=job.attention_mask, use_cache=False
                 )
@@ -200,7 +202,7 @@ def full_size(path: Path) -> None:
     ids = np.random.default_rng(0).integers(3, config.vocab_size - 8, 2048).astype(np.int32)
     windows = Windows(ids, np.array([0, 1024, 2048]), np.arange(2), bos_id=None, pad_id=0)
     weights = sum(x.numel() * x.element_size() for x in model.parameters())
-    run = prepare(model, windows, registry.GROUPS["all"], share=None, batch_size=1)
+    run = plan_pass(model, windows, registry.GROUPS["all"], sample_every=None, batch_size=1)
     print(
         f"weights {weights / 1e9:.2f} GB, counts {state_bytes(run) / 1e9:.2f} GB; with activations "
         "about 12 GB are expected",

@@ -84,13 +84,13 @@ report
 # An untrained ReLU² layer is half zeros, the dashed line. What lies above it was learnt.
 
 # %%
-report.figure_layers()
+report.figures["layers"]
 
 # %% [markdown]
 # A neuron that fires on one token in a hundred is a specialist. The axis is logarithmic.
 
 # %%
-report.figure_rates()
+report.figures["rates"]
 
 # %% [markdown]
 # ## What do they fire on?

@@ -40,7 +40,7 @@ layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
 # models treat unlike any other, are counted apart; N stands beside every number.
 
 # %%
-report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, share=1)
+report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
 report
 
 # %% [markdown]
@@ -49,7 +49,7 @@ report
 # what lies above the dashed line is a property of the model.
 
 # %%
-report.figure_layers()
+report.figures["layers"]
 
 # %% [markdown]
 # **By token.** Each column is a token of running text, each row a layer; dark means that many
@@ -57,7 +57,7 @@ report.figure_layers()
 # model takes without any router.
 
 # %%
-report.figure_tokens()
+report.figures["tokens"]
 
 # %% [markdown]
 # **By neuron.** Each neuron is counted once, at the share of tokens on which it fires; the axis
@@ -66,7 +66,7 @@ report.figure_tokens()
 # threshold.
 
 # %%
-report.figure_rates()
+report.figures["rates"]
 
 # %% [markdown]
 # **Coverage.** The curve tells which share of the neurons, the busiest first, does which share of
@@ -74,7 +74,7 @@ report.figure_rates()
 # fast memory, and in ReLU² what is left out of it costs exactly nothing whenever it is silent.
 
 # %%
-report.figure_coverage()
+report.figures["coverage"]
 
 # %% [markdown]
 # **Sizes.** Each line is a layer and starts, on the left, at its exact zeros; further right it
@@ -82,7 +82,7 @@ report.figure_coverage()
 # between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
 
 # %%
-report.figure("thresholds")
+report.figures["thresholds"]
 
 # %% [markdown]
 # **Concentration.** At each token, `n_eff` is how many neurons would hold its contributions at
@@ -91,10 +91,10 @@ report.figure("thresholds")
 # quantiles. They are far below the number that fires: the square makes large ones larger.
 
 # %%
-report.figure("concentration")
+report.figures["concentration"]
 
 # %%
-report.frame("concentration").round(2)
+report.frames["concentration"].round(2)
 
 # %% [markdown]
 # **Spikes.** The height is the length of the strongest neuron's contribution over that of the
@@ -102,10 +102,10 @@ report.frame("concentration").round(2)
 # can hold a token's output, and half precision ends at relu(u) = 255.9: see `overflow_tokens`.
 
 # %%
-report.figure("spikes")
+report.figures["spikes"]
 
 # %%
-report.frame("spikes").round(3)
+report.frames["spikes"].round(3)
 
 # %% [markdown]
 # **Over training.** Each line is a layer of the demo, on held-out text, from the log of its
@@ -131,7 +131,7 @@ al.sparsity.history("demo").figure()
 # long, since what is small before it is tiny after.
 
 # %%
-cett = al.sparsity.cett(model, tokenizer, texts, tokens=2 * TOKENS, batch_size=32)
+cett = al.sparsity.cett(model, tokenizer, texts, sample_tokens=2 * TOKENS, batch_size=32)
 cett.figure_layers()
 
 # %% [markdown]
@@ -148,7 +148,7 @@ cett.figure_curves()
 # `al.intervene` and the evaluations take.
 
 # %%
-allowed = al.sparsity.cett_ppl(model, tokenizer, texts, tokens=TOKENS, batch_size=32)
+allowed = al.sparsity.cett_ppl(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
 print(allowed.headline)
 allowed.figure()
 
@@ -159,7 +159,7 @@ allowed.figure()
 # 100 %: the first cut is free, and keeping everything gives the clean loss bit for bit.
 
 # %%
-curves = al.sparsity.truncation(model, tokenizer, texts, tokens=TOKENS, batch_size=32)
+curves = al.sparsity.truncation(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
 curves.figure()
 
 # %% [markdown]
@@ -178,7 +178,7 @@ curves.critical().round(4)
 # chance could be reused from token to token, and exact zeros make the set itself well defined.
 
 # %%
-report.figure_overlap()
+report.figures["overlap"]
 
 # %% [markdown]
 # **Union.** Neurons that at least one of B tokens needs; below it two baselines, neurons that
@@ -187,7 +187,7 @@ report.figure_overlap()
 # zeros too.
 
 # %%
-report.figure_unions()
+report.figures["unions"]
 
 # %% [markdown]
 # **Position.** The share of neurons that fire, by place in the window. A slope says that context
@@ -195,7 +195,7 @@ report.figure_unions()
 # any other, and an exact zero there would count as one here.
 
 # %%
-report.figure_positions()
+report.figures["positions"]
 
 # %% [markdown]
 # **Frequency.** Token ids are grouped by how often they occur; a point is the mean share of
@@ -203,7 +203,7 @@ report.figure_positions()
 # exact zeros that is a count, not a norm.
 
 # %%
-report.figure_ids()
+report.figures["ids"]
 
 # %% [markdown]
 # **Loss.** Tokens are grouped by how hard the next one is to tell; a point is the mean share of
@@ -211,7 +211,7 @@ report.figure_ids()
 # neurons as a token asks for.
 
 # %%
-report.figure("losses")
+report.figures["losses"]
 
 # %% [markdown]
 # **Layers.** A cell is the correlation of two layers' active neurons over the tokens: a dark one
@@ -219,7 +219,7 @@ report.figure("losses")
 # correlation of plain counts, which only exact zeros give.
 
 # %%
-report.figure("neighbours")
+report.figures["neighbours"]
 
 # %% [markdown]
 # ## Who could know beforehand
@@ -229,7 +229,7 @@ report.figure("neighbours")
 # of those that fire. A miss near zero costs little in ReLU², where a small u is squared.
 
 # %%
-report.figure_predictors()
+report.figures["predictors"]
 
 # %% [markdown]
 # **With training:** a low-rank probe of one layer, scored on documents it has not seen, beside
@@ -237,7 +237,7 @@ report.figure_predictors()
 # add, and ReLU² gives these labels for free: a sign.
 
 # %%
-probe = al.sparsity.probe(model, tokenizer, texts, layer, tokens=4 * TOKENS, batch_size=32)
+probe = al.sparsity.probe(model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32)
 print(probe.headline)
 probe.figure()
 
@@ -249,7 +249,7 @@ probe.figure()
 
 # %%
 together = al.sparsity.coactivation(
-    model, tokenizer, texts, layer, tokens=4 * TOKENS, batch_size=32
+    model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32
 )
 together.figure()
 
@@ -283,7 +283,7 @@ if OTHER is None:
         scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
         mlp.up.weight.data.div_(scale).round_().mul_(scale)
 second = al.sparsity.measure(
-    other, tokenizer, texts, batch_size=32, share=1, analyses=["core"],
+    other, tokenizer, texts, batch_size=32, sample_every=1, analyses=["core"],
     label=OTHER or "up_proj rounded to 4 bits",
 )  # fmt: skip
 comparison = report.compare(second)
@@ -302,10 +302,10 @@ comparison.frame().round(3)
 # ask for less (`two_four`, and `lost`, what that drops of the output's square).
 
 # %%
-report.figure("blocks")
+report.figures["blocks"]
 
 # %%
-report.frame("blocks")[["layer", "two_four", "lost", "zero_16", "tile", "fullest_tile"]].round(4)
+report.frames["blocks"][["layer", "two_four", "lost", "zero_16", "tile", "fullest_tile"]].round(4)
 
 # %% [markdown]
 # **Bytes.** How many times fewer a decoding step has to read, if silent rows of `down_proj` are
@@ -313,7 +313,7 @@ report.frame("blocks")[["layer", "two_four", "lost", "zero_16", "tile", "fullest
 # above; it is exact for the first, because in ReLU² skipping a zero changes nothing.
 
 # %%
-report.figure("saving")
+report.figures["saving"]
 
 # %% [markdown]
 # On a CPU the first is real: inside this block `down_proj` reads active rows only, and greedy ids

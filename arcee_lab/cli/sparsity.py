@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and truncation, with forwards of their own), or names (default: all)",
     )
     parser.add_argument(
-        "--share",
+        "--sample-every",
         type=flags.positive,
         metavar="N",
         help="analyses beside the core look at 1 window in N, and predictors at 1 token in 16 of "
@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab import load
     from arcee_lab.data.documents import read_files
     from arcee_lab.data.limits import windows_of
-    from arcee_lab.runs import ranks
+    from arcee_lab.runs.ranks import joined
     from arcee_lab.sparsity import registry
 
     registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
-    with ranks.joined(args.device) as here:
-        model, tokenizer = load(args.model, dtype=args.dtype, device=str(here.device))
+    with joined(args.device) as ranks:
+        model, tokenizer = load(args.model, dtype=args.dtype, device=str(ranks.device))
         from arcee_lab.sparsity.report.html_page import PAGE
         from arcee_lab.sparsity.streamed import resume_files
 
@@ -87,65 +87,62 @@ def run(args: argparse.Namespace) -> int:
             for name, documents in texts.items()
         }
         # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
-        if here.first:
+        if ranks.first:
             storage.claim(args.out, settings)
             storage.remove_partial_files(args.out)  # of a run that was killed
-        here.barrier()
+        ranks.barrier()
         reports = {
-            name: _measured(args, here, model, tokenizer, windows[name], name) for name in windows
+            name: _measured(args, ranks, model, tokenizer, windows[name], name) for name in windows
         }
-        if here.first:
+        if ranks.first:
             _finish(args, model, tokenizer, windows, reports)
-        here.barrier()  # until all is written, a kill may still need what was saved
+        ranks.barrier()  # until all is written, a kill may still need what was saved
         for name in windows:
-            resume_files.remove(_resume(args.out / name, here))
-        here.barrier()
-        if here.first:
+            resume_files.remove(_resume(args.out / name, ranks))
+        ranks.barrier()
+        if ranks.first:
             files = ", ".join(sorted(path.name for path in args.out.iterdir()))
             print(f"open   {args.out / PAGE}\nfiles  {files}")
     return 0
 
 
-def _resume(folder: Path, here: "Ranks") -> Path:
-    return folder / f"resume-{here.rank}.safetensors"
+def _resume(folder: Path, ranks: "Ranks") -> Path:
+    return folder / f"resume-{ranks.rank}.safetensors"
 
 
 def _measured(
-    args: argparse.Namespace, here: "Ranks", model: Any, tokenizer: Any, windows: Any, name: str
+    args: argparse.Namespace, ranks: "Ranks", model: Any, tokenizer: Any, windows: Any, name: str
 ) -> "SparsityReport":
     """One text: its estimate, its pass, its files."""
-    from arcee_lab.sparsity import SparsityReport, registry
-    from arcee_lab.sparsity._measure import measure, prepare
+    from arcee_lab.sparsity import SparsityReport
+    from arcee_lab.sparsity.job import MeasureJob
     from arcee_lab.sparsity.report import report_files
-    from arcee_lab.sparsity.run_estimate import estimate
 
     folder = args.out / name
     done = bool(name) and (folder / report_files.REPORT).is_file()  # the last one that is written
-    here.barrier()  # the first rank may write this file while another still looks for it
+    ranks.barrier()  # the first rank may write this file while another still looks for it
     if done:
         return SparsityReport.load(folder)
-    wanted = registry.chosen(args.analyses)
-    if here.first:
-        folder.mkdir(exist_ok=True)
-        run = prepare(model, windows, wanted, share=args.share, batch_size=args.batch_size)
-        further = [analysis for analysis in wanted if analysis in registry.FURTHER]
-        said = estimate(run, further=further, processes=here.size)
-        print(f"{name or args.model}: {said}", flush=True)
-    here.barrier()
-    report = measure(
+    job = MeasureJob(
         model,
         tokenizer,
         windows,
-        analyses=wanted,
-        share=args.share,
+        analyses=args.analyses,
+        sample_every=args.sample_every,
         batch_size=args.batch_size,
+    )
+    if ranks.first:
+        folder.mkdir(exist_ok=True)
+        print(f"{name or args.model}: {job.estimate(processes=ranks.size)}", flush=True)
+    ranks.barrier()
+    report = job.run(
         label=name or None,
-        here=here,
-        resume=_resume(folder, here),
+        ranks=ranks,
+        resume=_resume(folder, ranks),
         keep_resume=True,
         progress=True,
     )
-    if here.first:
+    if ranks.first:
         report.save(folder)
     return report
 
@@ -182,14 +179,14 @@ def table(report: "SparsityReport") -> str:
         "",
         f"layer   zeros   active of {d_mlp:,} neurons (5-95 % of tokens)   never fired",
     ]
-    for row in report.frame("layers").to_dict(orient="records"):
+    for row in report.frames["layers"].to_dict(orient="records"):
         active = f"{row['active_mean']:.0f} ({row['active_p05']}-{row['active_p95']})"
         lines.append(f"{row['layer']:>5}  {row['zeros']:6.1%}   {active:<46}  {row['dead']:>6}")
     lines.append(
         f"A neuron that never fired fires on less than {3 / n_tokens:.2g} of tokens (95 %)."
     )
     lines += ["", "analysis      seconds   tokens   result"]
-    for row in report.frame("costs").to_dict(orient="records"):
+    for row in report.frames["costs"].to_dict(orient="records"):
         result = report.results.get(row["analysis"])
         said = "" if result is None else result.headline
         lines.append(
@@ -239,7 +236,7 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
         "world": args.world,
         "context": args.context,
         "analyses": args.analyses,
-        "share": args.share,
+        "sample_every": args.sample_every,
     }
     return settings | {
         name: getattr(args, name)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from arcee_lab.sparsity.sampled._probe import Probe, probe
     from arcee_lab.sparsity.sampled.cett_curves import CettCurves
     from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity, cett_ppl
-    from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
+    from arcee_lab.sparsity.sampled.coactivation import CoActivationResult, coactivation
     from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
     from arcee_lab.sparsity.sampled.truncation import truncation
     from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CettCurves",
     "CettPerplexity",
-    "CoActivation",
+    "CoActivationResult",
     "Comparison",
     "Domains",
     "History",
@@ -108,7 +108,7 @@ __getattr__, __dir__ = lazy_exports(
         "sampled._probe": ("Probe", "probe"),
         "sampled.cett_curves": ("CettCurves",),
         "sampled.cett_perplexity": ("CettPerplexity", "cett_ppl"),
-        "sampled.coactivation": ("CoActivation", "coactivation"),
+        "sampled.coactivation": ("CoActivationResult", "coactivation"),
         "sampled.mlps": ("Mlp", "mlps"),
         "sampled.truncation": ("truncation",),
         "sampled.truncation_curves": ("TruncationCurves",),

@@ -16,7 +16,7 @@ STREAMED = {
     "losses": "arcee_lab.sparsity.streamed.loss:Losses",
     "predictors": "arcee_lab.sparsity.streamed.predictors:Predictors",
     "low_rank": "arcee_lab.sparsity.streamed.predictors:LowRank",
-    "neighbours": "arcee_lab.sparsity.streamed.across_layers:Neighbours",
+    "neighbours": "arcee_lab.sparsity.streamed.across_layers:AcrossLayers",
     "blocks": "arcee_lab.sparsity.streamed.blocks:Blocks",
 }
 # With forwards of their own, after the pass: name -> module and function; see `analysis`.

@@ -16,14 +16,14 @@ _TOKENS = 1024  # of the forward that is timed, at the most
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PassEstimate:
     """Size and time of a pass.
 
     Attributes:
         windows: Windows to read.
         tokens: Their tokens, first positions included.
-        shared: Tokens that the analyses beside the core look at; 0 where there are none.
-        share: 1 window in so many.
+        sampled: Tokens that the analyses beside the core look at; 0 where there are none.
+        sample_every: 1 window in so many.
         forwards: Forwards of this rank.
         state_bytes: What the counts take on the model's device, whatever the length of the text.
         seconds: About how long this rank takes for the pass; from the time of one forward.
@@ -33,8 +33,8 @@ class Estimate:
 
     windows: int
     tokens: int
-    shared: int
-    share: int
+    sampled: int
+    sample_every: int
     forwards: int
     state_bytes: int
     seconds: float
@@ -43,8 +43,10 @@ class Estimate:
 
     def __str__(self) -> str:
         closely, then = "", ""
-        if self.shared:
-            closely = f"1 window in {self.share} looked at closely ({self.shared:,} tokens); "
+        if self.sampled:
+            closely = (
+                f"1 window in {self.sample_every} looked at closely ({self.sampled:,} tokens); "
+            )
         if self.further:
             then = f", then {_about(self.further_seconds)} for {', '.join(self.further)}"
         return (
@@ -64,18 +66,18 @@ def state_bytes(run: Pass) -> int:
     return sum(x.nbytes for state in states.values() for x in state.values())
 
 
-def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> Estimate:
+def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> PassEstimate:
     """Estimates a pass; runs one forward twice, on a batch of middling length or part of it.
 
     Args:
-        run: The pass, from `measure.prepare`.
+        run: The pass, from `job.plan_pass`.
         further: Analyses of `registry.FURTHER` that follow it, on samples of their default size.
         processes: Ranks that share the pass.
     """
     windows, device = run.plan.windows, run.model.device
-    (job,) = run.plan.jobs([len(run.plan.batches) // 2])
-    rows = slice(max(1, _TOKENS // job.input_ids.shape[1]))
-    ids, mask = job.input_ids[rows], job.attention_mask[rows]
+    (forward,) = run.plan.forwards([len(run.plan.batches) // 2])
+    rows = slice(max(1, _TOKENS // forward.input_ids.shape[1]))
+    ids, mask = forward.input_ids[rows], forward.attention_mask[rows]
     seconds = 0.0
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
@@ -87,11 +89,11 @@ def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> E
         seconds = time.perf_counter() - began
     token = seconds / int(mask.sum()) * _STATISTICS
     readings = _CUTS * sum(registry.READINGS[name] for name in further)
-    return Estimate(
+    return PassEstimate(
         windows=len(windows),
         tokens=windows.n_tokens,
-        shared=run.plan.shared_tokens if run.analyses else 0,
-        share=run.plan.share,
+        sampled=run.plan.sampled_tokens if run.analyses else 0,
+        sample_every=run.plan.sample_every,
         forwards=-(-len(run.plan.batches) // processes),
         state_bytes=state_bytes(run),
         seconds=token * windows.n_tokens / processes,

@@ -329,7 +329,7 @@ def sparsity_in_the_pass(lab: Lab) -> Read:
     report = al.sparsity.measure(
         lab.model(), lab.tokenizer, _passages(), analyses=["all", "low_rank"], context=32
     )
-    return lambda: [report.headline, *(report.frame(name) for name in _tables(report))]
+    return lambda: [report.headline, *(report.frames[name] for name in _tables(report))]
 
 
 @call
@@ -337,7 +337,7 @@ def sparsity_after_the_pass(lab: Lab) -> Read:
     report = al.sparsity.measure(
         lab.model(), lab.tokenizer, _passages()[:2], analyses=["further"], context=32
     )
-    return lambda: [report.frame(name) for name in ("cett", "cett_ppl", "truncation")]
+    return lambda: [report.frames[name] for name in ("cett", "cett_ppl", "truncation")]
 
 
 def _passages() -> list[str]:

@@ -108,7 +108,7 @@ def test_counts_equal_the_streamed_statistics(demo, tmp_path):
         model, tokenizer, texts, tmp_path / "s", DumpConfig(batch_size=6, shard_tokens=65_536)
     )
     # One shard, so that the batches are those of the measurement, to the last bit.
-    report = al.sparsity.measure(model, tokenizer, texts, batch_size=6, analyses=(), share=1)
+    report = al.sparsity.measure(model, tokenizer, texts, batch_size=6, analyses=(), sample_every=1)
     stats = store.stats()
     assert torch.equal(stats.fired, report.fired)
     assert torch.equal(stats.fired_first, report.fired_first)

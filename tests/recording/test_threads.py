@@ -193,7 +193,7 @@ def test_measurements_refuse_a_forward_of_another_thread(tiny, demo):
 
     texts = ["The dogs near the gate bark .", "Nipu likes olives ."]
     calls = {
-        "measure": lambda: al.sparsity.measure(model, tokenizer, texts, share=1).fired,
+        "measure": lambda: al.sparsity.measure(model, tokenizer, texts, sample_every=1).fired,
         "cett": lambda: al.sparsity.cett(model, tokenizer, texts).norms,
         "probe": lambda: al.sparsity.probe(model, tokenizer, texts, 1, rank=2, steps=1).a,
     }

@@ -142,9 +142,10 @@ def test_training_a_head(tmp_path, monkeypatch):
 def test_reports_of_sparsity(demo, tmp_path, monkeypatch):
     """Of the pictures, which take the time, one stands for all."""
     figures = import_module("arcee_lab.views.figures.figure")
+    named = import_module("arcee_lab.sparsity.report.named")
     monkeypatch.setattr(figures, "png", lambda figure: b"picture")
-    for name in ("figure_layers", "figure_rates", "figure_tokens"):
-        monkeypatch.setattr(al.sparsity.SparsityReport, name, lambda self, **more: None)
+    for name in ("layers", "rates", "tokens"):
+        monkeypatch.setattr(named.figures, name, lambda counts, **more: None)
     texts = ["The dogs near the gate bark.", "The lamp finds the red king."]
     report = al.sparsity.measure(*demo, texts, analyses=[])
 

@@ -16,17 +16,19 @@ TEXTS = ["abcdefghabcdefgabbbaacc", "hgf", "aabbccddeeffgg", "cabbage", "fade", 
 def test_every_analysis_gives_the_same_on_both_paths(monkeypatch, d_mlp, dtype):
     from arcee_lab.sparsity import measure
     from arcee_lab.sparsity.core import window_means
-    from arcee_lab.sparsity.streamed.analysis import Seen
+    from arcee_lab.sparsity.streamed.analysis import LayerBatch
 
     model = plant(*pair(d_mlp=d_mlp, bias=True))[0].to(getattr(torch, dtype))
 
     def measured():
         names = ["all", "low_rank"]
-        return measure(model, Letters(), TEXTS, analyses=names, context=20, batch_size=3, share=1)
+        return measure(
+            model, Letters(), TEXTS, analyses=names, context=20, batch_size=3, sample_every=1
+        )
 
     report = measured()
     fast, tokens = report.states, report.n_tokens
-    monkeypatch.setattr(Seen, "on_cpu", property(lambda seen: False))
+    monkeypatch.setattr(LayerBatch, "on_cpu", property(lambda seen: False))
     dense = measured().states
     for name, state in fast.items():
         for key, tensor in state.items():
@@ -64,33 +66,33 @@ def test_predictors_are_tried_on_the_tokens_that_the_docs_name(
     windows = cut(
         Letters(), TEXTS * 3 + ["abcdefgh" * number for number in range(1, 9)], context=20
     )
-    made = plan(windows, batch_size=4, share=share)
+    made = plan(windows, batch_size=4, sample_every=share)
     assert made.stride == stride
     expected, found = set(), []
     for row in range(len(windows)):
         key = zlib.crc32(windows[row].tobytes())
-        if key % made.share == 0:
-            spread = 4 if made.share > 1 and len(windows) >= 4 * schedule.FEW else 1
-            if key // made.share % spread == 0:
+        if key % made.sample_every == 0:
+            spread = 4 if made.sample_every > 1 and len(windows) >= 4 * schedule.FEW else 1
+            if key // made.sample_every % spread == 0:
                 places = np.arange(2, len(windows[row]))  # the first counted has none before it
                 every = stride // spread
                 assert every in ((16,) if spread == 4 else (1, 32))
                 expected |= {(row, p) for p in places.tolist() if (p + key) % every == 0}
-    for (rows, _), job in zip(made.batches, made.jobs(range(len(made.batches))), strict=True):
-        if job.in_share:
+    for (rows, _), job in zip(made.batches, made.forwards(range(len(made.batches))), strict=True):
+        if job.in_sample:
             owner = np.repeat(rows, [stop - start for start, stop in job.tokens.spans])
-            at = job.tokens.sampled
+            at = job.tokens.tried
             found += zip(owner[at].tolist(), job.tokens.positions[at].tolist(), strict=True)
     assert len(found) == len(expected) > 0
     assert set(found) == expected
-    report = measure(model, Letters(), windows, share=share)
-    assert set(report.frame("predictors")["n_tokens"].dropna()) == {len(expected)}
-    costs = report.frame("costs").set_index("analysis")["n_tokens"]
+    report = measure(model, Letters(), windows, sample_every=share)
+    assert set(report.frames["predictors"]["n_tokens"].dropna()) == {len(expected)}
+    costs = report.frames["costs"].set_index("analysis")["n_tokens"]
     assert costs["predictors"] == len(expected)
-    assert f"N = {len(expected):,} tokens" in report.result("predictors").headline
+    assert f"N = {len(expected):,} tokens" in report.results["predictors"].headline
     if (share, stride) == (None, 32):
         with pytest.raises(ValueError, match="predictors at 1 token in 32"):
-            report.merge(measure(model, Letters(), windows, share=1))
+            report.merge(measure(model, Letters(), windows, sample_every=1))
 
 
 @settings(max_examples=15)
@@ -133,7 +135,7 @@ def test_sums_of_real_numbers_are_exact_in_any_grouping_and_do_not_overflow(seed
     ratio, w = s.sum(0) / n.sum(0), (n > 0).sum(0)
     assert np.allclose(mean.value[1], ratio, rtol=1e-9)
     spread = ((s - ratio * n) ** 2).sum(0) / n.sum(0) ** 2.0 * w / (w - 1)
-    assert np.allclose(mean.half[1], 1.96 * np.sqrt(spread), rtol=1e-6)
+    assert np.allclose(mean.ci_half_width[1], 1.96 * np.sqrt(spread), rtol=1e-6)
     assert np.isnan(mean.value[0]).all()
 
 
@@ -141,13 +143,13 @@ def test_sums_of_real_numbers_are_exact_in_any_grouping_and_do_not_overflow(seed
 @given(seed=st.integers(0, 99), tokens=st.integers(1, 9), d_mlp=st.integers(1, 300))
 def test_bits_and_the_list_say_what_the_activations_say(seed, tokens, d_mlp):
     from arcee_lab.sparsity.core import packed_masks
-    from arcee_lab.sparsity.streamed.analysis import Seen
+    from arcee_lab.sparsity.streamed.analysis import LayerBatch
 
     rng = np.random.default_rng(seed)
     dense = np.where(rng.random((tokens, d_mlp)) < rng.random(), rng.random((tokens, d_mlp)), 0)
     norms = rng.random(d_mlp).astype(np.float32)
     post, active = torch.from_numpy(dense), torch.from_numpy((dense != 0).sum(1))
-    seen = Seen.__new__(Seen)  # what counts here is read off these three
+    seen = LayerBatch.__new__(LayerBatch)  # what counts here is read off these three
     for name, value in (("post", post), ("active", active), ("norms", torch.from_numpy(norms))):
         object.__setattr__(seen, name, value)
     assert seen.packed.shape[1] % 16 == 0

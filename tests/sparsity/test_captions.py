@@ -19,7 +19,7 @@ def model():
 def report(model):
     from arcee_lab.sparsity import measure
 
-    return measure(model, Letters(), ["abcdefgh" * 5, "hgf" * 7, "acegbdfh" * 4], share=1)
+    return measure(model, Letters(), ["abcdefgh" * 5, "hgf" * 7, "acegbdfh" * 4], sample_every=1)
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_a_page_of_one_text_names_no_other(model, report, tmp_path, drawn):
 
 def test_passages_have_names_of_their_own():
     from arcee_lab.data.windows import cut
-    from arcee_lab.sparsity.report.html_page import passages_of
+    from arcee_lab.sparsity.report.html_page import choose_passages
 
     def of(*texts):
-        return passages_of(cut(Letters(), texts, context=16))
+        return choose_passages(cut(Letters(), texts, context=16))
 
     long = "abcdefgh" * 5
     assert of(long) == [("document 0, window 1", 0), ("document 0, window 2", 1)]
@@ -121,8 +121,8 @@ def test_the_words_on_empty_blocks_are_those_of_the_numbers():
         model, _ = pair(d_mlp=256, bias=True)
         for block in model.model.layers:
             torch.nn.init.constant_(block.mlp.up_proj.bias, bias)
-        report = measure(model, Letters(), ["abcdefgh" * 5], share=1, analyses=["blocks"])
-        frame, headline = report.frame("blocks"), report.result("blocks").headline
+        report = measure(model, Letters(), ["abcdefgh" * 5], sample_every=1, analyses=["blocks"])
+        frame, headline = report.frames["blocks"], report.results["blocks"].headline
         for size in (16, 128):
             share, chance = frame[f"zero_{size}"].mean(), frame[f"zero_{size}_chance"].mean()
             assert f"{share:.1%} of blocks of {size} ({chance:.1%} by chance)" in headline
@@ -140,7 +140,7 @@ def test_readings_claim_no_result(name):
 
 
 def test_predictors_have_one_operating_point_in_words_and_figure(report):
-    result = report.result("predictors")
+    result = report.results["predictors"]
     figure = result.figure()
     (axes,) = figure.axes
     at_mark = {
@@ -151,7 +151,7 @@ def test_predictors_have_one_operating_point_in_words_and_figure(report):
     assert set(at_mark) == {"sign", "int8", "int4", "lookahead", "hot"}
     (mark,) = [line for line in axes.lines if len(line.get_xdata()) == 2]
     assert list(mark.get_xdata()) == [1.0, 1.0]
-    headline, frame = result.headline, report.frame("predictors")
+    headline, frame = result.headline, report.frames["predictors"]
     assert "recall and precision at a budget of as many neurons as fire" in headline
     for name in ("sign", "int8", "int4", "lookahead"):
         assert f"{name} {at_mark[name]:.1%}" in headline
@@ -186,13 +186,13 @@ def test_marks_are_written_in_the_unit_of_their_axis(model):
 
 
 def test_bars_and_rates_have_axes_in_the_unit_of_their_labels(report):
-    (axes,) = report.figure_layers().axes
+    (axes,) = report.figures["layers"].axes
     assert axes.yaxis.get_major_formatter()(0.25, None) == "25 %"
     assert axes.texts[0].get_text().endswith("%")
     from arcee_lab.sparsity import measure
 
     report = measure(pair()[0], Letters(), ["abcdefgh" * 5, "hgf" * 7], analyses=["core"])
-    (axes,) = report.figure_rates().axes
+    (axes,) = report.figures["rates"].axes
     assert axes.xaxis.get_major_formatter()(0.001, None) == "0.1 %"
     rates = np.sort(report.rates.numpy().ravel())
     stated = float(re.search(r"at most ([\d.]+) %", axes.get_title(loc="left"))[1]) / 100
@@ -209,7 +209,7 @@ def test_a_model_that_mostly_never_fires_is_told_so():
         torch.nn.init.constant_(block.mlp.up_proj.bias, -10.0)
         block.mlp.up_proj.bias.data[:6] = 10.0
     report = measure(model, Letters(), ["abcdefgh" * 5], analyses=["core"])
-    (axes,) = report.figure_rates().axes
+    (axes,) = report.figures["rates"].axes
     assert axes.get_title(loc="left") == "75 % of the neurons fired on none of 40 tokens"
 
 
@@ -239,8 +239,8 @@ def test_one_function_writes_the_numbers_of_a_table():
 
 
 def test_a_result_shows_its_table_by_the_same_function(report):
-    html = report.result("spikes")._repr_html_()
-    largest = report.frame("spikes")["largest"].max()
+    html = report.results["spikes"]._repr_html_()
+    largest = report.frames["spikes"]["largest"].max()
     from arcee_lab.views.html import number
 
     assert f"<td>{number(largest)}</td>" in html

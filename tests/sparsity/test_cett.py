@@ -12,7 +12,7 @@ from arcee_lab.sparsity.sampled._cett import cett, tails
 from arcee_lab.sparsity.sampled.cett_perplexity import cett_ppl
 from arcee_lab.sparsity.sampled.sample import draw
 
-HOW = {"tokens": 160, "context": CONTEXT, "seed": 3}
+HOW = {"sample_tokens": 160, "context": CONTEXT, "seed": 3}
 TARGETS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -73,7 +72,7 @@ def test_writes_every_file_and_says_where(tmp_path, text, capsys):
     assert f"N = {summary['tokens']:,} tokens" in said.out
     neurons = pd.read_parquet(out / "neurons.parquet")
     layers = json.loads((out / "layers.json").read_text())
-    assert len(neurons) == summary["neurons"] == len(layers) * (neurons["neuron"].max() + 1)
+    assert len(neurons) == summary["neurons"] == len(layers) * (neurons["unit"].max() + 1)
     for row in layers:
         rate = neurons.loc[neurons["layer"] == row["layer"], "rate"]
         assert row["zeros"] == pytest.approx(1 - rate.mean())
@@ -198,21 +197,22 @@ def test_an_unknown_analysis_is_told_before_the_model_is_loaded(tmp_path, capsys
 
 
 def test_domains_lie_side_by_side_and_a_killed_run_goes_on(tmp_path, text, capsys, monkeypatch):
-    measure = import_module("arcee_lab.sparsity._measure")  # the package's name is the function
+    from arcee_lab.sparsity.job import MeasureJob
+
     other = tmp_path / "other.txt"
     other.write_text("Glukra visited Lower Lolom . Jozi left Upper Kregleth .\n" * 3)
     out = tmp_path / "out"
     words = ["demo", "--domains", f"barn={text}", f"towns={other}", f"barn={other}", "--out", out]
-    home = measure.measure
+    home = MeasureJob.run
     calls = []
 
-    def killed(*args, **settings):
+    def killed(self, **settings):
         calls.append(settings["label"])
         if calls == ["barn", "towns"]:
             raise KeyboardInterrupt
-        return home(*args, **settings)
+        return home(self, **settings)
 
-    monkeypatch.setattr(measure, "measure", killed)
+    monkeypatch.setattr(MeasureJob, "run", killed)
     assert run(*words) == 130
     assert run(*words) == 0
     assert calls == ["barn", "towns", "towns"]  # what was done is not measured again
@@ -225,6 +225,22 @@ def test_domains_lie_side_by_side_and_a_killed_run_goes_on(tmp_path, text, capsy
         zeros = frame.loc[frame["domain"] == name, "zeros"]
         assert zeros.tolist() == pytest.approx([row["zeros"] for row in layers])
     assert "exact zeros: barn " in capsys.readouterr().out
+
+
+def test_the_command_reads_the_weights_once(tmp_path, text, monkeypatch):
+    """The estimate and the measurement are of one job, with one set of norms and states."""
+    from arcee_lab.sparsity.sampled.mlps import Mlp
+    from arcee_lab.sparsity.streamed import runner
+
+    layers, passes = [], []
+    norms, started = Mlp.write_norms, runner.Pass.__post_init__
+    monkeypatch.setattr(Mlp, "write_norms", lambda mlp: layers.append(mlp.layer) or norms(mlp))
+    monkeypatch.setattr(
+        runner.Pass, "__post_init__", lambda self: passes.append(self) or started(self)
+    )
+    assert run("demo", "--text", text, "--out", tmp_path / "out") == 0
+    assert layers == [0, 1, 2, 3]
+    assert len(passes) == 1
 
 
 def test_a_text_that_ends_early_is_an_error(tmp_path, text, capsys):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from slowly import CONTEXT, dense
 
 from arcee_lab.demo import documents
-from arcee_lab.sparsity.sampled.coactivation import CoActivation, coactivation
+from arcee_lab.sparsity.sampled.coactivation import CoActivationResult, coactivation
 from arcee_lab.sparsity.sampled.sample import draw
 
-HOW = {"tokens": 130, "context": CONTEXT, "seed": 5}
+HOW = {"sample_tokens": 130, "context": CONTEXT, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def texts():
 def of(fired, held_out=None):
     fired = torch.as_tensor(fired, dtype=torch.bool)
     held = torch.arange(len(fired)) % 2 == 1 if held_out is None else held_out
-    return CoActivation("planted", 0, torch.arange(fired.shape[1]), fired, held, 0)
+    return CoActivationResult("planted", 0, torch.arange(fired.shape[1]), fired, held, 0)
 
 
 @settings(max_examples=25)
@@ -103,7 +103,7 @@ def test_dead_neurons_and_constant_ones_have_a_place():
     result = of(fired)
     assert sorted(torch.bincount(result.experts(3)).tolist()) == [2, 2, 2]
     assert len(result.frame(least=0)) == 15
-    assert list(result.frame(most=1, least=1)[["neuron_a", "neuron_b"]].iloc[0]) == [2, 3]
+    assert list(result.frame(most=1, least=1)[["unit_a", "unit_b"]].iloc[0]) == [2, 3]
     assert len(result.frame(least=21)) == 0
     assert result.figure()._repr_png_().startswith(b"\x89PNG")
 

@@ -123,7 +123,7 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
         begins.to(torch.promote_types(dtype, torch.float32)),
         torch.zeros(()).to(torch.promote_types(dtype, torch.float32)),
     )
-    for how in (of_list, magnitudes.of_dense):
+    for how in (of_list, magnitudes.bins_from_dense):
         assert np.array_equal(how(begins[:, None]), expected)
         if dtype in (torch.float32, torch.float64):
             shifted = np.append(expected[1:], 0)
@@ -131,7 +131,7 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
             assert np.array_equal(how(below[:, None]), shifted)
     if dtype != torch.float16:
         far = torch.tensor([[1e-38], [2.0**-60], [2.0**45], [torch.inf]], dtype=dtype)
-        for how in (of_list, magnitudes.of_dense):
+        for how in (of_list, magnitudes.bins_from_dense):
             found = how(far)
             assert (found[0], found[-1], found.sum()) == (2, 2, 4)
 
@@ -139,7 +139,7 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
 def of_list(post):
     from arcee_lab.sparsity.core import magnitudes
 
-    return magnitudes.of_firings(post.flatten())
+    return magnitudes.bins_from_firings(post.flatten())
 
 
 @given(seed=st.integers(0, 999), rows=st.integers(0, 9), columns=st.integers(1, 40))
@@ -193,15 +193,15 @@ def test_no_update_reads_back_to_the_host(dtype):
     from arcee_lab.sparsity.core.state import Shape
     from arcee_lab.sparsity.sampled.mlps import mlps
     from arcee_lab.sparsity.streamed import schedule
-    from arcee_lab.sparsity.streamed.analysis import Seen
+    from arcee_lab.sparsity.streamed.analysis import LayerBatch
 
     ours, _ = pair(dtype=dtype)
     mlp = mlps(ours.to("meta"))[1]
     windows = cut(Letters(), ["abcdefgh" * 4, "hgf", "aabb"], context=20)
     shape = Shape(2, 16, 24, 40, 20, windows.n_tokens)
     meta = torch.device("meta")
-    plan = schedule.plan(windows, batch_size=8, share=1)
-    (job,) = plan.jobs([0])
+    plan = schedule.plan(windows, batch_size=8, sample_every=1)
+    (job,) = plan.forwards([0])
     n = len(job.tokens)
 
     def blank(*size, kind=dtype):
@@ -212,12 +212,12 @@ def test_no_update_reads_back_to_the_host(dtype):
     post, norms = blank(job.input_ids.numel(), 24), blank(24, kind=torch.float32)
     active = every_token.add_layer(counts, 1, post, *places)
     every_token.add_batch(counts, job.tokens, len(job.first), torch.stack([active, active], 1))
-    here, slots = plan.drawn(99).of(job.tokens)
+    here, slots = plan.drawn(99).rows_and_slots(job.tokens)
     assert len(slots) == n
     slots = torch.from_numpy(slots).to(meta)
     kept_tokens.add_layer(counts, 1, post, places[0], slots)
     kept_tokens.add_batch(counts, job.tokens, here, slots)
-    seen = Seen(
+    seen = LayerBatch(
         1, mlp, blank(n, 24), active, blank(n, 16), blank(n, 16), blank(n, 16),
         norms, job.tokens,
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_halves_merge_to_the_whole():
         assert merged.n_documents == whole.n_documents == 5
     with pytest.raises(ValueError, match="expected one model"):
         one.merge(measure(pair(layers=1)[0], Letters(), texts))
-    with pytest.raises(ValueError, match="with the same analyses= and share="):
+    with pytest.raises(ValueError, match="with the same analyses= and sample_every="):
         one.merge(measure(ours, Letters(), texts, analyses=["core"]))
 
 
@@ -255,7 +255,7 @@ def test_frames_and_quantiles_agree_with_the_counts():
 
     ours, _ = pair(d_mlp=30)
     report = measure(ours, Letters(), ["abcdefgh" * 6, "hgfedcba" * 3])
-    layers, neurons = report.frame(), report.frame("neurons")
+    layers, neurons = report.frame(), report.frames["neurons"]
     assert len(neurons) == 2 * 30
     assert (neurons["n_tokens"] == report.n_tokens).all()
     by_layer = neurons.groupby("layer")
@@ -267,12 +267,12 @@ def test_frames_and_quantiles_agree_with_the_counts():
         for share in (0.05, 0.5, 0.95):
             expected = np.quantile(sizes, share, method="inverted_cdf")
             assert report.quantiles(share)[layer] == expected
-    with pytest.raises(ValueError, match="there is no 'token' in the report; expected one of"):
-        report.frame("token")
+    with pytest.raises(ValueError, match="The report has no table 'token'; expected one of"):
+        report.frames["token"]
     few = measure(ours, Letters(), ["abcdefgh"], analyses=["core"])
-    with pytest.raises(ValueError, match="was not measured; ask for it"):
-        few.frame("overlap")
-    assert (few.frame("thresholds")["n_tokens"] == few.n_tokens).all()
+    with pytest.raises(KeyError, match="was not measured; ask for it"):
+        few.frames["overlap"]
+    assert (few.frames["thresholds"]["n_tokens"] == few.n_tokens).all()
 
 
 def test_dead_neurons_are_those_planted():
@@ -387,7 +387,7 @@ def test_bad_texts_names_and_shares():
     with pytest.raises(ValueError, match="analyses is one string"):
         measure(ours, Letters(), ["abc"], analyses="overlap")
     with pytest.raises(ValueError, match="share is 0"):
-        measure(ours, Letters(), ["abc"], share=0)
+        measure(ours, Letters(), ["abc"], sample_every=0)
 
 
 def test_progress_goes_to_stderr_only_when_asked(capsys):

@@ -25,7 +25,7 @@ def report(demo):
 def test_further_stands_for_all_three_and_each_says_what_it_cost(report):
     assert tuple(report.further) == NAMES
     assert set(report.states) == {"core"}
-    costs = report.frame("costs").set_index("analysis")
+    costs = report.frames["costs"].set_index("analysis")
     assert set(NAMES) < set(costs.index)
     assert (costs.loc[list(NAMES), "seconds"] > 0).all()
     assert (costs["n_tokens"] == report.n_tokens).all()  # fewer than the sample may hold
@@ -36,24 +36,24 @@ def test_they_equal_the_calls_of_their_own(report, demo):
     from arcee_lab.sparsity import cett, cett_ppl
 
     windows = cut(demo[1], TEXTS, context=1024)
-    pd.testing.assert_frame_equal(report.frame("cett"), cett(*demo, windows).frame())
+    pd.testing.assert_frame_equal(report.frames["cett"], cett(*demo, windows).frame())
     alone = cett_ppl(*demo, windows)
-    pd.testing.assert_frame_equal(report.frame("cett_ppl"), alone.frame())
-    sparsest = report.frame("cett").query("target == 0.2")
+    pd.testing.assert_frame_equal(report.frames["cett_ppl"], alone.frame())
+    sparsest = report.frames["cett"].query("target == 0.2")
     assert (sparsest["sparsity"] > sparsest["zeros"]).all()
 
 
 def test_the_estimate_names_them_and_their_time(demo):
     from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import registry
-    from arcee_lab.sparsity._measure import prepare
+    from arcee_lab.sparsity.job import plan_pass
     from arcee_lab.sparsity.run_estimate import estimate
 
     assert set(registry.READINGS) == set(registry.FURTHER)
     windows = cut(demo[1], TEXTS, context=1024)
-    run = prepare(demo[0], windows, (), share=None, batch_size=2)
+    run = plan_pass(demo[0], windows, (), sample_every=None, batch_size=2)
     found = estimate(run, further=["cett", "truncation"])
-    assert found.shared == 0
+    assert found.sampled == 0
     assert "closely" not in str(found)
     # So short a text is the sample itself.
     assert found.further_seconds == pytest.approx(found.seconds * 3 * (3 + 72))
@@ -69,12 +69,12 @@ def test_saved_and_read_again_they_are_the_same(report, tmp_path):
     assert {f"{name}.{end}" for name in NAMES for end in ("png", "parquet")} <= files
     again = SparsityReport.load(tmp_path)
     for name in (*NAMES, "costs"):
-        pd.testing.assert_frame_equal(again.frame(name), report.frame(name))
+        pd.testing.assert_frame_equal(again.frames[name], report.frames[name])
         if name != "costs":
-            assert again.result(name).headline == report.result(name).headline
-    one, two = (r.result("cett_ppl") for r in (again, report))
+            assert again.results[name].headline == report.results[name].headline
+    one, two = (r.results["cett_ppl"] for r in (again, report))
     pd.testing.assert_frame_equal(one.trials(), two.trials())
-    one, two = (r.result("truncation") for r in (again, report))
+    one, two = (r.results["truncation"] for r in (again, report))
     assert torch.equal(one.parameters.nan_to_num(-1), two.parameters.nan_to_num(-1))
     pd.testing.assert_frame_equal(one.critical(), two.critical())
 
@@ -101,9 +101,9 @@ def test_merging_leaves_them_out(report):
     twice = report.merge(report)
     assert not twice.further
     assert np.array_equal(twice.fired, 2 * report.fired)
-    assert set(twice.frame("costs")["analysis"]) == set(report.costs) - set(NAMES)
+    assert set(twice.frames["costs"]["analysis"]) == set(report.costs) - set(NAMES)
     with pytest.raises(ValueError, match="'cett' was not measured; ask for it"):
-        twice.frame("cett")
+        twice.frames["cett"]
 
 
 def test_the_page_shows_them(report, demo, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from arcee_lab.demo import documents
 from arcee_lab.sparsity.sampled._probe import BUDGETS, at_budgets, probe
 from arcee_lab.sparsity.sampled.sample import draw
 
-HOW = {"tokens": 900, "context": CONTEXT, "seed": 5}
+HOW = {"sample_tokens": 900, "context": CONTEXT, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_training_is_worth_it(trained):
 
 
 def test_full_rank_svd_names_every_neuron(demo, texts):
-    found = probe(*demo, texts, 0, rank=128, steps=1, **(HOW | {"tokens": 200}))
+    found = probe(*demo, texts, 0, rank=128, steps=1, **(HOW | {"sample_tokens": 200}))
     frame = found.frame().set_index(["predictor", "budget"])
     assert frame.loc[("svd", 1.0), "recall"] == pytest.approx(1.0, abs=1e-3)
 
@@ -91,7 +91,7 @@ def test_full_rank_svd_names_every_neuron(demo, texts):
 def test_repeats_itself_and_leaves_the_model_alone(demo, texts):
     model, _ = demo
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    small = HOW | {"tokens": 200}
+    small = HOW | {"sample_tokens": 200}
     state = torch.random.get_rng_state()
     one, two = (probe(*demo, texts, 1, rank=4, steps=5, **small) for _ in range(2))
     assert torch.equal(one.a, two.a)

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from dense import Letters, activations, pair
 
@@ -58,17 +59,17 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
     assert sorted(path.name for path in files) == sorted(entry.name for entry in tmp_path.iterdir())
     for name in ("neurons", "tokens", *report.results):
         table = pd.read_parquet(tmp_path / f"{name}.parquet")
-        pd.testing.assert_frame_equal(table, report.frame(name), check_column_type=False)
+        pd.testing.assert_frame_equal(table, report.frames[name], check_column_type=False)
     layers = json.loads((tmp_path / "layers.json").read_text())
     assert [row["zeros"] for row in layers] == report.zeros.tolist()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["tokens"] == report.n_tokens == 27
-    assert summary["exact zeros"] == pytest.approx(float(report.zeros.mean()))
+    assert summary["exact_zeros"] == pytest.approx(float(report.zeros.mean()))
     for name in ("sparsity", "rates", "tokens", *report.results):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     again = SparsityReport.load(tmp_path)
     for name in ("layers", "neurons", "costs", *report.results):
-        pd.testing.assert_frame_equal(again.frame(name), report.frame(name))
+        pd.testing.assert_frame_equal(again.frames[name], report.frames[name])
     assert again.summary() == report.summary()
     twice = again.merge(report)
     assert twice.n_tokens == 2 * report.n_tokens
@@ -80,8 +81,12 @@ def test_save_writes_what_the_frames_hold_and_load_reads_it(tmp_path):
     [
         (lambda folder: (folder / "report.json").unlink(), "report.json is missing"),
         (lambda folder: (folder / "counts.safetensors").write_bytes(b"x"), "is damaged"),
-        (lambda folder: (folder / "report.json").write_text("{}"), "not of version 4"),
-        (lambda folder: (folder / "report.json").write_text('{"version": 4}'), "is damaged"),
+        (lambda folder: (folder / "report.json").write_text("{}"), "it states no version"),
+        (lambda folder: (folder / "report.json").write_text('{"version": 5}'), "it lacks model"),
+        (
+            lambda folder: (folder / "report.json").write_text('{"version": "x"}'),
+            "no release wrote",
+        ),
     ],
 )
 def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
@@ -93,6 +98,55 @@ def test_a_damaged_report_is_an_error(tmp_path, monkeypatch, break_it, match):
     break_it(tmp_path)
     with pytest.raises(ValueError, match=match):
         SparsityReport.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "writer"),
+    [(3, "arcee_lab 0.1"), (4, "arcee_lab 0.1"), (6, "a later release of arcee_lab")],
+)
+def test_a_report_of_another_version_names_its_release(tmp_path, version, writer):
+    from arcee_lab.errors import OtherRun
+    from arcee_lab.sparsity import SparsityReport
+
+    # As 0.1 wrote it: other fields, and tensors that this release does not know.
+    (tmp_path / "report.json").write_text(json.dumps({"version": version, "share": 8}))
+    safetensors.torch.save_file({"core/fired": torch.zeros(1)}, tmp_path / "counts.safetensors")
+    with pytest.raises(OtherRun) as refused:
+        SparsityReport.load(tmp_path)
+    said = str(refused.value)
+    assert said == (
+        f"{tmp_path / 'report.json'} was written by {writer} in format {version}, and this "
+        "release reads format 5; measure again."
+    )
+    assert "\n" not in said
+
+
+def test_a_report_gives_results_frames_and_figures_by_name():
+    from arcee_lab.errors import UnknownName
+    from arcee_lab.results import Result
+    from arcee_lab.sparsity import measure
+    from arcee_lab.views.figures.figure import Figure
+
+    report = measure(pair()[0], Letters(), ["abcdef" * 4], analyses=["overlap"])
+    assert isinstance(report, Result)
+    names = ["coverage", "thresholds", "positions", "ids", "overlap", "saving"]
+    assert list(report.results) == names
+    assert list(report.frames) == ["layers", "neurons", "tokens", "costs", *names]
+    assert list(report.figures) == ["layers", "rates", "tokens", *names]
+    for mapping in (report.results, report.frames, report.figures):
+        # Notebooks complete keys of instance fields only.
+        assert mapping in (report.__dict__[name] for name in ("results", "frames", "figures"))
+        assert mapping._ipython_key_completions_() == list(mapping)
+        with pytest.raises(UnknownName, match="expected one of"):
+            mapping["unoins"]
+        with pytest.raises(UnknownName, match=r"measure\(\.\.\., analyses=\['unions'\]\)"):
+            mapping["unions"]
+    pd.testing.assert_frame_equal(report.frame(), report.frames["layers"])
+    pd.testing.assert_frame_equal(report.frames["overlap"], report.results["overlap"].frame())
+    assert isinstance(report.figures["overlap"], Figure)
+    few = report.figures.draw("tokens", most=3, dark=True)
+    assert len(few.axes[0].images[0].get_array()[0]) == 3
+    assert isinstance(report.figure(), Figure)
 
 
 def test_page_is_whole_escaped_and_small(tmp_path):

@@ -23,7 +23,7 @@ TEXTS = [
     "".join(chr(ord("a") + (3 * number + place * (1 + number % 4)) % 8) for place in range(length))
     for number, length in enumerate([5, 17, 2, 9, 30, 1, 12, 7, 23, 3, 14, 8])
 ]
-SETTINGS = {"share": 2, "batch_size": 2, "context": 16}
+SETTINGS = {"sample_every": 2, "batch_size": 2, "context": 16}
 STAGES = ("cett", "cett_ppl", "truncation")
 
 
@@ -71,7 +71,7 @@ def same(one, two):
     for name, state in one.states.items():
         for key, tensor in state.items():
             assert torch.equal(tensor, two.states[name][key]), (name, key)
-    facts = ("n_tokens", "n_first", "n_shared", "n_documents", "n_windows", "label")
+    facts = ("n_tokens", "n_first", "n_sampled", "n_documents", "n_windows", "label")
     for name in facts:
         assert getattr(one, name) == getattr(two, name), name
 
@@ -217,15 +217,15 @@ def test_other_weights_texts_and_batches_are_another_run(models, saved):
 def test_an_interrupt_keeps_what_was_counted(models, caplog):
     from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import measure
-    from arcee_lab.sparsity._measure import prepare
+    from arcee_lab.sparsity.job import plan_pass
     from arcee_lab.sparsity.registry import chosen
 
     ours, reference = models
     windows = cut(Letters(), TEXTS, context=16)
-    batches = prepare(ours, windows, chosen(["all"]), share=2, batch_size=2).plan.batches
+    batches = plan_pass(ours, windows, chosen(["all"]), sample_every=2, batch_size=2).plan.batches
     before = signal.getsignal(signal.SIGINT)
     with interrupting(ours, forward=3), pytest.raises(Interrupted) as stopped:
-        measure(ours, Letters(), windows, share=2, batch_size=2)
+        measure(ours, Letters(), windows, sample_every=2, batch_size=2)
     assert signal.getsignal(signal.SIGINT) is before
     assert isinstance(stopped.value, KeyboardInterrupt)
     said = str(stopped.value)
@@ -240,15 +240,15 @@ def test_an_interrupt_keeps_what_was_counted(models, caplog):
     assert partial.n_tokens == fired.shape[1] == partial.active.sum(1)[0]
     assert np.array_equal(partial.fired, fired.sum(1))
     assert partial.n_windows == partial.n_first == len(rows)
-    assert partial.n_shared == partial.n_tokens  # windows of the share are read first
+    assert partial.n_sampled == partial.n_tokens  # windows of the share are read first
     assert partial.n_documents == len(set(windows.documents[rows].tolist()))
     whole = windows.n_tokens - len(windows)
     assert partial.label == f"{partial.n_tokens} of {whole} tokens"
-    assert len(partial.frame("tokens")) == partial.n_tokens
-    assert np.array_equal(np.sort(partial.frame("tokens")["layer_0"]), np.sort(fired.sum(2)[0]))
-    assert len(partial.result("unions").masks) == len(rows)
+    assert len(partial.frames["tokens"]) == partial.n_tokens
+    assert np.array_equal(np.sort(partial.frames["tokens"]["layer_0"]), np.sort(fired.sum(2)[0]))
+    assert len(partial.results["unions"].masks) == len(rows)
     for name in partial.results:
-        assert len(partial.frame(name)) > 0
+        assert len(partial.frames[name]) > 0
     assert f"{partial.n_tokens} of {whole} tokens" in partial._repr_html_()
 
 
@@ -353,7 +353,7 @@ def test_a_stage_that_fails_loses_none_before_it(models, tmp_path, counted, plac
     same(report, whole)
     assert tuple(report.further) == STAGES
     for name in STAGES:
-        pd.testing.assert_frame_equal(report.frame(name), whole.frame(name), check_exact=True)
+        pd.testing.assert_frame_equal(report.frames[name], whole.frames[name], check_exact=True)
         assert report.costs[name] > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -448,9 +448,9 @@ COUNTS_WRONG = {
 } | {"norms are negative": replacing("norms", lambda x: -x)}
 FACTS_WRONG = {
     "n_windows": (0, -1, "7", 1.5, True, None),
-    "share": (0, -8, "2"),
+    "sample_every": (0, -8, "2"),
     "stride": (0, None),
-    "n_shared": (-1, 10**9, "3"),
+    "n_sampled": (-1, 10**9, "3"),
     "n_documents": (-1, "x"),
     "seconds": (0, -1.0, "1", None),
     "label": (3, None),

@@ -12,7 +12,7 @@ TEXTS = [f"The {noun} near the barn sleep . " * (1 + n % 3) for n, noun in enume
 
 def taken(demo, **kwargs):
     model, tokenizer = demo
-    arguments = {"texts": TEXTS, "tokens": 40, "context": 16, "seed": 0} | kwargs
+    arguments = {"texts": TEXTS, "sample_tokens": 40, "context": 16, "seed": 0} | kwargs
     return draw(model, tokenizer, arguments.pop("texts"), **arguments)
 
 
@@ -38,7 +38,7 @@ def test_what_can_be_read_once_is_read_from_its_start(demo):
 
 
 def test_groups_are_documents_or_windows_of_the_only_one(demo):
-    sample = taken(demo, tokens=None)
+    sample = taken(demo, sample_tokens=None)
     assert sample.unit == "documents"
     assert sample.n_groups == len(TEXTS)
     alone = taken(demo, texts=[" ".join(TEXTS)])
@@ -47,7 +47,7 @@ def test_groups_are_documents_or_windows_of_the_only_one(demo):
 
 
 def test_batches_leave_out_padding_and_first_positions(demo):
-    sample = taken(demo, tokens=None)
+    sample = taken(demo, sample_tokens=None)
     batches = list(sample.batches(3, torch.device("cpu")))
     counted = sum(int(batch.counted.sum()) for batch in batches)
     assert counted == sample.windows.n_tokens - len(sample.windows)
@@ -60,10 +60,10 @@ def test_batches_leave_out_padding_and_first_positions(demo):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"tokens": 10**6}, r"texts hold \d+ tokens; tokens asks for 1,000,000"),
-        ({"tokens": 1}, "tokens is 1; expected at least 2"),
+        ({"sample_tokens": 10**6}, r"texts hold \d+ tokens; sample_tokens asks for 1,000,000"),
+        ({"sample_tokens": 1}, "sample_tokens is 1; expected at least 2"),
         ({"texts": []}, "hold no token"),
-        ({"texts": ["<bos>", "<bos>"], "tokens": None}, "one token long"),
+        ({"texts": ["<bos>", "<bos>"], "sample_tokens": None}, "one token long"),
     ],
 )
 def test_refuses_too_little(demo, kwargs, message):

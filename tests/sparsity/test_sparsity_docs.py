@@ -14,7 +14,7 @@ def test_python_blocks_run_in_order():
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/sparsity.md", "exec"), names)
-    assert names["report"].n_shared == names["report"].n_tokens  # few windows: all are in the share
+    assert names["report"].n_sampled == names["report"].n_tokens  # few windows: all are sampled
     reached = names["cett"].frame((0.01, 0.1))
     assert set(reached["layer"]) == set(range(names["model"].config.num_hidden_layers))
     assert set(names["curves"].frame()["rule"]) == {"top_k", "cett"}

@@ -28,21 +28,21 @@ def same(one, two, *, but=()):
         for key, tensor in state.items():
             if (name, key) not in but:
                 assert torch.equal(tensor, two.states[name][key]), (name, key)
-    assert (one.n_tokens, one.n_first, one.n_shared) == (two.n_tokens, two.n_first, two.n_shared)
+    assert (one.n_tokens, one.n_first, one.n_sampled) == (two.n_tokens, two.n_first, two.n_sampled)
 
 
 @settings(max_examples=6)
-@given(batch_size=st.integers(1, 13), share=st.sampled_from([1, 2, 3]))
-def test_batches_change_nothing(model, batch_size, share):
+@given(batch_size=st.integers(1, 13), sample_every=st.sampled_from([1, 2, 3]))
+def test_batches_change_nothing(model, batch_size, sample_every):
     """In double precision a batch's shape flips no neuron; rounded terms may differ by a unit."""
     from arcee_lab.sparsity import measure
     from arcee_lab.sparsity.core import window_means
 
     found = [
-        measure(model, Letters(), TEXTS, share=share, batch_size=size, context=16)
+        measure(model, Letters(), TEXTS, sample_every=sample_every, batch_size=size, context=16)
         for size in (batch_size, 4)
     ]
-    assert found[0].n_shared == found[1].n_shared
+    assert found[0].n_sampled == found[1].n_sampled
     for name, state in found[0].states.items():
         for key, tensor in state.items():
             other = found[1].states[name][key]
@@ -64,7 +64,7 @@ def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
     def of(texts):
         # One window a forward: then every forward of a part is one of the whole.
         try:
-            return measure(model, Letters(), texts, share=2, batch_size=1, context=16)
+            return measure(model, Letters(), texts, sample_every=2, batch_size=1, context=16)
         except ValueError:  # no window of the part is in the share
             assume(False)
 
@@ -80,7 +80,7 @@ def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
     same(left, right)
     same(left, whole)
     for name in ("overlap", "blocks", "concentration", "predictors", "losses", "tokens"):
-        assert left.frame(name).equals(whole.frame(name)), name
+        assert left.frames[name].equals(whole.frames[name]), name
     assert left.n_documents == whole.n_documents == len(TEXTS)
 
 
@@ -102,13 +102,13 @@ def one_of(rank, size, left):
 @pytest.mark.parametrize("size", [2, 5])
 def test_ranks_change_nothing(model, size):
     from arcee_lab.data.windows import cut
-    from arcee_lab.sparsity._measure import prepare
+    from arcee_lab.sparsity.job import plan_pass
     from arcee_lab.sparsity.registry import chosen
 
     windows = cut(Letters(), TEXTS, context=16)
 
     def states(rank, size, left):
-        run = prepare(model, windows, chosen(["all"]), share=2, batch_size=3)
+        run = plan_pass(model, windows, chosen(["all"]), sample_every=2, batch_size=3)
         return run.run(one_of(rank, size, left))
 
     alone = states(0, 1, [])
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch
     from arcee_lab.sparsity import measure
     from arcee_lab.sparsity.streamed import runner
 
-    settings = {"share": 2, "batch_size": 2, "context": 16}
+    settings = {"sample_every": 2, "batch_size": 2, "context": 16}
     whole = measure(model, Letters(), TEXTS, **settings)
     file = tmp_path / "state.safetensors"
     monkeypatch.setattr(runner, "_SAVE_EVERY", 0)
@@ -141,8 +141,8 @@ def test_a_killed_run_goes_on_with_the_same_numbers(model, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         measure(model, Letters(), TEXTS, resume=file, **settings)
     assert file.is_file()
-    with pytest.raises(ValueError, match="was saved by another run: its share is 2, not 1"):
-        measure(model, Letters(), TEXTS, resume=file, **(settings | {"share": 1}))
+    with pytest.raises(ValueError, match="was saved by another run: its sample_every is 2, not 1"):
+        measure(model, Letters(), TEXTS, resume=file, **(settings | {"sample_every": 1}))
     again = []
     monkeypatch.setattr(
         runner.Pass, "_forward", lambda self, job: (again.append(job), forward(self, job))
@@ -162,15 +162,17 @@ def test_the_share_is_chosen_by_the_tokens_alone():
     from arcee_lab.sparsity.streamed.schedule import plan
 
     windows = cut(Letters(), TEXTS * 6, context=16)
-    some = plan(windows, batch_size=4, share=None)
-    assert some.share == 8
-    rows = {row for batch, in_share in some.batches for row in batch if in_share}
+    some = plan(windows, batch_size=4, sample_every=None)
+    assert some.sample_every == 8
+    rows = {row for batch, in_sample in some.batches for row in batch if in_sample}
     assert sorted(row for batch, _ in some.batches for row in batch) == list(range(len(windows)))
     texts = {windows[row].tobytes() for row in rows}
     assert rows == {row for row in range(len(windows)) if windows[row].tobytes() in texts}
     assert 0 < len(rows) < len(windows)
-    assert some.shared_tokens == sum(len(windows[row]) - 1 for row in rows)
-    assert plan(cut(Letters(), TEXTS, context=16), batch_size=4, share=None).share == 1
+    assert some.sampled_tokens == sum(len(windows[row]) - 1 for row in rows)
+    assert (
+        plan(cut(Letters(), TEXTS, context=16), batch_size=4, sample_every=None).sample_every == 1
+    )
 
 
 def other(name):
@@ -219,9 +221,9 @@ def test_other_families_equal_brute_force(name):
 def test_a_share_without_a_window_is_an_error(model):
     from arcee_lab.sparsity import measure
 
-    with pytest.raises(ValueError, match="none of the 1 windows is in the share of 1 in 1000"):
-        measure(model, Letters(), ["abc"], share=1000)
-    assert measure(model, Letters(), ["abc"], share=1000, analyses=["core"]).n_tokens == 3
+    with pytest.raises(ValueError, match="none of the 1 windows is sampled at sample_every=1000"):
+        measure(model, Letters(), ["abc"], sample_every=1000)
+    assert measure(model, Letters(), ["abc"], sample_every=1000, analyses=["core"]).n_tokens == 3
 
 
 def test_the_shortest_text_that_counts_gives_a_whole_report(model):
@@ -230,9 +232,9 @@ def test_the_shortest_text_that_counts_gives_a_whole_report(model):
     report = measure(model, Letters(), ["a"])
     assert report.n_tokens == 1
     for name in report.results:
-        assert len(report.frame(name)) > 0 or name == "losses"  # there is no next token
-        assert "nan" not in report.result(name).headline.split(":")[0]
-    assert report.frame("overlap")["jaccard"].isna().all()
+        assert len(report.frames[name]) > 0 or name == "losses"  # there is no next token
+        assert "nan" not in report.results[name].headline.split(":")[0]
+    assert report.frames["overlap"]["jaccard"].isna().all()
 
 
 def test_a_gated_mlp_is_an_error():
@@ -272,7 +274,7 @@ def test_two_models_agree_at_all_tokens(two_models, analyses):
     from arcee_lab.sparsity import bootstrap, measure
 
     one, two = (
-        measure(ours, Letters(), TEXTS, context=16, share=2, analyses=analyses)
+        measure(ours, Letters(), TEXTS, context=16, sample_every=2, analyses=analyses)
         for ours, _ in two_models
     )
     found = one.compare(two)
@@ -366,7 +368,7 @@ def test_a_neuron_that_never_fired_is_not_busy():
 def test_two_models_on_the_same_tokens(two_models):
     from arcee_lab.sparsity import measure
 
-    one, two = (measure(m, Letters(), TEXTS, share=1, context=16) for m, _ in two_models)
+    one, two = (measure(m, Letters(), TEXTS, sample_every=1, context=16) for m, _ in two_models)
     found = one.compare(two)
     frame = found.frame()
     for layer in range(2):
@@ -447,7 +449,7 @@ def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
     import sys
 
     words = ["sparsity", "demo", "--world", "story", "--max-tokens", "700", "--analyses", "all"]
-    words += ["--share", "2", "--batch-size", "4"]
+    words += ["--sample-every", "2", "--batch-size", "4"]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arcee_lab"]
     for name, launcher in (("one", ["arcee_lab"]), ("two", torchrun)):
         command = [sys.executable, "-m", *launcher, *words, "--out", str(tmp_path / name)]

@@ -20,7 +20,7 @@ class Case:
         from arcee_lab.sparsity import measure
 
         self.report = measure(
-            model, tokenizer, texts, share=1, context=context, batch_size=3,
+            model, tokenizer, texts, sample_every=1, context=context, batch_size=3,
             analyses=["all", "low_rank"], **settings,
         )  # fmt: skip
         self.reference = reference
@@ -105,10 +105,10 @@ def test_planted_neurons_differ_in_rate(planted):
 
 
 def test_row_1_to_3_rates_and_active_neurons(case):
-    layers = case.report.frame("layers")
+    layers = case.report.frames["layers"]
     assert close(case.report.rates, case.rates)
     assert close(layers["zeros"], 1 - case.rates.mean(1))
-    tokens = case.report.frame("tokens")
+    tokens = case.report.frames["tokens"]
     assert len(tokens) == case.report.n_tokens == sum(mask.shape[1] for mask in case.masks)
     for layer in range(case.layers):
         active = np.concatenate([mask[layer].sum(1) for mask in case.masks])
@@ -119,7 +119,7 @@ def test_row_1_to_3_rates_and_active_neurons(case):
 
 
 def test_row_4_coverage(case):
-    frame = case.report.frame("coverage")
+    frame = case.report.frames["coverage"]
     for layer, rates in enumerate(case.report.rates.numpy()):
         rates = np.sort(rates)[::-1]
         held = 0.0
@@ -137,7 +137,7 @@ def test_row_4_coverage(case):
 
 
 def test_row_5_and_6_unions(case):
-    usage = case.report.result("unions")
+    usage = case.report.results["unions"]
     frame = usage.frame()
     for layer in range(case.layers):
         for size in usage.lengths:
@@ -162,7 +162,7 @@ def test_row_5_and_6_unions(case):
 
 
 def test_row_7_overlap(case):
-    frame = case.report.frame("overlap")
+    frame = case.report.frames["overlap"]
     for layer in range(case.layers):
         for lag in (1, 2, 5, 17):
 
@@ -190,8 +190,8 @@ def test_row_7_overlap(case):
 
 def test_row_1_thresholds_and_sizes(case):
     """In double precision a number is cut to 8 bits: right to 2^-7, and sums of many far better."""
-    result = case.report.result("thresholds")
-    thresholds, layers = result.frame(), case.report.frame("layers")
+    result = case.report.results["thresholds"]
+    thresholds, layers = result.frame(), case.report.frames["layers"]
     assert set(thresholds["n_tokens"]) == {case.report.n_tokens}
     for layer in range(case.layers):
         post = np.concatenate([window["post"][layer] for window in case.windows])
@@ -215,8 +215,8 @@ def test_row_1_is_exact_in_bfloat16():
     from arcee_lab.sparsity import measure
 
     ours, reference = plant(*pair(d_mlp=72, bias=True, dtype=torch.bfloat16))
-    report = measure(ours, Letters(), TEXTS, share=1, context=20, batch_size=1)
-    result, layers = report.result("thresholds"), report.frame("layers")
+    report = measure(ours, Letters(), TEXTS, sample_every=1, context=20, batch_size=1)
+    result, layers = report.results["thresholds"], report.frames["layers"]
     ids = windows_of(Letters()(TEXTS)["input_ids"], 20)
     for layer in range(len(reference.model.layers)):
         post = np.concatenate([read(reference, window)["post"][layer, 1:] for window in ids])
@@ -255,7 +255,7 @@ def held_by(contributions):
 
 def test_row_11_concentration_of_every_token(case):
     """Computed for a token, then averaged: never pooled over tokens."""
-    result = case.report.result("concentration")
+    result = case.report.results["concentration"]
     frame = result.frame()
     names = ["n_eff", "k90", "k99", "hoyer"]
     for layer in range(case.layers):
@@ -308,17 +308,20 @@ def test_k90_is_a_whole_number_of_neurons_at_every_token_that_fires(
     seed, tokens, d_mlp, density, alike, dtype
 ):
     from arcee_lab.sparsity.streamed import concentration
-    from arcee_lab.sparsity.streamed.analysis import Seen
+    from arcee_lab.sparsity.streamed.analysis import LayerBatch
 
     rng = np.random.default_rng(seed)
     fires = rng.random((tokens, d_mlp)) < density
     values = np.where(fires, 2.0 if alike else rng.uniform(0.01, 9, fires.shape), 0.0)
     post = torch.from_numpy(values).to(dtype)
     norms = torch.from_numpy((np.ones if alike else rng.random)(d_mlp).astype(np.float32))
-    seen = Seen.__new__(Seen)  # what counts here is read off these three
+    seen = LayerBatch.__new__(LayerBatch)  # what counts here is read off these three
     for name, x in (("post", post), ("active", (post != 0).sum(1)), ("norms", norms)):
         object.__setattr__(seen, name, x)
-    found = [concentration.of_firings(seen.firings), concentration.of_dense(post, norms)]
+    found = [
+        concentration.held_from_firings(seen.firings),
+        concentration.held_from_dense(post, norms),
+    ]
     for one, two in zip(*found, strict=True):
         assert torch.allclose(one, two, rtol=1e-12)
     for token, row in enumerate(fires):
@@ -338,7 +341,7 @@ def test_k90_is_a_whole_number_of_neurons_at_every_token_that_fires(
 
 
 def test_row_12_spikes(case):
-    frame = case.report.frame("spikes")
+    frame = case.report.frames["spikes"]
     for layer, mlp in enumerate(case.mlps):
         post = np.concatenate([window["post"][layer] for window in case.windows])
         assert frame["largest"][layer] == pytest.approx(post.max(), rel=1e-4)
@@ -363,7 +366,7 @@ def test_the_bound_of_the_losses_is_far_below_what_a_coarser_fixed_point_would_d
 
 
 def test_row_13_and_14_positions_ids_and_losses(case):
-    positions, ids = case.report.frame("positions"), case.report.frame("ids")
+    positions, ids = case.report.frames["positions"], case.report.frames["ids"]
     active = {}
     for window, masks in zip(case.ids, case.masks, strict=True):
         for place in range(1, len(window)):
@@ -383,7 +386,7 @@ def test_row_13_and_14_positions_ids_and_losses(case):
         assert close(row["active"], np.mean(found))
     losses = np.concatenate([window["losses"] for window in case.windows])
     there = ~np.isnan(losses)
-    result = case.report.result("losses")
+    result = case.report.results["losses"]
     assert result.tokens.sum() == there.sum()
     for layer in range(case.layers):
         k = np.concatenate([mask[layer].sum(1) for mask in case.masks])
@@ -419,7 +422,7 @@ def best_scored(score, mask, size):
 
 
 def test_row_17_predictors(case):
-    frame = case.report.frame("predictors")
+    frame = case.report.frames["predictors"]
     tried = sum(mask.shape[1] - 1 for mask in case.masks)
     assert set(frame["n_tokens"].dropna()) == {tried}
     for layer, mlp in enumerate(case.mlps):
@@ -472,7 +475,7 @@ def test_row_17_predictors(case):
 
 
 def test_row_17_at_low_rank(planted):
-    frame = planted.report.frame("low_rank")
+    frame = planted.report.frames["low_rank"]
     for layer, mlp in enumerate(planted.mlps):
         weight = mlp.up_proj.weight.detach().double().numpy()
         left, values, right = np.linalg.svd(weight, full_matrices=False)
@@ -491,7 +494,7 @@ def test_row_17_at_low_rank(planted):
 
 
 def test_row_19_layers(case):
-    frame = case.report.frame("neighbours")
+    frame = case.report.frames["neighbours"]
     k = np.stack([np.concatenate([m[n].sum(1) for m in case.masks]) for n in range(case.layers)])
     expected = np.corrcoef(k)
     for row in frame.to_dict(orient="records"):
@@ -520,9 +523,9 @@ def test_row_19_virtual_weights(demo):
         for unit in (3, 17):
             written = gain * blocks[0].mlp.down_proj.weight[:, unit]
             weights = torch.stack([row @ written for row in blocks[2].mlp.up_proj.weight])
-            mine = frame[frame["neuron"] == unit]
+            mine = frame[frame["unit"] == unit]
             strongest = weights.abs().topk(4).indices.tolist()
-            assert mine["to_neuron"].tolist() == strongest
+            assert mine["to_unit"].tolist() == strongest
             assert np.allclose(mine["weight"], weights[strongest], rtol=1e-4)
     with pytest.raises(ValueError, match="expected layer < to_layer"):
         virtual_weights(model, 2, [0], 2)
@@ -531,7 +534,7 @@ def test_row_19_virtual_weights(demo):
 
 
 def test_row_20_blocks(case):
-    frame = case.report.frame("blocks")
+    frame = case.report.frames["blocks"]
     for layer in range(case.layers):
         post = np.concatenate([window["post"][layer] for window in case.windows])
         fours = post[:, : case.d_mlp // 4 * 4].reshape(len(post), -1, 4)
@@ -557,7 +560,7 @@ def test_row_20_blocks(case):
 
 
 def test_row_21_saving(case):
-    frame = case.report.frame("saving")
+    frame = case.report.frames["saving"]
     used = case.report.rates.mean().item()
     model = case.reference
     size = next(model.parameters()).element_size()
@@ -572,5 +575,5 @@ def test_row_21_saving(case):
     assert row["bytes_skip_down"] == pytest.approx((read - down * (1 - used)) * size)
     expected = read / (read - (down + up) * (1 - used))
     assert row["speedup_skip_both"] == pytest.approx(expected)
-    across = case.report.result("unions").across.value.mean(1)
+    across = case.report.results["unions"].across.value.mean(1)
     assert np.allclose(frame["used"][1:], across[1:])

@@ -14,7 +14,7 @@ from arcee_lab.sparsity.sampled.sample import draw
 from arcee_lab.sparsity.sampled.truncation import truncation
 from arcee_lab.sparsity.sampled.truncation_curves import KEEPS_ALL, TruncationCurves
 
-HOW = {"tokens": 130, "context": CONTEXT, "seed": 5}
+HOW = {"sample_tokens": 130, "context": CONTEXT, "seed": 5}
 LEVELS = {
     "top_k": (0.05, 0.005),
     "top_norm": (0.005,),

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from arcee_lab.data.limits import default_context, require_context, windows_of
 from arcee_lab.data.windows import Windows
@@ -33,6 +32,7 @@ from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.progress import progress_bar, shown
 from arcee_lab.runs.ranks import Ranks, joined
 
 Texts = Iterable[str] | Windows
@@ -263,11 +263,11 @@ class DumpJob:
 
         lanes = {name: lane for lane, name in enumerate(self.sites)}
         writers = WriterThreads(threads=self.config.threads, limit=self.config.queue_mib << 20)
-        bar = tqdm(
+        bar = progress_bar(
             total=sum(len(shard) for shard in shards),
             unit="tok",
             unit_scale=True,
-            disable=not (progress and writes),
+            show=shown(progress) and writes,
         )
         try:
             with (

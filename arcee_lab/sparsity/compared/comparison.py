@@ -142,7 +142,7 @@ class Comparison(Result):
         return pd.DataFrame(
             {
                 "layer": np.repeat(np.arange(layers), d_mlp),
-                "neuron": np.tile(np.arange(d_mlp), layers),
+                "unit": np.tile(np.arange(d_mlp), layers),
                 "first": self.first.ravel(),
                 "second": self.second.ravel(),
                 "delta": self.delta.ravel(),

@@ -92,13 +92,13 @@ class Domains(Result):
         return pd.concat(parts, ignore_index=True)
 
     def neurons(self) -> "pd.DataFrame":
-        """One row a neuron: layer, neuron, and its selectivity for each domain."""
+        """One row a neuron: layer, unit, and its selectivity for each domain."""
         import pandas as pd
 
         _, layers, d_mlp = self.rates.shape
         columns: dict[str, object] = {
             "layer": np.repeat(np.arange(layers), d_mlp),
-            "neuron": np.tile(np.arange(d_mlp), layers),
+            "unit": np.tile(np.arange(d_mlp), layers),
         }
         columns |= {name: self.selectivity[place].ravel() for place, name in enumerate(self.names)}
         return pd.DataFrame(columns)

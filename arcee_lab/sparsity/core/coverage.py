@@ -35,7 +35,7 @@ class Coverage(Result):
     tokens: int
 
     @classmethod
-    def of(cls, rates: np.ndarray, tokens: int) -> "Coverage":
+    def from_rates(cls, rates: np.ndarray, tokens: int) -> "Coverage":
         """From the rates of each layer, in any order."""
         return cls(np.sort(rates, axis=1)[:, ::-1], tokens)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arcee_lab.sparsity.core import kept_tokens, magnitudes, window_means
 from arcee_lab.sparsity.core.layer_counts import Counts, count
-from arcee_lab.sparsity.core.state import Shape, State, Tokens
+from arcee_lab.sparsity.core.state import CountedTokens, Shape, State
 
 KEPT = 2**17  # tokens whose active counts are kept one by one: 72 bytes each at 36 layers
 KEPT_ROWS = dict.fromkeys(("kept_active", "kept_ids", "kept_positions"), KEPT)
@@ -85,7 +85,7 @@ def add_layer(
 
 
 def add_batch(
-    state: State, tokens: Tokens, n_first: int, active: Int[Tensor, "token layer"]
+    state: State, tokens: CountedTokens, n_first: int, active: Int[Tensor, "token layer"]
 ) -> None:
     """Adds what all layers of one batch say together.
 

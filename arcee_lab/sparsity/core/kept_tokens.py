@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.sparsity.core import packed_masks, window_means
-from arcee_lab.sparsity.core.state import Shape, State, Tokens
+from arcee_lab.sparsity.core.state import CountedTokens, Shape, State
 
 BYTES = 2**26  # of all kept tokens together
 _AT_ONCE = 2**22  # tokens that are numbered together
@@ -38,7 +38,9 @@ class Drawn:
     numbers: Int[np.ndarray, " kept"]
     slots: Int[np.ndarray, " kept"]
 
-    def of(self, tokens: Tokens) -> tuple[Int[np.ndarray, " here"], Int[np.ndarray, " here"]]:
+    def rows_and_slots(
+        self, tokens: CountedTokens
+    ) -> tuple[Int[np.ndarray, " here"], Int[np.ndarray, " here"]]:
         """Which tokens of a batch are kept: their places in its list, and their slots."""
         if not len(self.numbers):
             return self.numbers, self.slots
@@ -130,7 +132,7 @@ def add_layer(
 
 
 def add_batch(
-    state: State, tokens: Tokens, here: Int[np.ndarray, " here"], slots: Int[Tensor, " here"]
+    state: State, tokens: CountedTokens, here: Int[np.ndarray, " here"], slots: Int[Tensor, " here"]
 ) -> None:
     """Keeps what tells the tokens of a batch from all others.
 

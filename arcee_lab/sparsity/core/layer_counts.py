@@ -77,7 +77,7 @@ def count_dense(
 ) -> Counts:
     """`count` by torch's own sums."""
     counted, early = post.index_select(0, places), post.index_select(0, first)
-    mask, sized = counted != 0, magnitudes.of_dense(counted)
+    mask, sized = counted != 0, magnitudes.bins_from_dense(counted)
     return Counts(mask.sum(1), mask.sum(0), (early != 0).sum(0), sized, *_extremes(counted))
 
 
@@ -125,7 +125,7 @@ def _count_on_bits(post: Tensor, places: np.ndarray, first: np.ndarray) -> Count
                 unsigned = torch.from_numpy(bit_patterns(post)).view(post.dtype)
                 return _count_on_bits(unsigned, places, first)
             largest = max(largest, a.max(initial=0))
-            sized += magnitudes.of_firings(torch.from_numpy(a).view(post.dtype))
+            sized += magnitudes.bins_from_firings(torch.from_numpy(a).view(post.dtype))
         fired += so_far
     of_token, of_neuron = torch.from_numpy(active[places]), torch.from_numpy(fired)
     early = torch.from_numpy((bit_patterns(post[first]) != 0).sum(0))

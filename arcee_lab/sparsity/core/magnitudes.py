@@ -21,7 +21,7 @@ _LAYOUT = {  # dtype -> the integer of its bits, bits beyond the seventh of the 
 _PIECE = 2**24  # activations binned together where all are: fp32 counts no further
 
 
-def of_firings(a: Float[Tensor, " firing"]) -> Int[Tensor, " bin"]:
+def bins_from_firings(a: Float[Tensor, " firing"]) -> Int[Tensor, " bin"]:
     """How many of a list of activations above 0, on a CPU, are in each bin."""
     first, low = _first_bits(a)
     # What is outside is put into the end bins afterwards: cheaper than to clamp each.
@@ -32,7 +32,7 @@ def of_firings(a: Float[Tensor, " firing"]) -> Int[Tensor, " bin"]:
     return found
 
 
-def of_dense(post: Float[Tensor, "token d_mlp"]) -> Int[Tensor, " bin"]:
+def bins_from_dense(post: Float[Tensor, "token d_mlp"]) -> Int[Tensor, " bin"]:
     """The same from all activations, zeros included, on any device; nothing is read from it."""
     # Whole numbers below 2^24 are exact in fp32, and CUDA counts int32 in an order that does not
     # matter, which it says of no float.

@@ -19,7 +19,7 @@ _WHOLE = 16  # bytes: rows are filled with zeros to a multiple of 128 neurons
 
 
 @dataclass(frozen=True, eq=False)
-class Firings:
+class TokenFirings:
     """The neurons that fire, token after token.
 
     Attributes:

@@ -34,7 +34,7 @@ class Positions(Result):
     d_mlp: int
 
     @classmethod
-    def of(cls, active: np.ndarray, tokens: np.ndarray, d_mlp: int) -> "Positions":
+    def from_counts(cls, active: np.ndarray, tokens: np.ndarray, d_mlp: int) -> "Positions":
         """From Σk `[position, layer]` and tokens `[position]`."""
         last = max(len(tokens) - 1, 1)
         steps = np.floor(2 ** (np.arange(0, 4 * np.log2(last) + 1) / 4)).astype(int)

@@ -50,7 +50,7 @@ class Weights:
     down: int
 
     @classmethod
-    def of(cls, model: Any) -> "Weights":
+    def from_model(cls, model: Any) -> "Weights":
         """Of a model."""
         model = unwrap(model)
         everything = {id(x): x for x in model.parameters()}

@@ -41,7 +41,7 @@ class Shape:
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class CountedTokens:
     """Which tokens of a batch count: neither padding nor first positions, window after window.
 
     All of it is known before the forward, so that no device is waited for.
@@ -55,7 +55,7 @@ class Tokens:
         slots: Of each window, its number among the windows of the share; -1 where it is in none.
         keys: Of each window, a checksum of its token ids.
         next_ids: The token after each; -1 where the window ends.
-        sampled: Of the list, the tokens that a predictor is tried on; see `batches`.
+        tried: Of the list, the tokens that a predictor is tried on; see `batches`.
     """
 
     places: Int[Tensor, " token"]
@@ -66,7 +66,7 @@ class Tokens:
     slots: tuple[int, ...]
     keys: tuple[int, ...]
     next_ids: np.ndarray
-    sampled: np.ndarray
+    tried: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)

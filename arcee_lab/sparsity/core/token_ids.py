@@ -38,7 +38,7 @@ class Vocabulary(Result):
     d_mlp: int
 
     @classmethod
-    def of(cls, active: np.ndarray, tokens: np.ndarray, d_mlp: int) -> "Vocabulary":
+    def from_counts(cls, active: np.ndarray, tokens: np.ndarray, d_mlp: int) -> "Vocabulary":
         """From Σk `[id, layer]` and tokens `[id]`."""
         ids = np.flatnonzero(tokens)
         return cls(ids, active[ids] / tokens[ids, None], tokens[ids], d_mlp)

@@ -31,12 +31,12 @@ class Mean:
 
     Attributes:
         value: The mean; NaN where nothing was counted.
-        half: Half of the 95 % interval; NaN where fewer than two windows were counted.
+        ci_half_width: Half of the 95 % interval; NaN where fewer than two windows were counted.
         windows: How many windows were counted.
     """
 
     value: np.ndarray
-    half: np.ndarray
+    ci_half_width: np.ndarray
     windows: np.ndarray
 
 

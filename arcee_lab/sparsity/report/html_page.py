@@ -1,6 +1,7 @@
 """report.html: one measurement as a page that opens offline and runs no script."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.runs import storage
+from arcee_lab.sites import unit_name
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.compared.domains import Domains
 from arcee_lab.sparsity.report.passage import OFTEN, Passage, read_passage
@@ -114,7 +116,7 @@ def save_page(
     folder = Path(folder)
     passages = [
         (name, read_passage(model, tokenizer, torch.from_numpy(windows[number]).long(), report))
-        for name, number in passages_of(windows)
+        for name, number in choose_passages(windows)
     ]
     first = titled(passages[0][1].figure(), report.label if domains is not None else "")
     return [
@@ -123,7 +125,7 @@ def save_page(
     ]
 
 
-def passages_of(windows: Windows) -> list[tuple[str, int]]:
+def choose_passages(windows: Windows) -> list[tuple[str, int]]:
     """The windows to show neuron by neuron, each with a name of its own.
 
     Args:
@@ -174,6 +176,9 @@ def report_html(
     def both(figure: Callable[..., Figure], alt: str) -> str:
         return _both(figure, alt, of)
 
+    def named(name: str, alt: str) -> str:
+        return both(partial(report.figures.draw, name), alt)
+
     sections = [
         *(
             (
@@ -186,15 +191,21 @@ def report_html(
         (
             "Exact zeros by layer",
             _NOTES["layers"],
-            both(report.figure_layers, f"Exact zeros by layer: {zeros}"),
+            named("layers", f"Exact zeros by layer: {zeros}"),
         ),
         ("Layers in numbers", rare, report.layers_html()),
         (
             "How often neurons fire",
             _NOTES["rates"],
-            both(report.figure_rates, "Histogram of firing rates, layer by layer"),
+            both(
+                partial(report.figures.draw, "rates"), "Histogram of firing rates, layer by layer"
+            ),
         ),
-        ("Layer by token", _NOTES["tokens"], both(report.figure_tokens, "Active neurons")),
+        (
+            "Layer by token",
+            _NOTES["tokens"],
+            named("tokens", "Active neurons"),
+        ),
         *(_section(name, result, of) for name, result in report.results.items()),
         *((f"How many fire: {name}", _NOTES["strip"], _strips(p)) for name, p in passages),
         ("Busiest neurons", "The share of tokens on which each fires.", _busiest(report)),
@@ -242,7 +253,7 @@ def _both(figure: Callable[..., Figure], alt: str, of: str) -> str:
 
 
 def _costs(report: SparsityReport) -> str:
-    frame = report.frame("costs")
+    frame = report.frames["costs"]
     return key_table(
         {
             row["analysis"]: f"{row['seconds']:.2f} s, {row['of_pass']:.1%} of the pass, "
@@ -259,6 +270,6 @@ def _strips(passage: Passage) -> str:
 
 
 def _busiest(report: SparsityReport, most: int = 12) -> str:
-    top = report.frame("neurons").nlargest(most, "rate")
-    labels = [f"L{layer}/N{unit}" for layer, unit in zip(top["layer"], top["neuron"], strict=True)]
+    top = report.frames["neurons"].nlargest(most, "rate")
+    labels = [unit_name(*pair) for pair in zip(top["layer"], top["unit"], strict=True)]
     return bar_list(labels, top["rate"].tolist(), limit=1.0)

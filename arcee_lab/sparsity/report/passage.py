@@ -13,6 +13,7 @@ from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
+from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Passage:
         return raster(
             self.values.float().numpy(),
             self.tokens,
-            [f"L{layer}/N{unit}" for layer, unit in zip(self.layers, self.neurons, strict=True)],
+            [unit_name(*pair) for pair in zip(self.layers, self.neurons, strict=True)],
             groups=[str(layer) for layer in self.layers],
             notes=[f"{rate:.1%}" for rate in self.rates],
             title="Which neurons fire where; on the right, how often over all the text",

@@ -12,11 +12,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from arcee_lab.errors import SavedDamaged
+from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.storage import as_json
 from arcee_lab.sparsity import registry
+from arcee_lab.sparsity.core.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
 from arcee_lab.sparsity.report import validity
 from arcee_lab.sparsity.sampled import result_files
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPORT, COUNTS = "report.json", "counts.safetensors"
-VERSION = 4
 FACTS = (
     "model",
     "label",
@@ -33,9 +33,9 @@ FACTS = (
     "device",
     "n_documents",
     "n_windows",
-    "share",
+    "sample_every",
     "stride",
-    "n_shared",
+    "n_sampled",
     "seconds",
     "costs",
     "weights",
@@ -113,8 +113,13 @@ def read(folder: Path) -> dict[str, Any]:
         tensors = safetensors.torch.load_file(paths[1])
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise SavedDamaged(f"the report in {folder} is damaged: {error}") from error
-    if not isinstance(said, dict) or said.get("version") != VERSION:
-        raise SavedDamaged(f"{paths[0]} is not of version {VERSION}; measure again")
+    if not isinstance(said, dict) or "version" not in said:
+        raise SavedDamaged(f"{paths[0]} is damaged: it states no version; measure again.")
+    if other := written_by_another(said["version"]):
+        raise OtherRun(
+            f"{paths[0]} {other} in format {said['version']}, and this release reads format "
+            f"{VERSION}; measure again."
+        )
     lacking = [name for name in FACTS if name not in said]
     if lacking:
         raise SavedDamaged(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again")
@@ -130,7 +135,7 @@ def read(folder: Path) -> dict[str, Any]:
     norms = tensors["norms"]
     if why := validity.wrong_facts(facts, states):
         raise SavedDamaged(f"{paths[0]} is damaged: {why}; measure again")
-    sizes = {name: facts[name] for name in ("n_windows", "n_shared")}
+    sizes = {name: facts[name] for name in ("n_windows", "n_sampled")}
     if why := validity.wrong_states(states, norms, **sizes):
         raise SavedDamaged(f"{paths[1]} is damaged: {why}; measure again")
     return {**facts, "states": states, "norms": norms, "further": result_files.load(folder)}

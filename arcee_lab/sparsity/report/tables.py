@@ -16,9 +16,10 @@ RARE = 0.001  # below this rate a neuron counts as rare
 HOT = 0.5  # above this one as hot
 
 
-def layers(counts: CoreCounts, sizes: Thresholds) -> pd.DataFrame:
+def layers(counts: CoreCounts) -> pd.DataFrame:
     """One row per layer: zeros, active neurons, hot, rare and dead ones, the largest values."""
     rates, counted = counts.rates, counts.state
+    sizes = Thresholds(counts.sized, counts.fired.shape[1], counts.n_tokens)
     return pd.DataFrame(
         {
             "layer": range(len(counts.fired)),
@@ -47,7 +48,7 @@ def neurons(counts: CoreCounts) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "layer": torch.arange(n_layers).repeat_interleave(d_mlp).numpy(),
-            "neuron": torch.arange(d_mlp).repeat(n_layers).numpy(),
+            "unit": torch.arange(d_mlp).repeat(n_layers).numpy(),
             "fired": counts.fired.flatten().numpy(),
             "rate": counts.rates.flatten().numpy(),
             "fired_first": counts.fired_first.flatten().numpy(),
@@ -76,7 +77,7 @@ def costs(
     sampled: Mapping[str, Result],
     *,
     n_tokens: int,
-    n_shared: int,
+    n_sampled: int,
 ) -> pd.DataFrame:
     """One row per analysis: the seconds that the host spent on it, and the N that it looked at.
 
@@ -84,13 +85,13 @@ def costs(
         seconds: By analysis; "pass" is the pass as a whole.
         sampled: Results that look at a sample of their own; their frames state their N.
         n_tokens: N of the pass and the core.
-        n_shared: N of every other analysis.
+        n_sampled: N of every other analysis.
     """
     whole = seconds["pass"]
     seen = {"pass": n_tokens, "core": n_tokens}
     seen |= {name: int(result.frame()["n_tokens"].iloc[0]) for name, result in sampled.items()}
     rows = [
-        (name, spent, spent / whole if whole else np.nan, seen.get(name, n_shared))
+        (name, spent, spent / whole if whole else np.nan, seen.get(name, n_sampled))
         for name, spent in seconds.items()
     ]
     return pd.DataFrame(rows, columns=["analysis", "seconds", "of_pass", "n_tokens"])

@@ -17,7 +17,7 @@ from arcee_lab.sparsity.core.checking import (
 )
 from arcee_lab.sparsity.core.state import Shape, State
 
-_LEASTS = {"n_documents": 0, "n_windows": 1, "share": 1, "stride": 1, "n_shared": 0}
+_LEASTS = {"n_documents": 0, "n_windows": 1, "sample_every": 1, "stride": 1, "n_sampled": 0}
 
 
 def wrong_facts(facts: Mapping[str, Any], states: Mapping[str, State]) -> str | None:
@@ -47,7 +47,7 @@ def wrong_facts(facts: Mapping[str, Any], states: Mapping[str, State]) -> str | 
 
 
 def wrong_states(
-    states: Mapping[str, State], norms: Tensor, *, n_windows: int, n_shared: int
+    states: Mapping[str, State], norms: Tensor, *, n_windows: int, n_sampled: int
 ) -> str | None:
     """What in the counts of a report cannot be; None where they agree with each other.
 
@@ -55,7 +55,7 @@ def wrong_states(
         states: By analysis.
         norms: ‖w_i‖, `[layer, d_mlp]`.
         n_windows: Windows that were read.
-        n_shared: Tokens in the share.
+        n_sampled: Tokens in the share.
     """
     counts = states["core"]
     try:
@@ -75,8 +75,8 @@ def wrong_states(
     if why := every_token.contradiction(counts):
         return why
     tokens = int(counts["tokens"][0])
-    if not 0 < tokens >= n_shared:
-        return f"it counts {tokens} tokens, {n_shared} of them in the share"
+    if not 0 < tokens >= n_sampled:
+        return f"it counts {tokens} tokens, {n_sampled} of them in the share"
     for name, state in states.items():
         if name == "core":
             continue

@@ -42,7 +42,7 @@ def cett(
     tokenizer: Any,
     texts: Iterable[str] | Windows,
     *,
-    tokens: int | None = None,
+    sample_tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
@@ -58,7 +58,7 @@ def cett(
         model: A model whose MLPs are ungated relu or relu², any head.
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
-        tokens: Size of the sample; None takes 4,096, or all there are if fewer.
+        sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the order in which documents are drawn.
@@ -78,11 +78,11 @@ def cett(
         True
     """
     model = unwrap(model)
-    sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
-    return curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
+    sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
+    return measure_curves(model, sample, batch_size=batch_size, seed=seed, progress=progress)
 
 
-def curves_of(
+def measure_curves(
     model: Any, sample: Sample, *, batch_size: int, seed: int, progress: bool | None = None
 ) -> CettCurves:
     """The curves of a sample that has been drawn; see `cett`."""

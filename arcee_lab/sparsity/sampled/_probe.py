@@ -161,7 +161,7 @@ def probe(
     rank: int | None = None,
     steps: int = 400,
     learning_rate: float = 3e-3,
-    tokens: int | None = None,
+    sample_tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
@@ -179,7 +179,8 @@ def probe(
         rank: Of the probe; by default an eighth of d_model.
         steps: Of training.
         learning_rate: Of Adam.
-        tokens: Size of the sample, half of it for training; None takes 4,096, or all there are.
+        sample_tokens: Size of the sample, half of it for training; None takes 4,096, or all if
+            fewer.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the documents drawn, the order of training and the bootstrap.
@@ -202,7 +203,7 @@ def probe(
         raise SettingError(f"rank is {rank}; expected 1 to {min(mlp.d_model, mlp.d_mlp)}")
     if steps < 1:
         raise SettingError(f"steps is {steps}; expected at least 1")
-    sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
+    sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     if sample.n_groups < 2:
         raise SettingError(
             "the texts make one window; a probe needs two documents or more: one to train on, one "

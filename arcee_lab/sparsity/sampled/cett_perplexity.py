@@ -24,10 +24,10 @@ from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.progress import progress_bar
-from arcee_lab.sparsity.sampled._cett import curves_of
+from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.keep_block import truncating
-from arcee_lab.sparsity.sampled.losses import Scores, add, logits_of
+from arcee_lab.sparsity.sampled.losses import Scores, add, batch_logits
 from arcee_lab.sparsity.sampled.mlps import mlps
 from arcee_lab.sparsity.sampled.sample import draw
 
@@ -151,7 +151,7 @@ def cett_ppl(
     texts: Iterable[str] | Windows,
     *,
     increases: Sequence[float] = INCREASES,
-    tokens: int | None = None,
+    sample_tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
@@ -167,7 +167,7 @@ def cett_ppl(
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
         increases: Allowed increases of perplexity: 0.01 for CETT-PPL-1%.
-        tokens: Size of the sample; None takes 4,096, or all there are if fewer.
+        sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the order in which documents are drawn.
@@ -189,8 +189,8 @@ def cett_ppl(
             f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%"
         )
     model = unwrap(model)
-    sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
-    curves = curves_of(model, sample, batch_size=batch_size, seed=seed, progress=progress)
+    sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
+    curves = measure_curves(model, sample, batch_size=batch_size, seed=seed, progress=progress)
     layers = mlps(model)
     norms = curves.norms.to(model.device)
     tried: dict[float, int] = {}
@@ -207,7 +207,7 @@ def cett_ppl(
         parameters = curves.eps_at(level).tolist() if level else None
         for batch in sample.batches(batch_size, model.device):
             with truncating(layers, norms, "cett", parameters, batch=batch, kept=left):
-                logits = logits_of(model, batch)
+                logits = batch_logits(model, batch)
             add(scores, batch.as_one_group(), logits, logits)
             bar.update(int(batch.attention_mask.sum()))
         mean = float(scores.nll.sum() / scores.targets.sum())

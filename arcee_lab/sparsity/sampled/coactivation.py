@@ -46,7 +46,7 @@ _SHOWN = 120  # neurons in the figure
 
 
 @dataclass(frozen=True, repr=False)
-class CoActivation(Result):
+class CoActivationResult(Result):
     """One layer's firing pattern, and what follows from it.
 
     Attributes:
@@ -104,8 +104,8 @@ class CoActivation(Result):
         alone = self.counts.diagonal()
         return pd.DataFrame(
             {
-                "neuron_a": self.neurons[a].numpy(),
-                "neuron_b": self.neurons[b].numpy(),
+                "unit_a": self.neurons[a].numpy(),
+                "unit_b": self.neurons[b].numpy(),
                 "together": self.counts[a, b].numpy(),
                 "by_chance": (alone[a].double() * alone[b] / len(self.fired)).numpy(),
                 **{name: self.measure(name)[a, b].numpy() for name in MEASURES},
@@ -222,11 +222,11 @@ def coactivation(
     layer: int,
     *,
     neurons: Sequence[int] | None = None,
-    tokens: int | None = None,
+    sample_tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
-) -> CoActivation:
+) -> CoActivationResult:
     """Which neurons of one layer fire together, on a sample of tokens.
 
     Args:
@@ -235,7 +235,7 @@ def coactivation(
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
         layer: The layer, from 0.
         neurons: Which to look at; by default all, or 2,048 drawn at random if there are more.
-        tokens: Size of the sample; None takes 4,096, or all there are if fewer.
+        sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the documents drawn, of the neurons drawn, and of the random groups.
@@ -255,7 +255,7 @@ def coactivation(
     model = unwrap(model)
     chosen = one_mlp(model, layer)
     index = _neurons(neurons, chosen.d_mlp, seed)
-    sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
+    sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     if sample.n_groups < 2:
         raise SettingError(
             "the texts make one window; experts need two documents or more: one to make them on, "
@@ -276,7 +276,7 @@ def coactivation(
         raise SettingError(
             f"layer {layer} holds NaN; load the model in float32, or check its weights"
         )
-    return CoActivation(
+    return CoActivationResult(
         model=model_name(model),
         layer=layer,
         neurons=index,

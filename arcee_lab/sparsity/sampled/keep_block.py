@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
-from arcee_lab.sparsity.sampled.sample import Batch
+from arcee_lab.sparsity.sampled.sample import SampleBatch
 from arcee_lab.sparsity.sampled.selection_rules import RULES, Layer
 
 
@@ -20,7 +20,7 @@ def truncating(
     rule: str,
     parameters: Sequence[float] | None,
     *,
-    batch: Batch,
+    batch: SampleBatch,
     kept: Int[Tensor, " layer"],
     seed: int = 0,
 ) -> Iterator[None]:

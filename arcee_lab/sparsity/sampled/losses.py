@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.errors import SettingError
-from arcee_lab.sparsity.sampled.sample import Batch
+from arcee_lab.sparsity.sampled.sample import SampleBatch
 
 _CHUNK = 2**26  # logits turned into fp32 at once
 
@@ -37,7 +37,7 @@ class Scores:
         return Scores(real[0], real[1], whole[0], whole[1])
 
 
-def logits_of(model: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
+def batch_logits(model: Any, batch: SampleBatch) -> Float[Tensor, "batch pos vocab"]:
     """Runs the model on a batch and gives its logits.
 
     Raises:
@@ -53,7 +53,7 @@ def logits_of(model: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
     return logits
 
 
-def add(scores: Scores, batch: Batch, logits: Tensor, untouched: Tensor) -> None:
+def add(scores: Scores, batch: SampleBatch, logits: Tensor, untouched: Tensor) -> None:
     """Adds one batch, in place.
 
     Args:

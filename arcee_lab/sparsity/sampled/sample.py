@@ -36,11 +36,11 @@ class Sample:
         """How many documents, or windows."""
         return int(self.groups.max()) + 1
 
-    def batches(self, batch_size: int, device: torch.device) -> "Iterator[Batch]":
+    def batches(self, batch_size: int, device: torch.device) -> "Iterator[SampleBatch]":
         """The windows as padded batches on a device, shortest first."""
         for batch in self.windows.batches(batch_size):
             real = batch.attention_mask.bool()
-            yield Batch(
+            yield SampleBatch(
                 ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),
                 counted=(real & ~batch.first).to(device),
@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampleBatch:
     """Some windows on the model's device.
 
     Attributes:
@@ -69,7 +69,7 @@ class Batch:
         """What the model is called with."""
         return {"input_ids": self.ids, "attention_mask": self.attention_mask, "use_cache": False}
 
-    def as_one_group(self) -> "Batch":
+    def as_one_group(self) -> "SampleBatch":
         """The same, all rows of it in group 0."""
         return replace(self, groups=torch.zeros_like(self.groups))
 
@@ -79,11 +79,11 @@ def draw(
     tokenizer: Any,
     texts: Iterable[str] | Windows,
     *,
-    tokens: int | None,
+    sample_tokens: int | None,
     context: int | None,
     seed: int,
 ) -> Sample:
-    """Draws about `tokens` tokens: whole documents in a seeded order, the last one cut.
+    """Draws about `sample_tokens` tokens: whole documents in a seeded order, the last one cut.
 
     Of a list, and of windows, the order is random, so that texts sorted by kind give all kinds.
     What can be read only once, in order, is read from its start.
@@ -92,16 +92,16 @@ def draw(
         model: The model, for the longest window that it reads.
         tokenizer: Its tokenizer.
         texts: Documents, or windows of them.
-        tokens: How many, first positions included; None takes 4,096, or all there are if fewer.
+        sample_tokens: How many, first positions included; None takes 4,096, or all if fewer.
         context: Longest window in tokens; by default 1,024, or what the model reads if less.
         seed: Of the order.
 
     Raises:
         ValueError: Empty texts, a bad limit, fewer tokens than asked, or nothing but first tokens.
     """
-    if tokens is not None and tokens < 2:
-        raise SettingError(f"tokens is {tokens}; expected at least 2")
-    wanted = tokens or DEFAULT_TOKENS
+    if sample_tokens is not None and sample_tokens < 2:
+        raise SettingError(f"sample_tokens is {sample_tokens}; expected at least 2")
+    wanted = sample_tokens or DEFAULT_TOKENS
     if isinstance(texts, Windows):
         if texts.repeated is not None:
             raise SettingError("these windows overlap, so tokens would count twice; cut them anew")
@@ -115,8 +115,8 @@ def draw(
         longest = default_context(model) if context is None else context
         require_context(model, longest, "context")
         windows = cut(tokenizer, _shuffled(texts, seed), context=longest, max_tokens=wanted)
-    if tokens is not None:
-        require_tokens(windows, tokens, "tokens")
+    if sample_tokens is not None:
+        require_tokens(windows, sample_tokens, "sample_tokens")
     if np.diff(windows.bounds).max() < 2:
         raise SettingError("every window is one token long; expected texts of at least two tokens")
     documents = np.unique(windows.documents, return_inverse=True)[1]

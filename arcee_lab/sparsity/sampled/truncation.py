@@ -18,9 +18,9 @@ from arcee_lab.errors import SettingError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.runs.progress import progress_bar
-from arcee_lab.sparsity.sampled._cett import curves_of
+from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.keep_block import truncating
-from arcee_lab.sparsity.sampled.losses import Scores, add, logits_of
+from arcee_lab.sparsity.sampled.losses import Scores, add, batch_logits
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import Sample, draw
@@ -41,7 +41,7 @@ def truncation(
     *,
     rules: Sequence[str] | None = None,
     levels: Mapping[str, Sequence[float]] | None = None,
-    tokens: int | None = None,
+    sample_tokens: int | None = None,
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
@@ -61,7 +61,7 @@ def truncation(
         levels: For some rules, levels of your own. They are: for `top_k`, `top_norm`, `spark` and
             `random` the share of d_mlp to keep; for `fat` that share, over all layers together, on
             the untouched model; for `top_p` the share of Σ a; for `cett` the CETT of each layer.
-        tokens: Size of the sample; None takes 4,096, or all there are if fewer.
+        sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows a forward.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the order in which documents are drawn, and of `random`.
@@ -83,7 +83,7 @@ def truncation(
         0.0
     """
     model = unwrap(model)
-    sample = draw(model, tokenizer, texts, tokens=tokens, context=context, seed=seed)
+    sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     found = mlps(model)
     plan = _plan(model, sample, found, rules, levels, batch_size=batch_size, seed=seed)
     norms = torch.stack([mlp.write_norms().to(model.device) for mlp in found])
@@ -96,13 +96,13 @@ def truncation(
     with bar:
         for batch in sample.batches(batch_size, model.device):
             n_tokens += int(batch.counted.sum())
-            clean = logits_of(model, batch)
+            clean = batch_logits(model, batch)
             add(untouched, batch, clean, clean)
             for run, (rule, _, parameters) in enumerate(plan):
                 with truncating(
                     found, norms, rule, parameters, batch=batch, kept=kept[run], seed=seed
                 ):
-                    logits = logits_of(model, batch)
+                    logits = batch_logits(model, batch)
                 add(scores[run], batch, logits, clean)
                 bar.update(int(batch.attention_mask.sum()))
     if not bool(untouched.nll.isfinite().all()):
@@ -162,7 +162,7 @@ def _plan(
         plan.append((rule, KEEPS_ALL[rule], None))
         for level in given:
             if rule == "cett":
-                curves = curves or curves_of(model, sample, batch_size=batch_size, seed=seed)
+                curves = curves or measure_curves(model, sample, batch_size=batch_size, seed=seed)
                 parameters = curves.eps_at(level).tolist()
             elif rule == "fat":
                 parameters = [_eps_that_keeps(sizes, level / firing)] * len(found)

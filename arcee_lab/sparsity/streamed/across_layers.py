@@ -24,7 +24,7 @@ from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
 from arcee_lab.sparsity.sampled.mlps import mlps
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Likeness(Result):
+class AcrossLayersResult(Result):
     """How layers go together.
 
     Attributes:
@@ -69,7 +69,7 @@ class Likeness(Result):
                 "other": other,
                 "correlation": self.correlation.ravel(),
                 "cosine": np.where(following, self.cosine.value[layer], np.nan),
-                "cosine_half": np.where(following, self.cosine.half[layer], np.nan),
+                "cosine_half": np.where(following, self.cosine.ci_half_width[layer], np.nan),
                 "n_tokens": self.tokens,
             }
         )
@@ -91,7 +91,7 @@ class Likeness(Result):
         )
 
 
-class Neighbours(Analysis):
+class AcrossLayers(Analysis):
     """Compares each MLP's input with that of the layer before."""
 
     name: ClassVar[str] = "neighbours"
@@ -105,7 +105,7 @@ class Neighbours(Analysis):
     def init(self, shape: Shape, device: torch.device) -> State:
         return window_means.new("cosine", (shape.layers,), device)
 
-    def layer(self, state: State, seen: Seen) -> None:
+    def layer(self, state: State, seen: LayerBatch) -> None:
         if seen.before is None:
             return
         # Cosines may be negative; sums of rounded terms do not mind.
@@ -123,8 +123,10 @@ class Neighbours(Analysis):
             window_means.by_window(torch.ones_like(cosine), spans),
         )
 
-    def result(self, state: State, counts: CoreCounts) -> Likeness:
-        return Likeness(counts.correlation, window_means.mean(state, "cosine"), counts.n_tokens)
+    def result(self, state: State, counts: CoreCounts) -> AcrossLayersResult:
+        return AcrossLayersResult(
+            counts.correlation, window_means.mean(state, "cosine"), counts.n_tokens
+        )
 
 
 def virtual_weights(
@@ -143,7 +145,7 @@ def virtual_weights(
         top: How many neurons of the later layer to give for each, by absolute weight.
 
     Returns:
-        One row a pair: layer, neuron, to_layer, to_neuron, weight, cosine.
+        One row a pair: layer, unit, to_layer, to_unit, weight, cosine.
 
     Raises:
         ValueError: Layers not in order or out of range, or a unit out of range.
@@ -171,12 +173,12 @@ def virtual_weights(
     gain = norm.weight.detach().float()
     writes = found[layer].down_weight()[:, list(units)].float() * gain[:, None]
     reads = found[to_layer].up_weight().float()
-    weights = reads @ writes  # to_neuron unit
+    weights = reads @ writes  # to_unit unit
     cosine = weights / (reads.norm(dim=1)[:, None] * writes.norm(dim=0)[None])
     rows = []
     for place, unit in enumerate(units):
         for other in weights[:, place].abs().topk(min(top, len(weights))).indices.tolist():
             pair = weights[other, place].item(), cosine[other, place].item()
             rows.append((layer, unit, to_layer, other, *pair))
-    names = ["layer", "neuron", "to_layer", "to_neuron", "weight", "cosine"]
+    names = ["layer", "unit", "to_layer", "to_unit", "weight", "cosine"]
     return pd.DataFrame(rows, columns=names)

@@ -26,7 +26,7 @@ from torch import Tensor
 from arcee_lab.results import Result
 from arcee_lab.sparsity.core import layer_counts, packed_masks
 from arcee_lab.sparsity.core.counts import CoreCounts
-from arcee_lab.sparsity.core.state import Shape, State, Tokens
+from arcee_lab.sparsity.core.state import CountedTokens, Shape, State
 from arcee_lab.sparsity.sampled.mlps import Mlp
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LayerBatch:
     """One layer at the counted tokens of one batch, on the model's device.
 
     Attributes:
@@ -57,7 +57,7 @@ class Seen:
     y: Float[Tensor, "token d_model"]
     before: Float[Tensor, "token d_model"] | None
     norms: Float[Tensor, " d_mlp"]
-    tokens: Tokens
+    tokens: CountedTokens
 
     @cached_property
     def written(self) -> Float[Tensor, "token d_mlp"]:
@@ -75,21 +75,21 @@ class Seen:
         return packed_masks.pack(self._fires)
 
     @cached_property
-    def firings(self) -> packed_masks.Firings:
+    def firings(self) -> packed_masks.TokenFirings:
         """Which neurons fire, as a list with their values."""
         rows, kind = self._magnitudes, self.post.dtype
         few = max(1, packed_masks.TOGETHER // rows.shape[1])
-        beside = np.tile(self.norms.numpy(), (few, 1))
+        companion = np.tile(self.norms.numpy(), (few, 1))
         written = []
         for at in range(0, max(len(rows), 1), few):
             here = slice(at, at + few)
             _, patterns, (norms,) = packed_masks.pick(
-                rows[here], self._fires[here], beside[: max(len(rows) - at, 0)]
+                rows[here], self._fires[here], companion[: max(len(rows) - at, 0)]
             )
             a = torch.from_numpy(patterns).view(kind)
             written.append(a.to(torch.promote_types(kind, torch.float32)).numpy() * norms)
         starts = np.concatenate([[0], self.active.numpy().cumsum()])
-        return packed_masks.Firings(self._fires, starts, np.concatenate(written))
+        return packed_masks.TokenFirings(self._fires, starts, np.concatenate(written))
 
     @cached_property
     def _fires(self) -> Bool[np.ndarray, "token d_mlp"]:
@@ -119,14 +119,14 @@ class Analysis(ABC):
     def init(self, shape: Shape, device: torch.device) -> State:
         """The state before any token."""
 
-    def layer(self, state: State, seen: Seen) -> None:
+    def layer(self, state: State, seen: LayerBatch) -> None:
         """Adds one layer of one batch, in place; nothing in it may read from the device."""
         return
 
     def batch(
         self,
         state: State,
-        tokens: Tokens,
+        tokens: CountedTokens,
         active: Int[Tensor, "token layer"],
         losses: Float[Tensor, " token"] | None,
     ) -> None:

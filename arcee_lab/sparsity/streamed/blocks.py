@@ -24,7 +24,7 @@ from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ MEANS = ("two_four", "lost", *(f"zero_{size}" for size in SIZES), "tile")
 
 
 @dataclass(frozen=True, repr=False)
-class Structure(Result):
+class BlocksResult(Result):
     """Structured zeros by layer.
 
     Attributes:
@@ -73,7 +73,7 @@ class Structure(Result):
 
         columns: dict[str, object] = {"layer": range(len(self.zeros))}
         for name, mean in self.means.items():
-            columns |= {name: mean.value, f"{name}_half": mean.half}
+            columns |= {name: mean.value, f"{name}_half": mean.ci_half_width}
         columns |= {f"zero_{size}_chance": self.zeros**size for size in SIZES}
         columns |= {"fullest_tile": self.fullest, "n_windows": self.means["two_four"].windows}
         return pd.DataFrame(columns)
@@ -120,8 +120,8 @@ class Blocks(Analysis):
             state |= window_means.new(name, (shape.layers,), device)
         return state
 
-    def layer(self, state: State, seen: Seen) -> None:
-        found = of_firings(seen) if seen.on_cpu else of_dense(seen)
+    def layer(self, state: State, seen: LayerBatch) -> None:
+        found = zeros_from_firings(seen) if seen.on_cpu else zeros_from_dense(seen)
         if "tile" in found:
             top = state["max_tile"][seen.layer]
             top.copy_(torch.maximum(top, found["tile"].amax().long()))
@@ -132,15 +132,15 @@ class Blocks(Analysis):
                 state, name, seen.layer, window_means.by_window(x.nan_to_num(), spans), there
             )
 
-    def result(self, state: State, counts: CoreCounts) -> Structure:
-        return Structure(
+    def result(self, state: State, counts: CoreCounts) -> BlocksResult:
+        return BlocksResult(
             {name: window_means.mean(state, name) for name in MEANS},
             state["max_tile"].numpy(),
             counts.zeros.numpy(),
         )
 
 
-def of_firings(seen: Seen) -> dict[str, Float[Tensor, " token"]]:
+def zeros_from_firings(seen: LayerBatch) -> dict[str, Float[Tensor, " token"]]:
     """Each mean's value at each token, NaN where it has none, from the neurons that fire."""
     packed, firings = seen.packed, seen.firings
     n_tokens, d_mlp = seen.post.shape
@@ -186,7 +186,7 @@ def _crowded(packed: UInt8[np.ndarray, "token byte"], groups: int) -> tuple[np.n
     return token[whole], group[whole]
 
 
-def of_dense(seen: Seen) -> dict[str, Float[Tensor, " token"]]:
+def zeros_from_dense(seen: LayerBatch) -> dict[str, Float[Tensor, " token"]]:
     """The same from all activations."""
     fours = _fours(seen.post != 0)
     found: dict[str, Tensor] = {}

@@ -28,7 +28,7 @@ from arcee_lab.sparsity.core import magnitudes, packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Concentrations(Result):
+class ConcentrationResult(Result):
     """Concentration of a token's contributions, by layer.
 
     Attributes:
@@ -122,7 +122,10 @@ class Concentrations(Result):
 
         columns: dict[str, object] = {"layer": range(len(self.eff))}
         for name in MEANS:
-            columns |= {name: self.means[name].value, f"{name}_half": self.means[name].half}
+            columns |= {
+                name: self.means[name].value,
+                f"{name}_half": self.means[name].ci_half_width,
+            }
             columns |= {
                 f"{name}_p{round(100 * share):02d}": self.quantile(name, share)
                 for share in QUANTILES
@@ -138,7 +141,7 @@ class Concentrations(Result):
         names = {"n_eff": "at equal shares (N_eff)", "k90": "hold 90 %", "k99": "hold 99 %"}
         return lines(
             [
-                Line(title, layers, self.means[name].value, self.means[name].half)
+                Line(title, layers, self.means[name].value, self.means[name].ci_half_width)
                 for name, title in names.items()
             ],
             x="layer",
@@ -169,8 +172,12 @@ class Concentration(Analysis):
             state |= window_means.new(name, (shape.layers,), device)
         return state
 
-    def layer(self, state: State, seen: Seen) -> None:
-        held = of_firings(seen.firings) if seen.on_cpu else of_dense(seen.post, seen.norms)
+    def layer(self, state: State, seen: LayerBatch) -> None:
+        held = (
+            held_from_firings(seen.firings)
+            if seen.on_cpu
+            else held_from_dense(seen.post, seen.norms)
+        )
         there = (held.squares > 0) & held.total.isfinite() & held.squares.isfinite()
         ones = there.long()
         n_eff = torch.where(there, held.total.square() / held.squares, 1.0)
@@ -186,8 +193,8 @@ class Concentration(Analysis):
             sums = window_means.by_window(torch.where(counts, x, 0.0), spans)
             window_means.add(state, name, seen.layer, sums, window_means.by_window(counts, spans))
 
-    def result(self, state: State, counts: CoreCounts) -> Concentrations:
-        return Concentrations(
+    def result(self, state: State, counts: CoreCounts) -> ConcentrationResult:
+        return ConcentrationResult(
             {name: window_means.mean(state, name) for name in MEANS},
             state["eff"].numpy(),
             {name: state[f"{name}_tokens"].numpy() for name in SHARES},
@@ -195,7 +202,7 @@ class Concentration(Analysis):
         )
 
 
-def of_firings(firings: packed_masks.Firings) -> Held:
+def held_from_firings(firings: packed_masks.TokenFirings) -> Held:
     """Of each token, from the list of neurons that fire."""
     counts = np.diff(firings.starts)
     most = max(int(counts.max(initial=0)), 1)
@@ -212,7 +219,7 @@ def of_firings(firings: packed_masks.Firings) -> Held:
     return Held(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def of_dense(post: Float[Tensor, "token d_mlp"], norms: Float[Tensor, " d_mlp"]) -> Held:
+def held_from_dense(post: Float[Tensor, "token d_mlp"], norms: Float[Tensor, " d_mlp"]) -> Held:
     """The same from all activations, on any device."""
     kind = torch.promote_types(post.dtype, torch.float32)
     parts = []

@@ -27,7 +27,7 @@ BINS, WIDTH = 40, 0.5  # nats; the last bin holds all larger losses
 
 
 @dataclass(frozen=True, repr=False)
-class Surprise(Result):
+class LossResult(Result):
     """Active neurons by the loss.
 
     Attributes:
@@ -124,9 +124,9 @@ class Losses(Analysis):
         state["loss"] += window_means.split(loss).sum(0)
         state["loss_loss"] += window_means.split(loss * loss).sum(0)
 
-    def result(self, state: State, counts: CoreCounts) -> Surprise:
+    def result(self, state: State, counts: CoreCounts) -> LossResult:
         tokens = state["tokens"].numpy()
-        return Surprise(
+        return LossResult(
             state["active"].numpy() / np.where(tokens > 0, tokens, np.nan)[:, None],
             tokens,
             _correlation(state),

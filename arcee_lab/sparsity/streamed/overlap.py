@@ -25,7 +25,7 @@ from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ _TOKENS = 256  # whose bits stay in the cache while all lags are counted
 
 
 @dataclass(frozen=True, repr=False)
-class Overlaps(Result):
+class OverlapResult(Result):
     """Overlap and reuse by lag.
 
     Attributes:
@@ -80,10 +80,10 @@ class Overlaps(Result):
                 "layer": np.repeat(np.arange(layers), lags),
                 "lag": np.tile(np.arange(1, lags + 1), layers),
                 "jaccard": self.jaccard.value.ravel(),
-                "jaccard_half": self.jaccard.half.ravel(),
+                "jaccard_half": self.jaccard.ci_half_width.ravel(),
                 "jaccard_chance": chance[0],
                 "reuse": self.reuse.value.ravel(),
-                "reuse_half": self.reuse.half.ravel(),
+                "reuse_half": self.reuse.ci_half_width.ravel(),
                 "reuse_chance": chance[1],
                 "n_windows": self.jaccard.windows.ravel(),
             }
@@ -98,7 +98,9 @@ class Overlaps(Result):
         lags = np.arange(1, LAGS + 1)
         # Few windows are long enough for the largest lags; what few say is noise.
         enough = self.jaccard.windows >= min(_FEWEST, self.jaccard.windows.max())
-        value, half = (np.where(enough, x, np.nan) for x in (self.jaccard.value, self.jaccard.half))
+        value, half = (
+            np.where(enough, x, np.nan) for x in (self.jaccard.value, self.jaccard.ci_half_width)
+        )
         curves = [Line(f"layer {layer}", lags, value[layer], half[layer]) for layer in shown]
         curves += [
             Line(
@@ -139,10 +141,10 @@ class Overlap(Analysis):
             **window_means.new("reuse", size, device),
         }
 
-    def layer(self, state: State, seen: Seen) -> None:
+    def layer(self, state: State, seen: LayerBatch) -> None:
         device = seen.post.device
         spans, positions = seen.tokens.spans, seen.tokens.positions
-        both = of_bits(seen.packed) if seen.on_cpu else of_masks(seen.post)
+        both = overlaps_from_packed(seen.packed) if seen.on_cpu else overlaps_from_masks(seen.post)
         there = torch.from_numpy(pairs(spans, positions)).to(device, non_blocking=True)
         # The token that lies `lag` before; the first ones have none and are left out by `there`.
         back = torch.arange(len(both), device=device)[:, None] - torch.arange(
@@ -161,15 +163,15 @@ class Overlap(Analysis):
                 window_means.by_window(counts, spans),
             )
 
-    def result(self, state: State, counts: CoreCounts) -> Overlaps:
-        return Overlaps(
+    def result(self, state: State, counts: CoreCounts) -> OverlapResult:
+        return OverlapResult(
             window_means.mean(state, "jaccard"),
             window_means.mean(state, "reuse"),
             counts.rates.numpy(),
         )
 
 
-def of_bits(packed: UInt8[np.ndarray, "token byte"]) -> Float[Tensor, "token lag"]:
+def overlaps_from_packed(packed: UInt8[np.ndarray, "token byte"]) -> Float[Tensor, "token lag"]:
     """|M_t ∩ M_{t-lag}| of every token and lag 1 to 64, whatever windows they lie in.
 
     Where there is no token so far back the count is 0.
@@ -186,7 +188,7 @@ def of_bits(packed: UInt8[np.ndarray, "token byte"]) -> Float[Tensor, "token lag
     return torch.from_numpy(both)
 
 
-def of_masks(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token lag"]:
+def overlaps_from_masks(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token lag"]:
     """The same by products of masks, in blocks of 64 tokens by the 128 before them."""
     d_mlp = post.shape[1]
     pieces = []

@@ -18,8 +18,8 @@ Recall at a budget: the ⌈b k_t⌉ neurons with the largest scores, for b of 0.
 that does fire. Neurons of equal score that the budget cuts apart count by the part that is in it.
 
 Each of these costs a matrix product, and rounding the weights of a layer costs more than that. So
-N, the tokens that they are tried on, is 1 in 16 of every fourth window of the share, more of a
-short text, or all where `share=1` was asked for; see `batches`. N stands in the frame, and the
+N, the tokens that they are tried on, is 1 in 16 of every fourth window of the sample, more of a
+short text, or all where `sample_every=1` was asked for; see `schedule`. N is in the frame, and the
 intervals are those of N tokens.
 
 Sources: Song et al., "ProSparse", arXiv:2402.13516 (recall and predicted sparsity); Shin et al.,
@@ -40,7 +40,7 @@ from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ _SMALLEST = 1e-30  # what a neuron's largest weight counts as, where all are 0
 
 
 @dataclass(frozen=True, repr=False)
-class Predictability(Result):
+class PredictorsResult(Result):
     """How well each predictor does.
 
     Attributes:
@@ -110,7 +110,7 @@ class Predictability(Result):
             "predictor": list(self.names) * layers,
         }
         for name, mean in self.metrics.items():
-            columns |= {name: mean.value.ravel(), f"{name}_half": mean.half.ravel()}
+            columns |= {name: mean.value.ravel(), f"{name}_half": mean.ci_half_width.ravel()}
         for place, budget in enumerate(BUDGETS):
             columns[f"recall_at_{budget:g}"] = self.at_budget.value[:, :, place].ravel()
         columns["n_windows"] = self.metrics["recall"].windows.ravel()
@@ -127,7 +127,7 @@ class Predictability(Result):
         budgets = np.array(BUDGETS)
         curves = []
         for place, name in enumerate(self.names):
-            found, half = self.at_budget.value[:, place], self.at_budget.half[:, place]
+            found, half = self.at_budget.value[:, place], self.at_budget.ci_half_width[:, place]
             there = np.isfinite(found).all(1)
             if there.any():
                 curves.append(Line(name, budgets, found[there].mean(0), half[there].mean(0)))
@@ -165,8 +165,8 @@ class Predictors(Analysis):
         size = (shape.layers, len(self.names), len(BUDGETS))
         return state | window_means.new("budget", size, device)
 
-    def layer(self, state: State, seen: Seen) -> None:
-        chosen = seen.tokens.sampled
+    def layer(self, state: State, seen: LayerBatch) -> None:
+        chosen = seen.tokens.tried
         if not len(chosen):
             return
         bounds = np.searchsorted(chosen, np.array(seen.tokens.spans))
@@ -182,7 +182,7 @@ class Predictors(Analysis):
             window_means.add(state, name, seen.layer, sums, window_means.by_window(there, spans))
         state["tokens"][seen.layer] += len(chosen)
 
-    def _tried(self, seen: Seen, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
+    def _tried(self, seen: LayerBatch, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
         """By metric, its value at each token and predictor; NaN where there is none."""
         here = replace(
             seen,
@@ -207,7 +207,7 @@ class Predictors(Analysis):
         return found
 
     def scores(
-        self, seen: Seen, previous: Bool[Tensor, "token d_mlp"]
+        self, seen: LayerBatch, previous: Bool[Tensor, "token d_mlp"]
     ) -> Iterator[tuple[str, Tensor]]:
         """`(name, scores)`: what is above 0 is predicted. Booleans are a set without a ranking."""
         weight = seen.mlp.up_weight().to(seen.x.device)
@@ -223,7 +223,7 @@ class Predictors(Analysis):
             # In this order a CPU multiplies few tokens by many neurons in half of the time.
             yield "lookahead", ((weight @ seen.before.T).T.contiguous() + bias).to(sign.dtype)
 
-    def result(self, state: State, counts: CoreCounts) -> Predictability:
+    def result(self, state: State, counts: CoreCounts) -> PredictorsResult:
         rates = np.sort(counts.rates.numpy(), axis=1)[:, ::-1]
         active = rates.sum(1)
         held = rates.cumsum(1) / np.maximum(active, 1e-300)[:, None]
@@ -232,7 +232,7 @@ class Predictors(Analysis):
             size = np.clip(np.ceil(budget * active), 1, rates.shape[1]).astype(int)
             hot[:, place] = held[np.arange(len(rates)), size - 1]
         metrics = {name: window_means.mean(state, name) for name in METRICS}
-        return Predictability(
+        return PredictorsResult(
             self.names,
             metrics,
             window_means.mean(state, "budget"),
@@ -253,7 +253,7 @@ class LowRank(Predictors):
         self._factors: dict[int, tuple[Tensor, Tensor]] = {}
 
     def scores(
-        self, seen: Seen, previous: Bool[Tensor, "token d_mlp"]
+        self, seen: LayerBatch, previous: Bool[Tensor, "token d_mlp"]
     ) -> Iterator[tuple[str, Tensor]]:
         if seen.layer not in self._factors:
             self._factors[seen.layer] = _factors(seen.mlp.up_weight())
@@ -320,12 +320,12 @@ def _factors(weight: Tensor) -> tuple[Tensor, Tensor]:
     return left[:, :most] * values[:most], right[:most].T.contiguous()
 
 
-def _bias(seen: Seen) -> Tensor:
+def _bias(seen: LayerBatch) -> Tensor:
     bias = getattr(seen.mlp.up, "bias", None)
     return bias if isinstance(bias, Tensor) else torch.zeros((), device=seen.x.device)
 
 
-def _metrics(said: Bool[Tensor, "token d_mlp"], seen: Seen) -> dict[str, Tensor]:
+def _metrics(said: Bool[Tensor, "token d_mlp"], seen: LayerBatch) -> dict[str, Tensor]:
     """By metric, its value at each token; NaN where there is none."""
     d_mlp, active = said.shape[1], seen.active.double()
     if seen.on_cpu:

@@ -17,25 +17,26 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
+from arcee_lab.sparsity.core.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
 from arcee_lab.sparsity.sampled import result_files
-from arcee_lab.sparsity.streamed.schedule import Part, Plan
+from arcee_lab.sparsity.streamed.schedule import PassPart, PassPlan
 
 
-def identity(model: Any, plan: Plan, analyses: list[str], here: Ranks) -> dict[str, Any]:
+def identity(model: Any, plan: PassPlan, analyses: list[str], ranks: Ranks) -> dict[str, Any]:
     """What makes a pass this pass, as JSON values: a state of another one is refused.
 
     Args:
         model: The model, outside of any compile wrapper.
         plan: The forwards.
         analyses: Names of the streamed analyses.
-        here: This process among those of the job.
+        ranks: This process among those of the job.
     """
     windows = plan.windows
     forwards = [np.array(rows) for rows, _ in plan.batches]
@@ -43,11 +44,11 @@ def identity(model: Any, plan: Plan, analyses: list[str], here: Ranks) -> dict[s
         "model": model_name(model),
         "dtype": str(model.dtype),
         "tokens": windows.n_tokens,
-        "share": plan.share,
+        "sample_every": plan.sample_every,
         "stride": plan.stride,
         "analyses": analyses,
-        "rank": here.rank,
-        "processes": here.size,
+        "rank": ranks.rank,
+        "processes": ranks.size,
         "text": data_fingerprint([windows.ids, windows.bounds]),
         "forwards": f"{len(forwards)}, {data_fingerprint(forwards)}",
         "weights": model_fingerprint(model),
@@ -66,7 +67,7 @@ def write(
         tensors: By name, on any device.
     """
     plain = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    text = json.dumps({"run": run, **about})
+    text = json.dumps({"version": VERSION, "run": run, **about})
     header = {"about": text, "sha256": _checksum(text, plain)}
     return storage.write_atomic(path, safetensors.torch.save(plain, header))
 
@@ -84,7 +85,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads(header["about"])
-        theirs = about.pop("run")
+        version, theirs = about.pop("version", None), about.pop("run")
         whole = header.get("sha256") == _checksum(header["about"], tensors)
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError),
@@ -93,19 +94,23 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         raise damaged(path, "it cannot be read") from error
     if not whole:
         raise damaged(path, "its checksum is another")
+    if release := written_by_another(version):
+        raise OtherRun(
+            f"{path} {release}, and this release cannot go on from it; remove it and measure again."
+        )
     other = [name for name, value in run.items() if theirs.get(name) != value]
     if other:
         name = other[0]
-        raise SettingError(
+        raise OtherRun(
             f"{path} was saved by another run: its {name} is {theirs.get(name)!r}, not "
             f"{run[name]!r}. Start it as before, or remove the file and start anew."
         )
     return about, tensors
 
 
-def damaged(path: Path, why: str) -> ValueError:
+def damaged(path: Path, why: str) -> SavedDamaged:
     """The error of a state that no run can go on from."""
-    return ValueError(f"{path} is damaged; remove it and the run starts anew ({why}).")
+    return SavedDamaged(f"{path} is damaged; remove it and the run starts anew ({why}).")
 
 
 def check_done(path: Path, done: Any, most: int) -> int:
@@ -116,7 +121,7 @@ def check_done(path: Path, done: Any, most: int) -> int:
 
 
 def check_states(
-    path: Path, flat: Mapping[str, Tensor], like: Mapping[str, State], part: Part
+    path: Path, flat: Mapping[str, Tensor], like: Mapping[str, State], part: PassPart
 ) -> None:
     """Compares the tensors of a pass with those that it makes, and with the batches that are done.
 

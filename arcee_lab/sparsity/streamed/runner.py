@@ -15,20 +15,20 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from arcee_lab.errors import SavedDamaged
 from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.modeling import ArceeForCausalLM
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.progress import progress_bar, shown
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import every_token, kept_tokens, window_means
-from arcee_lab.sparsity.core.state import Shape, State, Tokens, combine
+from arcee_lab.sparsity.core.state import CountedTokens, Shape, State, combine
 from arcee_lab.sparsity.sampled.mlps import Mlp
 from arcee_lab.sparsity.streamed import resume_files
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
-from arcee_lab.sparsity.streamed.schedule import Job, Plan
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
+from arcee_lab.sparsity.streamed.schedule import Forward, PassPlan
 
 CORE = "core"
 _LOSSES_AT_ONCE = 256  # tokens whose logits exist together
@@ -54,7 +54,7 @@ class Pass:
 
     model: Any
     mlps: Sequence[Mlp]
-    plan: Plan
+    plan: PassPlan
     shape: Shape
     analyses: dict[str, Analysis]
     norms: Float[Tensor, "layer d_mlp"]
@@ -69,12 +69,12 @@ class Pass:
         self._drawn = self.plan.drawn(kept_tokens.rows(self.shape.layers, self.shape.d_mlp))
 
     def run(
-        self, here: Ranks, *, resume: Path | None = None, progress: bool | None = None
+        self, ranks: Ranks, *, resume: Path | None = None, progress: bool | None = None
     ) -> dict[str, State]:
         """Runs this rank's forwards and puts the states of all ranks together.
 
         Args:
-            here: This process among those of the job.
+            ranks: This process among those of the job.
             resume: File that the state is saved to now and then and at the end, and continued
                 from.
             progress: Whether to show a bar with tokens/s on stderr.
@@ -87,22 +87,22 @@ class Pass:
             KeyboardInterrupt: Ctrl-C, after the forward in which it was pressed; a second one stops
                 at once. `done` and `whole` say what is in the states.
         """
-        mine = list(here.share(range(len(self.plan.batches))))
-        run = {} if resume is None else self.identity(here)
+        mine = list(ranks.share(range(len(self.plan.batches))))
+        run = {} if resume is None else self.identity(ranks)
         self.done = 0 if resume is None else self._continue(resume, run, mine)
         sizes = [sum(len(self.plan.windows[row]) for row in self.plan.batches[i][0]) for i in mine]
-        bar = tqdm(
+        bar = progress_bar(
             total=sum(sizes),
             initial=sum(sizes[: self.done]),
             unit="tok",
             unit_scale=True,
-            disable=not (progress and here.first),
+            show=shown(progress) and ranks.first,
         )
         saved = time.perf_counter()
         interrupt = GracefulInterrupt("the current forward")
         with torch.no_grad(), without_compiled_code(), bar, interrupt:
-            for job in self.plan.jobs(mine[self.done :]):
-                self._forward(job)
+            for forward in self.plan.forwards(mine[self.done :]):
+                self._forward(forward)
                 self.done += 1
                 bar.update(sizes[self.done - 1])
                 last = interrupt.requested or self.done == len(mine)
@@ -115,7 +115,7 @@ class Pass:
                     saved = time.perf_counter()
                 if interrupt.requested:
                     raise KeyboardInterrupt
-        return self._gathered(here)
+        return self._gathered(ranks)
 
     def so_far(self) -> dict[str, State]:
         """The states of what this rank has counted, on the CPU, as if there were no more."""
@@ -126,29 +126,29 @@ class Pass:
             }
         )
 
-    def identity(self, here: Ranks) -> dict[str, Any]:
+    def identity(self, ranks: Ranks) -> dict[str, Any]:
         """What makes this pass this pass; see `resuming`."""
-        return resume_files.identity(self.model, self.plan, list(self.analyses), here)
+        return resume_files.identity(self.model, self.plan, list(self.analyses), ranks)
 
     # ------------------------------------------------------------------ one forward
 
-    def _forward(self, job: Job) -> None:
+    def _forward(self, forward: Forward) -> None:
         device = self.model.device
-        shown = self.analyses if job.in_share else {}
+        shown = self.analyses if forward.in_sample else {}
         places: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         active: list[Tensor] = []
         inputs: list[Tensor] = []
         thread = OneThread("a measurement on it")
-        kept, slots = self._drawn.of(job.tokens)
-        kept_places = job.tokens.places[torch.from_numpy(kept)]
+        kept, slots = self._drawn.rows_and_slots(forward.tokens)
+        kept_places = forward.tokens.places[torch.from_numpy(kept)]
         kept_at = window_means.places(slots, device)
 
         def there(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             # The layers of one model may be on several devices.
             if x.device not in places:
                 places[x.device] = (
-                    job.tokens.places.to(x.device, non_blocking=True),
-                    job.first.to(x.device, non_blocking=True),
+                    forward.tokens.places.to(x.device, non_blocking=True),
+                    forward.first.to(x.device, non_blocking=True),
                     kept_places.to(x.device, non_blocking=True),
                 )
             return places[x.device]
@@ -173,7 +173,7 @@ class Pass:
                 kept_tokens.add_layer(self.states[CORE], mlp.layer, post, some, kept_at)
             if not shown:
                 return
-            seen = Seen(
+            seen = LayerBatch(
                 layer=mlp.layer,
                 mlp=mlp,
                 post=rows(args[0]),
@@ -182,7 +182,7 @@ class Pass:
                 y=rows(out),
                 before=inputs[-2] if len(inputs) > 1 else None,
                 norms=self.norms[mlp.layer],
-                tokens=job.tokens,
+                tokens=forward.tokens,
             )
             for name, analysis in shown.items():
                 with self._timed(name):
@@ -195,24 +195,24 @@ class Pass:
                 undo.callback(mlp.down.register_forward_hook(_bound(saw_output, mlp)).remove)
             # The backbone alone: the head's logits are the largest tensor and seldom needed.
             output = self.model.base_model(
-                input_ids=job.input_ids.to(device),
-                attention_mask=job.attention_mask.to(device),
+                input_ids=forward.input_ids.to(device),
+                attention_mask=forward.attention_mask.to(device),
                 use_cache=False,
             )
         assert len(active) == len(self.mlps), "an MLP did not run, or ran twice"
         together = torch.stack(active, 1)
         with self._timed(CORE):
-            every_token.add_batch(self.states[CORE], job.tokens, len(job.first), together)
-            kept_tokens.add_batch(self.states[CORE], job.tokens, kept, kept_at)
+            every_token.add_batch(self.states[CORE], forward.tokens, len(forward.first), together)
+            kept_tokens.add_batch(self.states[CORE], forward.tokens, kept, kept_at)
         losses = None
         for name, analysis in shown.items():
             with self._timed(name):
                 if name == "losses":
-                    losses = self._losses(output[0], job.tokens)
-                analysis.batch(self.states[name], job.tokens, together, losses)
+                    losses = self._losses(output[0], forward.tokens)
+                analysis.batch(self.states[name], forward.tokens, together, losses)
         self.whole = True
 
-    def _losses(self, hidden: Tensor, tokens: Tokens) -> Float[Tensor, " token"] | None:
+    def _losses(self, hidden: Tensor, tokens: CountedTokens) -> Float[Tensor, " token"] | None:
         if not isinstance(self.model, ArceeForCausalLM):
             return None
         hidden = hidden.reshape(-1, hidden.shape[-1])
@@ -242,13 +242,13 @@ class Pass:
                     "above it is true; load the model in float32, or check its weights"
                 )
 
-    def _gathered(self, here: Ranks) -> dict[str, State]:
+    def _gathered(self, ranks: Ranks) -> dict[str, State]:
         flat = {
             f"{name}/{key}": x for name, state in self.states.items() for key, x in state.items()
         }
         flat |= {f"seconds/{name}": torch.tensor(cost) for name, cost in self.costs.items()}
         alone = [{name: x.cpu() for name, x in flat.items()}]
-        parts = [_nested(part) for part in (here.gather(flat) if here.size > 1 else alone)]
+        parts = [_nested(part) for part in (ranks.gather(flat) if ranks.size > 1 else alone)]
         seconds = [part.pop("seconds") for part in parts]
         # Ranks work side by side: the pass took as long as the slowest, an analysis all of theirs.
         for name in self.costs:

@@ -1,13 +1,14 @@
-"""Which windows go into which forward, which of them are in the share, and which tokens count.
+"""Which windows go into which forward pass, which of them are sampled, and which tokens count.
 
-A window is in the share when the checksum of its token ids is a multiple of the share, so the
-choice hangs on the window's own tokens: how a text is cut into files, batches or ranks does not
-change it. Predictors are dearer than all else, so they are tried in every fourth window of the
-share, again by its checksum, on 1 token in 16: those whose position plus the checksum is a multiple
-of 16. The other windows go into forwards of their own, since rounding the weights costs as much for
-few tokens as for many. Where all windows are in the share, or there are fewer than 256, they are
-tried in each of the share on 1 token in 32; where `share=1` is asked for, and by default on texts
-below 1,024 tokens, on every token. One that has none before it in its window is left out there.
+A window is sampled when the checksum of its token ids is a multiple of `sample_every`, so the
+choice depends on the window's own tokens alone: how a text is cut into files, batches or ranks does
+not change it. Predictors are more expensive than all other analyses, so they are tried in every
+fourth window of the sample, again by its checksum, on 1 token in 16: those whose position plus the
+checksum is a multiple of 16. The other windows go into separate forward passes, because rounding
+the weights costs as much for few tokens as for many. Where all windows are sampled, or there are
+fewer than 256, predictors are tried in each window of the sample on 1 token in 32; with
+`sample_every=1`, and by default on texts below 1,024 tokens, on every token. A token without a
+counted token before it in its window is left out there.
 """
 
 import zlib
@@ -23,68 +24,68 @@ from arcee_lab.data.windows import Windows, plan_batches
 from arcee_lab.errors import SettingError
 from arcee_lab.sparsity.core import kept_tokens
 from arcee_lab.sparsity.core.kept_tokens import Drawn
-from arcee_lab.sparsity.core.state import Tokens
+from arcee_lab.sparsity.core.state import CountedTokens
 
-SHARE = 8  # 1 window in 8
-FEW = 64  # windows, below which all are in the share unless it is given
+SAMPLE_EVERY = 8  # 1 window in 8
+FEW = 64  # windows, below which all are sampled unless sample_every is given
 FEW_TOKENS = 1024  # below which predictors are then tried on all of them
-SPREAD = 4  # of a long text, predictors are tried in 1 in so many of the share's windows
-EVERY = 16  # and there on 1 token in so many
-EVERY_OF_ALL = 32  # of a shorter one in each of the share's windows, on 1 token in so many
+SPREAD = 4  # of a long text, predictors are tried in every Nth window of the sample
+EVERY = 16  # and there on every Nth token
+EVERY_OF_ALL = 32  # of a shorter one in each window of the sample, on every Nth token
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Forward:
     """One forward.
 
     Attributes:
         input_ids: Padded on the right.
         attention_mask: 1 for a real token.
-        first: Where first positions lie in the flattened batch.
+        first: Where first positions are in the flattened batch.
         tokens: The tokens that count.
-        in_share: Whether all of its windows are in the share; else none is.
+        in_sample: Whether all of its windows are sampled; else none is.
     """
 
     input_ids: Int[Tensor, "batch pos"]
     attention_mask: Int[Tensor, "batch pos"]
     first: Int[Tensor, " first"]
-    tokens: Tokens
-    in_share: bool
+    tokens: CountedTokens
+    in_sample: bool
 
 
 @dataclass(frozen=True)
-class Part:
+class PassPart:
     """What some batches of a pass hold.
 
     Attributes:
         documents: Documents that their windows come from.
         windows: Their windows.
         tokens: Tokens that count.
-        first: First positions, which stand apart.
-        shared: Of the tokens that count, those in the share.
+        first: First positions, which are counted separately.
+        sampled: Of the tokens that count, those in the sample.
     """
 
     documents: int
     windows: int
     tokens: int
     first: int
-    shared: int
+    sampled: int
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PassPlan:
     """All forwards of a pass.
 
     Attributes:
         windows: The text.
-        share: 1 window in so many is in the share.
-        spread: Predictors are tried in 1 in so many of its windows.
-        every: And there on 1 token in so many.
-        batches: `(window numbers, in the share)`, in the order of the pass.
+        sample_every: Every Nth window is sampled.
+        spread: Predictors are tried in every Nth window of the sample.
+        every: And there on every Nth token.
+        batches: `(window numbers, in the sample)`, in the order of the pass.
     """
 
     windows: Windows
-    share: int
+    sample_every: int
     spread: int
     every: int
     batches: tuple[tuple[tuple[int, ...], bool], ...]
@@ -95,44 +96,44 @@ class Plan:
 
     @property
     def stride(self) -> int:
-        """Of the share's tokens, predictors are tried on 1 in so many."""
+        """Predictors are tried on every Nth token of the sample."""
         return self.spread * self.every
 
     @property
-    def shared_tokens(self) -> int:
-        """Counted tokens in the share."""
-        return self.part(range(len(self.batches))).shared
+    def sampled_tokens(self) -> int:
+        """Counted tokens of the sample."""
+        return self.part(range(len(self.batches))).sampled
 
-    def part(self, chosen: Sequence[int]) -> "Part":
+    def part(self, chosen: Sequence[int]) -> "PassPart":
         """What some of the batches hold."""
         rows = np.array([row for batch in chosen for row in self.batches[batch][0]], np.int64)
         bounds = self.windows.bounds
         counted = np.add.reduceat(self._counted.astype(np.int64), bounds[:-1])[rows]
-        in_share = self._slots[rows] >= 0
-        return Part(
+        in_sample = self._slots[rows] >= 0
+        return PassPart(
             documents=len(np.unique(self.windows.documents[rows])),
             windows=len(rows),
             tokens=int(counted.sum()),
             first=int(np.diff(bounds)[rows].sum() - counted.sum()),
-            shared=int(counted[in_share].sum()),
+            sampled=int(counted[in_sample].sum()),
         )
 
     def drawn(self, most: int) -> Drawn:
         """The counted tokens whose active neurons are kept as bits, `most` of them or all."""
         return kept_tokens.draw(self._counted, self.windows.bounds, self._keys, most)
 
-    def jobs(self, chosen: Iterator[int] | range | list[int]) -> Iterator[Job]:
+    def forwards(self, chosen: Iterator[int] | range | list[int]) -> Iterator[Forward]:
         """The forwards of these batches."""
         numbers = np.cumsum(self._counted) - 1
         for batch in chosen:
-            yield self._job(*self.batches[batch], numbers)
+            yield self._forward(*self.batches[batch], numbers)
 
-    def _job(self, rows: tuple[int, ...], in_share: bool, numbers: np.ndarray) -> Job:
+    def _forward(self, rows: tuple[int, ...], in_sample: bool, numbers: np.ndarray) -> Forward:
         windows = self.windows
         length = max(len(windows[row]) for row in rows)
         input_ids = np.full((len(rows), length), windows.pad_id, dtype=np.int64)
         mask = np.zeros_like(input_ids)
-        first, kept, spans, sampled = [], [], [], []
+        first, kept, spans, tried_at = [], [], [], []
         for slot, row in enumerate(rows):
             ids, start = windows[row], int(windows.bounds[row])
             input_ids[slot, : len(ids)] = ids
@@ -146,16 +147,16 @@ class Plan:
             follows = np.diff(counted, prepend=-1) == 1
             follows[:1] = False
             due = (counted + int(self._keys[row])) % self.every == 0
-            sampled.append(at + np.flatnonzero(follows & due & self._tried[row]))
+            tried_at.append(at + np.flatnonzero(follows & due & self._tried[row]))
             kept.append(
                 (slot * length + counted, ids[counted], counted, start + counted, following)
             )
         places, ids, positions, where, following = map(np.concatenate, zip(*kept, strict=True))
-        return Job(
+        return Forward(
             torch.from_numpy(input_ids),
             torch.from_numpy(mask),
             torch.from_numpy(np.concatenate(first)),
-            Tokens(
+            CountedTokens(
                 places=torch.from_numpy(places),
                 ids=ids.astype(np.int64),
                 positions=positions,
@@ -164,31 +165,33 @@ class Plan:
                 slots=tuple(int(self._slots[row]) for row in rows),
                 keys=tuple(int(self._keys[row]) for row in rows),
                 next_ids=following.astype(np.int64),
-                sampled=np.concatenate(sampled),
+                tried=np.concatenate(tried_at),
             ),
-            in_share,
+            in_sample,
         )
 
 
-def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
+def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> PassPlan:
     """Plans the forwards.
 
     Args:
         windows: The text.
         batch_size: Windows a forward.
-        share: 1 window in so many is in the share, and 1 shows every token to the predictors. None:
-            8, or all windows where there are fewer than 64.
+        sample_every: N takes every Nth window into the sample, and 1 shows every token to
+            the predictors. None: 8, or all windows where there are fewer than 64.
 
     Raises:
-        ValueError: A share or a batch size below 1, or no token but first positions and padding.
+        ValueError: A sample_every or a batch size below 1, or only first positions and padding.
     """
-    if share is not None and share < 1:
-        raise SettingError(f"share is {share}; expected 1 (every window), 8 (one in eight) or so")
-    short = share is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
-    all_tokens = share == 1 or short
-    share = share or (1 if len(windows) < FEW else SHARE)
-    # In a short text the share is a handful of windows, and a fourth of them may be none.
-    long = share > 1 and len(windows) >= SPREAD * FEW
+    if sample_every is not None and sample_every < 1:
+        raise SettingError(
+            f"sample_every is {sample_every}; expected a whole number from 1 (every window)."
+        )
+    short = sample_every is None and len(windows) < FEW and windows.n_tokens < FEW_TOKENS
+    all_tokens = sample_every == 1 or short
+    sample_every = sample_every or (1 if len(windows) < FEW else SAMPLE_EVERY)
+    # In a short text the sample is a handful of windows, and a fourth of them may be none.
+    long = sample_every > 1 and len(windows) >= SPREAD * FEW
     spread, every = (SPREAD, EVERY) if long else (1, 1 if all_tokens else EVERY_OF_ALL)
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
@@ -198,13 +201,15 @@ def plan(windows: Windows, *, batch_size: int, share: int | None) -> Plan:
         raise SettingError("the texts hold nothing but padding tokens; expected words")
     keys = np.array([zlib.crc32(windows[row].tobytes()) for row in range(len(windows))])
     sizes = np.add.reduceat(counted.astype(np.int64), windows.bounds[:-1])
-    chosen = (keys % share == 0) & (sizes > 0)
+    chosen = (keys % sample_every == 0) & (sizes > 0)
     slots = np.where(chosen, np.cumsum(chosen) - 1, -1)
     batches = []
-    tried = chosen & (keys // share % spread == 0)
-    for group, in_share in ((tried, True), (chosen & ~tried, True), (~chosen, False)):
+    tried = chosen & (keys // sample_every % spread == 0)
+    for group, in_sample in ((tried, True), (chosen & ~tried, True), (~chosen, False)):
         rows = np.flatnonzero(group)
         lengths = np.diff(windows.bounds)[rows].tolist()
         for batch in plan_batches(lengths, batch_size):
-            batches.append((tuple(int(rows[place]) for place in batch), in_share))
-    return Plan(windows, share, spread, every, tuple(batches), counted, slots, keys, tried)
+            batches.append((tuple(int(rows[place]) for place in batch), in_sample))
+    return PassPlan(
+        windows, sample_every, spread, every, tuple(batches), counted, slots, keys, tried
+    )

@@ -19,7 +19,7 @@ from arcee_lab.sparsity.core import window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ MOST = 1024.0  # a share above this counts as this: y may cancel to nothing
 
 
 @dataclass(frozen=True, repr=False)
-class Peaks(Result):
+class SpikesResult(Result):
     """The largest values by layer.
 
     Attributes:
@@ -64,7 +64,7 @@ class Peaks(Result):
                 "largest": self.largest,
                 "overflow_tokens": self.overflow,
                 "top_share": self.top.value,
-                "half": self.top.half,
+                "half": self.top.ci_half_width,
                 "n_windows": self.top.windows,
                 "n_tokens": self.tokens,
             }
@@ -76,7 +76,7 @@ class Peaks(Result):
 
         layers = np.arange(len(self.largest))
         return lines(
-            [Line("", layers, self.top.value, self.top.half)],
+            [Line("", layers, self.top.value, self.top.ci_half_width)],
             x="layer",
             y="‖top neuron‖ / ‖output‖",
             title="What one neuron holds of the MLP's output",
@@ -98,7 +98,7 @@ class Spikes(Analysis):
     def init(self, shape: Shape, device: torch.device) -> State:
         return window_means.new("top", (shape.layers,), device)
 
-    def layer(self, state: State, seen: Seen) -> None:
+    def layer(self, state: State, seen: LayerBatch) -> None:
         if seen.on_cpu:
             strongest = torch.from_numpy(seen.firings.largest(seen.firings.written)).double()
         else:
@@ -112,9 +112,9 @@ class Spikes(Analysis):
         sums, counts = window_means.by_window(share, spans), window_means.by_window(norm > 0, spans)
         window_means.add(state, "top", seen.layer, sums, counts)
 
-    def result(self, state: State, counts: CoreCounts) -> Peaks:
+    def result(self, state: State, counts: CoreCounts) -> SpikesResult:
         counted = counts.state
-        return Peaks(
+        return SpikesResult(
             counted["max_post"].numpy(),
             counted["overflow"].numpy(),
             window_means.mean(state, "top"),

@@ -28,7 +28,7 @@ from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
 from arcee_lab.sparsity.core.window_means import Mean
-from arcee_lab.sparsity.streamed.analysis import Analysis, Seen
+from arcee_lab.sparsity.streamed.analysis import Analysis, LayerBatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ LENGTHS = 2 ** np.arange(17)  # the same for every text, so that states add up
 
 
 @dataclass(frozen=True, repr=False)
-class Usage(Result):
+class UnionsResult(Result):
     """Neurons used together, as shares of a layer.
 
     Attributes:
@@ -94,7 +94,7 @@ class Usage(Result):
                             "tokens": int(size),
                             "layer": range(found.value.shape[1]),
                             "union": found.value[place],
-                            "half": found.half[place],
+                            "half": found.ci_half_width[place],
                             "if_alike": alike[place],
                             "if_own_rates": own[place],
                             "n": found.windows[place],
@@ -108,7 +108,7 @@ class Usage(Result):
                     "kind": "sequence",
                     "layer": range(len(whole.value)),
                     "union": whole.value,
-                    "half": whole.half,
+                    "half": whole.ci_half_width,
                     "n": whole.windows,
                 }
             )
@@ -129,7 +129,12 @@ class Usage(Result):
             if seen.any():
                 # Layers move together, so the interval of their mean is the mean of the halves.
                 curves.append(
-                    Line(name, tokens[seen], found.value[seen].mean(1), found.half[seen].mean(1))
+                    Line(
+                        name,
+                        tokens[seen],
+                        found.value[seen].mean(1),
+                        found.ci_half_width[seen].mean(1),
+                    )
                 )
         longest = max((kind[1] for kind in kinds), key=len)
         curves += [
@@ -177,19 +182,19 @@ class Unions(Analysis):
             "d_mlp": torch.zeros(1, dtype=torch.int64, device=device),
         }
 
-    def layer(self, state: State, seen: Seen) -> None:
+    def layer(self, state: State, seen: LayerBatch) -> None:
         d_mlp, device = seen.post.shape[1], seen.post.device
         spans = np.array(seen.tokens.spans)
         sizes = spans[:, 1] - spans[:, 0]
-        found = of_bits(seen.packed, spans) if seen.on_cpu else of_masks(seen.post != 0, spans)
+        found = (
+            unions_from_packed(seen.packed, spans)
+            if seen.on_cpu
+            else unions_from_masks(seen.post != 0, spans)
+        )
         there = torch.from_numpy(sizes[:, None] >= LENGTHS).to(device, non_blocking=True)
-        shares = found.double() / d_mlp
-        window_means.add(
-            state, "within", seen.layer, torch.where(there, shares[:, :-1], 0.0), there
-        )
-        window_means.add(
-            state, "sequence", seen.layer, shares[:, -1], torch.ones_like(shares[:, -1])
-        )
+        used = found.double() / d_mlp
+        window_means.add(state, "within", seen.layer, torch.where(there, used[:, :-1], 0.0), there)
+        window_means.add(state, "sequence", seen.layer, used[:, -1], torch.ones_like(used[:, -1]))
         slots = np.array(seen.tokens.slots)
         kept = np.flatnonzero(slots < WINDOWS)
         if len(kept):
@@ -212,15 +217,17 @@ class Unions(Analysis):
         filled = state["kept_keys"] != 0
         return state | {name: state[name][filled].clone() for name in self.kept}
 
-    def result(self, state: State, counts: CoreCounts) -> Usage:
+    def result(self, state: State, counts: CoreCounts) -> UnionsResult:
         d_mlp = counts.rates.shape[1]
         masks = state["kept_masks"].numpy()
         within = window_means.mean(state, "within")
         reached = within.windows.any(0)
         sizes = _powers(len(masks))
-        return Usage(
+        return UnionsResult(
             lengths=LENGTHS[reached],
-            within=Mean(within.value.T[reached], within.half.T[reached], within.windows.T[reached]),
+            within=Mean(
+                within.value.T[reached], within.ci_half_width.T[reached], within.windows.T[reached]
+            ),
             sequence=window_means.mean(state, "sequence"),
             sizes=sizes,
             across=_across(masks, sizes, d_mlp),
@@ -229,7 +236,7 @@ class Unions(Analysis):
         )
 
 
-def of_bits(
+def unions_from_packed(
     packed: UInt8[np.ndarray, "token byte"], spans: Int[np.ndarray, "window 2"]
 ) -> Int[Tensor, "window size"]:
     """Neurons that the first 1, 2, 4, ... tokens of each window use, and all of them at last.
@@ -248,7 +255,7 @@ def of_bits(
     return torch.from_numpy(np.bitwise_count(unions).sum(2, dtype=np.int64))
 
 
-def of_masks(
+def unions_from_masks(
     fires: Bool[Tensor, "token d_mlp"], spans: Int[np.ndarray, "window 2"]
 ) -> Int[Tensor, "window size"]:
     """The same from booleans."""
@@ -270,7 +277,7 @@ def _reached(size: int) -> list[int]:
     return [*range(min(size.bit_length(), len(LENGTHS))), -1]
 
 
-def _kept(seen: Seen, tokens: np.ndarray) -> UInt8[Tensor, "token byte"]:
+def _kept(seen: LayerBatch, tokens: np.ndarray) -> UInt8[Tensor, "token byte"]:
     if seen.on_cpu:
         return torch.from_numpy(seen.packed[tokens, : -(-seen.post.shape[1] // 8)])
     return packed_masks.pack_tensor(

@@ -20,7 +20,7 @@ class Line:
         name: For the legend; "" leaves it out.
         x: `[point]`.
         y: `[point]`; NaN breaks the line.
-        half: `[point]`, half of an interval, drawn as a band; None draws none.
+        ci_half_width: `[point]`, ci_half_width of an interval, drawn as a band; None draws none.
         dashed: For baselines: drawn dashed.
         of: The number of the curve that this is a baseline of; it gets its colour.
     """
@@ -28,7 +28,7 @@ class Line:
     name: str
     x: np.ndarray
     y: np.ndarray
-    half: np.ndarray | None = None
+    ci_half_width: np.ndarray | None = None
     dashed: bool = False
     of: int | None = None
 
@@ -76,8 +76,8 @@ def lines(
                 markersize=3,
                 label=curve.name or None,
             )
-            if curve.half is not None:
-                low, high = curve.y - curve.half, curve.y + curve.half
+            if curve.ci_half_width is not None:
+                low, high = curve.y - curve.ci_half_width, curve.y + curve.ci_half_width
                 axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
         if mark is not None:
             axes.axvline(mark, color=axes.xaxis.label.get_color(), linestyle=":", linewidth=1)
