@@ -42,8 +42,8 @@ def test_more_tokens_than_the_text_holds(demo, tmp_path):
         with pytest.raises(ValueError, match=re.escape(said)):
             call(TEXTS, max_tokens=n + 1)
         call(TEXTS, max_tokens=n)
-    with pytest.raises(ValueError, match=f"tokens asks for {n + 1}. Give more text"):
-        al.sparsity.cett(*demo, TEXTS, tokens=n + 1)
+    with pytest.raises(ValueError, match=f"sample_tokens asks for {n + 1}. Give more text"):
+        al.sparsity.cett(*demo, TEXTS, sample_tokens=n + 1)
 
 
 def test_repeated_tokens_do_not_count(demo):
@@ -72,13 +72,13 @@ def test_a_longer_context_than_the_model_reads(demo, tmp_path):
             call(cut(tokenizer, [TEXTS[0] * 200], context=most + 1))
         call(TEXTS, context=most)
     with pytest.raises(ValueError, match=f"context {said}"):
-        al.sparsity.cett(*demo, TEXTS, tokens=10, context=most + 1)
+        al.sparsity.cett(*demo, TEXTS, sample_tokens=10, context=most + 1)
     qa, _ = al.load("demo", head="qa")
     with pytest.raises(ValueError, match=f"max_length {said}"):
         al.answer(qa, tokenizer, " Where ?", TEXTS[0], max_length=most + 1)
     from arcee_lab.evals.model import ArceeLab
 
-    with pytest.raises(ValueError, match=f"max_length {said}"):
+    with pytest.raises(ValueError, match=f"the model reads {most} tokens at most"):
         ArceeLab(model, tokenizer, max_length=most + 1)
 
 

@@ -17,8 +17,8 @@ from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.storage import as_json
 from arcee_lab.sparsity import registry
-from arcee_lab.sparsity.core.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
+from arcee_lab.sparsity.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.report import validity
 from arcee_lab.sparsity.sampled import result_files
 

@@ -23,8 +23,8 @@ from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
-from arcee_lab.sparsity.core.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
+from arcee_lab.sparsity.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.sampled import result_files
 from arcee_lab.sparsity.streamed.schedule import PassPart, PassPlan
 
