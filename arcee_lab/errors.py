@@ -23,6 +23,7 @@ expected, what to do.
 """
 
 import os
+import re
 from typing import Any
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 FULL_TRACEBACK = "ARCEE_LAB_FULL_TRACEBACK"
+_CELL = re.compile("ipykernel_|<ipython-input-")  # files of cells, in notebooks and in terminals
 
 
 class _Short(BaseException):
@@ -58,7 +60,7 @@ class _Short(BaseException):
         if os.environ.get(FULL_TRACEBACK, "0") not in ("", "0"):
             return traceback.format_exception(self)
         frames = traceback.extract_tb(self.__traceback__)
-        cell = next((frame for frame in frames if "ipykernel_" in frame.filename), None)
+        cell = next((frame for frame in frames if _CELL.search(frame.filename)), None)
         where = [] if cell is None else [f"line {cell.lineno}: {cell.line}"]
         return [f"{type(self).__name__}: {self}", *where]
 

@@ -6,9 +6,11 @@
 `<!-- generated: folders -->` in design.md: one line per folder, the first line of its docstring.
 `<!-- generated: imports -->` in design.md: which part of the package imports which.
 `<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
+`<!-- generated: arguments -->` in arguments.md: which public call takes which of the shared words.
 """
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -66,6 +68,46 @@ def files() -> str:
     return "\n".join(lines).strip()
 
 
+def arguments() -> str:
+    """A table of the public calls that take a shared word: a row per call, a column per word."""
+    text = (ROOT / "docs" / "arguments.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| `(\w+)` \| (?!.*\|.*\|)", text, re.MULTILINE)
+    lines = ["| call | " + " | ".join(f"`{word}`" for word in words) + " |"]
+    lines.append("|---" * (len(words) + 1) + "|")
+    for name, call in public_calls().items():
+        known = inspect.signature(call).parameters
+        if set(words) & set(known):
+            cells = (_default(known[word]) if word in known else "" for word in words)
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def public_calls() -> dict[str, Callable[..., object]]:
+    """Every public function, and the classes that a user calls with settings of a run, by name."""
+    import arcee_lab
+    from arcee_lab.training import heads
+
+    found: dict[str, Callable[..., object]] = {}
+    packages = {"": arcee_lab, "training.heads.": heads}
+    packages |= {
+        f"{name}.": value
+        for name in arcee_lab.__all__
+        if inspect.ismodule(value := getattr(arcee_lab, name))
+    }
+    for prefix, package in packages.items():
+        for name in package.__all__:
+            call = getattr(package, name)
+            settings = name in ("ArceeLab", "DumpConfig", "HeadRecipe")
+            if (settings or inspect.isfunction(call)) and call not in found.values():
+                found[prefix + name] = call
+    return found
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    value = parameter.default
+    return "required" if value is parameter.empty else f"`{value}`"
+
+
 def _files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent.parts, path.name))
 
@@ -94,6 +136,7 @@ PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("docs/design.md", "folders", folders),
     ("docs/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
+    ("docs/arguments.md", "arguments", arguments),
 )
 
 

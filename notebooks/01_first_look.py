@@ -73,7 +73,7 @@ print("they alone give the MLP's output:", torch.allclose(from_few, mlp_out, rto
 # ## How sparse is it?
 #
 # One pass over documents that the demo has not been trained on. Padding is not counted, first
-# positions are counted apart, and N stands beside every number.
+# positions are counted apart, and every number is shown with its N.
 
 # %%
 texts = [document.text for document in documents(n=3 * DOCUMENTS, seed=1, split="test")]
@@ -81,7 +81,7 @@ report = al.sparsity.measure(model, tokenizer, texts, batch_size=32)
 report
 
 # %% [markdown]
-# An untrained ReLU² layer is half zeros, the dashed line. What lies above it was learnt.
+# An untrained ReLU² layer is half zeros, the dashed line. What is above it was learnt.
 
 # %%
 report.figures["layers"]
@@ -103,12 +103,12 @@ passage = al.sparsity.read_passage(model, tokenizer, text, report)
 passage.figure()
 
 # %% [markdown]
-# ## Hold a neuron against the truth
+# ## Compare a neuron with the known labels
 #
 # Every word of the little world carries tags: its role, its number, the number of the subject that
 # still waits for its verb. For each concept we search all neurons, and a few levels (it fires at
 # all, or above some share of its peak), for the best F1 against the tag on one set of documents. A
-# best of thousands flatters itself, so it is scored again on *other* documents, beside the best
+# best of thousands flatters itself, so it is scored again on *other* documents, next to the best
 # neuron of an untrained copy.
 
 # %%
@@ -222,8 +222,8 @@ HTML(token_strip([f" {word.text}" for word in two], acts_confirm[: len(two), lay
 # %% [markdown]
 # ## Where does a head look?
 #
-# Before the verb, the model has to know its subject. `hook_pattern` is computed beside the fast
-# attention kernel, so reading it does not change the model by a bit. We ask each head how much it
+# Before the verb, the model has to know its subject. `hook_pattern` is computed in addition to the
+# fast attention kernel, so reading it leaves the logits bit-identical. We ask each head how much it
 # looks from the token before the verb back to the subject's noun, over sentences where other nouns
 # stand between.
 

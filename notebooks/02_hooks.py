@@ -227,7 +227,7 @@ shown = min(
 print(len(copies), "documents like:", shown.text)
 
 # %% [markdown]
-# `al.attention.heads` reads numbers in place of patterns: a few queries at a time, beside the fast
+# `al.attention.heads` reads numbers in place of patterns: a few queries at a time, next to the fast
 # kernel, so that no `[head, pos, pos]` tensor ever exists. A statistic of your own is a few lines.
 # This one asks how much each syllable of the second time looks at the token that came next the
 # first time, which is the answer; a head that does so is called an *induction head*.

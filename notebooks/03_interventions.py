@@ -105,8 +105,8 @@ print("singular:", pairs[0][1], "...")
 #
 # The model reads the singular sentence, but one position of its residual stream is taken from the
 # run on the plural one. 0 means that nothing changes, 1 that the answer is fully that of the other
-# sentence. Read from top to bottom: first the number lies at the subject, later at the last word,
-# where the verb has to be said. (The words below are those of the first pair.)
+# sentence. Read from top to bottom: first the number is carried at the subject, later at the last
+# word, where the verb has to be said. (The words below are those of the first pair.)
 
 # %%
 run = (model, corrupt, clean, plural_odds)

@@ -20,7 +20,7 @@ from arcee_lab.demo import KINDS, documents
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TEXTS = {  # domain -> documents; of files: {"prose": list(al.texts.read_files(["notes.txt"])), ...}
+TEXTS = {  # domain -> documents; of files: {"prose": list(al.data.read_files(["notes.txt"])), ...}
     kind: [document.text for document in documents(kind, n=40, seed=1, split="test")]
     for kind in KINDS
 }
@@ -37,7 +37,7 @@ layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
 # ## Exact zeros
 #
 # One pass counts every neuron at every token. Padding is not counted, and first positions, which
-# models treat unlike any other, are counted apart; N stands beside every number.
+# models treat unlike any other, are counted apart; every number is shown with its N.
 
 # %%
 report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
@@ -46,7 +46,7 @@ report
 # %% [markdown]
 # **By layer.** A bar is the share of activations that are exactly zero, the line on it spans from
 # dense tokens to sparse ones. Weights that have learnt nothing give one half, so in ReLU² only
-# what lies above the dashed line is a property of the model.
+# what is above the dashed line is a property of the model.
 
 # %%
 report.figures["layers"]

@@ -71,7 +71,7 @@ plan.frame().round(2)
 # ## Write it
 #
 # All sites are read in one forward; conversion and files follow in another thread. The same call on
-# the same folder goes on where a killed one stopped, and ends with the same bytes.
+# the same folder continues where an interrupted run stopped, and ends with the same bytes.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "acts"
@@ -156,7 +156,7 @@ busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3)
 # %% [markdown]
 # ## Train a probe
 #
-# `torch_dataset` gives shuffled batches with the tags beside them; only what is needed is read.
+# `torch_dataset` gives shuffled batches together with the tags; only what is needed is read.
 
 # %%
 torch.manual_seed(0)

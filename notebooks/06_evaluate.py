@@ -2,7 +2,7 @@
 # # Evaluate: a clean run, a run under an ablation, and quality against sparsity
 #
 # **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# beside most scores stands the best that any reader could reach. Its numbers show the tool; they
+# next to most scores is the best that any reader could reach. Its numbers show the tool; they
 # are not AFM-4.5B's.
 #
 # lm-eval's tasks are asked of the LM head and of the three classification heads alike, every score
@@ -213,8 +213,8 @@ table.round(3)
 #
 # In the demo as it is shipped the larger set of marking neurons costs entities a few points, and
 # its random control costs them next to nothing; the tasks without names lose no more to the marking
-# neurons than to the random ones. The loss is small beside the score: most of what the head needs
-# to find a person lies elsewhere, or in more than one place.
+# neurons than to the random ones. The loss is small compared with the score: most of what the head
+# needs to find a person is elsewhere, or in more than one place.
 
 # %%
 lowest = min(first_metrics(row[3])["low"].min() for row in rows)
@@ -229,7 +229,7 @@ with style():
             low = value - [score["low"] for score in found]
             high = np.array([score["high"] for score in found]) - value
             axes.errorbar(
-                np.array([row[2] for row in own]) + number,  # beside each other, not on top
+                np.array([row[2] for row in own]) + number,  # next to each other, not on top
                 value,
                 yerr=[low, high],
                 color=CATEGORIES[number],

@@ -1,6 +1,7 @@
 """Parts of the documentation that follow from the code are up to date, and can go stale."""
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def small(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(generate, "ROOT", tmp_path)
     monkeypatch.setattr(generate, "PACKAGE", package)
-    pages = tuple(("page.md", name, make) for _, name, make in generate.PAGES)
+    pages = tuple(
+        ("page.md", name, make) for _, name, make in generate.PAGES if name != "arguments"
+    )
     monkeypatch.setattr(generate, "PAGES", pages)
     return page
 
@@ -89,3 +92,51 @@ def test_files_that_design_names_exist():
         homes = (ROOT / name, ROOT / "arcee_lab" / name)
         inside = list((ROOT / "arcee_lab").glob(f"*/{name}"))
         assert inside or any(home.exists() for home in homes), name
+
+
+WORDS = (
+    "texts",
+    "batch_size",
+    "context",
+    "max_tokens",
+    "sample_tokens",
+    "sample_every",
+    "seed",
+    "progress",
+    "device",
+    "dtype",
+)
+
+
+def test_the_table_of_arguments_agrees_with_the_signatures():
+    import arcee_lab
+    import arcee_lab.training.heads  # which the table names
+
+    text = (ROOT / "docs" / "arguments.md").read_text(encoding="utf-8")
+    meanings, table = text.split("<!-- generated: arguments -->")
+    assert tuple(re.findall(r"^\| `(\w+)`", meanings, re.MULTILINE)) == WORDS
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.split("<!-- end")[0].splitlines()
+        if line.startswith("|")
+    ]
+    assert [cell.strip("`") for cell in rows[0]] == ["call", *WORDS]
+    shown = set()
+    for name, *cells in rows[2:]:
+        call = arcee_lab
+        for part in name.strip("`").split("."):
+            call = getattr(call, part)
+        taken = inspect.signature(call).parameters
+        assert [bool(cell) for cell in cells] == [word in taken for word in WORDS], name
+        shown.add(name.strip("`"))
+    assert {"load", "capture", "dump.write", "evals.run", "sparsity.measure"} <= shown
+
+
+def test_one_word_has_one_default_and_stands_by_name():
+    for name, call in generate.public_calls().items():
+        taken = inspect.signature(call).parameters
+        if "progress" in taken:
+            assert taken["progress"].default is None, name
+        for word in ("progress", "batch_size", "sample_tokens", "sample_every"):
+            if word in taken:
+                assert taken[word].kind is inspect.Parameter.KEYWORD_ONLY, (name, word)
