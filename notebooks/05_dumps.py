@@ -196,7 +196,7 @@ found_damage.frame()[["shard", "site", "why"]]
 
 # %%
 mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=found_damage)
-print("whole again:", mended.intact)
+print("intact again:", mended.intact)
 store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds the damaged file
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""`arcee-lab lab`: JupyterLab on this machine only, behind its token."""
+"""`arcee-lab lab`: JupyterLab on this machine only, protected by its token."""
 
 import argparse
 import os
@@ -21,27 +21,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         metavar="DIR",
-        help="where Lab starts (default: notebooks/ if there is one here, else here)",
+        help="start folder (default: notebooks/ if it exists, else the current folder)",
     )
     parser.add_argument(
         "--port", type=flags.Whole(1, bounds.PORT), metavar="N", help="default: 8888 or the next"
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
-        "--allow-root", action="store_true", help="run as root, which Jupyter refuses by itself"
+        "--allow-root", action="store_true", help="run as root, which Jupyter refuses by default"
     )
 
 
 def command(args: argparse.Namespace) -> list[str]:
     """The command line that starts JupyterLab.
 
-    The token is Jupyter's own business: nothing here touches it. News and the look for updates are
-    off, since both ask the network unasked.
+    Jupyter manages its token itself. News and the check for updates are off, since both use the
+    network without being asked.
     """
     here = Path("notebooks") if Path("notebooks").is_dir() else Path()
     folder = (args.folder or here).resolve()
     if not folder.is_dir():
-        raise SettingError(f"--folder {folder} is no folder; name one that exists")
+        raise SettingError(f"--folder {folder} is no folder; expected one that exists.")
     words = [
         *(sys.executable, "-m", "jupyterlab"),
         "--ServerApp.ip=127.0.0.1",
@@ -61,7 +61,7 @@ def command(args: argparse.Namespace) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Starts JupyterLab and waits for it."""
     words = command(args)
-    signal.signal(signal.SIGINT, lambda *_: None)  # Jupyter asks back on Ctrl-C; let it
-    # transformers' bars would warn in the first cell of each notebook that ipywidgets is absent.
+    signal.signal(signal.SIGINT, lambda *_: None)  # Jupyter itself asks for confirmation
+    # transformers' bars warn in the first cell of each notebook if ipywidgets is missing.
     quiet = {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore:IProgress not found")}
     return subprocess.call(words, env=os.environ | quiet)
