@@ -20,8 +20,7 @@ import torch
 
 import arcee_lab as al
 from arcee_lab.demo import documents
-from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.writing.tags import Tag
+from arcee_lab.dump import DumpConfig, Tag
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

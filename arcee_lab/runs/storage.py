@@ -52,7 +52,7 @@ def require_local(path: str | Path) -> None:
     """Refuses a URL where a path is expected: written as one, it would make a folder of that name.
 
     Raises:
-        ValueError: The path begins like `s3://`, `http://` or `file:///`.
+        FileError: The path begins like `s3://`, `http://` or `file:///`.
     """
     if _URL.match(os.fspath(path)):
         raise FileError(
@@ -72,7 +72,7 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
         The path.
 
     Raises:
-        NotWritten: An OSError and a ValueError: the disk is full, or the folder does not take it.
+        NotWritten: The disk is full, or the folder is not writable; also an OSError.
     """
     require_local(path)
     path = Path(path)
@@ -188,7 +188,7 @@ def claim(folder: str | Path, settings: Mapping[str, Any]) -> Path:
         The folder.
 
     Raises:
-        ValueError: The folder is a file, cannot be written, holds another run, or holds files but
+        FileError: The folder is a file, cannot be written, holds another run, or holds files but
             no `run.json`.
     """
     folder = Path(folder)
@@ -208,7 +208,7 @@ def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
         settings: What identifies the run, as JSON values.
 
     Raises:
-        ValueError: As for `claim`.
+        FileError: As for `claim`.
     """
     require_local(folder)
     folder = Path(folder)
@@ -226,7 +226,7 @@ def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[
     """Compares the settings in a folder with those of the run that is to write there.
 
     Raises:
-        ValueError: They differ; the first two differences are named.
+        OtherRun: They differ; the first two differences are named.
     """
     ours = json.loads(json.dumps(ours))
     if theirs != ours:

@@ -30,7 +30,7 @@ def plain_path(path: str) -> str:
     """Checks by its text that a path names a file inside the store's folder.
 
     Raises:
-        ValueError: It is empty, absolute or too long, or holds `..`, NUL or a backslash.
+        FileError: It is empty, absolute or too long, or holds `..`, NUL or a backslash.
     """
     parts = path.split("/")
     if (
@@ -108,7 +108,7 @@ class Folder(ABC):
             ranks: Processes of the job.
 
         Raises:
-            ValueError: Another process is writing here.
+            FileError: Another process is writing here.
         """
 
     @abstractmethod

@@ -23,7 +23,7 @@ def inside(root: Path, path: str) -> Path:
     other file is read, replaced or removed. The root itself may be one.
 
     Raises:
-        ValueError: The path leads out of the root or through a link, or names something that is
+        FileError: The path leads out of the root or through a link, or names something that is
             neither a file nor a folder.
     """
     target = root

@@ -113,7 +113,7 @@ class Store(Reader):
                 is never included.
 
         Raises:
-            ValueError: As for `neurons`.
+            ArceeLabError: As for `neurons`.
         """
         firings = self.neuron(layer, unit)
         known = self.token_data()
@@ -176,7 +176,7 @@ class Store(Reader):
             which: The tokens.
 
         Raises:
-            ValueError: As for `tokens`.
+            ArceeLabError: As for `tokens`.
         """
         start, stop = self._range(which)
         if site is None:

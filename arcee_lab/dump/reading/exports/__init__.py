@@ -103,12 +103,12 @@ def export(
         raise FileError(f"export folder {out} holds other files; choose a new one.")
     # Imported here: pyarrow and datasets take longer to load than most queries.
     write: Callable[..., Export] = import_module(f"arcee_lab.dump.reading.exports.{kind}").write
-    asked = [sites] if isinstance(sites, str | int) else sites
-    if asked is None:
+    requested = [sites] if isinstance(sites, str | int) else sites
+    if requested is None:
         names = [s.name for s in store.manifest.sites if kind == "saelens" or s.counts_nonzeros]
     else:
         names = [
-            site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in asked
+            site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in requested
         ]
     if not names:
         raise SettingError(f"store {store.folder} has no site that {kind} can hold.")

@@ -58,7 +58,7 @@ def write(
         splits: Files per site; delphi reads a file whole.
 
     Raises:
-        ValueError: Settings out of their range, or a store that does not fill one row.
+        SettingError: Settings out of their range, or a store that does not fill one row.
     """
     if splits < 1:
         raise SettingError(f"splits is {splits}; expected at least 1.")

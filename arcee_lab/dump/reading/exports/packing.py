@@ -42,7 +42,7 @@ def pack(known: TokenTable, context: int) -> PackedRows:
         context: Tokens per row.
 
     Raises:
-        ValueError: A row takes more tokens than there are, or fewer than one.
+        SettingError: A row takes more tokens than there are, or fewer than one.
     """
     if context < 1:
         raise SettingError(f"context is {context}; expected at least 1 token per row.")

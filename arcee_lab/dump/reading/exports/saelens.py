@@ -38,7 +38,7 @@ def write(
             `hook_name`.
 
     Raises:
-        ValueError: The store does not fill one row.
+        SettingError: The store does not fill one row.
     """
     from datasets import Array2D, Dataset, Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
