@@ -20,8 +20,7 @@ import torch
 
 import arcee_lab as al
 from arcee_lab.demo import documents
-from arcee_lab.dump import DumpConfig
-from arcee_lab.dump.writing.tags import Tag
+from arcee_lab.dump import DumpConfig, Tag
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,7 +195,7 @@ found_damage.frame()[["shard", "site", "why"]]
 
 # %%
 mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=found_damage)
-print("whole again:", mended.intact)
+print("intact again:", mended.intact)
 store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds the damaged file
 
 # %% [markdown]

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,32 +167,6 @@ def fill_at_every_write(folder: Path, run: Callable[[], object]) -> set[tuple[st
         assert not left, f"a failed write leaves {left}"
 
 
-def fill_anew_at_every_write(
-    folder: Path, run: Callable[[], object], check: Callable[[], object]
-) -> int:
-    """As above, each time in an empty folder and once, and then the same again with room.
-
-    Args:
-        folder: Where it writes.
-        run: The same call or command; it raises the error, or exits with it.
-        check: Called after each run that has gone on.
-
-    Returns:
-        How many writes there are.
-    """
-    n = 1
-    while True:
-        shutil.rmtree(folder, ignore_errors=True)
-        with full_disk(folder, n) as disk:
-            failed = _failed(disk, run)
-        if failed:
-            run()
-        check()
-        if not failed:
-            return n - 1
-        n += 1
-
-
 def _failed(disk: Disk, run: Callable[[], object]) -> bool:
     """Whether a run ended as it shall where a write failed; without one it must not end early."""
     try:
@@ -203,6 +176,7 @@ def _failed(disk: Disk, run: Callable[[], object]) -> bool:
         assert disk.fired, f"it failed by itself: {said}"
         for part in (disk.folder, "cannot be written: No space left on device", "repeat the same"):
             assert part in said, f"{disk.seen[-1]}: {said}"
+        assert said.count("cannot be written") == 1, said
         return True
     assert not disk.fired, f"{disk.seen[-1]} failed and nobody noticed"
     return False

@@ -1,11 +1,11 @@
-"""The command line: one file a command, and one place where errors become exit codes.
+"""The command line: one file per command, and one place where errors become exit codes.
 
 A command is a module of this package with `HELP` (one sentence), `EXAMPLE` (a line to paste),
-`add_arguments(parser)` and `run(args) -> int`. It imports what is heavy inside `run`, so that
-`arcee-lab --help` answers at once.
+`add_arguments(parser)` and `run(args) -> int`. It imports heavy packages inside `run`, so that
+`arcee-lab --help` is fast.
 
-Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; 2 and 130 say why
-in one line on stderr. Anything else is a fault of ours and keeps its traceback.
+Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; 2 and 130 print
+one line to stderr that says why. Anything else is a bug and keeps its traceback.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from typing import NoReturn
 
 from arcee_lab.errors import Interrupted
 
-# Of an interrupt outside of the long calls, which say themselves what they keep.
-UNSAID = "interrupted; files that were finished before are whole, and the same command starts again"
-SHARED = {"flags"}  # modules here that are no commands
+# For an interrupt outside of long calls, which have messages of their own.
+INTERRUPTED = "interrupted; finished files are complete, and the same command starts again."
+SHARED = {"flags"}  # modules of this package that are no commands
 COMMANDS = tuple(
     sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__) if name not in SHARED)
 )
@@ -44,7 +44,7 @@ def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="arcee-lab",
-        description="Look into Arcee models, measure them, change them and judge them.",
+        description="Inspect, measure, change and evaluate Arcee models.",
         epilog="Each command shows an example: arcee-lab COMMAND --help",
         allow_abbrev=False,
     )
@@ -68,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: The words after `arcee-lab`; those of the process where None.
+        argv: The words after `arcee-lab`; by default those of the process.
 
     Returns:
-        The exit code. Bad arguments leave through SystemExit(2), as argparse has it.
+        The exit code. Bad arguments raise SystemExit(2), as usual with argparse.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser(words[:1] if words and words[0] in COMMANDS else COMMANDS)
@@ -79,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt as stopped:
-        said = str(stopped) if isinstance(stopped, Interrupted) else UNSAID
-        print(f"arcee-lab: {' '.join(said.split())}", file=sys.stderr)
+        message = str(stopped) if isinstance(stopped, Interrupted) else INTERRUPTED
+        print(f"arcee-lab: {' '.join(message.split())}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has left (`| head`). Python would complain once more when it flushes.
+        # The reader of a pipe has left (`| head`). Python would fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError) as error:

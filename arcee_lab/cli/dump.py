@@ -1,4 +1,4 @@
-"""`arcee-lab dump`: the activations of many hook points, in a store that a crash cannot break."""
+"""`arcee-lab dump`: writes the activations of many hook points to a crash-safe store."""
 
 import argparse
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from arcee_lab.cli import flags
 from arcee_lab.dump.config import DumpConfig
 
-HELP = "Write activations to a small, exact store; killed at any point, the same command goes on."
+HELP = "Write activations to a small, exact store; interrupted, the same command continues."
 EXAMPLE = "arcee-lab dump demo --world all --max-tokens 20000 --out out/acts"
 SPLITS = {"layers": {"device_map": "auto"}, "tensors": {"tp_plan": "auto"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `dump`; those of what to dump are the fields of `DumpConfig`."""
+    """Adds the flags of `dump`, among them the fields of `DumpConfig`."""
     flags.add_model(parser)
     flags.add_texts(parser)
     parser.add_argument(
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ranks that torchrun started (default: each rank holds the model)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what it will take, and write nothing"
+        "--dry-run", action="store_true", help="print expected size, time and memory; write nothing"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Estimates, writes, and says where the store lies and how to ask it."""
+    """Estimates, writes, and prints how to open and check the store."""
     config = flags.read_fields(args, DumpConfig)
     flags.require_used_seed(args)
     from arcee_lab.dump.folders.open import folder_of
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
         job = DumpJob(
             model, tokenizer, flags.read_texts(args, tokenizer), config, source=source_of(args)
         )
-        said = job.estimate()
+        estimate = job.estimate()
         if ranks.first:
-            print(said)
+            print(estimate)
         if args.dry_run:
             free = folder.free_bytes()
             if ranks.first and free is not None:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def source_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the manifest says of the texts; `arcee-lab verify --repair` asks for them by it."""
+    """The manifest's facts about the texts; `arcee-lab verify --repair` asks for them by these."""
     name = args.dataset or (f"world:{args.world}" if args.world else " ".join(map(str, args.text)))
     return {
         "name": name,

@@ -1,7 +1,7 @@
-"""Flags that several commands share, and what they mean.
+"""Flags that several commands share.
 
-`add_model`, `add_texts` and `add_compute` put them on a parser; `read_texts` turns the text flags
-into documents. `add_fields` makes the flags of a command's own dataclass.
+`add_model`, `add_texts` and `add_compute` add them to a parser; `read_texts` reads the documents
+that the text flags name. `add_fields` adds the flags of a command's own dataclass.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from arcee_lab.runs.seeds import Seeds
 
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
-WORLD_DOCUMENTS = 512  # read for --world where --max-tokens sets no other end
+WORLD_DOCUMENTS = 512  # read for --world if --max-tokens sets no other limit
 
 
 class Whole:
     """A whole number within bounds, as the type of a flag.
 
-    Every number from outside decides a size or a loop somewhere, so each has an upper bound too;
-    it is far beyond what makes sense, and below what hangs or breaks the machine.
+    Every number from outside decides a size or a loop, so each has an upper bound too; see
+    `arcee_lab.runs.bounds`.
 
     Args:
         least: The smallest.
@@ -35,7 +35,7 @@ class Whole:
         self.least, self.most = least, most
 
     def __call__(self, word: str) -> int:
-        """Reads a word.
+        """Parses a word.
 
         Raises:
             argparse.ArgumentTypeError: The word is no such number.
@@ -45,8 +45,8 @@ class Whole:
         except ValueError:
             number = None
         if number is None or number < self.least:
-            told = {0: "from 0 up", 1: "above 0"}.get(self.least, f"from {self.least} up")
-            raise argparse.ArgumentTypeError(f"expected a whole number {told}, got {_short(word)}")
+            kind = {0: "from 0 up", 1: "above 0"}.get(self.least, f"from {self.least} up")
+            raise argparse.ArgumentTypeError(f"expected a whole number {kind}, got {_short(word)}")
         if number > self.most:
             raise argparse.ArgumentTypeError(
                 f"expected at most {self.most}, got {_short(word)}; give a smaller number"
@@ -63,7 +63,7 @@ seed = Whole(0, bounds.SEED)
 
 
 def seeds(word: str) -> Seeds:
-    """Reads one seed for all generators of an evaluation, or four.
+    """Parses one seed for all generators of an evaluation, or four.
 
     Raises:
         argparse.ArgumentTypeError: The word is neither.
@@ -85,7 +85,7 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 
 def add_out(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """Adds `--out DIR`; it must be given where it has no default."""
+    """Adds `--out DIR`, which is required unless it has a default."""
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -98,7 +98,7 @@ def add_out(parser: argparse.ArgumentParser, *, default: str | None = None) -> N
 
 
 def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds `--text`, `--dataset` and `--world`, of which one is taken."""
+    """Adds `--text`, `--dataset` and `--world`, which exclude each other."""
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument(
         "--text",
@@ -106,7 +106,7 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
         metavar="FILE",
         type=Path,
         help="files: .jsonl, .ndjson, .json, .csv, .tsv and .parquet hold one text per row, any "
-        "other (.txt, .md, code) is one text; each also with .gz",
+        "other file (.txt, .md, code) is one text; each also with .gz",
     )
     group.add_argument(
         "--dataset",
@@ -118,13 +118,13 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
         "--world",
         metavar="KIND",
         help="held-out documents of the demo's little world: story, facts, ..., or all "
-        f"(as many as --max-tokens asks for, else {WORLD_DOCUMENTS})",
+        f"(as many as --max-tokens needs, else {WORLD_DOCUMENTS})",
     )
     parser.add_argument(
         "--text-column",
         metavar="NAME",
-        help="where rows of files keep their text; a.b is column b inside column a; conversations "
-        "become text by the tokenizer's chat template (default: text)",
+        help="column of the text in tables; a.b is column b inside column a; conversations are "
+        "turned into text by the tokenizer's chat template (default: text)",
     )
 
 
@@ -139,12 +139,12 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
-    """Adds a flag for each field of a dataclass, with the field's own default, help and choices.
+    """Adds a flag per field of a dataclass, with the field's default, help and choices.
 
     Args:
         parser: The command's parser.
         config: A dataclass whose fields hold `help` in their metadata, and may hold `choices`,
-            `metavar`, `type`, and `most` of a number.
+            `metavar`, `type`, and `most`, the largest number.
     """
     for field in fields(config):
         flag = "--" + field.name.replace("_", "-")
@@ -170,10 +170,10 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
 
 
 def read_fields(args: argparse.Namespace, config: type[Config]) -> Config:
-    """The dataclass that the flags of `add_fields` describe.
+    """The dataclass with the values of its flags.
 
     Raises:
-        ValueError: As the dataclass itself has it.
+        SettingError: A field out of its range.
     """
     given = {field.name: getattr(args, field.name) for field in fields(config)}  # type: ignore[arg-type]
     return config(**given)
@@ -192,8 +192,8 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
-        texts: Whether the command reads texts; without them there is no `--max-tokens` and no
-            `--seed`, which is that of `--world`.
+        texts: Whether the command reads texts; if not, there is no `--max-tokens` and no `--seed`,
+            the random seed of `--world`.
     """
     add_place(parser)
     parser.add_argument(
@@ -201,7 +201,7 @@ def add_compute(
         type=Whole(1, bounds.ROWS),
         default=batch_size,
         metavar="N",
-        help=f"sequences a forward (default: {batch_size})",
+        help=f"sequences per forward (default: {batch_size})",
     )
     if texts:
         parser.add_argument(
@@ -209,23 +209,23 @@ def add_compute(
             type=positive,
             default=max_tokens,
             metavar="N",
-            help=f"stop after so many tokens of text (default: {max_tokens or 'no limit'})",
+            help=f"stop after this many tokens of text (default: {max_tokens or 'no limit'})",
         )
         parser.add_argument(
-            "--seed", type=seed, default=0, metavar="N", help="seed of --world (default: 0)"
+            "--seed", type=seed, default=0, metavar="N", help="random seed of --world (default: 0)"
         )
 
 
 def require_used_seed(args: argparse.Namespace) -> None:
-    """Checks that a `--seed` has something to draw.
+    """Checks that `--seed` has an effect.
 
     Raises:
-        ValueError: The texts are not drawn.
+        SettingError: The texts are not random.
     """
     if args.seed and not args.world:
         raise SettingError(
-            f"--seed {args.seed} has no effect: only the documents of --world are drawn; leave it "
-            "out."
+            f"--seed {args.seed} has no effect: only the documents of --world are random; "
+            "leave it out."
         )
 
 
@@ -237,10 +237,10 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
         tokenizer: The tokenizer, for conversations.
 
     Returns:
-        The texts, in order. With `--world` and `--max-tokens` they have no end: the reader stops.
+        The texts, in order. With `--world` and `--max-tokens` they are endless: the reader stops.
 
     Raises:
-        ValueError: A file, a data set or a kind of world is not as it should be.
+        TextError: A file, a data set or a kind of document that cannot be read.
     """
     from arcee_lab import demo
     from arcee_lab.data import documents
@@ -249,8 +249,8 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
         return documents.read_files(args.text, column=args.text_column, tokenizer=tokenizer)
     if args.text_column:
         raise SettingError(
-            f"--text-column {args.text_column} is of files that --text names; expected none here. "
-            "Of a data set, write --dataset NAME:SPLIT:COLUMN."
+            f"--text-column {args.text_column} applies to files of --text; expected none here. For "
+            "a data set, write --dataset NAME:SPLIT:COLUMN."
         )
     if args.dataset:
         return documents.read_dataset(args.dataset, tokenizer=tokenizer)

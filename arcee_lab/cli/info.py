@@ -1,4 +1,4 @@
-"""`arcee-lab info [MODEL]`: versions and devices, and what a model is made of."""
+"""`arcee-lab info [MODEL]`: versions and devices, and the facts of a model."""
 
 import argparse
 import copy
@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from arcee_lab.cli import flags
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import CheckpointError
 
 HELP = "Show versions and devices, and for a model its shape, parameters and hook points."
 EXAMPLE = "arcee-lab info demo"
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one fact a line."""
+    """Prints one fact per line."""
     facts = {"python": platform.python_version()} | versions() | {"devices": devices()}
     if args.model:
         facts |= anatomy_facts(args.model)
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides numbers."""
+    """Installed versions of the packages that determine numbers."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> str:
-    """The devices that torch can use here, in words."""
+    """The devices that torch can use, as text."""
     import torch
 
     found = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -59,7 +59,7 @@ def anatomy_facts(name: str) -> dict[str, str]:
     """Describes a model from its configuration and tokenizer; no weights are read or downloaded.
 
     Raises:
-        ValueError: There is no such model, or it is no Arcee.
+        CheckpointError: There is no such model, or it is no Arcee model.
     """
     import torch
     from transformers import AutoTokenizer
@@ -77,12 +77,12 @@ def anatomy_facts(name: str) -> dict[str, str]:
         fields = ArceeConfig.get_config_dict(source, trust_remote_code=False)[0]
     kind = fields.get("model_type")
     if kind != "arcee":
-        raise SettingError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models")
+        raise CheckpointError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models.")
     limits.check_numbers(fields, name)
     limits.check_kernel(fields, None, name)
     config = read_config(source)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    one_layer = copy.deepcopy(config)  # all layers have as many parameters
+    one_layer = copy.deepcopy(config)  # all layers have equally many parameters
     one_layer.num_hidden_layers = 1
     with torch.device("meta"):
         model = ArceeForCausalLM(one_layer)

@@ -1,4 +1,4 @@
-"""`arcee-lab lab`: JupyterLab on this machine only, behind its token."""
+"""`arcee-lab lab`: JupyterLab on this machine only, protected by its token."""
 
 import argparse
 import shutil
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
-        "--allow-root", action="store_true", help="run as root, which Jupyter refuses by itself"
+        "--allow-root", action="store_true", help="run as root, which Jupyter refuses by default"
     )
 
 
@@ -69,8 +69,8 @@ def packaged_notebooks() -> list[Path]:
 def command(args: argparse.Namespace) -> list[str]:
     """The command line that starts JupyterLab.
 
-    The token is Jupyter's own business: nothing here touches it. News and the look for updates are
-    off, since both ask the network unasked.
+    Jupyter manages its token itself. News and the check for updates are off, since both use the
+    network without being asked.
     """
     folder = start_folder(args.folder)
     words = [

@@ -1,4 +1,4 @@
-"""`arcee-lab verify`: every checksum and count of an activation store."""
+"""`arcee-lab verify`: checks every checksum and count of an activation store."""
 
 import argparse
 import shlex
@@ -19,20 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="compute the damaged shards again, and only these, from the model and the texts that "
-        "the store was made of; these are named by --model and by --text, --dataset or --world",
+        help="compute only the damaged shards again, from the model and the texts of the store, "
+        "given by --model and by --text, --dataset or --world",
     )
     parser.add_argument(
         "--model", metavar="MODEL", help="for --repair: demo, a folder, or a Hub id"
     )
     flags.add_texts(parser, required=False)
     parser.add_argument(
-        "--device", metavar="NAME", help="where --repair computes (default: as the store says)"
+        "--device", metavar="NAME", help="device for --repair (default: as stated by the store)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks, repairs where that was asked, and exits with 2 if anything is still damaged."""
+    """Checks, repairs if requested, and exits with 2 if anything is still damaged."""
     from arcee_lab.dump.integrity.checking import verify
 
     named = (args.model, args.text, args.dataset, args.world, args.device)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_named(args: argparse.Namespace, manifest: Any) -> None:
-    """A stranger's store does not decide which files or downloads are opened; the user does."""
+    """The user, not the store, decides which files or downloads are opened."""
     texts = args.text or args.dataset or args.world
     if args.model and texts:
         return
@@ -73,8 +73,8 @@ def _check_named(args: argparse.Namespace, manifest: Any) -> None:
         wanted.append(_text_flag(manifest.data))
     raise SettingError(
         "--repair opens only what you name, and the model or the texts are not named; expected "
-        "--model, and --text, --dataset or --world. By its own account the store was made with "
-        f"`{' '.join(wanted)}`: if that is right, repeat the command with it."
+        "--model, and --text, --dataset or --world. The store says that it was made with "
+        f"`{' '.join(wanted)}`: if you trust that, repeat the command with it."
     )
 
 
@@ -90,7 +90,7 @@ def _text_flag(data: Any) -> str:
 
 
 def _word(value: Any, otherwise: str) -> str:
-    """A stranger's word for a terminal: plain and short, or not shown."""
+    """A word of an untrusted store, if it is printable and short; else the placeholder."""
     if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
         return otherwise
     return shlex.quote(value)

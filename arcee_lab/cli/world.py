@@ -1,4 +1,4 @@
-"""`arcee-lab world`: documents of the little world, with all that is known about them."""
+"""`arcee-lab world`: documents of the little world, with their tags and their information."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from arcee_lab.cli import flags
 from arcee_lab.demo import KINDS, SPLITS, Document, documents
 from arcee_lab.errors import SettingError
+from arcee_lab.results import counted
 from arcee_lab.runs import bounds, storage
 
 HELP = "Print or write documents of the little world, with their tags and their information."
@@ -24,13 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many (default: 5)",
     )
-    parser.add_argument("--seed", type=flags.seed, default=0, metavar="N", help="default: 0")
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="they share no document (default: test)"
+        "--seed", type=flags.seed, default=0, metavar="N", help="random seed (default: 0)"
+    )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="splits share no document (default: test)"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tags", action="store_true", help="print each word with its tags")
-    form.add_argument("--jsonl", action="store_true", help="one JSON object a line, tags and all")
+    form.add_argument("--jsonl", action="store_true", help="one JSON object per line, with tags")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write here (.jsonl or .txt) instead of printing"
     )
@@ -43,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         storage.require_local(args.out)
     if args.out is not None and args.out.exists():
-        raise SettingError(f"--out {args.out} exists; choose a new name, or remove it")
+        raise SettingError(f"--out {args.out} exists; choose a new name, or remove it.")
     if args.out is not None and not args.tags:
         if args.out.suffix not in (".jsonl", ".txt"):
-            raise SettingError(f"--out {args.out} must end in .jsonl or .txt")
+            raise SettingError(f"--out {args.out} has another suffix; expected .jsonl or .txt.")
         if jsonl and args.out.suffix == ".txt":
-            raise SettingError(f"--jsonl writes JSON lines, but --out {args.out} ends in .txt")
+            raise SettingError(
+                f"--jsonl writes JSON lines, but --out {args.out} ends in .txt; expected .jsonl."
+            )
         jsonl = args.out.suffix == ".jsonl"
     found = documents(kind, n=args.n, seed=args.seed, split=args.split)
     lines = [
@@ -64,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     storage.make_folder(args.out.parent)
     storage.write_atomic(args.out, "\n".join(lines) + "\n")
-    print(f"{len(found)} documents in {args.out}")
+    print(f"{counted(len(found), 'document')} in {args.out}")
     return 0
 
 
 def _tagged(document: Document) -> str:
-    """A document as a header and one line a word."""
+    """A document as a header and one line per word."""
     lines = [f"# {document.kind}: {document.nats:.3f} nats, {len(document.words)} words"]
     for word in document.words:
         tags = " ".join(f"{key}={value}" for key, value in word.tags.items() if value is not False)

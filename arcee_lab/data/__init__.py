@@ -1,10 +1,10 @@
 """Texts: read from files and data sets, then cut into windows of tokens.
 
-documents     texts of files and data sets, one at a time, numbered as in the user's file
+documents     `read_files`, `read_dataset`: one text at a time, numbered as in the user's file
 rows          tables: JSON lines, JSON, CSV, TSV, Parquet, each also compressed
 windows       `cut`: windows of tokens, and batches of them
 tokenization  one BOS per text, offsets, chat templates
-limits        how much text a model reads
+limits        checks of how much text a model reads
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Documents: the texts of files and data sets, one at a time, numbered as in the user's file."""
+"""Reads the texts of files and data sets one at a time, numbered as in the user's file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,41 +14,41 @@ from arcee_lab.data.rows import (
     require_file,
 )
 from arcee_lab.data.tokenization import is_conversation, render
-from arcee_lab.errors import TextError
+from arcee_lab.errors import TextError, WrongType
 from arcee_lab.runs.hub import is_hub_id
 
 
 def read_files(
     paths: Iterable[str | Path], *, column: str | None = None, tokenizer: Any = None
 ) -> Iterator[str]:
-    """Yields the documents of files, in order: of a table one per row, of any other file all of it.
+    """Yields the documents of files in order: one per row of a table, one per other file.
 
     Tables are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` and `.parquet`. Any other file is one
     UTF-8 document. Each may end in `.gz` and is then decompressed. See `arcee_lab.data.rows`.
 
-    A row without any word is yielded too, so that the number of a document is that of its row;
-    `cut` makes no window of it. Numbers run on from one file to the next.
+    A row without any word is yielded too, so that documents and rows have equal numbers; `cut`
+    makes no window of it. Numbering continues from one file to the next.
 
     Args:
         paths: The files to read.
-        column: Where a row keeps its text, by default "text"; `a.b` is column `b` of the object in
-            column `a`. A conversation, a list of messages with `role` and `content`, becomes the
-            text that the tokenizer's chat template makes of it.
+        column: The column of the text, by default "text"; `a.b` is column `b` of the object in
+            column `a`. A conversation, a list of messages with `role` and `content`, is turned into
+            text by the tokenizer's chat template.
         tokenizer: The tokenizer, for conversations.
 
     Raises:
-        ValueError: A file is missing, unreadable, binary, empty, or a row has no text; or a column
-            was named and no file is a table. It names the file, and the line or row.
+        TextError: A file is missing, unreadable, binary or empty, a row has no text, or a column
+            was named and no file is a table. The message names the file and the line or row.
     """
     if isinstance(paths, (str, Path)):
-        raise TextError(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
+        raise WrongType(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
     files = [Path(path) for path in paths]
     for path in files:
         require_file(path)
     if column is not None and not any(map(is_table, files)):
         raise TextError(
             f"column {column!r} was named, and {', '.join(map(str, files))} has no columns; leave "
-            "it out, or give a table such as a .jsonl file."
+            "it out, or pass a table such as a .jsonl file."
         )
     return _documents(files, column or "text", tokenizer)
 
@@ -94,7 +94,7 @@ def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
         tokenizer: The tokenizer, for conversations.
 
     Raises:
-        ValueError: The data set, the split or the column does not exist or cannot be read.
+        TextError: The data set, the split or the column does not exist or cannot be read.
     """
     name, _, rest = spec.partition(":")
     split, _, column = rest.partition(":")
@@ -128,23 +128,23 @@ def open_dataset(name: str, split: str, *, streaming: bool) -> Any:
     """A split of a Hugging Face data set.
 
     Args:
-        name: A Hub id, a folder of data files, or a folder that `save_to_disk` wrote. What is or
-            looks like a path is never asked of the Hub.
+        name: A Hub id, a folder of data files, or a folder that `save_to_disk` wrote. A name
+            that is or looks like a path is never looked up on the Hub.
         split: The split.
-        streaming: Fetch rows as they are read, so that a limit bounds the download.
+        streaming: Whether to fetch rows as they are read, so that a limit bounds the download.
 
     Raises:
-        ValueError: There is no such data set or split.
+        TextError: There is no such data set or split.
     """
     import datasets
     from datasets.exceptions import DatasetsError
 
     folder = Path(name)
     if not folder.is_dir() and not is_hub_id(name):
-        what = "is a file" if folder.exists() else "is no folder here and no id of the Hub"
+        what = "is a file" if folder.exists() else "is neither a folder nor a Hub id"
         raise TextError(
             f"data set {name!r} {what}; expected a folder of data files, or an id such as "
-            "owner/name. Check the path; single files are read by --text (al.texts.read_files)."
+            "owner/name. Check the path; single files are read by --text (al.data.read_files)."
         )
     try:
         if (folder / "dataset_dict.json").is_file():

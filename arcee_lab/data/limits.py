@@ -1,4 +1,4 @@
-"""How much text a model reads: its context and the tokens asked for, checked in one place."""
+"""How much text a model reads: checks of its context and of the requested tokens."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,9 +6,29 @@ from typing import Any
 import numpy as np
 
 from arcee_lab.data.windows import Windows, cut
-from arcee_lab.errors import TextError
+from arcee_lab.errors import SettingError, TextError
 
 LONGEST_WINDOW = 1024  # by default
+
+
+class TooFewTokens(TextError):
+    """The texts hold fewer tokens than requested.
+
+    Args:
+        found: Tokens of the texts.
+        tokens: Requested tokens.
+        name: The setting that requests them.
+
+    Attributes:
+        found: Tokens of the texts.
+    """
+
+    def __init__(self, found: int, tokens: int, name: str):
+        super().__init__(
+            f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
+            f"leave {name} out to take what there is."
+        )
+        self.found = found
 
 
 def windows_of(
@@ -20,28 +40,30 @@ def windows_of(
     max_tokens: int | None = None,
     overlap: int = 0,
 ) -> Windows:
-    """The windows that a model shall read, as many tokens as were asked for.
+    """The windows for a model to read, with as many tokens as requested.
 
-    A text that ends early is an error: every number has its N, and a run that silently had a tenth
-    of it would be compared with one that had all.
+    A text that ends early is an error: a run with silently fewer tokens would be compared with a
+    complete one.
 
     Args:
-        model: The model, outside of any compile wrapper.
+        model: The model, without a compile wrapper.
         tokenizer: Its tokenizer.
-        texts: Documents, or windows, which are taken as they are.
-        context: Longest window in tokens; by default 1024, or what the model can read if less.
+        texts: Documents, or windows, which are used as they are.
+        context: Longest window in tokens; by default 1024, or the model's context if shorter.
         max_tokens: How many tokens to read; None reads all.
         overlap: As for `cut`.
 
     Raises:
-        ValueError: As `cut`; fewer tokens than `max_tokens`, windows longer than the model reads,
-            or limits for windows that are cut already.
+        SettingError: As for `cut`; windows longer than the model's context, or limits for windows
+            that are cut already.
+        TextError: As for `cut`.
+        TooFewTokens: The texts hold fewer tokens than `max_tokens`.
     """
     if isinstance(texts, Windows):
         given = {"context": context, "max_tokens": max_tokens, "overlap": overlap or None}
         named = [f"{name}={value}" for name, value in given.items() if value is not None]
         if named:
-            raise TextError(
+            raise SettingError(
                 f"{' and '.join(named)} came with windows that are cut already; give limits to "
                 "cut(...), or give documents."
             )
@@ -56,7 +78,7 @@ def windows_of(
 
 
 def default_context(model: Any) -> int:
-    """The longest window to read: 1024 tokens, or what the model can read if that is less."""
+    """The longest window to read: 1024 tokens, or the model's context if shorter."""
     return min(LONGEST_WINDOW, _longest(model) or LONGEST_WINDOW)
 
 
@@ -66,39 +88,36 @@ def require_context(model: Any, tokens: int, name: str) -> None:
     Args:
         model: The model.
         tokens: How many.
-        name: What sets this length, for the message.
+        name: The name of this length, for the message.
 
     Raises:
-        ValueError: It reads fewer.
+        SettingError: The model's context is shorter.
     """
     most = _longest(model)
     if most is not None and tokens > most:
-        raise TextError(
+        raise SettingError(
             f"{name} is {tokens:,} tokens; the model reads {most:,} at most. Give {most} or less."
         )
 
 
 def require_tokens(windows: Windows, tokens: int, name: str) -> None:
-    """Checks that texts held as many tokens as were asked for; repeated ones do not count.
+    """Checks that texts hold as many tokens as requested; repeated ones do not count.
 
     Args:
-        windows: What was cut from the texts.
+        windows: The windows of the texts.
         tokens: How many.
-        name: What asks for them, for the message.
+        name: The setting that requests them, for the message.
 
     Raises:
-        ValueError: They held fewer.
+        TooFewTokens: They hold fewer.
     """
     found = windows.n_tokens
     if windows.repeated is not None:
         found -= int(windows.repeated.sum())
     if found < tokens:
-        raise TextError(
-            f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
-            f"leave {name} out to take what there is."
-        )
+        raise TooFewTokens(found, tokens, name)
 
 
 def _longest(model: Any) -> int | None:
-    """The longest input of a model; None where its config states none."""
+    """The longest input of a model; None if its config states none."""
     return getattr(model.config, "max_position_embeddings", None)

@@ -1,8 +1,8 @@
 """Rows of files: JSON lines, JSON, CSV, TSV and Parquet, each also compressed with gzip.
 
-Lines and rows are read one at a time. What has to be held whole (a line, a CSV cell, a JSON file, a
-plain document, a compressed Parquet file) is bounded after decompression, so that a small file
-cannot fill the memory.
+Lines and rows are read one at a time. The size of anything held in memory at once (a line, a CSV
+cell, a JSON file, a plain document, a compressed Parquet file) is bounded after decompression, so
+that a small file cannot fill the memory.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from arcee_lab.errors import TextError
 
-LARGEST = 1 << 30  # bytes that are held whole
+LARGEST = 1 << 30  # bytes that are held in memory at once
 PACKED = (".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
@@ -40,10 +40,10 @@ def is_table(path: Path) -> bool:
 
 
 def require_file(path: Path) -> None:
-    """Checks that a file is there and of a kind that can be read.
+    """Checks that a file exists and is of a kind that can be read.
 
     Raises:
-        ValueError: It is missing, a folder, or compressed with something other than gzip.
+        TextError: It is missing, a folder, or compressed with something other than gzip.
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "missing"
@@ -56,16 +56,16 @@ def require_file(path: Path) -> None:
 
 
 def read_rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yields the rows of a file; blank lines are none.
+    """Yields the rows of a file; blank lines are skipped.
 
     Args:
-        path: A `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file, or any of them with
-            `.gz` behind it. A `.json` file holds a list of rows, or an object with one list of
+        path: A `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file, or any of them
+            followed by `.gz`. A `.json` file holds a list of rows, or an object with one list of
             them. Tables have a header; in a `.tsv` file quotation marks mean nothing.
         columns: The columns that are wanted, for files that can leave out others.
 
     Raises:
-        ValueError: The file cannot be read, or a row is broken; the file and the row are named.
+        TextError: The file cannot be read, or a row is malformed; the message names both.
     """
     with _opened(path) as file:
         yield from _READERS[_kind(path)](file, path, columns)
@@ -75,7 +75,7 @@ def read_document(path: Path) -> str:
     """A whole file as UTF-8 text.
 
     Raises:
-        ValueError: It cannot be read, is binary, or too large.
+        TextError: It cannot be read, is binary, or too large.
     """
     with _opened(path) as file:
         return _decode(_whole(file, path), f"file {path}")
@@ -85,7 +85,7 @@ def cell(row: Row, column: str) -> Any:
     """The value of a column; `a.b` is column `b` of the object in column `a`.
 
     Raises:
-        ValueError: The row has no such column.
+        TextError: The row has no such column.
     """
     if column in row.values:
         return row.values[column]
@@ -101,7 +101,7 @@ def require_unicode(text: str, where: str) -> None:
     """Checks that a text can be written as UTF-8, as tokenizers need it.
 
     Raises:
-        ValueError: It holds half of a surrogate pair, which JSON can write alone.
+        TextError: It holds half of a surrogate pair, which JSON can contain.
     """
     try:
         text.encode()
@@ -112,12 +112,10 @@ def require_unicode(text: str, where: str) -> None:
         ) from None
 
 
-def no_column(column: str, found: Iterable[str], where: str) -> ValueError:
-    """The error of a column that is not there."""
+def no_column(column: str, found: Iterable[str], where: str) -> TextError:
+    """The error for a missing column."""
     names = ", ".join(map(repr, found)) or "none"
-    return ValueError(
-        f"{where} has no column {column!r}; it has {names}. Name the column that is meant."
-    )
+    return TextError(f"{where} has no column {column!r}; it has {names}. Name one of these.")
 
 
 def _kind(path: Path) -> str:
@@ -159,8 +157,8 @@ def _lines(file: io.BufferedIOBase, path: Path) -> Iterator[str]:
         yield _decode(raw, where, first=number == 1)
 
 
-def _too_large(where: str) -> ValueError:
-    return ValueError(
+def _too_large(where: str) -> TextError:
+    return TextError(
         f"{where} holds more than {LARGEST:,} bytes in one piece; expected less. Split it, or "
         "write one document per row of a .jsonl file."
     )

@@ -1,7 +1,7 @@
 """From texts and conversations to token ids, with one BOS where the tokenizer sets one.
 
-Rendered chat prompts begin with BOS in writing, and a tokenizer that sets BOS itself would put a
-second one before it. `written_bos` decides for every reader of texts; the rest builds on it.
+The text of rendered chat prompts begins with BOS, and a tokenizer that adds BOS would put a second
+one before it. `written_bos` decides for every reader of texts; the other functions use it.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,15 @@ from arcee_lab.errors import TextError
 
 
 def written_bos(tokenizer: Any, text: str) -> int:
-    """How much of a text's beginning is a BOS that the tokenizer sets anyway.
+    """Length of a BOS at the beginning of a text that the tokenizer adds anyway.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         text: The text.
 
     Returns:
-        The characters to leave out before the text is tokenised. 0 where the text does not begin
-        with BOS, and where the tokenizer has no BOS, does not set it, or reads its name as plain
-        text.
+        The characters to leave out before the text is tokenised. 0 if the text does not begin with
+        BOS, or if the tokenizer has no BOS, does not add it, or reads its name as plain text.
 
     Example:
         >>> from arcee_lab import load
@@ -37,14 +36,14 @@ def written_bos(tokenizer: Any, text: str) -> int:
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of texts, special tokens as the tokenizer sets them, but no second BOS."""
+    """The token ids of texts, with the tokenizer's special tokens but no second BOS."""
     bare = [text[written_bos(tokenizer, text) :] for text in texts]
-    # verbose=False: what is too long is cut or refused by us, the tokenizer's warning misleads.
+    # verbose=False: callers cut or refuse long texts, so the tokenizer's warning would mislead.
     return [list(ids) for ids in tokenizer(bare, verbose=False)["input_ids"]]
 
 
 def token_offsets(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """The same of one text, and the characters of each token in it.
+    """The token ids of one text, and the characters of each token in it.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -58,7 +57,7 @@ def token_offsets(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int,
     encoded = tokenizer(text[cut:], return_offsets_mapping=True, verbose=False)
     offsets = [(start + cut, end + cut) for start, end in encoded["offset_mapping"]]
     if cut:
-        offsets[0] = (0, cut)  # the BOS that the tokenizer set is the one that was written
+        offsets[0] = (0, cut)  # the BOS that the tokenizer adds is the one in the text
     return encoded["input_ids"], offsets
 
 
@@ -77,15 +76,15 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, where: str) ->
     Args:
         tokenizer: A tokenizer with a chat template.
         messages: Messages with `role` and `content`, both strings.
-        where: What to call the conversation in an error.
+        where: The name of the conversation in errors.
 
     Raises:
-        ValueError: There is no tokenizer or no template, a message has no text, or the template
-            refuses the conversation.
+        TextError: There is no tokenizer or no template, a message has no text, or the template
+            rejects the conversation.
     """
     if tokenizer is None:
         raise TextError(
-            f"{where} is a conversation, which a tokenizer's chat template turns into text; give "
+            f"{where} is a conversation, which a tokenizer's chat template turns into text; pass "
             "tokenizer=."
         )
     if not getattr(tokenizer, "chat_template", None):
@@ -104,7 +103,7 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, where: str) ->
     given = [{k: v for k, v in message.items() if v is not None} for message in messages]
     try:
         return tokenizer.apply_chat_template(given, tokenize=False)
-    except Exception as error:  # a template is the checkpoint's own program
+    except Exception as error:  # a template is a program of the checkpoint
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TextError(
             f"{where}: the tokenizer's chat template refuses the conversation: {reason}. Correct "

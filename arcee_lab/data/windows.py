@@ -1,10 +1,9 @@
-"""Text in, token windows out: files, data sets and plain strings, cut to a model's context.
+"""Tokenises documents, cuts them to windows of a model's context, and batches these.
 
-A document becomes one or more windows, each at most `context` tokens long, that do not overlap
-unless `overlap` asks for it.
-Where the tokenizer starts a document with BOS, every window starts with it, so a long document's
-later windows look to the model as its first does. The order of batches depends on the tokens and
-the settings alone: the same texts give the same batches on every machine.
+A document becomes one or more windows of at most `context` tokens, which overlap only if `overlap`
+says so. If the tokenizer starts a document with BOS, every window starts with BOS, so that the
+later windows of a long document look to the model like its first. The order of batches depends only
+on the tokens and the settings: the same texts give the same batches on every machine.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,24 +16,22 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from arcee_lab.data.rows import (
-    require_unicode,
-)
+from arcee_lab.data.rows import require_unicode
 from arcee_lab.data.tokenization import token_ids
-from arcee_lab.errors import TextError
+from arcee_lab.errors import SettingError, TextError, WrongType
 
 _TOKENIZE_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Windows side by side, padded on the right, where no real token of a causal model sees it.
+    """A batch of windows, padded on the right, where no real token of a causal model attends to it.
 
     Attributes:
         input_ids: Token ids.
         attention_mask: 1 for a real token, 0 for padding.
-        first: True at a window's first token and at BOS: statistics keep these apart.
-        rows: The window that each row holds.
+        first: True at a window's first token and at BOS; statistics count these separately.
+        rows: Number of the window in each row.
     """
 
     input_ids: Int[Tensor, "batch pos"]
@@ -45,16 +42,16 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class Windows:
-    """Tokenised documents, cut to windows. Four bytes a token are held in memory.
+    """Tokenised documents, cut to windows. They take four bytes per token in memory.
 
     Attributes:
-        ids: All windows' token ids, one behind the other.
+        ids: Token ids of all windows, concatenated.
         bounds: Window w is `ids[bounds[w]:bounds[w + 1]]`.
-        documents: The document that each window comes from.
+        documents: Number of each window's document.
         bos_id: The tokenizer's BOS id, or None.
-        pad_id: What fills a row's end; any valid id does, since padding is masked.
-        repeated: How many tokens, behind its BOS, each window has in common with the one before it;
-            None where windows do not overlap.
+        pad_id: Token id of padding; any valid id works, since padding is masked.
+        repeated: How many tokens after its BOS each window shares with the previous one; None if
+            windows do not overlap.
     """
 
     ids: np.ndarray
@@ -72,16 +69,16 @@ class Windows:
 
     @property
     def n_tokens(self) -> int:
-        """All tokens, with the BOS tokens."""
+        """All tokens, BOS included."""
         return len(self.ids)
 
     def new(self, window: int) -> Bool[np.ndarray, " pos"]:
-        """Which tokens of a window no window before it holds: all but those that are repeated."""
+        """Which tokens of a window are in no earlier window: all except the repeated ones."""
         ids = self[window]
         new = np.ones(len(ids), dtype=bool)
         if self.repeated is not None:
-            behind = int(len(ids) > 0 and ids[0] == self.bos_id)
-            new[behind : behind + int(self.repeated[window])] = False
+            start = int(len(ids) > 0 and ids[0] == self.bos_id)
+            new[start : start + int(self.repeated[window])] = False
         return new
 
     @property
@@ -90,10 +87,10 @@ class Windows:
         return len(np.unique(self.documents))
 
     def batches(self, batch_size: int) -> Iterator[PaddedBatch]:
-        """Yields the windows as padded batches, shortest first, so that little padding is computed.
+        """Yields the windows as padded batches, shortest first, which keeps padding low.
 
         Args:
-            batch_size: Windows a batch.
+            batch_size: Windows per batch.
         """
         for rows in plan_batches(np.diff(self.bounds).tolist(), batch_size):
             length = max(len(self[row]) for row in rows)
@@ -114,10 +111,10 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
     """Which windows go together: by length, then by number, `batch_size` at a time.
 
     Raises:
-        ValueError: `batch_size` is below 1.
+        SettingError: `batch_size` is below 1.
     """
     if batch_size < 1:
-        raise TextError(f"batch size is {batch_size}; expected at least 1")
+        raise SettingError(f"batch size is {batch_size}; expected at least 1.")
     order = sorted(range(len(lengths)), key=lambda window: (lengths[window], window))
     return [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 
@@ -133,20 +130,20 @@ def cut(
     """Tokenises documents and cuts them into windows.
 
     Reading stops as soon as `max_tokens` is reached, so a huge or endless source is fine. A
-    document that begins with BOS in writing gets no second one. One without any word gives no
-    window, but counts in the numbers of documents.
+    document whose text begins with BOS gets no second one. A document without any word gives no
+    window, but it is numbered.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         texts: The documents.
         context: Longest window, in tokens, BOS included.
         max_tokens: Most tokens to take, BOS included; None takes all. Repeated ones do not count.
-        overlap: Tokens of a long document that the next window reads again, behind its BOS, so that
-            what is new in it has so many before it.
+        overlap: Tokens of a long document that the next window reads again after its BOS, as
+            context of its new tokens.
 
     Raises:
-        ValueError: A bad limit, a single string in place of a list, a document that is no string,
-            or texts without any token.
+        SettingError: A limit out of its range, or a single string instead of a list.
+        TextError: A document that is no string, or texts without any token.
 
     Example:
         >>> from arcee_lab import load
@@ -156,15 +153,15 @@ def cut(
         ['<bos> The lamp above the doors finds the', '<bos> red king.']
     """
     if isinstance(texts, str):
-        raise TextError("texts is one string; expected a list of documents, so pass [text]")
+        raise WrongType("texts is one string; expected a list of documents, so pass [text].")
     if context < 2:
-        raise TextError(f"context is {context} tokens; expected at least 2")
+        raise SettingError(f"context is {context} tokens; expected at least 2.")
     if max_tokens is not None and max_tokens < 1:
-        raise TextError(f"max_tokens is {max_tokens}; expected at least 1")
+        raise SettingError(f"max_tokens is {max_tokens}; expected at least 1.")
     if not 0 <= overlap <= context - 2:
-        raise TextError(
+        raise SettingError(
             f"overlap is {overlap} tokens; expected 0 to {context - 2}, so that each window of "
-            f"{context} holds something new"
+            f"{context} holds something new."
         )
     bos_id = tokenizer.bos_token_id
     windows: list[np.ndarray] = []
@@ -175,8 +172,8 @@ def cut(
         starts_with_bos = bool(ids) and ids[0] == bos_id
         prefix, body = (ids[:1], ids[1:]) if starts_with_bos else ([], ids)
         room = context - len(prefix)
-        # A document of BOS alone still is a window; an empty one is none. The last window is the
-        # first that reaches the end: another would only repeat.
+        # A document of only BOS is a window; an empty one is not. The last window is the first that
+        # reaches the end: another would only repeat.
         ends = max(len(body) - overlap, len(prefix), min(1, len(body)))
         for at in range(0, ends, room - overlap):
             again = overlap if at else 0
@@ -190,7 +187,7 @@ def cut(
         if left == 0:
             break
     if not windows:
-        raise TextError("the texts hold no token; expected at least one non-empty document")
+        raise TextError("the texts hold no token; expected at least one non-empty document.")
     pad_id = tokenizer.pad_token_id
     return Windows(
         ids=np.concatenate(windows),

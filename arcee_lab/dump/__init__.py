@@ -1,22 +1,14 @@
-"""Activation stores: small, exact, hard to break, quick to ask.
+"""Activation stores: exact values, sparse on disk, safe to interrupt, fast to query.
 
-Writing
-    config     what to dump, the same for Python and the command line
-    batching   which windows go into which batch and shard: a pure function
-    sink       the activations of a forward, handed on as they appear
-    conveyor   threads that convert and write meanwhile, with a bound on what waits
-    filling    one shard being filled
-    job        a dump: `write`, `plan`
-    resuming   what a killed run left, and who may go on with it
-    provenance what a store says of where it came from
-Files
-    sparse, int8, block, layouts    a site's activations as tensors, exactly
-    tokens, manifest, shards        what is known of each token; what lies where
-    folder, remote, lock            local or remote, and one writer at a time
-    checking, repairing             `verify`, `repair`
-Reading
-    store      `open`: by neuron, by token, as frames
-    firings, stats, dataset, exports
+`write` dumps the activations of many hook points, `plan` estimates a dump, `open` reads a store,
+`verify` checks it and `repair` computes damaged files again.
+
+config     what to dump; the same fields are the flags of `arcee-lab dump`
+writing    a dump in progress: batches, recorder, writer threads, shards, resuming
+format     the files: manifest, shards, layouts, sparse encodings
+folders    local or remote folders, one writer at a time
+integrity  `verify` and `repair`
+reading    `open`: queries by neuron and by token, statistics, data sets, exports
 """
 
 from typing import TYPE_CHECKING
@@ -29,10 +21,12 @@ if TYPE_CHECKING:
     from arcee_lab.dump.integrity.repairing import repair
     from arcee_lab.dump.reading.store import Store, open
     from arcee_lab.dump.writing.job import plan, write
+    from arcee_lab.dump.writing.tags import Tag
 
 __all__ = [
     "DumpConfig",
     "Store",
+    "Tag",
     "open",
     "plan",
     "repair",
@@ -48,5 +42,6 @@ __getattr__, __dir__ = lazy_exports(
         "integrity.repairing": ("repair",),
         "reading.store": ("Store", "open"),
         "writing.job": ("plan", "write"),
+        "writing.tags": ("Tag",),
     },
 )

@@ -1,6 +1,10 @@
-"""Internal: files that are whole or absent, processes of one job, and fingerprints.
+"""Internal: the environment of long runs.
 
-storage      atomic writes, JSON, the claim on an output folder
-ranks        the processes of a job
-fingerprint  what identifies a model, a tokenizer, a text
+storage    atomic files, JSON, folders that belong to one run
+ranks      the processes of one job
+interrupt  Ctrl-C between two steps
+progress   progress bars
+seeds      random seeds of evaluations
+bounds     the largest numbers accepted from outside
+hub        which names may be looked up on the Hub
 """

@@ -1,12 +1,12 @@
-"""The largest numbers that are taken from outside, wherever one decides a size or a loop.
+"""The largest numbers accepted from outside for anything that decides a size or a loop.
 
-They are far beyond what makes sense, and below what hangs a machine or breaks it: torch ends in a
+They are far above sensible values and below those that hang or crash the machine: torch ends in a
 segmentation fault with 100,000 threads.
 """
 
 import os
 
-ANY = 10**12  # tokens, documents, rows of a file: what is there ends first
+ANY = 10**12  # tokens, documents, rows of a file: the input ends first
 ROWS = 65_536  # in a batch
 EPOCHS = 100_000
 RANK = 4_096  # of LoRA's updates

@@ -1,18 +1,18 @@
-"""Which names the Hub may be asked for: never one that is, or looks like, a path."""
+"""Which names may be looked up on the Hub: never one that is or looks like a path."""
 
 import os
 import re
 
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-# Of a file. That of a version, as in AFM-4.5B, begins with a digit.
+# A file's suffix; that of a version, as in AFM-4.5B, begins with a digit.
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is an id of the Hub, `name` or `owner/name`, and cannot be a path.
+    """Whether a name is a Hub id, `name` or `owner/name`, and cannot be a path.
 
-    A file or folder of that name, a suffix such as `.conll`, `./`, `/`, `~`, a backslash or a
-    second slash make it a path.
+    A name counts as a path if a file or folder has it, or if it has a suffix such as `.conll`,
+    `./`, `/`, `~`, a backslash or a second slash.
 
     Example:
         >>> from arcee_lab.runs.hub import is_hub_id

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps: the first one asks for an end, the second one makes it."""
+"""Ctrl-C between two steps: the first one stops after the current step, the second one at once."""
 
 import logging
 import signal
@@ -10,15 +10,15 @@ _log = logging.getLogger("arcee_lab")
 
 
 class GracefulInterrupt:
-    """Within the block, Ctrl-C sets `requested` and the work goes on; a second one interrupts.
+    """Inside the block, Ctrl-C sets `requested` and the work continues; a second one interrupts.
 
-    Outside of the main thread, where signals cannot be caught, it does nothing.
+    Outside the main thread, where signals cannot be caught, it does nothing.
 
     Args:
-        step: What is finished first, as the warning names it.
+        step: What is finished first, for the warning.
 
     Attributes:
-        requested: Whether it was pressed.
+        requested: Whether Ctrl-C was pressed.
     """
 
     def __init__(self, step: str = "the current shard") -> None:
@@ -37,7 +37,7 @@ class GracefulInterrupt:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._caught:
-            # None where the handler was not Python's.
+            # None if the handler was not Python's.
             signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:

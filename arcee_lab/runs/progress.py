@@ -1,4 +1,4 @@
-"""Progress bars: one rule for all long calls, and one bar that suits terminals and notebooks."""
+"""Progress bars: one rule for all long calls, and one bar for terminals and notebooks."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ def shown(progress: bool | None) -> bool:
     """Whether a call shows a bar.
 
     Args:
-        progress: As the caller gave it; None shows one in a notebook and in a terminal, and none
-            elsewhere (logs, pipes, tests). The environment variable `ARCEE_LAB_PROGRESS`, 0 or 1,
-            decides in place of the second rule.
+        progress: The caller's argument. None shows a bar in notebooks and terminals and none
+            elsewhere (logs, pipes, tests), unless the environment variable `ARCEE_LAB_PROGRESS`
+            (0 or 1) decides.
     """
     if progress is not None:
         return progress
@@ -32,9 +32,9 @@ def progress_bar(
     """A tqdm bar, a widget in JupyterLab; it prints nothing where it is not shown.
 
     Args:
-        iterable: What to count; without it the caller calls `update`.
-        show: As `shown` takes it.
-        settings: As tqdm takes them.
+        iterable: The items to count; without it the caller calls `update`.
+        show: As for `shown`.
+        settings: Arguments of tqdm.
     """
     return tqdm(iterable, disable=not shown(show), **settings)
 

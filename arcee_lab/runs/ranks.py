@@ -1,9 +1,9 @@
-"""The ranks of a job that `torchrun` or `accelerate launch` started, and what passes between them.
+"""The ranks of a job that `torchrun` or `accelerate launch` started, and their communication.
 
-with joined() as ranks:  # one process alone is rank 0 of 1, and nothing has to be started
+with joined() as ranks:  # a single process is rank 0 of 1; nothing is started
     model = model.to(ranks.device)
-    ...                       # work on ranks.share(shards)
-    states = ranks.gather(state)  # on every rank: one dict a rank, in rank order
+    ...                       # compute ranks.share(shards)
+    states = ranks.gather(state)  # on every rank: one dict per rank, in rank order
 """
 
 import os
@@ -22,8 +22,7 @@ from arcee_lab.errors import DeviceError
 
 Item = TypeVar("Item")
 
-# A rank may wait hours for a slower one. That one has died is no reason to wait less: the launcher
-# then ends all the others.
+# A rank may wait hours for a slower one. If a rank dies, the launcher ends all the others.
 _TIMEOUT = timedelta(days=2)
 
 
@@ -35,7 +34,7 @@ class Ranks:
         rank: Number of this process, from 0.
         size: Processes in the job, on all nodes.
         local_rank: Number of this process on its node.
-        device: Where its model belongs.
+        device: The device for its model.
     """
 
     rank: int
@@ -45,31 +44,31 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, the one that prints and writes what is written once."""
+        """Whether this is rank 0, which prints and writes for all ranks."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This rank's items: every one belongs to one rank, by its place and nothing else."""
+        """This rank's items: each item belongs to one rank, by its index only."""
         return items[self.rank :: self.size]
 
     def barrier(self) -> None:
-        """Waits until every rank is here."""
+        """Waits until every rank has called this."""
         if self.size > 1:
             self.gather({})
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Gives every rank what each rank has.
+        """Sends the tensors of each rank to every rank.
 
-        The tensors travel as safetensors, so names, shapes and dtypes may differ between ranks.
+        They are sent as safetensors, so names, shapes and dtypes may differ between ranks.
 
         Args:
-            tensors: Of this rank, on any device.
+            tensors: Tensors of this rank, on any device.
 
         Returns:
-            One dict a rank, in rank order, on the CPU; that of this rank is a copy too.
+            One dict per rank, in rank order, on the CPU; also a copy for this rank.
 
         Raises:
-            ValueError: If there are other ranks and no group connects them.
+            DeviceError: There are other ranks, and no process group connects them.
         """
         # Cloned because safetensors refuses tensors that share memory.
         plain = {
@@ -88,7 +87,7 @@ class Ranks:
                 f"Rank {self.rank} of {self.size} is not connected to the others. Expected this "
                 "call inside `with ranks.joined():`."
             )
-        # nccl moves only what lies on a GPU.
+        # nccl sends only tensors on a GPU.
         over = torch.device("cpu") if "gloo" in dist.get_backend_config() else self.device
         length = torch.tensor([len(mine)], device=over)
         lengths = [torch.empty_like(length) for _ in range(self.size)]
@@ -102,17 +101,17 @@ class Ranks:
 
 
 def current(device: str | torch.device | None = None) -> Ranks:
-    """Reads which rank this process is; starts nothing.
+    """The rank of this process; starts nothing.
 
     Args:
         device: "cpu", "cuda" (the GPU of this rank on its node), or one device by name. By default
-            the rank's GPU, or the CPU where torch sees none.
+            the rank's GPU, or the CPU if torch finds none.
 
     Raises:
-        ValueError: If the node has fewer GPUs than ranks.
+        DeviceError: The node has fewer GPUs than ranks.
 
     Example:
-        >>> from arcee_lab import ranks
+        >>> from arcee_lab.runs import ranks
         >>> ranks.current("cpu").size
         1
     """
@@ -126,15 +125,15 @@ def current(device: str | torch.device | None = None) -> Ranks:
 
 @contextmanager
 def joined(device: str | torch.device | None = None) -> Iterator[Ranks]:
-    """Connects the ranks of the job for the block.
+    """Connects the ranks of the job inside the block.
 
-    A group that is there already (accelerate's, transformers') is used and left as it is.
+    An existing process group (accelerate's, transformers') is used and left as it is.
 
     Args:
         device: As for `current`.
 
     Raises:
-        ValueError: As `current`; or if the launcher's environment is incomplete.
+        DeviceError: As for `current`, or the launcher's environment is incomplete.
     """
     mine = current(device)
     starts = mine.size > 1 and not dist.is_initialized()
@@ -166,6 +165,6 @@ def _device(wanted: str | torch.device | None, local_rank: int) -> torch.device:
     if local_rank >= count:
         raise DeviceError(
             f"Rank {local_rank} of this node has no GPU of its own: torch sees {count}. Start "
-            f"{max(count, 1)} processes a node, or pass device='cpu'."
+            f"{max(count, 1)} processes per node, or pass device='cpu'."
         )
     return torch.device("cuda", local_rank)

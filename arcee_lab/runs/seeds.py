@@ -1,4 +1,4 @@
-"""Seeds of the generators that an evaluation draws from, and the caller's generators kept."""
+"""Random seeds of an evaluation; the states of the caller's generators are restored."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
-from arcee_lab.errors import ModelError
+from arcee_lab.errors import SettingError
 
 LARGEST = 2**32 - 1  # numpy takes no larger seed, and one number may be meant for all
 
@@ -16,15 +16,14 @@ LARGEST = 2**32 - 1  # numpy takes no larger seed, and one number may be meant f
 class Seeds:
     """One seed per generator; the defaults are lm-eval's.
 
-    A place that is None leaves its generator alone: it is neither seeded nor put back, so draws go
-    on from where the caller left it, as in lm-eval.
+    A generator whose seed is None is neither seeded nor restored: it continues from the caller's
+    state, as in lm-eval.
 
     Attributes:
-        random: Of Python's `random`.
-        numpy: Of numpy's global generator.
-        torch: Of torch's generators, on every device.
-        fewshot: Of lm-eval's generator that draws few-shot examples; None takes the system's
-            entropy.
+        random: Seed of Python's `random`.
+        numpy: Seed of numpy's global generator.
+        torch: Seed of torch's generators, on every device.
+        fewshot: Seed of lm-eval's generator of few-shot examples; None uses the system's entropy.
     """
 
     random: int | None = 0
@@ -34,14 +33,14 @@ class Seeds:
 
     @classmethod
     def read(cls, value: "int | str | Sequence[int | None] | Seeds | None") -> "Seeds":
-        """Seeds as a person writes them.
+        """Parses seeds as users write them.
 
         Args:
             value: One number (or None) for all four, four of them in the order of the fields, or
                 the same as words: "7", "0,1234,None,1234".
 
         Raises:
-            ValueError: It is something else.
+            SettingError: It is something else.
 
         Example:
             >>> Seeds.read("0,None,8,52")
@@ -64,7 +63,7 @@ class Seeds:
             one is None or (type(one) is int and 0 <= one <= LARGEST) for one in numbers
         )
         if not right:
-            raise ModelError(
+            raise SettingError(
                 f"seed={value!r}; expected one whole number from 0 to {LARGEST} or None, or four "
                 "of them: for random, numpy, torch and few-shot examples, such as 0,1234,1234,1234."
             )
@@ -74,7 +73,7 @@ class Seeds:
         return ",".join(map(str, astuple(self)))
 
     def apply(self) -> None:
-        """Seeds the generators of the process. Call it inside `acting`, which puts them back."""
+        """Seeds the generators of the process. Call it inside `acting`, which restores them."""
         import numpy as np
         import torch
 
@@ -87,7 +86,7 @@ class Seeds:
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Seeds the generators for what is inside, and puts the caller's states back after it."""
+        """Seeds the generators inside the block and restores the caller's states afterwards."""
         import numpy as np
         import torch
 
@@ -105,10 +104,10 @@ class Seeds:
             if self.torch is not None:
                 torch.set_rng_state(cpu)
             if device is not None:
-                _put_back(device, others)
+                _restore(device, others)
 
     def settled(self) -> "Seeds":
-        """With a number in each place that is None, drawn once: for runs that must agree."""
+        """Replaces each None by a number, drawn once, for runs that must agree."""
         import numpy as np
         import torch
 
@@ -127,14 +126,14 @@ DEFAULT = Seeds()
 
 
 def _number(word: str) -> Any:
-    """The number or the None that a word stands for; else the word, which is refused."""
+    """The number or None that a word denotes; else the word, which is refused."""
     if word.lower() == "none":
         return None
     return int(word) if word.isdecimal() and len(word) <= len(str(LARGEST)) else word
 
 
 def _accelerator() -> Any:
-    """The module of torch for the accelerator that this process can use, or None."""
+    """The torch module of the accelerator that this process can use, or None."""
     import torch
 
     kind = torch.accelerator.current_accelerator(check_available=True)
@@ -145,12 +144,12 @@ def _accelerator() -> Any:
 
 
 def _states(device: Any) -> Any:
-    """The states of an accelerator's generators, of each of its devices where it has several."""
+    """The states of an accelerator's generators, one per device."""
     several = getattr(device, "get_rng_state_all", None)
     return device.get_rng_state() if several is None else several()
 
 
-def _put_back(device: Any, states: Any) -> None:
+def _restore(device: Any, states: Any) -> None:
     if isinstance(states, list):
         device.set_rng_state_all(states)
     else:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and folders that belong to one run."""
+"""Files that are complete or absent, and folders that belong to one run."""
 
 import errno
 import hashlib
@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import FileError
+from arcee_lab.errors import FileError, OtherRun, SavedDamaged
 
 RUN_FILE = "run.json"
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of what is being written
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of a file while it is written
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
 _SHOWN = 90  # characters of a setting in an error
 _RUST = re.compile(r"\(os error (\d+)\)")
@@ -25,20 +25,25 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class NotWritten(OSError, FileError):
-    """A file could not be written; what it was before is as it was.
+    """A file or folder could not be written or removed; what it held before is unchanged.
+
+    Args:
+        path: The file or folder.
+        error: The error of the system or of the library that wrote.
 
     Attributes:
-        path: The file.
+        path: The file or folder.
+        reason: Why, in the system's words.
     """
 
-    def __init__(self, path: Path, error: Exception):
+    def __init__(self, path: Path | str, error: Exception):
         # Writers in Rust, of safetensors and tokenizers, have errors of their own for the system's.
         number = _RUST.search(str(error))
         reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
-        reason = reason or " ".join(str(error).split())
+        self.reason = reason or " ".join(str(error).split()).rstrip(".")
         super().__init__(
-            f"{path} cannot be written: {reason}. Make room or get permission there, then repeat "
-            "the same call or command: what was finished before is kept."
+            f"{path} cannot be written: {self.reason}. Make room or get permission there, then "
+            "repeat the same call or command: what was finished before is kept."
         )
         self.path = path
 
@@ -47,34 +52,34 @@ def require_local(path: str | Path) -> None:
     """Refuses a URL where a path is expected: written as one, it would make a folder of that name.
 
     Raises:
-        ValueError: The path begins like `s3://`, `http://` or `file:///`.
+        FileError: The path begins like `s3://`, `http://` or `file:///`.
     """
     if _URL.match(os.fspath(path)):
         raise FileError(
-            f"{os.fspath(path)!r} is a URL; expected a path of this machine. Only `arcee-lab dump` "
+            f"{os.fspath(path)!r} is a URL; expected a path on this machine. Only `arcee-lab dump` "
             "and al.dump.write take URLs: write to a local folder, then copy it there."
         )
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one, never a part.
+    """Writes a file so that readers and crashes see the old one or the new one, never a part.
 
     Args:
-        path: Where the file is to be; its folder must exist.
-        content: The bytes or text, or a function that writes them to the path it is given.
+        path: The file; its folder must exist.
+        content: The bytes or text, or a function that writes them to a path.
 
     Returns:
         The path.
 
     Raises:
-        NotWritten: An OSError and a ValueError: the disk is full, or the folder does not take it.
+        NotWritten: The disk is full, or the folder is not writable; also an OSError.
     """
     require_local(path)
     path = Path(path)
     part = _part_of(path)
-    with _told(path, part):
+    with _cleaning_up(path, part):
         if callable(content):
-            # A folder of its own: writers may begin further files beside the one they are told.
+            # A folder of its own: writers may create further files next to the one they are given.
             part.mkdir()
             whole = part / path.name
             content(whole)
@@ -89,14 +94,14 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
 
 
 def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Path]:
-    """Writes the files of a writer that wants a folder, each of them as `write_atomic` does.
+    """Writes several files, each of them as `write_atomic` does.
 
-    The writer fills a folder of its own beside them; its files are moved when all are whole, and
-    `config.json`, by which a checkpoint is recognised, comes last.
+    They are written to a temporary folder and moved when all are complete. `config.json`, by which
+    a checkpoint is recognised, comes last.
 
     Args:
-        folder: Where the files are to be; it is made where it is missing.
-        fill: Writes files into the folder that it is given, also into folders below it.
+        folder: Where the files are to be; it is created if it is missing.
+        fill: Writes files into the folder that it is given, and into folders below it.
 
     Returns:
         The files.
@@ -107,7 +112,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Pat
     folder = Path(folder)
     part = _part_of(folder)
     made = []
-    with _told(folder, part):
+    with _cleaning_up(folder, part):
         part.mkdir(parents=True)
         fill(part)
         files = [path for path in part.rglob("*") if path.is_file()]
@@ -124,21 +129,21 @@ def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> list[Pat
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Removes what writers that were killed have begun in a folder; nobody may be writing there."""
+    """Removes the partial files of interrupted writers; nobody may be writing to the folder."""
     for part in list(Path(folder).rglob(".*.part")):
         if _is_partial(part):
             _remove(part)
 
 
 def make_folder(path: str | Path) -> Path:
-    """Makes a folder, and those it lies in, such that they outlive a power cut.
+    """Creates a folder and its parents, such that they survive a power cut.
 
     Returns:
         The path.
     """
     require_local(path)
     path = Path(path)
-    with _told(path):
+    with _cleaning_up(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for folder in missing:
@@ -147,13 +152,13 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Writes JSON, atomically, for eyes and for diffs: indented, NaN refused."""
+    """Writes indented JSON atomically; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return write_atomic(path, text + "\n")
 
 
 def as_json(value: Any) -> Any:
-    """NumPy and torch numbers as plain ones, NaN as None: JSON has no other."""
+    """NumPy and torch numbers as plain ones, and NaN, which JSON lacks, as None."""
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -170,21 +175,21 @@ def sha256(path: str | Path) -> str:
 
 
 def claim(folder: str | Path, settings: Mapping[str, Any]) -> Path:
-    """Makes a folder the home of one run, and refuses one that is not this run's.
+    """Reserves a folder for one run, and refuses a folder of another run.
 
-    The settings are written to `run.json` in the folder. A folder that holds the very same settings
-    is the same run and may be written again.
+    The settings are written to `run.json` in the folder. A folder with equal settings belongs to
+    the same run and may be written again.
 
     Args:
-        folder: The folder; it is made where it does not exist.
-        settings: What makes the run this run, as JSON values.
+        folder: The folder; it is created if it does not exist.
+        settings: What identifies the run, as JSON values.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The folder is a file, cannot be written, holds another run, or holds files but
-            no run.
+        FileError: The folder is a file, cannot be written, holds another run, or holds files but
+            no `run.json`.
     """
     folder = Path(folder)
     check_claim(folder, settings)
@@ -196,43 +201,43 @@ def claim(folder: str | Path, settings: Mapping[str, Any]) -> Path:
 
 
 def check_claim(folder: str | Path, settings: Mapping[str, Any]) -> None:
-    """Raises what `claim` would, and touches nothing: for the time before inputs are read.
+    """Raises what `claim` would, and changes nothing: for a check before inputs are read.
 
     Args:
         folder: The folder that is to be claimed.
-        settings: What makes the run this run, as JSON values.
+        settings: What identifies the run, as JSON values.
 
     Raises:
-        ValueError: As `claim` has it.
+        FileError: As for `claim`.
     """
     require_local(folder)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise FileError(f"output folder {folder} is a file; choose another name")
+        raise FileError(f"output folder {folder} is a file; choose another name.")
     run_file = folder / RUN_FILE
     if not run_file.exists():
         if folder.exists() and not all(map(_is_partial, folder.iterdir())):
-            raise FileError(f"output folder {folder} holds other files; choose a new one")
+            raise FileError(f"output folder {folder} holds other files; choose a new one.")
         return
     check_same_run(folder, _read_run(run_file), settings)
 
 
 def check_same_run(folder: str | Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Compares the settings that a folder holds with those of the run that wants it.
+    """Compares the settings in a folder with those of the run that is to write there.
 
     Raises:
-        ValueError: They differ; the first two differences are named.
+        OtherRun: They differ; the first two differences are named.
     """
     ours = json.loads(json.dumps(ours))
     if theirs != ours:
-        raise FileError(
+        raise OtherRun(
             f"output folder {folder} holds another run ({_difference(theirs, ours)}); "
-            "choose a new folder, or remove this one"
+            "choose a new folder, or remove this one."
         )
 
 
 def fresh_folder(parent: str | Path, name: str) -> Path:
-    """Makes the first of `name-1`, `name-2`, ... that does not exist under `parent`."""
+    """Creates the first of `name-1`, `name-2`, ... that does not exist under `parent`."""
     require_local(parent)
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +255,9 @@ def _read_run(run_file: Path) -> dict[str, Any]:
     try:
         run = json.loads(run_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(f"{run_file} is damaged; remove its folder or choose another") from error
+        raise SavedDamaged(
+            f"{run_file} is damaged; remove its folder, or choose another folder."
+        ) from error
     return run if isinstance(run, dict) else {}
 
 
@@ -276,9 +283,9 @@ def _short(value: Any) -> str:
 
 
 def _write_once(path: Path, text: str) -> bool:
-    """Writes a file that nobody has written yet; of two that start at once, one gets True."""
+    """Writes a file that does not exist yet; of two processes that start at once, one gets True."""
     part = _part_of(path)
-    with _told(path, part):
+    with _cleaning_up(path, part):
         part.write_bytes(text.encode())
         _flush(part)
         try:
@@ -307,8 +314,8 @@ def _is_partial(path: Path) -> bool:
 
 
 @contextmanager
-def _told(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Removes what was begun when anything fails, and says of which file a failed write was."""
+def _cleaning_up(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Removes the partial file if anything fails, and names the file in the error."""
     try:
         yield
     except BaseException as error:

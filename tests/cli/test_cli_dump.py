@@ -64,7 +64,7 @@ def test_a_seed_that_draws_nothing_is_refused(tmp_path, capsys, command):
 def test_a_dry_run_prints_an_estimate_and_writes_nothing(tmp_path, capsys):
     assert dump(tmp_path / "s", "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "600 tokens of" in said
+    assert "600 tokens from" in said
     assert "of dense" in said
     assert "nothing was written" in said
     assert not (tmp_path / "s").exists()
@@ -78,7 +78,7 @@ def test_a_dump_is_verified_damaged_and_repaired(tmp_path, capsys):
     assert "tok/s" in said.err
     assert dump(folder) == 0  # the same command again: it is done already
     assert main(["verify", str(folder)]) == 0
-    assert capsys.readouterr().out.strip().endswith("whole")
+    assert capsys.readouterr().out.strip().endswith("intact")
 
     path = folder / "layers.1.mlp.hook_relu" / "00001.safetensors"
     content = path.read_bytes()
@@ -185,7 +185,7 @@ def test_repair_reads_no_more_than_the_store_holds(damaged, capsys):
     """The texts of --world have no end, and the manifest asks for a million million tokens."""
     retold(damaged, settings={"max_tokens": 10**12}, data={"max_tokens": 10**12})
     assert main(["verify", str(damaged), "--repair", *NAMED]) == 0
-    assert capsys.readouterr().out.strip().endswith("whole")
+    assert capsys.readouterr().out.strip().endswith("intact")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_interrupt_is_130_and_one_line(cli, capsys):
     cli.probe.run = raises(KeyboardInterrupt())
     assert cli.main(["probe"]) == 130
     error = capsys.readouterr().err
-    assert error.startswith("arcee-lab: interrupted; files that were finished before are whole")
+    assert error.startswith("arcee-lab: interrupted; finished files are complete")
     assert error.count("\n") == 1
     cli.probe.run = raises(Interrupted("two of three are\nkept in out"))
     assert cli.main(["probe"]) == 130
@@ -168,8 +168,7 @@ def test_module_runs_as_a_command():
     )
     assert child.returncode == 2
     assert child.stderr == (
-        "arcee-lab: error: --folder /no/such/folder is a file or its parent folder does not exist; "
-        "name a folder that exists, or a new one in a folder that exists.\n"
+        "arcee-lab: error: --folder /no/such/folder is no folder; expected one that exists.\n"
     )
 
 

@@ -325,4 +325,4 @@ def test_a_column_of_the_command_line(tmp_path, capsys):
     assert "the texts hold 10 tokens; max_tokens asks for 1,000" in capsys.readouterr().err
     wrong = ["dump", "demo", "--world", "all", "--text-column", "a", "--out", str(tmp_path / "b")]
     assert main(wrong) == 2
-    assert "--text-column a is of files that --text names" in capsys.readouterr().err
+    assert "--text-column a applies to files of --text" in capsys.readouterr().err

@@ -188,8 +188,8 @@ def test_delphi_gets_its_layout(known, store, tmp_path):
     entries = sum(int((known.acts[name] != 0).sum()) for name in (SPARSE, BOTH))
     pieces = known.tokens.windows[rows].reshape(-1, 4)
     assert dict(done.lost) == {
-        "tokens behind the last full row": left_out,
-        "values up to 1e-5, at padding or behind the last full row": entries - kept,
+        "tokens after the last full row": left_out,
+        "values up to 1e-5, at padding or after the last full row": entries - kept,
         "values rounded to float16": rounded,
         "examples of 4 tokens that span two windows": sum(len(set(p.tolist())) > 1 for p in pieces),
     }
@@ -268,7 +268,7 @@ def test_saelens_gets_its_layout(known, store, tmp_path):
         assert torch.equal(torch.as_tensor(rows[column][:]).to(acts.dtype), expected)
         ids = known.tokens.ids[whole]
         assert torch.equal(torch.as_tensor(rows["token_ids"][:]).int(), ids)
-    assert dict(done.lost) == {"tokens behind the last full row": left_out}
+    assert dict(done.lost) == {"tokens after the last full row": left_out}
     assert left_out == 44 % 5
     assert not list((tmp_path / "out").glob(".*"))
     assert statement(tmp_path / "out")["entries"] == 2 * whole.numel() * 23
@@ -283,7 +283,7 @@ def test_default_rows_keep_almost_every_token(tiny, tmp_path):
     store = al.dump.write(tiny(), Numbers(), texts, tmp_path / "s", config)
     for kind, context in (("saelens", 128), ("delphi", 256)):
         done = store.export(kind, tmp_path / kind)
-        assert done.lost["tokens behind the last full row"] == len(store) % context
+        assert done.lost["tokens after the last full row"] == len(store) % context
     rows = datasets.load_from_disk(str(tmp_path / "saelens" / BOTH)).with_format("torch")
     expected = store.tokens(slice(0, len(store) // 128 * 128), BOTH).reshape(-1, 128, 72)
     assert torch.equal(torch.as_tensor(rows[BOTH][:]), expected)
@@ -322,7 +322,7 @@ def test_an_export_that_fails_leaves_nothing(store, tmp_path, kind, monkeypatch)
 def test_bad_exports(store, tmp_path):
     with pytest.raises(ValueError, match="expected one of parquet, coo, delphi, saelens"):
         store.export("csv", tmp_path / "out")
-    with pytest.raises(ValueError, match="lies dense and coo holds nonzeros"):
+    with pytest.raises(ValueError, match="is stored dense and coo holds nonzeros"):
         store.export("coo", tmp_path / "out", sites=RESID)
     with pytest.raises(ValueError, match="splits is 0"):
         store.export("delphi", tmp_path / "out", splits=0)

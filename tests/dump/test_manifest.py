@@ -82,7 +82,7 @@ BAD |= {
 BAD |= {
     f"the path {path}": (
         lambda m, path=path: m["shards"][0]["tokens"].update(path=path),
-        "is not a .safetensors file of the folder",
+        "is not a .safetensors file",
     )
     for path in (
         "../tokens.safetensors",
@@ -126,7 +126,7 @@ def test_a_strangers_manifest_is_checked(written, what):
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ('{"format": NaN}', "NaN is no number of JSON"),
+        ('{"format": NaN}', "NaN is not a JSON number"),
         ("[" * 100_000, "is damaged"),
         ("\xff", "is damaged"),
         ("[]", "the manifest is list"),

@@ -196,7 +196,7 @@ def test_delphi_explains_and_scores(store, with_delphi, demo, tmp_path):
     # What delphi has to find, by plain arithmetic on the store.
     n_rows = len(store) // 256
     assert got["rows"] == [n_rows, 256]
-    assert done.lost["tokens behind the last full row"] == len(store) - 256 * n_rows
+    assert done.lost["tokens after the last full row"] == len(store) - 256 * n_rows
     acts = store.tokens(slice(0, 256 * n_rows), NEURONS).float()
     ids = store.token_data().ids[: 256 * n_rows].reshape(-1, 32)
     fires = (acts > 1e-5).reshape(-1, 32, acts.shape[1]).any(dim=1)
@@ -305,7 +305,7 @@ def test_saelens_trains(store, with_saelens, tmp_path):
     given = {"folder": str(tmp_path / "out"), "sites": widths}
     got = answer(with_saelens, TRAIN, given, tmp_path)
     n_rows = len(store) // 128
-    assert done.lost["tokens behind the last full row"] == len(store) - 128 * n_rows
+    assert done.lost["tokens after the last full row"] == len(store) - 128 * n_rows
     for name, width in widths.items():
         said = got[name]
         assert (said["rows"], said["context"]) == (n_rows, 128)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import arcee_lab as al
 from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.results import Result
 
 SPARSE = "layers.0.mlp.hook_relu"
 BOTH = "layers.1.mlp.hook_relu"
@@ -53,7 +54,7 @@ def test_several_neurons_in_any_order(known, store):
     assert frame["unit"].tolist() == np.repeat(units, firings.offsets.diff()).tolist()
     assert np.array_equal(frame["relu"].to_numpy(), firings.relu.float().numpy())
     assert len(store.neurons(0, [])) == 0
-    with pytest.raises(ValueError, match="unit 7 was not asked for"):
+    with pytest.raises(ValueError, match="unit 7 is not among these firings"):
         firings[7]
 
 
@@ -68,7 +69,7 @@ def test_a_missing_unit_or_layer(store):
 
 def test_results_have_a_face(store):
     firings = store.neuron(0, 3)
-    assert repr(firings).startswith("Firings(layer 0, unit 3: ")
+    assert repr(firings).startswith("Firings(L0/N3: ")
     assert "<table" in firings._repr_html_()
     assert repr(store).startswith("Store of 47 tokens, 4 sites, 3 shards, ")
     assert "<table" in store._repr_html_()
@@ -109,7 +110,7 @@ def test_squares_are_the_models_squares(known, store):
 def test_one_token(known, store):
     for token in (0, 20, 40, 46, -1, -47):
         assert torch.equal(store.token(token, RESID), known.acts[RESID][token])
-    with pytest.raises(ValueError, match="the store has the tokens 0 to 46"):
+    with pytest.raises(ValueError, match="expected 0 to 46"):
         store.token(47, RESID)
 
 
@@ -352,3 +353,15 @@ def test_an_empty_store(tmp_path):
     assert store.frame().empty
     assert len(store.topk(0, 1)) == 0
     assert list(store.torch_dataset(RESID)) == []
+
+
+def test_what_a_store_finds_is_a_result(store):
+    firings = store.neurons(0, [3, 7])
+    assert firings._ipython_key_completions_() == [3, 7]
+    for found in (firings, store.topk(0, 3), store.stats()):
+        assert isinstance(found, Result)
+        assert repr(found) == f"{type(found).__name__}({found.headline})"
+    assert firings.headline.startswith("layer 0, 2 units: ")
+    assert store.topk(0, 3).headline.startswith("L0/N3: the top ")
+    with pytest.raises(al.errors.UnknownName, match=r"unit 5 is not among .* one of 3, 7\."):
+        firings[5]

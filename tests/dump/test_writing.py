@@ -202,7 +202,7 @@ def test_a_disk_that_is_too_small_is_refused(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"sites": "layers.*.self_attn.hook_pattern"}, "so not a value a token"),
+        ({"sites": "layers.*.self_attn.hook_pattern"}, "so it has no value per token"),
         ({"sites": "layers.9.mlp.hook_post"}, "matches no hook point"),
         ({"context": 60, "shard_tokens": 20}, "shard_tokens is 20, but a window has"),
         ({"overlap": 90}, "overlap is 90 tokens"),
@@ -222,7 +222,7 @@ def test_bad_settings_leave_no_folder(tiny, tmp_path, fields, match):
         ({"store_dtype": "float64"}, "store_dtype is 'float64'"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"shard_tokens": 65_537}, "expected at most 65536"),
-        ({"sites": ()}, "no sites were asked for"),
+        ({"sites": ()}, "sites is empty"),
         ({"sites": (3,)}, "expected names of hook points"),
         ({"threads": 999_999_999}, f"threads is 999999999; expected at most {bounds.THREADS}"),
         ({"threads": True}, "threads is True; expected a whole number"),
@@ -279,7 +279,7 @@ def test_nan_names_its_site_and_keeps_what_was_finished(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"layers\.2\.mlp\.hook_relu holds 1 NaN in windows") as e:
         job.run(tmp_path / "s")
     handle.remove()
-    assert "the same command goes on" in str(e.value)
+    assert "the same command continues" in str(e.value)
     assert int(str(e.value).split("windows ")[1].split(" ")[0]) >= number
     assert len(list((tmp_path / "s" / "progress").iterdir())) == last
     al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
@@ -302,7 +302,7 @@ def test_a_full_disk_loses_nothing(tiny, tmp_path, monkeypatch):
         return save(tensors, path)
 
     monkeypatch.setattr(shard_files, "save_file", full)
-    with pytest.raises(ValueError, match=r"cannot be written: .*No space left.*same command"):
+    with pytest.raises(ValueError, match=r"cannot be written: .*No space left.*repeat the same"):
         al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config())
     monkeypatch.setattr(shard_files, "save_file", save)
     assert len(list((tmp_path / "s" / "progress").iterdir())) >= 1

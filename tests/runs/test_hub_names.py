@@ -87,7 +87,7 @@ def test_a_file_of_another_kind_is_not_asked_for(no_hub, kind, head):
 def test_a_missing_path_is_not_asked_for(no_hub, name):
     with pytest.raises(ValueError, match="is missing; expected"):
         read_labelled(name, head="token")
-    with pytest.raises(ValueError, match="is no folder here and no id of the Hub"):
+    with pytest.raises(ValueError, match="is neither a folder nor a Hub id"):
         list(read_dataset(name))
     with pytest.raises(ValueError, match="is neither a folder, nor a Hub id"):
         al.load(name)
@@ -196,7 +196,7 @@ def test_commands_refuse_urls_at_once(no_hub, capsys, monkeypatch, words, url):
     monkeypatch.setattr(al, "load", load, raising=False)
     assert main([*words, "--out", url]) == 2
     said = capsys.readouterr().err
-    assert "is a URL; expected a path of this machine" in said
+    assert "is a URL; expected a path on this machine" in said
     assert said.count("\n") == 1
     assert os.listdir() == []
 

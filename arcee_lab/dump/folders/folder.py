@@ -1,4 +1,4 @@
-"""What the folder of a store can do, wherever it is."""
+"""What every folder of a store can do, local or remote."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ _LONGEST = 1024  # characters of a path
 
 @dataclass(frozen=True)
 class Written:
-    """What is known of a file that was written.
+    """Size and checksum of a file that was written.
 
     Attributes:
         bytes: Its size.
@@ -26,27 +26,11 @@ class Written:
     sha256: str
 
 
-class WriteFailed(FileError):
-    """A file of a store could not be written or removed.
-
-    Args:
-        path: The file.
-        error: What the system said.
-    """
-
-    def __init__(self, path: object, error: Exception):
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        super().__init__(
-            f"{path} cannot be written: {reason}. What was finished before is kept; make room or "
-            "repair the disk, then repeat the same command to continue."
-        )
-
-
 def plain_path(path: str) -> str:
-    """Checks that a path names a file below a folder, by its words alone.
+    """Checks by its text that a path names a file inside the store's folder.
 
     Raises:
-        ValueError: It is empty, absolute or too long, or holds `..`, NUL or a backslash.
+        FileError: It is empty, absolute or too long, or holds `..`, NUL or a backslash.
     """
     parts = path.split("/")
     if (
@@ -64,9 +48,9 @@ def plain_path(path: str) -> str:
 
 
 class Folder(ABC):
-    """Files by their path from the folder, with forward slashes; each is whole or absent.
+    """Files by their path inside the folder, with forward slashes; each is complete or absent.
 
-    Every call that takes a path raises ValueError where it leads out of the folder.
+    Every call that takes a path raises a FileError if it leads out of the folder.
     """
 
     name: str
@@ -76,10 +60,10 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, path: str, content: Content) -> Written:
-        """Writes a file: bytes, or a function that writes them to the local path it is given.
+        """Writes a file from bytes, or with a function that writes them to a local path.
 
         Raises:
-            WriteFailed: A full or failing disk.
+            NotWritten: A full or failing disk.
         """
 
     @abstractmethod
@@ -88,24 +72,24 @@ class Folder(ABC):
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """Bytes of a file; None where it is missing."""
+        """Bytes of a file; None if it is missing."""
 
     @abstractmethod
     def local(self, path: str, written: Written | None = None) -> Path:
-        """A path under which the file can be opened; of a remote one, a copy.
+        """A local path of the file; a remote file is copied first.
 
         Args:
             path: The file.
-            written: What a remote file has to be; another one is not kept.
+            written: Expected size and checksum; a copy that differs is not kept.
         """
 
     def release(self, path: str) -> None:
-        """Removes the copy that `local` made of a remote file; nothing happens to others."""
+        """Removes the copy that `local` made of a remote file; local files stay."""
         return
 
     @abstractmethod
     def remove(self, path: str) -> None:
-        """Removes a file or a folder with its files; nothing happens where it is missing."""
+        """Removes a file, or a folder with its files; it may be missing."""
 
     @abstractmethod
     def exists(self) -> bool:
@@ -113,20 +97,20 @@ class Folder(ABC):
 
     @abstractmethod
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Makes the folder the home of one run; see `arcee_lab.runs.storage.claim`."""
+        """Reserves the folder for one run; see `arcee_lab.runs.storage.claim`."""
 
     @abstractmethod
     def exclusive(self, *, first: bool = True, ranks: int = 1) -> AbstractContextManager[None]:
-        """Keeps other jobs out for the block.
+        """Excludes other jobs from the folder inside the block.
 
         Args:
-            first: Whether this is the job's first rank; the others come when it is inside.
+            first: Whether this is the job's first rank; the others enter after it.
             ranks: Processes of the job.
 
         Raises:
-            ValueError: Another process is writing here.
+            FileError: Another process is writing here.
         """
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Bytes that still fit; None where nobody can say."""
+        """Free space in bytes; None if it is unknown."""

@@ -1,4 +1,4 @@
-"""The folder of a store on this machine; every path is checked before anything is touched."""
+"""A store's folder on this machine; every path is checked before a file is opened or changed."""
 
 import os
 import shutil
@@ -11,19 +11,19 @@ from typing import Any
 from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
-from arcee_lab.dump.folders.folder import Content, Folder, WriteFailed, Written, plain_path
+from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
 from arcee_lab.errors import FileError
 from arcee_lab.runs import storage
 
 
 def inside(root: Path, path: str) -> Path:
-    """Where a path of a store is on this machine; nothing of a store is touched without this check.
+    """The local path of a file in a store; every access to a store goes through this check.
 
-    No part of the path may be a symbolic link, so nobody who wrote the store decides which other
-    file is read, replaced or removed; the root itself may be one.
+    No part of the path may be a symbolic link, so that the author of a store cannot decide which
+    other file is read, replaced or removed. The root itself may be one.
 
     Raises:
-        ValueError: The path leads out of the root or through a link, or names something that is
+        FileError: The path leads out of the root or through a link, or names something that is
             neither a file nor a folder.
     """
     target = root
@@ -43,14 +43,14 @@ def inside(root: Path, path: str) -> Path:
             )
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise FileError(
-                f"{target} is a device, a pipe or a socket; expected a plain file. Do not trust "
+                f"{target} is a device, a pipe or a socket; expected a plain file. Do not use "
                 "this store."
             )
     return root / path
 
 
 class LocalFolder(Folder):
-    """A folder of this machine's file system, or of a network's that is mounted."""
+    """A folder of this machine's file systems, mounted network drives included."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
@@ -63,10 +63,10 @@ class LocalFolder(Folder):
             storage.make_folder(target.parent)
             storage.write_atomic(target, content)
             return Written(target.stat().st_size, storage.sha256(target))
-        except ValueError:  # it names the file itself
+        except ValueError:  # NotWritten names the file itself
             raise
         except (OSError, SafetensorError) as error:
-            raise WriteFailed(target, error) from error
+            raise storage.NotWritten(target, error) from error
 
     def read(self, path: str) -> bytes:
         """See `Folder`."""
@@ -90,7 +90,7 @@ class LocalFolder(Folder):
             else:
                 target.unlink(missing_ok=True)
         except OSError as error:
-            raise WriteFailed(target, error) from error
+            raise storage.NotWritten(target, error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""
@@ -102,7 +102,7 @@ class LocalFolder(Folder):
         storage.claim(self.path, settings)
 
     def check_claim(self, settings: Mapping[str, Any]) -> None:
-        """Raises what `claim` would and touches nothing."""
+        """Raises what `claim` would, and changes nothing."""
         inside(self.path, storage.RUN_FILE)
         storage.check_claim(self.path, settings)
 
@@ -111,7 +111,7 @@ class LocalFolder(Folder):
         """See `Folder`."""
         run_file = inside(self.path, storage.RUN_FILE)
         with lock.held(run_file, first=first, ranks=ranks):
-            if first:  # of a writer that was killed; nobody else writes now
+            if first:  # of an interrupted writer; nobody else writes now
                 storage.remove_partial_files(self.path)
             yield
 

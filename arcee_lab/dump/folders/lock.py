@@ -1,4 +1,4 @@
-"""One writer at a time, also after a writer was killed: the system lets go of a dead one's lock."""
+"""One writer at a time; the system releases the lock of a writer that died."""
 
 import os
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ except ImportError:  # Windows
 
 @contextmanager
 def held(path: Path, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
-    """Holds the lock on a file for the block.
+    """Holds the lock on a file inside the block.
 
-    Of several ranks the first takes it alone and then shares it, so that the others of its job get
-    in, and another job does not as long as any rank of this one lives.
+    The first rank takes the lock exclusively and then shares it. The other ranks of its job can
+    then enter, and another job cannot as long as any rank of this one runs.
 
     Args:
         path: The file; it must exist and not be replaced.
-        first: Whether this is the first rank; the others come when it holds the lock.
+        first: Whether this is the first rank; the others come after it holds the lock.
         ranks: Processes of the job.
 
     Raises:
-        ValueError: Somebody else holds it.
+        FileError: Another job holds it, or the system has no file locks.
     """
     if fcntl is None:
         raise FileError(
             f"{path.parent} cannot be locked: this system has no POSIX file locks. Write to an "
-            "fsspec target, or under Linux, macOS or WSL"
+            "fsspec target, or under Linux, macOS or WSL."
         )
     # Opened for writing, which a lock over NFS needs.
     descriptor = os.open(path, os.O_RDWR)
@@ -45,12 +45,12 @@ def held(path: Path, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
             raise busy(path.parent) from error
         yield
     finally:
-        os.close(descriptor)  # which lets go
+        os.close(descriptor)  # which releases the lock
 
 
-def busy(folder: object) -> ValueError:
+def busy(folder: object, details: str = "") -> FileError:
     """The error for a folder that another process writes to."""
-    return ValueError(
-        f"another process is writing to {folder}; expected to be the only one. Wait for it or stop "
-        "it, then repeat the command"
+    return FileError(
+        f"another process is writing to {folder}{details}; expected to be the only one. Wait for "
+        "it or stop it, then repeat the command."
     )

@@ -11,7 +11,7 @@ def folder_of(target: str | os.PathLike[str] | Folder) -> Folder:
     """The folder of a path or of an fsspec URL such as `s3://bucket/store`.
 
     Raises:
-        ValueError: A protocol that fsspec does not know, or whose package is not installed.
+        FileError: A protocol that fsspec does not know, or whose package is not installed.
     """
     if isinstance(target, Folder):
         return target

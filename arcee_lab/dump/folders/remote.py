@@ -1,4 +1,4 @@
-"""A store in a bucket, or on any other file system that fsspec reaches."""
+"""A store in a bucket or on any other file system that fsspec supports."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
-from arcee_lab.dump.folders.folder import Content, Folder, WriteFailed, Written, plain_path
-from arcee_lab.errors import FileError
+from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
+from arcee_lab.errors import FileError, StoreDamaged
 from arcee_lab.runs import storage
 
 # An object appears when its upload ends, so it needs no temporary name.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "r2", "memory"}
 _LOCK = "lock.json"
-_BEAT = 20.0  # seconds between two signs of life of a writer
-_DEAD = 6 * _BEAT  # without one, it is taken for dead
+_BEAT = 20.0  # seconds between two heartbeats of a writer
+_DEAD = 6 * _BEAT  # without one, the writer counts as dead
 
 
 class RemoteFolder(Folder):
-    """A folder behind a URL.
+    """A folder at a URL.
 
-    What is read is copied to a temporary folder, file by file, and stays there until the process
-    ends. There is no lock that a dead writer loses, so a writer gives signs of life.
+    Files that are read are copied to a temporary folder one by one and stay there until the process
+    ends. Such file systems have no lock that a dead writer loses, so a writer sends heartbeats.
 
     Args:
         url: E.g. `s3://bucket/store`; credentials come from fsspec's own configuration.
@@ -46,10 +46,10 @@ class RemoteFolder(Folder):
         except (ValueError, ImportError) as error:
             raise FileError(
                 f"{protocol}:// cannot be opened: {error}. Install the package of that file "
-                "system (s3fs for s3, gcsfs for gs), or choose a local folder"
+                "system (s3fs for s3, gcsfs for gs), or choose a local folder."
             ) from error
         self._root = root.rstrip("/")
-        # The path alone: a URL may hold credentials, and names end up in messages.
+        # Only the path: a URL may hold credentials, and names appear in messages.
         self.name = f"{protocol}://{self._root.lstrip('/')}"
         self._appears_whole = protocol in _OBJECT_STORES
         self._copies: Path | None = None
@@ -70,7 +70,7 @@ class RemoteFolder(Folder):
                     self._fs.put_file(str(local), part)
                     self._fs.mv(part, target)
         except (OSError, SafetensorError) as error:
-            raise WriteFailed(f"{self.name}/{path}", error) from error
+            raise storage.NotWritten(f"{self.name}/{path}", error) from error
         return written
 
     def read(self, path: str) -> bytes:
@@ -95,10 +95,10 @@ class RemoteFolder(Folder):
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(copy.name + ".part")
             if written is not None and self.size(path) != written.bytes:
-                raise FileError(f"it has {self.size(path)} bytes; expected {written.bytes}")
+                raise StoreDamaged(f"it has {self.size(path)} bytes; expected {written.bytes}")
             self._fs.get_file(self._at(path), str(part))
             if written is not None and storage.sha256(part) != written.sha256:
-                raise FileError("its checksum is not the manifest's")
+                raise StoreDamaged("its checksum is not the manifest's")
             os.replace(part, copy)
         return copy
 
@@ -115,7 +115,7 @@ class RemoteFolder(Folder):
             if self._fs.exists(target):
                 self._fs.rm(target, recursive=True)
         except OSError as error:
-            raise WriteFailed(f"{self.name}/{path}", error) from error
+            raise storage.NotWritten(f"{self.name}/{path}", error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""
@@ -129,7 +129,7 @@ class RemoteFolder(Folder):
             storage.check_same_run(self.name, theirs, settings)
             return
         if self.exists() and self._fs.ls(self._root, detail=False):
-            raise FileError(f"output folder {self.name} holds other files; choose a new one")
+            raise FileError(f"output folder {self.name} holds other files; choose a new one.")
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         self.write(storage.RUN_FILE, text.encode())
 
@@ -137,16 +137,14 @@ class RemoteFolder(Folder):
     def exclusive(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
         """See `Folder`."""
         if not first:
-            yield  # the first rank gives the signs of life
+            yield  # the first rank sends the heartbeats
             return
         if self.size(_LOCK) is not None:
             beat = json.loads(self.read(_LOCK))
             age = time.time() - float(beat["time"])
             if age < _DEAD:
-                raise FileError(
-                    f"{lock.busy(self.name)}. Its last sign of life is {age:.0f} s old; one of "
-                    f"{_DEAD:.0f} s is taken for dead"
-                )
+                heartbeat = f"last heartbeat {age:.0f} s ago; after {_DEAD:.0f} s it counts as dead"
+                raise lock.busy(self.name, f" ({heartbeat})")
         me, over = uuid4().hex, threading.Event()
 
         def beat_on() -> None:

@@ -1,4 +1,4 @@
-"""What one shard file of a site holds: its tensors, read by unit or by token."""
+"""The content of one shard file of a site: tensors that can be read by unit or by token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Block:
     """The activations of one site at up to 65,536 tokens.
 
     Attributes:
-        tensors: By name. `by_unit.*` has a row a unit and `by_token.*` a row a token; each half is
-            in one of the encodings of `arcee_lab.dump.format.sparse`, or `values` and `scales` of
-            int8.
+        tensors: By name. `by_unit.*` has one row per unit and `by_token.*` one row per token; each
+            half has one of the encodings of `arcee_lab.dump.format.sparse`, or `values` and
+            `scales` of int8.
         tokens: Tokens in the block.
         width: Units.
-        dtype: The site's.
-        nonzeros: Values that are not zero; None where the layout does not count them.
+        dtype: The site's dtype.
+        nonzeros: Values that are not zero; None if the layout does not count them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -50,10 +50,10 @@ class Block:
         return "dense"
 
     def units(self, which: Sequence[int] | slice) -> SparseRows:
-        """The nonzeros of some units: a row a unit, a column a token.
+        """The nonzeros of some units: one row per unit, one column per token.
 
         Raises:
-            ValueError: The block lies token by token, or is damaged.
+            StoreDamaged: The block is damaged.
         """
         half = self._half(UNIT)
         if half is None:
@@ -62,10 +62,10 @@ class Block:
         return sparse.unpack(half, which, width=self.tokens)
 
     def span(self, start: int, stop: int) -> SparseRows:
-        """The nonzeros of the tokens from `start` to `stop`: a row a token, a column a unit.
+        """The nonzeros of the tokens from `start` to `stop`: a row per token, a column per unit.
 
         Raises:
-            ValueError: The block is damaged.
+            StoreDamaged: The block is damaged.
         """
         half = self._half(TOKEN)
         if TOKEN + "scales" in self.tensors:
@@ -73,14 +73,14 @@ class Block:
         if half is not None:
             return sparse.unpack(half, slice(start, stop), width=self.width)
         half = self._half(UNIT)
-        assert half is not None, "a block lies by unit or by token"
+        assert half is not None, "a block is stored by unit or by token"
         return sparse.unpack_columns(half, start, stop, width=self.tokens).transposed()
 
     def dense(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "token width"]:
-        """All values of the tokens from `start` to `stop`; float32 where they lie as int8.
+        """All values of the tokens from `start` to `stop`; float32 if they are stored as int8.
 
         Raises:
-            ValueError: The block is damaged.
+            StoreDamaged: The block is damaged.
         """
         stop = self.tokens if stop is None else stop
         if TOKEN + "scales" in self.tensors:
@@ -95,14 +95,14 @@ class Block:
             rows = sparse.unpack(half, slice(start, stop), width=self.width)
             return sparse.from_bits(rows.dense(), self.dtype)
         half = self._half(UNIT)
-        assert half is not None, "a block lies by unit or by token"
+        assert half is not None, "a block is stored by unit or by token"
         if "offsets" not in half:
             return self.tensors[UNIT + "values"][:, start:stop].t()
         columns = sparse.unpack_columns(half, start, stop, width=self.tokens)
         return sparse.from_bits(columns.dense(), self.dtype).t()
 
     def _half(self, prefix: str) -> dict[str, np.ndarray] | None:
-        """The arrays of one half; None where the block lacks it."""
+        """The arrays of one half; None if the block lacks it."""
         names = [name for name in self.tensors if name.startswith(prefix)]
         if not names or prefix + "scales" in names:
             return None

@@ -1,10 +1,10 @@
-"""A byte a value and a scale a token, with a bound on the error."""
+"""One byte per value and one scale per token, with a bound on the error."""
 
 import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import ModelError
 
 LEVELS = 127
 
@@ -14,17 +14,17 @@ def quantise(
 ) -> tuple[Int8[Tensor, "token width"], Float32[Tensor, " token"]]:
     """Rounds each value to a whole number of its token's scale, max |x| / 127.
 
-    What comes back from `dequantise` differs by at most half a scale, and a rounding of float32.
+    The result of `dequantise` differs by at most half a scale and one rounding of float32.
 
     Returns:
         The whole numbers, and the scales.
 
     Raises:
-        ValueError: NaN or infinity, which have no such number.
+        ModelError: A value is NaN or infinite.
     """
     x = x.float()
     if not torch.isfinite(x).all():
-        raise StoreDamaged("values that are NaN or infinite have no int8; store them as 'dense'")
+        raise ModelError("values that are NaN or infinite have no int8; store them as 'dense'.")
     scale = x.abs().amax(dim=1) / LEVELS if x.shape[1] else x.new_zeros(len(x))
     # Where the scale is too small for float32, all of the row rounds to 0.
     steps = torch.where(scale > 0, scale, 1.0)[:, None]

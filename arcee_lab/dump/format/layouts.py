@@ -1,14 +1,14 @@
 """From the activations of one site to the tensors of its shard, and back, exactly.
 
-`neuron`  the nonzeros unit by unit: "when does this neuron fire" reads one neuron's bytes
-`both`    the same, and again token by token: "what fires at this token" is as quick, at twice
-          the bytes
-`dense`   a value a cell, token by token
-`int8`    a byte a cell and a float32 scale a token: each value is off by at most half a scale,
-          which is its token's largest magnitude / 254
+`neuron`  the nonzeros sorted by unit: "when does this neuron fire" reads only that neuron's bytes
+`both`    the same, and again sorted by token: "what fires at this token" is as fast, for twice the
+          bytes
+`dense`   every value, token by token
+`int8`    one byte per value and a float32 scale per token: each value is off by at most half a
+          scale, which is its token's largest magnitude / 254
 
-The nonzeros lie in whichever of three encodings is the smallest at a shard's density, see
-`arcee_lab.dump.format.sparse.encoding_of`. The sign of a zero is kept by `dense` alone.
+The nonzeros are stored in the smallest of three encodings at a shard's density; see
+`arcee_lab.dump.format.sparse.encoding_of`. Only `dense` keeps the sign of a zero.
 """
 
 from typing import TypeVar
@@ -21,7 +21,7 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.int8 import quantise
 from arcee_lab.dump.format.sparse import SparseRows
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import SettingError
 
 LAYOUTS = ("neuron", "both", "dense", "int8")
 SPARSE_LAYOUTS = ("neuron", "both")
@@ -30,7 +30,7 @@ MOST_TOKENS = sparse.LONGEST  # of a shard: a token's number within it takes 16 
 
 
 class Builder:
-    """Gathers the activations of one site batch by batch, compressed, until a shard is full.
+    """Collects the activations of one site batch by batch, compressed, until a shard is full.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ class Builder:
 
     def __init__(self, layout: str, *, width: int, dtype: torch.dtype):
         if layout not in LAYOUTS:
-            raise StoreDamaged(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+            raise SettingError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
         self._layout = layout
         self._width = width
         self._dtype = dtype
@@ -54,26 +54,26 @@ class Builder:
         self._dense: dict[int, Tensor] = {}
 
     def add(self, x: Float[Tensor, "token width"], *, at: int | None = None) -> int:
-        """Takes some tokens; the tensor is free to be changed afterwards.
+        """Adds some tokens; the tensor may be changed afterwards.
 
         Args:
-            x: Activations on the CPU, of the site's dtype. Half of the work is a transposition,
-                which is saved where `x.t()` is contiguous already.
-            at: Place of the first token in the shard; behind what is there by default.
+            x: Activations on the CPU, in the site's dtype. Half of the work is a transposition,
+                which is saved if `x.t()` is contiguous.
+            at: Position of the first token in the shard; by default after the tokens added so far.
 
         Returns:
-            How many of the values are NaN. They are taken as any other.
+            How many of the values are NaN. They are stored like any other.
 
         Raises:
-            ValueError: Another width or dtype, or more than 65,536 tokens in all.
+            SettingError: Another width or dtype, or more than 65,536 tokens in all.
         """
         if x.shape[1] != self._width or x.dtype != self._dtype:
-            raise StoreDamaged(
-                f"got {list(x.shape)} {x.dtype}; expected width {self._width} and {self._dtype}"
+            raise SettingError(
+                f"got {list(x.shape)} {x.dtype}; expected width {self._width} and {self._dtype}."
             )
         if self.tokens + len(x) > MOST_TOKENS:
-            raise StoreDamaged(
-                f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}"
+            raise SettingError(
+                f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}."
             )
         at = self.tokens if at is None else at
         self.tokens += len(x)
@@ -95,7 +95,7 @@ class Builder:
         return held + sum(x.nbytes for x in self._dense.values())
 
     def finish(self) -> Block:
-        """Hands over the block and forgets it, so that the next one can begin."""
+        """Returns the block and starts the next one."""
         if not self.tokens:
             self.add(torch.zeros(0, self._width, dtype=self._dtype))
         tensors: dict[str, Tensor] = {}
@@ -119,26 +119,26 @@ class Builder:
         return block
 
     def _in_order(self, parts: dict[int, Chunk]) -> list[Chunk]:
-        """What came in, by its place; each token of the shard came once."""
-        behind = 0
+        """The added parts in the order of their tokens; each token was added once."""
+        end = 0
         for at in sorted(parts):
-            assert at == behind, f"tokens {behind} to {at} of a shard are missing, or came twice"
+            assert at == end, f"tokens {end} to {at} of a shard are missing, or were added twice"
             part = parts[at]
-            behind += (
+            end += (
                 part.width if isinstance(part, SparseRows) and parts is self._by_unit else len(part)
             )
         return [parts[at] for at in sorted(parts)]
 
 
 def least_bytes(layout: str, *, tokens: int, width: int, itemsize: int, nonzeros: int) -> int:
-    """Bytes of all tensors of a block, which its file cannot have fewer of.
+    """Bytes of all tensors of a block: its file has at least so many.
 
     Args:
         layout: One of `LAYOUTS`.
         tokens: Tokens of the block.
         width: Values per token.
         itemsize: Bytes per value.
-        nonzeros: Values that are not zero, where the layout counts them.
+        nonzeros: Values that are not zero, if the layout counts them.
     """
     if layout == "int8":
         return tokens * (width + 4)

@@ -1,7 +1,7 @@
-"""The manifest of an activation store: what it holds, of which model, and where, as JSON.
+"""The manifest of an activation store: what it holds, from which model, in which files, as JSON.
 
-A manifest may come from a stranger. `Manifest.parse` believes nothing: every field is checked for
-its type and range, every path for leaving the folder, and the shards for covering each token once.
+A manifest may come from an untrusted source. `Manifest.parse` therefore checks the type and range
+of every field, that no path leaves the folder, and that the shards cover each token once.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import FileError, StoreDamaged
 
 MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
@@ -34,16 +34,16 @@ _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\
 
 
 def stored_as(site: str) -> str:
-    """The site whose values a store keeps for `site`: relu(u) for relu(u)², else itself.
+    """The site whose values a store keeps for `site`: relu(u) for relu(u)², else the site itself.
 
-    The square is computed again when it is asked for, by the same rounding as the model's; relu(u)
-    has the wider range (in float16 the square overflows from 256 on).
+    Reading computes the square again, with the same rounding as the model's. relu(u) has the wider
+    range: in float16 the square overflows from 256 on.
     """
     return site.removesuffix(_POST) + _RELU if site.endswith(_POST) else site
 
 
 def shard_path(what: str, number: int) -> str:
-    """Where a shard lies in the folder: of a site by its name, or of `tokens`."""
+    """Path of a shard in the folder, for a site's name or `tokens`."""
     return f"{what}/{number:05d}.safetensors"
 
 
@@ -52,10 +52,10 @@ class StoredFile:
     """One file of a store.
 
     Attributes:
-        path: From the store's folder, with forward slashes.
+        path: Relative to the store's folder, with forward slashes.
         bytes: Its size.
         sha256: Its checksum.
-        nonzeros: Values that are not zero; None for tokens and where the layout counts none.
+        nonzeros: Values that are not zero; None for tokens and if the layout does not count them.
     """
 
     path: str
@@ -82,17 +82,17 @@ class StoredSite:
 
     @property
     def width(self) -> int:
-        """Values a token."""
+        """Values per token."""
         return math.prod(self.shape)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype as torch has it."""
+        """The dtype as a torch.dtype."""
         return DTYPES[self.dtype]
 
     @property
     def value_dtype(self) -> torch.dtype:
-        """The dtype of what is read: float32 for int8, else the site's own."""
+        """The dtype of values that are read: float32 for int8, else the site's own."""
         return torch.float32 if self.layout == "int8" else self.torch_dtype
 
     @property
@@ -107,7 +107,7 @@ class StoredShard:
 
     Attributes:
         start: Its first token.
-        stop: The token behind its last one.
+        stop: The token after its last one.
         tokens: The file of ids, positions and so on.
         sites: Site name -> file.
     """
@@ -140,11 +140,11 @@ class StoredShard:
 
         Args:
             value: The values.
-            where: What an error calls them.
-            sites: What has to be in it.
+            where: Their name in errors.
+            sites: The sites that it must hold.
 
         Raises:
-            ValueError: A missing, superfluous or impossible field, named.
+            StoreDamaged: A field is missing, unknown or out of range; it is named.
         """
         return _shard(value, where, sites, n_tags=0)
 
@@ -156,12 +156,12 @@ class Manifest:
     Attributes:
         model: `name`, `fingerprint`, `dtype` and `config` of the model.
         tokenizer: `name` and `fingerprint`.
-        data: Where the texts came from; has a `fingerprint`.
-        settings: What makes the batches what they are; has a `seed`.
+        data: Source of the texts, with a `fingerprint`.
+        settings: What determines the batches, with a `seed`.
         versions: Package -> version.
         sites: What is stored, in forward order.
         shards: In the order of their tokens.
-        tags: Name of a further number a token -> what its values mean, or None.
+        tags: Name of a further number per token -> what its values mean, or None.
     """
 
     model: Mapping[str, Any]
@@ -203,33 +203,34 @@ class Manifest:
         }
 
     def save(self, folder: str | os.PathLike[str] | Folder) -> None:
-        """Writes `manifest.json`, atomically; the last thing that a finished store gets."""
+        """Writes `manifest.json` atomically, after all other files."""
         value = self.to_json()
-        Manifest.parse(value)  # what is written can be read
+        Manifest.parse(value)  # so that what is written can be read
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         folder_of(folder).write(MANIFEST, f"{text}\n".encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | Folder) -> "Manifest":
-        """Reads and checks the manifest of a folder, local or behind a URL.
+        """Reads and checks the manifest of a folder, local or at a URL.
 
         Raises:
-            ValueError: No store, an unfinished or a damaged one, or one of a later format.
+            FileError: No store, or an unfinished one.
+            StoreDamaged: A damaged manifest, or one of another format.
         """
         folder = folder_of(folder)
         path = f"{folder}/{MANIFEST}"
         if (size := folder.size(MANIFEST)) is None:
             kind = "holds no manifest.json" if folder.exists() else "is no folder"
-            raise StoreDamaged(
-                f"activation store {folder} {kind}; expected a folder that a dump finished. "
-                "Where a dump was interrupted, repeat its command first"
+            raise FileError(
+                f"activation store {folder} {kind}; expected the folder of a finished dump. If the "
+                "dump was interrupted, repeat its command first."
             )
         if size > _LARGEST:
-            raise StoreDamaged(f"{path} is {size} bytes; expected at most {_LARGEST}")
+            raise StoreDamaged(f"{path} is {size} bytes; expected at most {_LARGEST}.")
         try:
             value = json.loads(folder.read(MANIFEST), parse_constant=_refuse)
         except (OSError, ValueError, RecursionError) as error:
-            raise StoreDamaged(f"{path} is damaged: {error}; get the store again") from error
+            raise StoreDamaged(f"{path} is damaged: {error}; get the store again.") from error
         try:
             return cls.parse(value)
         except ValueError as error:
@@ -240,24 +241,24 @@ class Manifest:
         """Checks JSON values and makes a manifest of them.
 
         Raises:
-            ValueError: A missing, superfluous or impossible field, named.
+            StoreDamaged: A field is missing, unknown or out of range; it is named.
         """
         top = _Fields(value, "the manifest")
         if top.text("format") != FORMAT:
-            raise StoreDamaged(f"format is {value['format']!r}; expected {FORMAT!r}")
+            raise StoreDamaged(f"format is {value['format']!r}; expected {FORMAT!r}.")
         if (version := top.number("version")) != VERSION:
             raise StoreDamaged(
                 f"format version is {version}; this arcee_lab reads version {VERSION}. Read it "
-                "with the arcee_lab that wrote it, or with a newer one"
+                "with the arcee_lab that wrote it, or with a newer one."
             )
         model = top.table("model", "name", "fingerprint", "dtype")
         if not isinstance(model.get("config"), dict):
-            raise StoreDamaged("model.config is missing; expected the model's config")
+            raise StoreDamaged("model.config is missing; expected the model's config.")
         if "num_hidden_layers" in model["config"]:
             _Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
         sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
         if len({site.name for site in sites}) < len(sites):
-            raise StoreDamaged("two sites have one name; expected each once")
+            raise StoreDamaged("two sites have one name; expected each once.")
         tags = {name: _labels(name, labels) for name, labels in top.table("tags").items()}
         shards = tuple(
             _shard(item, f"shard {at}", sites, len(tags))
@@ -279,18 +280,18 @@ class Manifest:
 
 
 class _Fields:
-    """An object of the manifest, read field by field; what nobody asked for is an error."""
+    """An object of the manifest, read field by field; a field that was not read is an error."""
 
     def __init__(self, value: Any, where: str):
         if not isinstance(value, dict):
-            raise StoreDamaged(f"{where} is {type(value).__name__}; expected an object")
+            raise StoreDamaged(f"{where} is {type(value).__name__}; expected an object.")
         self.value, self.where, self.read = value, where, set()
 
     def get(self, name: str, kind: type) -> Any:
         self.read.add(name)
         got = self.value.get(name)
         if not isinstance(got, kind) or isinstance(got, bool):
-            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}")
+            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}.")
         return got
 
     def text(self, name: str) -> str:
@@ -302,7 +303,7 @@ class _Fields:
     def number(self, name: str, most: int = 2**62) -> int:
         got = self.get(name, int)
         if not 0 <= got <= most:
-            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}")
+            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}.")
         return got
 
     def table(self, name: str, *texts: str) -> dict[str, Any]:
@@ -313,28 +314,28 @@ class _Fields:
 
     def done(self) -> None:
         if more := sorted(set(self.value) - self.read):
-            raise StoreDamaged(f"{self.where} has unknown fields {_short(more)}")
+            raise StoreDamaged(f"{self.where} has unknown fields {_short(more)}.")
 
 
 def _site(value: Any, at: int) -> StoredSite:
     fields = _Fields(value, f"site {at}")
     name, shape = fields.text("name"), fields.list("shape")
     if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
-        raise StoreDamaged(f"site {at}: {_short(name)} is no hook point's name")
+        raise StoreDamaged(f"site {at}: {_short(name)} is no hook point's name.")
     layer = re.match(r"layers\.([^.]*)", name)
     if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
         raise StoreDamaged(
-            f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}"
+            f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}."
         )
     sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
     if not 0 < len(shape) <= _MOST_AXES or not sizes:
-        raise StoreDamaged(f"{name}: shape is {_short(shape)}; expected positive sizes")
+        raise StoreDamaged(f"{name}: shape is {_short(shape)}; expected positive sizes.")
     if math.prod(shape) >= 2**31:
-        raise StoreDamaged(f"{name}: shape {_short(shape)} has too many values a token")
+        raise StoreDamaged(f"{name}: shape {_short(shape)} has too many values per token.")
     dtype, layout = fields.text("dtype"), fields.text("layout")
     for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
         if got not in known:
-            raise StoreDamaged(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}")
+            raise StoreDamaged(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}.")
     fields.done()
     return StoredSite(name, tuple(shape), dtype, layout)
 
@@ -343,10 +344,10 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
     fields = _Fields(value, where)
     start, stop = fields.number("start"), fields.number("stop")
     if not start < stop <= start + MOST_TOKENS:
-        raise StoreDamaged(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS} tokens")
+        raise StoreDamaged(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS}.")
     files = fields.table("sites")
     if set(files) != {site.name for site in sites}:
-        raise StoreDamaged(f"{where} has files of {_short(sorted(files))}; expected one a site")
+        raise StoreDamaged(f"{where} has files of {_short(sorted(files))}; expected one per site.")
     length = stop - start
     tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
     of_sites = {
@@ -358,7 +359,7 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
         for site in sites
     }
     fields.done()
-    # What is read later is as large as the files are, and these have the sizes that are stated.
+    # Later reads are as large as the files, so the stated sizes must fit what they hold.
     _check_size(tokens, f"{where}: tokens", length * (BYTES_OF_TOKEN + 4 * n_tags))
     for site in sites:
         file = of_sites[site.name]
@@ -378,9 +379,9 @@ def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
     path, sha256 = fields.text("path"), fields.text("sha256")
     named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
     if not named or PurePosixPath(path).suffix != ".safetensors":
-        raise StoreDamaged(f"{where}: path {_short(path)} is not a .safetensors file of the folder")
+        raise StoreDamaged(f"{where}: path {_short(path)} is not a .safetensors file.")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise StoreDamaged(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits")
+        raise StoreDamaged(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits.")
     nonzeros = None if most is None else fields.number("nonzeros", most)
     size = fields.number("bytes")
     fields.done()
@@ -390,7 +391,7 @@ def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
 def _check_size(file: StoredFile, where: str, least: int) -> None:
     if file.bytes < least:
         raise StoreDamaged(
-            f"{where}: bytes is {file.bytes}; expected at least {least} for its tokens and values"
+            f"{where}: bytes is {file.bytes}; expected at least {least} for its tokens and values."
         )
 
 
@@ -401,21 +402,21 @@ def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
             what = "twice" if shard.start < at else "not at all"
             raise StoreDamaged(
                 f"shard {number} starts at token {shard.start}; expected {at}, or the tokens "
-                f"between are stored {what}"
+                f"between are stored {what}."
             )
         at = shard.stop
     if at != n_tokens:
-        raise StoreDamaged(f"the shards end at token {at}; expected n_tokens, {n_tokens}")
+        raise StoreDamaged(f"the shards end at token {at}; expected n_tokens, {n_tokens}.")
     paths = [file.path.lower() for shard in shards for file in shard.files]
     if len(set(paths)) < len(paths):
-        raise StoreDamaged("two shards name one file; expected each its own")
+        raise StoreDamaged("two shards name one file; expected each its own.")
 
 
 def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise StoreDamaged(f"tag {_short(name)}: expected a list of words, or null")
+        raise StoreDamaged(f"tag {_short(name)}: expected a list of words, or null.")
     return tuple(labels)
 
 
@@ -425,7 +426,7 @@ def _file_json(file: StoredFile) -> dict[str, Any]:
 
 
 def _refuse(word: str) -> None:
-    raise StoreDamaged(f"{word} is no number of JSON")
+    raise StoreDamaged(f"{word} is not a JSON number")
 
 
 def _short(value: Any) -> str:

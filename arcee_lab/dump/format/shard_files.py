@@ -1,7 +1,7 @@
-"""Shard files: written whole or not at all, and believed only after a look.
+"""Shard files: written completely or not at all, and checked before they are used.
 
 A shard is one safetensors file without metadata, so the same content gives the same bytes. Reading
-maps the file: what is not asked for is not read.
+maps the file: only the requested bytes are read.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,15 +25,15 @@ _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": 
 
 
 def write(folder: str | Path | Folder, path: str, content: Block | TokenTable) -> StoredFile:
-    """Writes one shard file, atomically; its folder is made where it does not exist.
+    """Writes one shard file atomically; its folder is created if it does not exist.
 
     Args:
         folder: The store; a path, an fsspec URL, or a folder.
-        path: Where in it, see `arcee_lab.dump.format.manifest.shard_path`.
+        path: The file's path in the store; see `arcee_lab.dump.format.manifest.shard_path`.
         content: A site's block, or the tokens.
 
     Returns:
-        What the manifest says of the file.
+        The file's entry in the manifest.
     """
     tensors = content.tensors() if isinstance(content, TokenTable) else dict(content.tensors)
     nonzeros = None if isinstance(content, TokenTable) else content.nonzeros
@@ -47,7 +47,7 @@ def read_tokens(
     """Opens a shard of tokens.
 
     Raises:
-        ValueError: The file is missing, damaged, or not what the manifest says.
+        ShardDamaged: The file is missing, damaged, or does not match the manifest.
     """
     path, tensors = _open(folder_of(folder), file)
     try:
@@ -59,10 +59,10 @@ def read_tokens(
 def read_block(
     folder: str | Path | Folder, file: StoredFile, site: StoredSite, *, length: int
 ) -> Block:
-    """Opens a shard of a site, and checks all that reading it relies on but the values' bytes.
+    """Opens a shard of a site and checks everything that reading it relies on, except the values.
 
     Raises:
-        ValueError: The file is missing, damaged, or not what the manifest says.
+        ShardDamaged: The file is missing, damaged, or does not match the manifest.
     """
     path, tensors = _open(folder_of(folder), file)
     try:
@@ -73,17 +73,18 @@ def read_block(
 
 
 class ShardDamaged(StoreDamaged):
-    """A shard is not what it should be.
+    """A shard file does not match the manifest.
 
     Args:
-        path: Its file.
-        why: What is wrong with it; an attribute too.
+        path: The file.
+        why: What is wrong with it; also an attribute.
     """
 
     def __init__(self, path: object, why: str):
+        why = why.rstrip(".")
         super().__init__(
             f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
-            "store, and with --repair computes it again"
+            "store, and with --repair computes it again."
         )
         self.why = why
 

@@ -1,7 +1,7 @@
-"""The nonzeros of a matrix, row by row, exact to the bit, and the smallest way to keep them.
+"""The nonzeros of a matrix, row by row and bit for bit, and their smallest encoding.
 
-Values travel as bit patterns, since numpy has no bfloat16. All of it is vectorised and free of
-Python loops over rows; indices take 16 bits wherever a row has at most 65,536 columns.
+Values are handled as bit patterns, since numpy has no bfloat16. Everything is vectorised, without
+Python loops over rows; indices take 16 bits if a row has at most 65,536 columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import SettingError, StoreDamaged
 
-LONGEST = 65_536  # columns that a 16-bit index reaches
+LONGEST = 65_536  # columns that a 16-bit index can address
 _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32}
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 _TILE = 128
 _ENTRIES = 1 << 14  # of a piece that are merged at once
-_CACHED = 1 << 18  # cells of a matrix that are worked on at once
+_CACHED = 1 << 18  # cells of a matrix that are processed at once
 
 
 def to_bits(x: Tensor) -> np.ndarray:
-    """The bit patterns of a floating tensor on the CPU, in its own memory.
+    """The bit patterns of a floating-point tensor on the CPU, without a copy.
 
     Raises:
-        ValueError: A dtype other than bfloat16, float16 and float32.
+        SettingError: A dtype other than bfloat16, float16 and float32.
     """
     if x.dtype not in _BITS:
-        raise StoreDamaged(f"got {x.dtype}; expected bfloat16, float16 or float32")
+        raise SettingError(f"got {x.dtype}; expected bfloat16, float16 or float32.")
     bits = np.dtype(_BITS[x.dtype])
     signed = torch.int16 if bits.itemsize == 2 else torch.int32
     return x.view(signed).numpy().view(bits)
@@ -42,7 +42,7 @@ def from_bits(bits: np.ndarray, dtype: torch.dtype) -> Tensor:
 def transpose(bits: np.ndarray) -> np.ndarray:
     """The transposed matrix, contiguous; tile by tile, so that both sides stay in the cache.
 
-    By numpy, since torch would take threads for it that the model needs.
+    With numpy, since torch would use threads that the model needs.
     """
     if bits.T.flags.c_contiguous:
         return bits.T
@@ -158,7 +158,7 @@ def _compress(bits: np.ndarray) -> SparseRows:
 
 
 def concat_rows(pieces: Sequence[SparseRows]) -> SparseRows:
-    """Puts matrices of one width below one another."""
+    """Concatenates matrices of one width along their rows."""
     if len(pieces) == 1:
         return pieces[0]
     return SparseRows(
@@ -170,7 +170,7 @@ def concat_rows(pieces: Sequence[SparseRows]) -> SparseRows:
 
 
 def concat_columns(pieces: Sequence[SparseRows]) -> SparseRows:
-    """Puts matrices of as many rows beside one another."""
+    """Concatenates matrices with equally many rows along their columns."""
     if len(pieces) == 1:
         return pieces[0]
     counts = np.stack([piece.counts for piece in pieces])
@@ -178,7 +178,7 @@ def concat_columns(pieces: Sequence[SparseRows]) -> SparseRows:
     width = sum(piece.width for piece in pieces)
     index = np.empty(offsets[-1], dtype=index_dtype(width))
     values = np.empty(offsets[-1], dtype=pieces[0].values.dtype)
-    # Where the run of each row begins that each piece brings.
+    # Start of each piece's entries in each row of the result.
     at = offsets[:-1] + np.cumsum(counts, axis=0) - counts
     first = np.cumsum([0, *(piece.width for piece in pieces)])
     n_rows = counts.shape[1]
@@ -195,11 +195,11 @@ def concat_columns(pieces: Sequence[SparseRows]) -> SparseRows:
 
 
 def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:
-    """The encoding that takes the fewest bytes: `index`, `bitmap` or `dense`, at a tie the first.
+    """The encoding that takes the fewest bytes: `index`, `bitmap` or `dense`, the first in a tie.
 
-    `index` takes a column number and a value a nonzero, `bitmap` one bit a cell and a value a
-    nonzero, `dense` a value a cell. With 16-bit numbers that makes `index` the smallest up to one
-    nonzero in 16 cells and, for 16-bit values, `dense` beyond 15 in 16.
+    `index` takes a column number and a value per nonzero, `bitmap` one bit per cell and a value per
+    nonzero, `dense` a value per cell. With 16-bit numbers `index` is therefore the smallest up to
+    one nonzero in 16 cells and, for 16-bit values, `dense` above 15 in 16.
     """
     sizes = _sizes(rows, width, nonzeros, itemsize)
     return min(sizes, key=lambda name: sizes[name])
@@ -224,8 +224,9 @@ def pack(rows: SparseRows) -> dict[str, np.ndarray]:
     """The arrays of the smallest encoding.
 
     Returns:
-        `offsets`, `index` and `values`; or `offsets`, `bits` (a byte for eight columns, the first
-        in the lowest bit, each row from a new byte) and `values`; or `values` alone, in two axes.
+        `offsets`, `index` and `values`; or `offsets`, `bits` (one byte per eight columns, the
+        first in the lowest bit, each row from a new byte) and `values`; or only `values`, with two
+        axes.
     """
     encoding = encoding_of(
         rows=len(rows),
@@ -254,15 +255,15 @@ def pack(rows: SparseRows) -> dict[str, np.ndarray]:
 def unpack(
     arrays: Mapping[str, np.ndarray], which: Sequence[int] | slice, *, width: int
 ) -> SparseRows:
-    """Reads some rows, and only their bytes.
+    """Decodes some rows, reading only their bytes.
 
     Args:
-        arrays: What `pack` returned, with offsets that have been checked.
+        arrays: The result of `pack`, with offsets that have been checked.
         which: The rows, in any order, or a slice of them.
         width: Columns of the matrix.
 
     Raises:
-        ValueError: Columns out of range or out of order, or bits that do not fit the offsets.
+        StoreDamaged: Columns out of range or out of order, or bits that contradict the offsets.
     """
     values = arrays["values"]
     if "offsets" not in arrays:
@@ -282,10 +283,10 @@ def unpack(
 def unpack_columns(
     arrays: Mapping[str, np.ndarray], start: int, stop: int, *, width: int
 ) -> SparseRows:
-    """Reads a range of columns of all rows, without decoding the others.
+    """Decodes a range of columns of all rows, without the others.
 
     Raises:
-        ValueError: As `unpack`.
+        StoreDamaged: As for `unpack`.
     """
     values = arrays["values"]
     if "offsets" not in arrays:
@@ -315,7 +316,7 @@ def unpack_columns(
 
 
 def _first_at_least(index: np.ndarray, offsets: np.ndarray, column: int) -> np.ndarray:
-    """For each row the first entry whose column is not below `column`: a binary search of all."""
+    """For each row the first entry whose column is at least `column`, by binary search."""
     low, high = offsets[:-1].copy(), offsets[1:].copy()
     while (searching := np.flatnonzero(low < high)).size:
         middle = (low[searching] + high[searching]) // 2
@@ -326,7 +327,7 @@ def _first_at_least(index: np.ndarray, offsets: np.ndarray, column: int) -> np.n
 
 
 def _runs(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The numbers from low[i] up to high[i], one run behind the other."""
+    """The numbers from low[i] up to high[i], concatenated."""
     counts = high - low
     return np.arange(counts.sum()) + np.repeat(low - _offsets(counts)[:-1], counts)
 

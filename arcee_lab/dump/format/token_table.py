@@ -1,4 +1,4 @@
-"""What is known of each stored token beside its activations; stored once, for all sites."""
+"""The columns of a store that describe its tokens; stored once, for all sites."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import SettingError, StoreDamaged
 
 TAG = "tag."
 _DTYPES = {
@@ -29,12 +29,12 @@ class TokenTable:
 
     Attributes:
         ids: Token ids.
-        positions: Place of each token in its window, as the model counted it.
-        documents: Number of the document it comes from.
-        windows: Number of the window that the model read it in.
+        positions: Position of each token in its window, as the model counted it.
+        documents: Number of its document.
+        windows: Number of the window in which the model read it.
         attended: False for padding.
-        first: True at a window's first token and at BOS: statistics keep these apart.
-        tags: Further whole numbers a token, by name.
+        first: True at a window's first token and at BOS; statistics count these separately.
+        tags: Further whole numbers per token, by name.
     """
 
     ids: Int[Tensor, " token"]
@@ -49,10 +49,10 @@ class TokenTable:
         return len(self.ids)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, as a shard file holds them.
+        """The columns by name, as a shard file holds them.
 
         Raises:
-            ValueError: A number that does not fit 32 bits, or a tag of another length.
+            SettingError: A number that does not fit 32 bits, or a tag of another length.
         """
         named = {name: getattr(self, name) for name in _DTYPES}
         named |= {TAG + name: values for name, values in self.tags.items()}
@@ -61,9 +61,9 @@ class TokenTable:
             dtype = _DTYPES.get(name, torch.int32)
             stored[name] = values.to(dtype).contiguous()
             if len(values) != len(self) or not torch.equal(stored[name].to(values.dtype), values):
-                raise StoreDamaged(
+                raise SettingError(
                     f"tokens: {name} has {len(values)} values of {values.dtype} for {len(self)} "
-                    f"tokens; expected one a token that fits {dtype}"
+                    f"tokens; expected one per token that fits {dtype}."
                 )
         return stored
 
@@ -72,7 +72,7 @@ class TokenTable:
         """The inverse of `tensors`, for a file that has not been checked yet.
 
         Raises:
-            ValueError: Tensors are missing, superfluous, or of another dtype or length.
+            StoreDamaged: Tensors are missing, unexpected, or of another dtype or length.
         """
         dtypes = _DTYPES | {TAG + name: torch.int32 for name in tags}
         if set(tensors) != set(dtypes):
@@ -93,7 +93,7 @@ class TokenTable:
 
     @classmethod
     def join(cls, parts: Sequence["TokenTable"], *, tags: Iterable[str]) -> "TokenTable":
-        """The runs one behind the other; all of them have these tags."""
+        """Concatenates runs of tokens that all have these tags."""
         columns: dict[str, Any] = {
             name: torch.cat([torch.zeros(0, dtype=dtype), *(getattr(p, name) for p in parts)])
             for name, dtype in _DTYPES.items()

@@ -1,1 +1,5 @@
-"""Internal: verification and repair of stores."""
+"""Internal: verification and repair of stores.
+
+checking   `verify`
+repairing  `repair`: plan, then rewrite
+"""

@@ -1,4 +1,4 @@
-"""Whether every byte of a store is what its manifest says, and every count right."""
+"""Compares every file of a store with its manifest: checksums, shapes and counts."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
-from arcee_lab.errors import FileError
+from arcee_lab.errors import StoreDamaged
+from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 from arcee_lab.runs.progress import progress_bar
 
@@ -22,12 +23,12 @@ _CELLS = 1 << 26  # that are decoded at once
 
 @dataclass(frozen=True)
 class Damage:
-    """One file of a store that is not what it should be.
+    """One file of a store that does not match the manifest.
 
     Attributes:
         shard: Number of its shard.
-        site: What it holds: a site, or `tokens`.
-        path: Where it lies in the store.
+        site: The site that it holds, or `tokens`.
+        path: Its path in the store.
         why: What is wrong with it.
     """
 
@@ -38,16 +39,16 @@ class Damage:
 
 
 @dataclass(frozen=True, repr=False)
-class Verification:
-    """The result of looking at every file of a store.
+class Verification(Result):
+    """The result of checking every file of a store.
 
     Attributes:
-        store: Where it lies.
-        n_tokens: Tokens that it holds.
-        n_shards: Shards that were looked at.
-        n_files: Files that were looked at.
-        bytes: Their size by the manifest.
-        damages: What is wrong; empty for a store that is whole.
+        store: Its folder.
+        n_tokens: Tokens in the store.
+        n_shards: Shards that were checked.
+        n_files: Files that were checked.
+        bytes: Their size according to the manifest.
+        damages: What is wrong; empty for an intact store.
     """
 
     store: str
@@ -59,48 +60,52 @@ class Verification:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is damaged."""
         return not self.damages
 
     def frame(self) -> pd.DataFrame:
-        """One row a damaged file: shard, site, path, why."""
+        """One row per damaged file: shard, site, path, why."""
         rows = [(d.shard, d.site, d.path, d.why) for d in self.damages]
         return pd.DataFrame(rows, columns=["shard", "site", "path", "why"])
 
-    def __repr__(self) -> str:
-        held = (
-            f"{self.store}: {self.n_tokens:,} tokens in {self.n_shards} shards, {self.n_files} "
-            f"files, {self.bytes:,} bytes"
+    @property
+    def headline(self) -> str:
+        """What was checked, and how many files are damaged."""
+        state = "intact" if self.intact else f"{counted(len(self.damages), 'file')} damaged"
+        return (
+            f"{self.store}: {counted(self.n_tokens, 'token')} in "
+            f"{counted(self.n_shards, 'shard')}, {counted(self.n_files, 'file')}, "
+            f"{counted(self.bytes, 'byte')}: {state}"
         )
-        if self.intact:
-            return f"{held}: whole"
+
+    def __repr__(self) -> str:  # as `arcee-lab verify` prints it
         lines = [f"  shard {d.shard}, {d.path}: {d.why}" for d in self.damages]
-        return "\n".join([f"{held}: {len(self.damages)} damaged", *lines])
+        return "\n".join([self.headline, *lines])
 
     def _repr_html_(self) -> str:
-        head = escape(repr(self).splitlines()[0])
-        return f"<p>{head}</p>" + ("" if self.intact else self.frame().to_html(index=False))
+        return f"<p>{escape(self.headline)}</p>" if self.intact else super()._repr_html_()
 
 
 def verify(path: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Verification:
     """Checks all checksums and counts of a store.
 
-    Of each file: its size and checksum, its tensors' names, shapes and dtypes, and that offsets,
-    indices and counts fit together.
+    For each file these are its size and checksum, the names, shapes and dtypes of its tensors, and
+    the consistency of offsets, indices and counts.
 
     Args:
         path: The store, local or an fsspec URL.
-        progress: Whether to show a bar on stderr.
+        progress: Whether to show a progress bar.
 
     Returns:
         What is damaged.
 
     Raises:
-        ValueError: There is no store, or its manifest itself is damaged.
+        FileError: There is no store.
+        StoreDamaged: The manifest itself is damaged.
 
     Example:
         >>> import arcee_lab as al
-        >>> al.dump.verify(out).whole  # doctest: +SKIP
+        >>> al.dump.verify(out).intact  # doctest: +SKIP
         True
     """
     folder = folder_of(path)
@@ -160,10 +165,10 @@ def _wrong(
 
 
 def _count(block: Block) -> None:
-    """Reads all of a block, which checks it, and compares its two halves.
+    """Decodes a block completely, which checks it, and compares its two halves.
 
     Raises:
-        ValueError: Indices out of range or order, stored zeros, or halves that differ.
+        StoreDamaged: Indices out of range or order, stored zeros, or halves that differ.
     """
     if block.nonzeros is None:
         return
@@ -175,10 +180,10 @@ def _count(block: Block) -> None:
         by_unit[start : start + step] = rows.counts
         total += int(np.count_nonzero(rows.values))
     if total != block.nonzeros or by_unit.sum() != block.nonzeros:
-        raise FileError(f"it has {total} nonzeros; expected {block.nonzeros}")
+        raise StoreDamaged(f"it has {total} nonzeros; expected {block.nonzeros}")
     if not any(name.startswith(TOKEN) for name in block.tensors):
         return
-    assert any(name.startswith(UNIT) for name in block.tensors), "a sparse block lies by unit"
+    assert any(name.startswith(UNIT) for name in block.tensors), "a sparse block is stored by unit"
     again = np.zeros(block.width, dtype=np.int64)
     step = max(1, _CELLS // max(1, block.width))
     for start in range(0, block.tokens, step):
@@ -186,4 +191,4 @@ def _count(block: Block) -> None:
         rows: sparse.SparseRows = block.span(start, stop)
         again += np.bincount(rows.index, minlength=block.width)
     if not np.array_equal(again, by_unit):
-        raise FileError("its half by token and its half by unit count other nonzeros")
+        raise StoreDamaged("its halves by token and by unit count other nonzeros")

@@ -1,22 +1,23 @@
-"""Computes the damaged shards of a store again, and nothing else."""
+"""Computes the damaged shards of a store again: `plan_repair`, then one shard after the other."""
 
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from arcee_lab.data.limits import TooFewTokens
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
-from arcee_lab.dump.format.manifest import Manifest
+from arcee_lab.dump.format.manifest import Manifest, StoredFile
 from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import DumpJob, Texts
 from arcee_lab.dump.writing.resume import read_record
 from arcee_lab.dump.writing.tags import Tag
-from arcee_lab.errors import FileError
+from arcee_lab.errors import OtherRun, StoreDamaged
 from arcee_lab.runs.storage import RUN_FILE
 
 
@@ -30,60 +31,98 @@ def repair(
     found: Verification | None = None,
     progress: bool | None = None,
 ) -> Verification:
-    """Makes the damaged files of a store again from the model and the texts it was made of.
+    """Computes the damaged files of a store again from its model and texts.
 
-    A file is put in place only if it has the checksum that the manifest states, so a repair cannot
-    make a store worse, or mix two models. Nothing that the manifest names is opened: model,
-    tokenizer and texts are those given here, and their fingerprints have to be the manifest's.
+    A file is replaced only if the new one has the checksum that the manifest states, so a repair
+    cannot make a store worse or mix two models. Nothing that the manifest names is opened: model,
+    tokenizer and texts are the given ones, and their fingerprints must match the manifest.
 
     Args:
         path: The store.
-        model: The model that it is of.
+        model: The model from which the store was made.
         tokenizer: Its tokenizer.
-        texts: The texts that it is of.
+        texts: The texts from which the store was made.
         tags: The tags that it holds.
-        found: What `verify` found, where it has been asked already.
-        progress: Whether to show a bar on stderr.
+        found: The result of `verify`, if it was called before.
+        progress: Whether to show a progress bar.
 
     Returns:
         The state of the store afterwards.
 
     Raises:
-        ValueError: Another model, tokenizer or text, or a shard that comes out with other bits.
+        OtherRun: Another model, tokenizer or text.
+        StoreDamaged: A recomputed file does not match the checksum in the manifest.
     """
     folder = folder_of(path)
     found = found or verify(folder, progress=progress)
     if found.intact:
         return found
-    for damage in found.damages:
-        folder.size(damage.path)  # refuses a place that leads out of the store
     manifest = Manifest.load(folder)
+    planned = plan_repair(folder, manifest, found)
     config = config_of(manifest)
-    if config.max_tokens is not None:  # texts may have no end, and a manifest ask for any number
+    if config.max_tokens is not None:  # texts may be endless, and a manifest may state any number
         config = replace(config, max_tokens=min(config.max_tokens, max(1, manifest.n_tokens)))
-    job = DumpJob(model, tokenizer, texts, config, tags=tags)
+    try:
+        job = DumpJob(model, tokenizer, texts, config, tags=tags)
+    except TooFewTokens as error:
+        raise OtherRun(
+            f"the store is of another data (these texts hold {error.found:,} tokens, the store "
+            f"{manifest.n_tokens:,}); expected the same. Pass the texts from which it was made."
+        ) from error
     _check_same(manifest, job)
-    damaged = sorted({damage.shard for damage in found.damages})
     # A store that was copied without its run.json has no other writer.
-    writers = folder.exclusive() if folder.size(RUN_FILE) is not None else nullcontext()
-    with writers:
-        for number in damaged:
-            _repair_shard(folder, manifest, job, number, found, progress=progress)
+    exclusive = folder.exclusive() if folder.size(RUN_FILE) is not None else nullcontext()
+    with exclusive:
+        for shard in planned:
+            _rewrite(folder, manifest, job, shard, progress=progress)
     return verify(folder_of(str(path)) if not isinstance(path, Folder) else path)
 
 
-def config_of(manifest: Manifest) -> DumpConfig:
-    """The settings that a store was written with.
+@dataclass(frozen=True)
+class ShardRepair:
+    """The damaged files of one shard.
+
+    Attributes:
+        number: The shard.
+        files: `tokens` or a site -> the file as the manifest states it.
+    """
+
+    number: int
+    files: Mapping[str, StoredFile]
+
+
+def plan_repair(folder: Folder, manifest: Manifest, found: Verification) -> list[ShardRepair]:
+    """Which files of which shards a repair replaces.
+
+    Args:
+        folder: The store.
+        manifest: Its manifest.
+        found: The result of `verify`.
 
     Raises:
-        ValueError: They are not those of a dump.
+        FileError: A damaged file's path leads out of the store.
+    """
+    damaged: dict[int, dict[str, StoredFile]] = {}
+    for damage in found.damages:
+        folder.size(damage.path)  # refuses a path that leads out of the store
+        shard = manifest.shards[damage.shard]
+        file = shard.tokens if damage.site == "tokens" else shard.sites[damage.site]
+        damaged.setdefault(damage.shard, {})[damage.site] = file
+    return [ShardRepair(number, damaged[number]) for number in sorted(damaged)]
+
+
+def config_of(manifest: Manifest) -> DumpConfig:
+    """The settings with which a store was written.
+
+    Raises:
+        StoreDamaged: They are not settings of a dump.
     """
     names = DumpConfig.__dataclass_fields__
     given = {name: value for name, value in manifest.settings.items() if name in names}
     try:
         return DumpConfig(**given)
     except (TypeError, ValueError) as error:
-        raise FileError(f"the manifest's settings are not those of a dump: {error}") from error
+        raise StoreDamaged(f"the manifest's settings are not those of a dump: {error}") from error
 
 
 def _check_same(manifest: Manifest, job: DumpJob) -> None:
@@ -94,47 +133,45 @@ def _check_same(manifest: Manifest, job: DumpJob) -> None:
         ("data", manifest.data, ours.data),
     ):
         if theirs["fingerprint"] != got["fingerprint"]:
-            raise FileError(
+            raise OtherRun(
                 f"the store is of another {what} (its fingerprint is "
                 f"{theirs['fingerprint'][:12]}..., this one's {got['fingerprint'][:12]}...); "
-                "expected the very same. Give the one that the store was made of"
+                "expected the same. Pass the one from which the store was made."
             )
     if tuple(job.sites.values()) != manifest.sites:
-        raise FileError("the store's sites are not those that its settings give; dump it anew.")
+        raise StoreDamaged("the store's sites are not those that its settings give; dump it again.")
     stored = [(shard.start, shard.stop) for shard in manifest.shards]
     if stored != [(shard.start, shard.stop) for shard in job.plan.shards]:
-        raise FileError("the store's shards are not those that its settings give; dump it anew")
+        raise StoreDamaged(
+            "the store's shards are not those that its settings give; dump it again."
+        )
 
 
-def _repair_shard(
+def _rewrite(
     folder: Folder,
     manifest: Manifest,
     job: DumpJob,
-    number: int,
-    found: Verification,
+    repair: ShardRepair,
     *,
     progress: bool | None,
 ) -> None:
-    shard = job.plan.shards[number]
+    """Computes a shard in a temporary folder and replaces its damaged files."""
+    shard = job.plan.shards[repair.number]
     with tempfile.TemporaryDirectory() as scratch:
-        again = LocalFolder(scratch)
-        job.compute(again, [shard], progress=progress)
-        record = read_record(again, shard, tuple(job.sites.values()))
-        assert record is not None, "a shard that was computed has a record"
-        old = manifest.shards[number]
-        made = {"tokens": record.tokens, **record.sites}
-        due = {"tokens": old.tokens, **old.sites}
-        for damage in found.damages:
-            if damage.shard != number:
-                continue
-            if made[damage.site].sha256 != due[damage.site].sha256:
-                raise FileError(
-                    f"shard {number}, {damage.path}, comes out with other bits than the manifest "
-                    f"states (written on {manifest.settings.get('device')} with "
-                    f"{_versions(manifest)}); nothing was put in place. Repair it where it was "
-                    "written, or dump anew"
+        new = LocalFolder(scratch)
+        job.compute(new, [shard], progress=progress)
+        record = read_record(new, shard, tuple(job.sites.values()))
+        assert record is not None, "a computed shard has a record"
+        computed = {"tokens": record.tokens, **record.sites}
+        for name, file in repair.files.items():
+            if computed[name].sha256 != file.sha256:
+                raise StoreDamaged(
+                    f"shard {repair.number}, {file.path}, comes out with other bits: the "
+                    "recomputed file does not match the checksum in the manifest (written on "
+                    f"{manifest.settings.get('device')} with {_versions(manifest)}). The damaged "
+                    "file stays; repair it on the kind of machine that wrote it, or dump it again."
                 )
-            folder.write(damage.path, again.read(made[damage.site].path))
+            folder.write(file.path, new.read(computed[name].path))
 
 
 def _versions(manifest: Manifest) -> str:

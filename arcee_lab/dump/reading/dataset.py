@@ -21,29 +21,30 @@ _MIXED = 4  # spans whose tokens are shuffled together
 
 
 class ActivationDataset(IterableDataset[dict[str, Tensor]]):
-    """Batches of activations with what is known of their tokens.
+    """Batches of activations, with the columns that describe their tokens.
 
-    A batch is a dict: each site's name as asked for -> [batch, width]; `token` (its number in the
-    store), `ids`, `positions`, `documents`, `windows` -> [batch]; each tag as `tag.NAME`. Padding
-    is left out. Sparse sites are decoded as they are needed, never a whole shard at once.
+    A batch is a dict: each site under the name as given -> [batch, width]; `token` (its number in
+    the store), `ids`, `positions`, `documents`, `windows` -> [batch]; each tag as `tag.NAME`.
+    Padding is left out. Sparse sites are decoded when needed, never a whole shard at once.
 
     With `shuffle`, spans of 4,096 tokens come in random order from all shards, and the tokens of
-    four spans are shuffled together. Order and content depend on `seed`, `epoch` and the number of
-    workers alone. Workers share the spans out. The last batch of four spans may be smaller.
+    four spans are shuffled together. Order and content depend only on `seed`, `epoch` and the
+    number of workers, which divide the spans among them. The last batch of four spans may be
+    smaller.
 
     Args:
         store: The store.
         sites: Sites as `Store.tokens` takes them.
-        batch_size: Tokens a batch.
-        shuffle: Whether to mix tokens, or to go through them in order.
-        seed: Of the order.
-        first: Whether first positions take part; models treat them unlike any other.
+        batch_size: Tokens per batch.
+        shuffle: Whether to shuffle tokens; otherwise they come in order.
+        seed: Random seed of the order.
+        first: Whether to include first positions, which models treat unlike any other.
 
     Attributes:
-        epoch: Set it before each pass to get another order.
+        epoch: Set it before each pass for another order.
 
     Raises:
-        ValueError: A site that is not stored, or a batch size below 1.
+        SettingError: A site that is not stored, or a batch size below 1.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ActivationDataset(IterableDataset[dict[str, Tensor]]):
         first: bool,
     ):
         if batch_size < 1:
-            raise SettingError(f"batch_size is {batch_size}; expected at least 1")
+            raise SettingError(f"batch_size is {batch_size}; expected at least 1.")
         self.epoch = 0
         self._store = store
         self._sites = [(site, *store.find(site)) for site in sites]

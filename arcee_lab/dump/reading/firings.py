@@ -1,4 +1,4 @@
-"""When neurons fire: the answer of a store to a question about units."""
+"""When neurons fire: the results of queries of a store by unit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.sparse import SparseRows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import UnknownName
+from arcee_lab.results import Result, counted
+from arcee_lab.sites import unit_name
 
 
 @dataclass(frozen=True, repr=False)
-class Firings:
+class Firings(Result):
     """All tokens at which some neurons of a layer fire, neuron by neuron.
 
     Attributes:
         layer: The layer.
-        units: The neurons, as asked for.
-        n_tokens: Tokens in the store: those that are not named here are exact zeros.
-        offsets: The entries of `units[i]` lie from offsets[i] to offsets[i + 1].
-        tokens: Number of each token in the store, rising for each neuron.
-        relu: relu(u) there, to the bit as the model computed it.
+        units: The neurons, in the requested order.
+        n_tokens: Tokens in the store; at those that are not listed the neuron is exactly zero.
+        offsets: The entries of `units[i]` are those from offsets[i] to offsets[i + 1].
+        tokens: Number of each token in the store, ascending for each neuron.
+        relu: relu(u) at these tokens, bit for bit as the model computed it.
     """
 
     layer: int
@@ -40,7 +42,7 @@ class Firings:
     def of(
         cls, layer: int, units: Sequence[int], rows: SparseRows, dtype: torch.dtype
     ) -> "Firings":
-        """Of a matrix with a row a unit and a column a token."""
+        """From a matrix with one row per unit and one column per token."""
         return cls(
             layer=layer,
             units=tuple(units),
@@ -52,16 +54,24 @@ class Firings:
 
     @property
     def values(self) -> Float[Tensor, " fired"]:
-        """relu(u)², the neurons' activations, by the rounding of the model's own square."""
+        """relu(u)², the neurons' activations, with the rounding of the model's own square."""
         return self.relu.square()
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, unit: int) -> "Firings":
-        """The same of one of the neurons."""
+        """The firings of one of the neurons.
+
+        Raises:
+            UnknownName: The query did not include this unit.
+        """
         if unit not in self.units:
-            raise SettingError(f"unit {unit} was not asked for; these were: {self.units[:8]} ...")
+            more = " ..." if len(self.units) > 8 else ""
+            raise UnknownName(
+                f"unit {unit} is not among these firings; expected one of "
+                f"{', '.join(map(str, self.units[:8]))}{more}."
+            )
         place = self.units.index(unit)
         part = slice(int(self.offsets[place]), int(self.offsets[place + 1]))
         return Firings(
@@ -80,7 +90,7 @@ class Firings:
         return whole
 
     def frame(self) -> pd.DataFrame:
-        """One row a firing: unit, token, relu, value."""
+        """One row per firing: unit, token, relu, value."""
         return pd.DataFrame(
             {
                 "unit": np.asarray(self.units, dtype=np.int64)[self._place().numpy()],
@@ -93,37 +103,41 @@ class Firings:
     def _place(self) -> Tensor:
         return torch.repeat_interleave(torch.arange(len(self.units)), self.offsets.diff())
 
-    def __repr__(self) -> str:
-        what = f"unit {self.units[0]}" if len(self.units) == 1 else f"{len(self.units)} units"
+    @property
+    def headline(self) -> str:
+        """Which neurons, how many firings, and at how many tokens."""
+        if len(self.units) == 1:
+            what = unit_name(self.layer, self.units[0])
+        else:
+            what = f"layer {self.layer}, {counted(len(self.units), 'unit')}"
         cells = self.n_tokens * len(self.units)
         share = len(self) / cells if cells else 0.0
         return (
-            f"Firings(layer {self.layer}, {what}: {len(self):,} firings at {self.n_tokens:,} "
-            f"tokens, {share:.2%})"
+            f"{what}: {counted(len(self), 'firing')} at {counted(self.n_tokens, 'token')}, "
+            f"{share:.2%}"
         )
 
-    def _repr_html_(self) -> str:
-        table = self.frame().to_html(index=False, max_rows=10, float_format="{:.4g}".format)
-        return f"<p>{escape(repr(self))}</p>{table}"
+    def _ipython_key_completions_(self) -> list[int]:
+        return list(self.units)
 
 
 @dataclass(frozen=True, repr=False)
-class TopFirings:
-    """Where a neuron fires the most, with the text around.
+class TopFirings(Result):
+    """The strongest firings of a neuron, with the surrounding text.
 
     Attributes:
         layer: The layer.
         unit: The neuron.
-        n_tokens: Tokens that were looked at: neither padding nor, unless asked for, first ones.
+        n_tokens: Tokens considered: no padding, and first positions only if requested.
         n_fired: Those of them at which it fires.
-        tokens: Their numbers in the store, by falling value, at a tie by number.
-        values: relu(u)² there.
-        documents: The document of each.
-        positions: The place of each in its window.
-        around: For each, the text of the tokens around it within its window; ids as text where the
-            store was opened without a tokenizer.
+        tokens: Their numbers in the store, by descending value, ties by number.
+        values: relu(u)² at these tokens.
+        documents: Document of each.
+        positions: Position of each in its window.
+        around: For each, the text of the tokens around it within its window; token ids if the store
+            was opened without a tokenizer.
         around_values: For each, relu(u)² of the neuron at those tokens.
-        places: For each, which of those tokens it is.
+        places: For each, its index among those tokens.
     """
 
     layer: int
@@ -135,14 +149,14 @@ class TopFirings:
     documents: Int[Tensor, " top"]
     positions: Int[Tensor, " top"]
     around: tuple[tuple[str, ...], ...]
-    around_values: tuple[Tensor, ...]  # of unlike lengths, which one axis word cannot say
+    around_values: tuple[Tensor, ...]  # of different lengths, which jaxtyping cannot express
     places: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def frame(self) -> pd.DataFrame:
-        """One row a firing: token, document, position, value, the token's text, and text around."""
+        """One row per firing: token, document, position, value, its text, and the text around."""
         columns: dict[str, Any] = {
             "token": self.tokens.numpy(),
             "document": self.documents.numpy(),
@@ -153,17 +167,19 @@ class TopFirings:
         }
         return pd.DataFrame(columns)
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Which neuron, how many of its firings, and N."""
         return (
-            f"TopFirings(layer {self.layer}, unit {self.unit}: the top {len(self)} of "
-            f"{self.n_fired:,} firings at N = {self.n_tokens:,} tokens)"
+            f"{unit_name(self.layer, self.unit)}: the top {len(self)} of "
+            f"{counted(self.n_fired, 'firing')} at N = {counted(self.n_tokens, 'token')}"
         )
 
     def _repr_html_(self) -> str:
         from arcee_lab.views.html import number, token_strip
 
         limit = float(self.values[0]) if len(self) else None
-        parts = [f"<p>{escape(repr(self))}</p>"]
+        parts = [f"<p>{escape(self.headline)}</p>"]
         for row in range(len(self)):
             where = f"document {int(self.documents[row])}, position {int(self.positions[row])}"
             parts.append(

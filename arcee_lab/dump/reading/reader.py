@@ -1,4 +1,4 @@
-"""The parts of a store by site, shard and token: what every question to it is made of."""
+"""Reads parts of a store by site, shard and token; every query is built from these reads."""
 
 import warnings
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
 from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.dump.format.token_table import TokenTable
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, SiteError
 from arcee_lab.sites import Legend
 
 _MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
@@ -25,7 +25,7 @@ FORMS = ("torch", "numpy", "sparse", "scipy")
 
 
 class Reader:
-    """A store, as far as statistics, data sets and exports read it.
+    """The part of a store that statistics, data sets and exports use.
 
     Attributes:
         folder: Where it is.
@@ -58,15 +58,16 @@ class Reader:
         Args:
             which: The tokens, as a slice without a step.
             site: The site, or a layer whose `mlp.hook_post` is meant.
-            form: `torch` [token, width] or, where a site has several axes, those; `numpy` the same,
+            form: `torch` [token, width], or all axes of a site that has several; `numpy` the same,
                 with bfloat16 as float32; `sparse` a torch CSR matrix; `scipy` a CSR array of
                 float32, since scipy has no 16-bit floats.
 
         Raises:
-            ValueError: No such site, a slice with a step, or a damaged shard.
+            SettingError: No such site, or a slice with a step.
+            ShardDamaged: A shard is damaged.
         """
         if form not in FORMS:
-            raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+            raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}.")
         start, stop = self._range(which)
         stored, squared = self.find(site)
         if form in ("torch", "numpy"):
@@ -96,11 +97,11 @@ class Reader:
         )
 
     def rows(self, start: int, stop: int, site: str) -> SparseRows:
-        """The nonzeros at a range of tokens, as they are stored: the fastest form.
+        """The nonzeros at a range of tokens as they are stored, the fastest form.
 
         Args:
             start: First token.
-            stop: The token behind the last one.
+            stop: The token after the last one.
             site: A stored site's own name.
         """
         stored = self._sites[site]
@@ -117,7 +118,7 @@ class Reader:
         ]
         joined = parts[0] if len(parts) == 1 else TokenTable.join(parts, tags=self.manifest.tags)
         if stop - start == len(self):
-            self._known = joined  # some 20 bytes a token
+            self._known = joined  # some 20 bytes per token
         return joined
 
     def _read_tokens(self, number: int) -> TokenTable:
@@ -130,7 +131,7 @@ class Reader:
         """The stored site that answers for a name, and whether its values are to be squared.
 
         Raises:
-            ValueError: No hook point, or one that is not stored.
+            SiteError: There is no such hook point, or it is not stored.
         """
         name = f"layers.{site}.mlp.hook_post" if isinstance(site, int) else site
         canonical = self._legend().canonical(name)
@@ -139,7 +140,7 @@ class Reader:
         if stored_as(canonical) in self._sites:
             return self._sites[stored_as(canonical)], True
         held = ", ".join(list(self._sites)[:6]) + (" ..." if len(self._sites) > 6 else "")
-        raise SettingError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}")
+        raise SiteError(f"store {self.folder} has no {canonical}; it holds {held or 'no site'}.")
 
     def block(self, site: str, number: int) -> Block:
         """One shard of a stored site, opened and checked."""
@@ -153,17 +154,17 @@ class Reader:
         return self._blocks[key]
 
     def units(self, site: str, number: int, which: Sequence[int] | slice) -> SparseRows:
-        """The nonzeros of some units in one shard of a stored site: a row a unit."""
+        """The nonzeros of some units in one shard of a stored site: one row per unit."""
         with self._naming(number, site):
             return self.block(site, number).units(which)
 
     def span(self, site: str, number: int, start: int, stop: int) -> SparseRows:
-        """The nonzeros of some tokens of one shard, counted within it: a row a token."""
+        """The nonzeros of some tokens of one shard, numbered within it: one row per token."""
         with self._naming(number, site):
             return self.block(site, number).span(start, stop)
 
     def dense(self, site: str, number: int, start: int, stop: int) -> Tensor:
-        """All values of some tokens of one shard, counted within it: [token, width]."""
+        """All values of some tokens of one shard, numbered within it: [token, width]."""
         with self._naming(number, site):
             return self.block(site, number).dense(start, stop)
 
@@ -176,7 +177,7 @@ class Reader:
     def _range(self, which: slice) -> tuple[int, int]:
         start, stop, step = which.indices(len(self))
         if step != 1:
-            raise SettingError(f"got a slice with step {step}; expected one without a step")
+            raise SettingError(f"got a slice with step {step}; expected one without a step.")
         return start, max(start, stop)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -190,7 +191,7 @@ class Reader:
 
     @contextmanager
     def _naming(self, number: int, site: str) -> Iterator[None]:
-        """Puts the file's name into what reading finds wrong in it."""
+        """Adds the file's name to errors that reading finds in it."""
         file = self.manifest.shards[number].sites[site]
         try:
             yield
@@ -248,6 +249,6 @@ def _scipy_csr() -> Any:
     except ImportError as error:
         raise SettingError(
             "form='scipy' needs scipy, which is not installed; `pip install scipy`, or take "
-            "form='sparse'"
+            "form='sparse'."
         ) from error
     return csr_array

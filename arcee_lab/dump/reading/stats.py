@@ -1,4 +1,4 @@
-"""The counts of `al.sparsity.measure`, read off a store instead of a model."""
+"""The counts of `al.sparsity.measure`, computed from a store instead of a model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from torch import Tensor
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import SettingError
+from arcee_lab.results import Result, page
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.reader import Reader
@@ -20,19 +21,19 @@ _CELLS = 1 << 26  # of a shard that are decoded at once
 
 
 @dataclass(frozen=True, repr=False)
-class FiringStats:
-    """How often neurons fire, in the words of `arcee_lab.sparsity.SparsityReport`.
+class FiringStats(Result):
+    """How often neurons fire, with the terms of `arcee_lab.sparsity.SparsityReport`.
 
-    A neuron fires where relu(u)² is above 0 as the model computed it. Padding never counts, and
-    first positions are counted apart.
+    A neuron fires at a token if relu(u)² as the model computed it is above 0. Padding never counts,
+    and first positions are counted separately.
 
     Attributes:
-        layers: The layers that are stored, in order; a row of the counts belongs to each.
+        layers: The stored layers, in order; the counts have one row per layer.
         n_tokens: N, the tokens counted.
-        n_first: First positions, counted apart.
-        fired: Of the N tokens, on how many each neuron fired.
-        fired_first: Of the first positions, on how many.
-        active: `active[l, n]` is the number of tokens on which exactly n neurons of a layer fired.
+        n_first: First positions, counted separately.
+        fired: On how many of the N tokens each neuron fired.
+        fired_first: On how many of the first positions each neuron fired.
+        active: `active[l, n]` is the number of tokens at which exactly n neurons of a layer fired.
     """
 
     layers: tuple[int, ...]
@@ -53,7 +54,7 @@ class FiringStats:
         return 1 - self.rates.mean(dim=1)
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: layer, unit, fired, rate, fired_first, n_tokens, n_first."""
+        """One row per neuron: layer, unit, fired, rate, fired_first, n_tokens, n_first."""
         d_mlp = self.fired.shape[1]
         return pd.DataFrame(
             {
@@ -67,26 +68,30 @@ class FiringStats:
             }
         )
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Exact zeros by layer, with N."""
         zeros = ", ".join(
             f"{layer}: {share:.3f}" for layer, share in zip(self.layers, self.zeros, strict=True)
         )
-        return f"FiringStats(N={self.n_tokens:,} tokens, exact zeros by layer: {zeros})"
+        return f"N = {self.n_tokens:,} tokens, exact zeros by layer: {zeros}"
 
     def _repr_html_(self) -> str:
+        # By layer: the frame has one row per neuron, too many to read.
         table = pd.DataFrame({"layer": self.layers, "zeros": self.zeros.numpy()})
-        return f"<p>N = {self.n_tokens:,} tokens</p>{table.to_html(index=False)}"
+        return page(f"N = {self.n_tokens:,} tokens", table)
 
 
 def count(store: "Reader") -> FiringStats:
     """Counts all stored neurons.
 
     Raises:
-        ValueError: The store holds no neurons, or a damaged shard.
+        SettingError: The store holds no neurons.
+        ShardDamaged: A shard is damaged.
     """
     layers = store.layers
     if not layers:
-        raise SettingError(f"store {store.folder} holds no neurons; dump layers.*.mlp.hook_post")
+        raise SettingError(f"store {store.folder} holds no neurons; dump layers.*.mlp.hook_post.")
     known = store.token_data()
     first = (known.attended & known.first).numpy()
     counted = (known.attended & ~known.first).numpy()
@@ -125,6 +130,6 @@ def _count_layer(
 
 
 def _firing(rows: SparseRows, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Unit and token of each entry whose square is above 0; in float16 a small one's is not."""
+    """Unit and token of each entry whose square is above 0: small ones underflow in float16."""
     above = (sparse.from_bits(rows.values, dtype).square() > 0).numpy()
     return rows.row[above], rows.index[above]

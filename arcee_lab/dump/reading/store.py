@@ -1,8 +1,7 @@
-"""Read an activation store: lazily, and only the bytes that a question needs."""
+"""Reads an activation store lazily: only the bytes that a query needs."""
 
 import os
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.reading.firings import Firings, TopFirings
 from arcee_lab.dump.reading.reader import Reader, as_numpy, empty_rows
 from arcee_lab.errors import SettingError
+from arcee_lab.results import counted, page
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.dataset import ActivationDataset
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 def open(path: str | os.PathLike[str] | Folder, *, tokenizer: Any = None) -> "Store":
     """Opens an activation store.
 
-    Nothing but the manifest is read; it is checked, and so is each shard when it is first needed.
-    Checksums are compared by `arcee-lab verify`.
+    Only the manifest is read and checked; each shard is checked when it is first needed.
+    `arcee-lab verify` compares checksums.
 
     Args:
-        path: The folder that a dump wrote, or its fsspec URL such as `s3://bucket/store`; then a
-            shard is copied here when it is first needed, and kept until the store is let go.
-        tokenizer: The model's, for `topk` to show text; without one it shows token ids.
+        path: The folder that a dump wrote, or its fsspec URL such as `s3://bucket/store`. A remote
+            shard is copied to this machine when it is first needed, and kept as long as the store
+            object exists.
+        tokenizer: The model's tokenizer, so that `topk` shows text; without it, it shows token ids.
 
     Raises:
-        ValueError: No store, an unfinished or a damaged one.
+        FileError: There is no store, or an unfinished one.
+        StoreDamaged: The manifest is damaged.
 
     Example:
         >>> import arcee_lab as al
@@ -51,12 +53,12 @@ def open(path: str | os.PathLike[str] | Folder, *, tokenizer: Any = None) -> "St
 class Store(Reader):
     """The activations of some hook points at many tokens.
 
-    Tokens have numbers from 0 in the order in which they are stored. Sites are named as anywhere
-    (`layers.3.mlp.hook_post`, `blocks.3.mlp.hook_post`), or by a layer's number, which means its
-    `mlp.hook_post`. Where relu(u) is stored, `hook_post` is its square by the model's own rounding.
+    Tokens are numbered from 0 in the order in which they are stored. Sites have the usual names
+    (`layers.3.mlp.hook_post`, `blocks.3.mlp.hook_post`); the number of a layer means its
+    `mlp.hook_post`. Where relu(u) is stored, `hook_post` is its square with the model's rounding.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         manifest: What it holds.
         tokenizer: As given to `open`.
     """
@@ -64,11 +66,11 @@ class Store(Reader):
     # ------------------------------------------------------------------ by unit
 
     def neuron(self, layer: int, unit: int) -> Firings:
-        """When one neuron fires, and how much; see `neurons`."""
+        """When and how strongly one neuron fires; see `neurons`."""
         return self.neurons(layer, [unit])
 
     def neurons(self, layer: int, units: Sequence[int]) -> Firings:
-        """When some neurons of a layer fire, and how much.
+        """When and how strongly some neurons of a layer fire.
 
         Only the bytes of these neurons are read.
 
@@ -77,13 +79,15 @@ class Store(Reader):
             units: Numbers of neurons, in any order.
 
         Raises:
-            ValueError: The layer is not stored, it lacks a unit, or a shard is damaged.
+            SettingError: The layer has no such unit.
+            SiteError: The layer is not stored.
+            ShardDamaged: A shard is damaged.
         """
         site, _ = self.find(layer)
         units = [int(unit) for unit in units]
         if wrong := [unit for unit in units if not 0 <= unit < site.width]:
             raise SettingError(
-                f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}"
+                f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}."
             )
         pieces = [self.units(site.name, n, units) for n in range(len(self.manifest.shards))]
         rows = sparse.concat_columns(pieces) if pieces else empty_rows(len(units), site)
@@ -98,18 +102,18 @@ class Store(Reader):
         around: tuple[int, int] = (16, 4),
         first: bool = False,
     ) -> TopFirings:
-        """Where a neuron fires the most, with the text around.
+        """The strongest firings of a neuron, with the surrounding text.
 
         Args:
             layer: The layer.
             unit: The neuron.
-            k: Firings, at most.
+            k: How many firings at most.
             around: Tokens shown before and after, within the window that the model read.
-            first: Whether first positions count; models treat them unlike any other. Padding never
-                counts.
+            first: Whether to include first positions, which models treat unlike any other. Padding
+                is never included.
 
         Raises:
-            ValueError: As `neurons`.
+            ArceeLabError: As for `neurons`.
         """
         firings = self.neuron(layer, unit)
         known = self.token_data()
@@ -147,14 +151,15 @@ class Store(Reader):
         """The activations of one site at one token.
 
         Args:
-            token: Its number; negative counts from the end.
+            token: Its number; negative numbers count from the end.
             site: The site, or a layer whose `mlp.hook_post` is meant.
 
         Raises:
-            ValueError: No such token or site.
+            SettingError: There is no such token.
+            SiteError: The site is not stored.
         """
         if not -len(self) <= token < len(self):
-            raise SettingError(f"token {token}; the store has the tokens 0 to {len(self) - 1}")
+            raise SettingError(f"token is {token}; expected 0 to {len(self) - 1}.")
         token %= len(self)
         return self.tokens(slice(token, token + 1), site)[0]
 
@@ -164,14 +169,14 @@ class Store(Reader):
         """A table of tokens, or of the activations at a site.
 
         Args:
-            site: None gives one row a token: id, position, document, window, attended, first and
-                each tag. A site of neurons gives one row a nonzero: token, unit, value. Any other
-                site gives one row a token and one column a value, without a copy where the range
-                lies in one shard and the dtype is one that numpy has.
+            site: None gives one row per token: id, position, document, window, attended, first and
+                each tag. A site of neurons gives one row per nonzero: token, unit, value. Any other
+                site gives one row per token and one column per value, without a copy if the range
+                is within one shard and numpy has the dtype.
             which: The tokens.
 
         Raises:
-            ValueError: As `tokens`.
+            ArceeLabError: As for `tokens`.
         """
         start, stop = self._range(which)
         if site is None:
@@ -229,7 +234,7 @@ class Store(Reader):
         Args:
             kind: `parquet`, `delphi`, `saelens` or `coo`; see `arcee_lab.dump.reading.exports`.
             out: A folder, which must be new or empty.
-            **options: Of that kind, e.g. `sites=`.
+            **options: Options of that kind, e.g. `sites=`.
 
         Returns:
             The files, and what was lost.
@@ -248,19 +253,19 @@ class Store(Reader):
     def __repr__(self) -> str:
         manifest = self.manifest
         lines = [
-            f"Store of {len(self):,} tokens, {len(manifest.sites)} sites, {len(manifest.shards)} "
-            f"shards, {manifest.bytes:,} bytes, of {manifest.model['name']}"
+            f"Store of {counted(len(self), 'token')}, {counted(len(manifest.sites), 'site')}, "
+            f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes:,} bytes, from "
+            f"{manifest.model['name']}"
         ]
         for site in manifest.sites[:6]:
             lines.append(f"  {site.name}: {list(site.shape)} {site.dtype}, {site.layout}")
         return "\n".join(lines + (["  ..."] if len(manifest.sites) > 6 else []))
 
     def _repr_html_(self) -> str:
-        head = escape(repr(self).splitlines()[0])
-        return f"<p>{head}</p>{self.sites().to_html(index=False, max_rows=20)}"
+        return page(repr(self).splitlines()[0], self.sites())
 
     def sites(self) -> pd.DataFrame:
-        """One row a site: name, shape, dtype, layout, bytes, and bytes over dense ones."""
+        """One row per site: name, shape, dtype, layout, bytes, and their share of dense bytes."""
         rows = []
         for site in self.manifest.sites:
             size = sum(shard.sites[site.name].bytes for shard in self.manifest.shards)

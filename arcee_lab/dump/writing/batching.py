@@ -1,8 +1,8 @@
 """Which windows go into which batch, and which batches into which shard.
 
-A pure function of the windows and the settings: the bits of a matrix product depend on the shape of
-the batch, so a shard that is computed again, by another process or on another day, has to be
-computed in the same batches. No batch reaches beyond its shard.
+A pure function of the windows and the settings. The bits of a matrix product depend on the shape of
+the batch, so a shard that is computed again must be computed in the same batches. No batch contains
+windows of two shards.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ BatchRow = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A run of windows, and the batches that they are computed in.
+    """A range of windows, and the batches in which they are computed.
 
     Attributes:
-        number: Its place among the shards.
-        start: First token, in the numbers of the store.
-        stop: The token behind its last.
+        number: Its index among the shards.
+        start: First token, numbered within the store.
+        stop: The token after its last one.
         windows: Its windows.
-        batches: Rows of each batch; a row holds one window, or several one behind the other.
+        batches: Rows of each batch; a row holds one window, or several in sequence.
     """
 
     number: int
@@ -45,12 +45,12 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens that follow one another both in a batch and in the shard.
+    """Tokens that are contiguous both in a batch and in the shard.
 
     Attributes:
-        source: The first one's place in the batch, rows one behind the other.
-        at: Its place in the shard.
-        length: How many there are.
+        source: Position of the first one in the batch, with its rows concatenated.
+        at: Its position in the shard.
+        length: Number of tokens.
     """
 
     source: int
@@ -60,12 +60,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model is called with.
+    """The arguments of a forward.
 
     Attributes:
         input_ids: Token ids.
         attention_mask: 1 for a real token; None for packed rows.
-        position_ids: Of packed rows: they start again at each window, which keeps windows apart.
+        position_ids: For packed rows; they restart at each window, which separates windows.
     """
 
     input_ids: Int[Tensor, "batch pos"]
@@ -73,7 +73,7 @@ class Inputs:
     position_ids: Int[Tensor, "batch pos"] | None
 
     def to(self, device: torch.device) -> dict[str, Tensor]:
-        """The arguments of the call, on a device."""
+        """The arguments by name, on a device."""
         named = {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -84,13 +84,13 @@ class Inputs:
 
 @dataclass(frozen=True, repr=False)
 class BatchPlan:
-    """All shards of a dump, and what each batch is made of.
+    """All shards of a dump with their batches.
 
     Attributes:
         windows: The tokens.
         shards: In the order of the text.
         packed: Whether rows hold several windows.
-        tags: Further numbers a token of the store.
+        tags: Further numbers per token of the store.
     """
 
     windows: Windows
@@ -108,7 +108,7 @@ class BatchPlan:
         lengths = [sum(len(self.windows[w]) for w in row) for row in rows]
         ids = np.full((len(rows), max(lengths)), self.windows.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
-        # A token of padding in a packed row is a sequence of its own, which nothing else reads.
+        # A padding token in a packed row is a sequence of its own, which no other token attends to.
         places = np.zeros_like(ids)
         for slot, row in enumerate(rows):
             at = 0
@@ -125,7 +125,7 @@ class BatchPlan:
         )
 
     def pieces(self, shard: PlannedShard, rows: Sequence[BatchRow]) -> tuple[Piece, ...]:
-        """Where the tokens of a batch belong in its shard; repeated ones belong nowhere."""
+        """Positions of a batch's tokens in its shard; repeated tokens are not stored."""
         starts = self._starts(shard)
         length = max(sum(len(self.windows[w]) for w in row) for row in rows)
         pieces: list[Piece] = []
@@ -140,7 +140,7 @@ class BatchPlan:
         return tuple(_joined(pieces))
 
     def tokens(self, shard: PlannedShard) -> TokenTable:
-        """What is known of a shard's tokens."""
+        """The token columns of a shard."""
         new = [self.windows.new(window) for window in shard.windows]
         counts = [int(kept.sum()) for kept in new]
         ids = self.windows.ids[self._span(shard)][np.concatenate(new)]
@@ -176,7 +176,7 @@ class BatchPlan:
 
 
 def stored_counts(windows: Windows) -> np.ndarray:
-    """Tokens of each window that are stored: those that no window before it holds."""
+    """How many tokens of each window are stored: those that no earlier window holds."""
     lengths = np.diff(windows.bounds)
     return lengths if windows.repeated is None else lengths - windows.repeated
 
@@ -184,26 +184,26 @@ def stored_counts(windows: Windows) -> np.ndarray:
 def plan_shards(
     windows: Windows, *, batch_size: int, shard_tokens: int, packed: bool, context: int
 ) -> tuple[PlannedShard, ...]:
-    """Cuts windows into shards and batches.
+    """Divides windows into shards and batches.
 
     Shards take windows in the order of the text, as many as fit. Within a shard, padded batches
-    take windows of like length; packed rows take them in order, as many as fit into `context`.
+    take windows of similar length; packed rows take them in order, as many as fit into `context`.
 
     Args:
         windows: The tokens.
-        batch_size: Rows a batch.
-        shard_tokens: Most tokens a shard.
+        batch_size: Rows per batch.
+        shard_tokens: Most tokens per shard.
         packed: Whether rows hold several windows.
         context: Longest row.
 
     Raises:
-        ValueError: A window that is longer than a shard.
+        SettingError: A window is longer than a shard.
     """
     counts = stored_counts(windows)
     if counts.max(initial=0) > shard_tokens:
         raise SettingError(
             f"shard_tokens is {shard_tokens}, but a window has {int(counts.max())} tokens; "
-            "expected shards that hold a window, so raise it or choose a shorter context"
+            "expected shards that hold a window, so raise it or choose a shorter context."
         )
     lengths = np.diff(windows.bounds).tolist()
     shards: list[PlannedShard] = []
@@ -228,7 +228,7 @@ def plan_shards(
 
 
 def _filled(sizes: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Runs of neighbours whose sizes fit the room, each as long as it can be."""
+    """Consecutive ranges whose sizes together fit the room, each as long as possible."""
     start, used = 0, 0
     for place, size in enumerate(sizes):
         if used + size > room:
@@ -240,13 +240,13 @@ def _filled(sizes: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def _runs(kept: Bool[np.ndarray, " pos"]) -> Iterator[tuple[int, int]]:
-    """Where the marked places begin and end."""
+    """Start and end of each run of marked positions."""
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _joined(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """The same pieces, neighbours in both batch and shard made one."""
+    """The same pieces, merged if they are adjacent both in the batch and in the shard."""
     held: Piece | None = None
     for piece in pieces:
         if (

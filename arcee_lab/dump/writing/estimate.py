@@ -1,9 +1,8 @@
-"""What a dump will take, before it starts: bytes, seconds and memory, from a few of its batches."""
+"""Estimates bytes, seconds and memory of a dump from a few of its batches."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import pandas as pd
 
@@ -13,9 +12,10 @@ from arcee_lab.dump.format.sparse import encoding_of
 from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard
 from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.dump.writing.shard_writer import SiteBatch
+from arcee_lab.results import Result, counted
 
 _PROBES = 3
-_AHEAD = 1.2  # how far the text may be denser than the batches that were looked at
+_AHEAD = 1.2  # how much denser the text may be than the sampled batches
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class SiteEstimate:
 
     Attributes:
         site: Its name; neurons are stored as `hook_relu`.
-        layout: How it lies.
-        dtype: What its values are stored in.
-        density: Share of values that are not zero in the batches that were looked at; 1 where the
-            layout stores every value.
+        layout: Its layout.
+        dtype: dtype of its stored values.
+        density: Share of values that are not zero in the sampled batches; 1 if the layout stores
+            every value.
         bytes: Expected size of all its files.
-        dense_bytes: What every value in its dtype takes.
+        dense_bytes: Size of all its values without an encoding.
     """
 
     site: str
@@ -41,20 +41,20 @@ class SiteEstimate:
 
 
 @dataclass(frozen=True, repr=False)
-class DumpEstimate:
+class DumpEstimate(Result):
     """Size and time of a dump.
 
     Attributes:
-        sites: One a site.
+        sites: One entry per site.
         n_tokens: Tokens that are stored.
         n_documents: Documents they come from.
         n_windows: Windows that are computed.
         n_batches: Forwards.
         n_shards: Shards.
         bytes: Expected size of the store.
-        seconds: Expected time, on this machine as busy as it is.
-        memory: Bytes that a shard and the queue take beside the model, at most.
-        n_probed: Tokens of the batches that this was measured on.
+        seconds: Expected time at the machine's current load.
+        memory: Most bytes that a shard and the queue take in addition to the model.
+        n_probed: Tokens of the batches that were measured.
     """
 
     sites: tuple[SiteEstimate, ...]
@@ -70,16 +70,16 @@ class DumpEstimate:
 
     @property
     def dense_bytes(self) -> int:
-        """What all values in their dtypes take."""
+        """Size of all values without an encoding."""
         return sum(site.dense_bytes for site in self.sites)
 
     @property
     def most_bytes(self) -> int:
-        """What has to be free on the disk: the expectation and a fifth more."""
+        """Required free space: a fifth more than the expected size."""
         return int(_AHEAD * self.bytes)
 
     def frame(self) -> pd.DataFrame:
-        """One row a site: site, layout, dtype, density, bytes, of_dense."""
+        """One row per site: site, layout, dtype, density, bytes, of_dense."""
         rows = [
             (s.site, s.layout, s.dtype, s.density, s.bytes, s.bytes / max(1, s.dense_bytes))
             for s in self.sites
@@ -87,17 +87,20 @@ class DumpEstimate:
         columns = ["site", "layout", "dtype", "density", "bytes", "of_dense"]
         return pd.DataFrame(rows, columns=columns)
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Tokens, size, time and memory, and how many tokens were measured."""
         return (
-            f"{self.n_tokens:,} tokens of {self.n_documents:,} documents, {len(self.sites)} sites: "
-            f"about {size(self.bytes)} ({self.bytes / max(1, self.dense_bytes):.0%} of dense) and "
-            f"{duration(self.seconds)}, in {self.n_shards} shards and {self.n_batches:,} forwards, "
-            f"with up to {size(self.memory)} of memory beside the model "
-            f"(from {self.n_probed:,} tokens)"
+            f"{counted(self.n_tokens, 'token')} from {counted(self.n_documents, 'document')}, "
+            f"{counted(len(self.sites), 'site')}: about {size(self.bytes)} "
+            f"({self.bytes / max(1, self.dense_bytes):.0%} of dense) and {duration(self.seconds)}, "
+            f"in {counted(self.n_shards, 'shard')} and {counted(self.n_batches, 'forward')}, with "
+            f"up to {size(self.memory)} of memory in addition to the model "
+            f"(measured on {counted(self.n_probed, 'token')})"
         )
 
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.frame().to_html(index=False, max_rows=20)}"
+    def __repr__(self) -> str:  # as `arcee-lab dump --dry-run` prints it
+        return self.headline
 
 
 def estimate(
@@ -109,15 +112,15 @@ def estimate(
     threads: int,
     queue: int,
 ) -> DumpEstimate:
-    """Computes a few batches and goes by their densities and times.
+    """Computes a few batches and extrapolates from their densities and times.
 
     Args:
         plan: All batches.
-        sites: What is stored.
+        sites: The stored sites.
         forward: Runs the model on a batch.
-        recorder: The one that the model runs under.
+        recorder: The active recorder of the model.
         threads: Threads that will convert.
-        queue: Bytes that may wait.
+        queue: Most bytes that may wait.
     """
     chosen = _spread(plan.shards)
     nonzeros = dict.fromkeys(sites, 0)
@@ -125,7 +128,7 @@ def estimate(
     held: list[tuple[str, SiteBatch]] = []
     recorder.deliver = lambda name, size, batch: held.append((name, batch))
     n_probed, computing = 0, 0.0
-    # The first forward of a process finds everything cold; it is run again for its time.
+    # The first forward of a process is slow; it is run twice and timed the second time.
     for at, (shard, rows) in enumerate([chosen[0], *chosen]):
         recorder.pieces = plan.pieces(shard, rows)
         held.clear()
@@ -167,7 +170,7 @@ def estimate(
 
 
 def _spread(shards: Sequence[PlannedShard]) -> list[tuple[PlannedShard, Sequence[BatchRow]]]:
-    """A few batches from all over, of middling length."""
+    """A few batches of medium length, spread over the shards."""
     step = max(1, len(shards) // _PROBES)
     chosen = shards[step // 2 :: step][:_PROBES]
     return [(shard, shard.batches[len(shard.batches) // 2]) for shard in chosen]
@@ -192,7 +195,7 @@ def _site(site: StoredSite, shards: Sequence[PlannedShard], density: float) -> S
 
 
 def _bytes(site: StoredSite, length: int, density: float) -> int:
-    """Of a shard with a density: what `arcee_lab.dump.format.layouts` makes of it."""
+    """Bytes of a shard with this density, as `arcee_lab.dump.format.layouts` encodes it."""
     itemsize = site.torch_dtype.itemsize
     if site.layout == "int8":
         return length * (site.width + 4)
@@ -213,7 +216,7 @@ def _bytes(site: StoredSite, length: int, density: float) -> int:
 
 
 def size(n_bytes: int | float) -> str:
-    """Bytes in words: 3.2 GB."""
+    """Bytes with a unit: 3.2 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.3g} {unit}"
@@ -222,7 +225,7 @@ def size(n_bytes: int | float) -> str:
 
 
 def duration(seconds: int | float) -> str:
-    """Seconds in words: 2 h 05 min."""
+    """Seconds with a unit: 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

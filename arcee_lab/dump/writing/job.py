@@ -1,4 +1,4 @@
-"""A dump from beginning to end: many sites in one forward, written while the next one runs."""
+"""A dump from start to finish: many sites per forward, written while the next forward runs."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ from arcee_lab.dump.writing.resume import (
 from arcee_lab.dump.writing.shard_writer import ShardWriter
 from arcee_lab.dump.writing.tags import Tag, cut_tags
 from arcee_lab.dump.writing.writer_threads import WriterThreads
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import FileError, Interrupted
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.runs.interrupt import GracefulInterrupt
@@ -51,27 +51,30 @@ def write(
 ) -> Store:
     """Dumps the activations of many hook points while a model reads texts.
 
-    Killed at any moment, the same call goes on: shards that are whole stay, and the finished store
-    has the same bytes as one that nothing interrupted. Ctrl-C finishes the current shard first.
-    Under torchrun the ranks share the shards out; of a tensor-parallel model the first rank writes.
+    After an interruption at any moment, the same call continues: complete shards stay, and the
+    finished store has the same bytes as without the interruption. Ctrl-C finishes the current shard
+    first. Under torchrun the ranks divide the shards among them; for a tensor-parallel model, the
+    first rank writes.
 
     Args:
         model: An Arcee model, any head.
         tokenizer: Its tokenizer.
-        texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
-        out: A folder, or an fsspec URL such as `s3://bucket/store`. One that holds another run is
-            refused, and so is one that another process is writing to.
+        texts: Documents, or windows from `arcee_lab.data.cut`.
+        out: A folder, or an fsspec URL such as `s3://bucket/store`. A folder that holds another run
+            or that another process is writing to is refused.
         config: What to dump.
-        tags: Further numbers a token, by name.
-        source: Where the texts came from, as JSON values, for the manifest.
+        tags: Further numbers per token, by name.
+        source: Source of the texts, as JSON values, for the manifest.
         progress: Whether to show a bar with tokens/s, bytes and time left on stderr.
 
     Returns:
         The store, open.
 
     Raises:
-        ValueError: Another run's folder, a full disk, NaN in an activation, sites or texts that are
-            not as they should be. What was finished before is kept.
+        OtherRun: The folder belongs to another run.
+        FileError: The disk is full, or another process is writing to the folder.
+        ModelError: An activation is NaN.
+        ArceeLabError: Settings, sites or texts that cannot be used. Finished shards are kept.
         Interrupted: Ctrl-C was pressed; the current shard was finished.
 
     Example:
@@ -93,10 +96,10 @@ def plan(
     *,
     tags: Mapping[str, Tag] | None = None,
 ) -> DumpEstimate:
-    """Says what `write` with the same arguments will take, from a few of its batches.
+    """Estimates size, time and memory of `write` with the same arguments from a few batches.
 
     Raises:
-        ValueError: As `write`.
+        ArceeLabError: As for `write`.
 
     Example:
         >>> import arcee_lab as al
@@ -116,14 +119,14 @@ class DumpJob:
         tokenizer: Its tokenizer.
         texts: Documents or windows.
         config: What to dump.
-        tags: Further numbers a token.
-        source: Where the texts came from.
+        tags: Further numbers per token.
+        source: Source of the texts.
 
     Attributes:
         config: What is dumped.
         plan: The batches.
-        sites: What is stored, by name, in forward order.
-        provenance: What the manifest says of model, tokenizer, data and code.
+        sites: The stored sites by name, in forward order.
+        provenance: The manifest's facts about model, tokenizer, data and code.
         writer_seconds: CPU time of the threads that convert and write, after a run.
     """
 
@@ -143,7 +146,7 @@ class DumpJob:
         self.sites = stored_sites(self._anatomy, config)
         context = config.context or default_context(self._anatomy.model)
         require_context(self._anatomy.model, context, "context")
-        # Of windows that are cut already, it still says how many share a packed row.
+        # For windows that are cut already, `context` still limits a packed row.
         packs = config.packed and isinstance(texts, Windows)
         windows = windows_of(
             self._anatomy.model,
@@ -171,7 +174,7 @@ class DumpJob:
         self._estimate: DumpEstimate | None = None
 
     def estimate(self) -> DumpEstimate:
-        """What the dump will take; measured once."""
+        """Size, time and memory of the dump; measured once."""
         if self._estimate is None:
             with torch.no_grad(), self._recorder() as recorder:
                 self._estimate = estimate(
@@ -199,14 +202,14 @@ class DumpJob:
         )
 
     def run(self, out: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Store:
-        """Writes what is not there yet; see `write`."""
+        """Writes the missing shards; see `write`."""
         folder, sites = folder_of(out), tuple(self.sites.values())
         shards = self.plan.shards
         with joined(self._anatomy.model.device) as ranks, self._exclusive(folder, ranks):
             todo = agree_on_shards(ranks, unfinished(folder, shards, sites))
             if todo:
                 self.check_space(folder, sum(len(shards[number]) for number in todo))
-                # Of a tensor-parallel model all ranks compute the same, and the first one writes.
+                # With a tensor-parallel model all ranks compute the same, and the first one writes.
                 together = shards_of(self._anatomy) is not None
                 mine = todo if together else ranks.share(todo)
                 writes = ranks.first or not together
@@ -218,19 +221,19 @@ class DumpJob:
         return open(folder, tokenizer=self._tokenizer)
 
     def check_space(self, folder: Folder, n_tokens: int) -> None:
-        """Refuses a folder that cannot hold so many tokens.
+        """Refuses a folder without enough free space for so many tokens.
 
         Raises:
-            ValueError: Too little space is free.
+            FileError: Too little space is free.
         """
         free = folder.free_bytes()
         if free is None:
             return
         needed = int(self.estimate().most_bytes * n_tokens / self.plan.n_tokens)
         if needed > free:
-            raise SettingError(
+            raise FileError(
                 f"the dump needs up to {size(needed)} and {folder} has {size(free)} free; expected "
-                "room for all of it. Take another folder, fewer sites, or --max-tokens"
+                "room for all of it. Choose another folder, fewer sites, or --max-tokens."
             )
 
     def compute(
@@ -244,13 +247,14 @@ class DumpJob:
         """Computes shards and writes their files and records.
 
         Args:
-            folder: Where to.
-            shards: Which.
-            writes: False for a rank that only computes with others.
+            folder: The folder to write to.
+            shards: The shards.
+            writes: False for a rank that only takes part in the computation.
             progress: Whether to show a bar.
 
         Raises:
-            ValueError: A file that cannot be written, or NaN.
+            FileError: A file cannot be written.
+            ModelError: An activation is NaN.
             Interrupted: Ctrl-C was pressed.
         """
         if not shards:
@@ -293,7 +297,7 @@ class DumpJob:
                         writers.drain()
                         raise Interrupted(
                             f"stopped after shard {shard.number + 1} of {len(self.plan.shards)}, "
-                            f"which is whole in {folder}; repeat the same command to go on"
+                            f"which is complete in {folder}; repeat the same command to continue."
                         )
         finally:
             self.writer_seconds = writers.seconds
@@ -302,7 +306,7 @@ class DumpJob:
         return single_writer(folder, ranks, self.provenance.settings)
 
     def _recorder(self) -> Recorder:
-        # Without the logits the head, the largest product of all, need not be computed.
+        # Without logits the head, the largest matrix product of all, is not computed.
         stop = "hook_logits" not in self.sites
         return Recorder(
             self._anatomy, self.sites, stop=stop, cast=self.config.store_dtype is not None

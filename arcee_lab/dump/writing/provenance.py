@@ -1,4 +1,4 @@
-"""What a dump is of: its sites, and what its manifest says of model, tokenizer, data and code."""
+"""The sites of a dump, and its manifest's facts about model, tokenizer, data and code."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.format.manifest import DTYPES, StoredSite, stored_as
 from arcee_lab.dump.writing.batching import BatchPlan
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, SiteError
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.fingerprint import (
     data_fingerprint,
@@ -23,34 +23,36 @@ _PACKAGES = ("arcee_lab", "torch", "transformers", "numpy", "safetensors")
 
 
 def stored_sites(anatomy: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
-    """What is stored of each hook point, in forward order.
+    """The stored sites by name, in forward order.
 
     Raises:
-        ValueError: A filter that matches nothing, a site that is not a value a token, a dtype that
-            is not stored, or a hook on a neuron's square, which a store of relu(u) would not see.
+        SiteError: A filter matches nothing, a site does not have one value per token, or a hook
+            changes a neuron's square, which a store of relu(u) would not contain.
+        SettingError: A dtype that a store cannot hold.
     """
-    asked = anatomy.resolve(list(config.sites))
-    for name in asked:
+    requested = anatomy.resolve(list(config.sites))
+    for name in requested:
         if stored_as(name) != name and anatomy.hook_point(name)._forward_hooks:
-            raise SettingError(
+            raise SiteError(
                 f"something hooks {name}, but a store keeps relu(u) and squares it when it is "
                 f"read, so a change there would be lost. Change {stored_as(name)} instead, or "
-                "remove the hook"
+                "remove the hook."
             )
     sites = {}
     legend = anatomy.legend.sites()
-    for name in anatomy.resolve([stored_as(name) for name in asked]):
+    for name in anatomy.resolve([stored_as(name) for name in requested]):
         axes = legend[name].axes
         if axes[:2] != ("batch", "pos"):
-            raise SettingError(
-                f"{name} is [{', '.join(axes)}] and so not a value a token; expected sites over "
-                "batch and pos. Read it with al.capture"
+            raise SiteError(
+                f"{name} is [{', '.join(axes)}], so it has no value per token; expected sites over "
+                "batch and pos. Read it with al.capture."
             )
         computed = torch.float32 if legend[name].dtype == "float32" else anatomy.model.dtype
         dtype = config.store_dtype or str(computed).removeprefix("torch.")
         if dtype not in DTYPES:
             raise SettingError(
-                f"{name} is {dtype}; a store holds {', '.join(DTYPES)}. Say which with store_dtype="
+                f"{name} is {dtype}; a store holds {', '.join(DTYPES)}. Choose one of these with "
+                "store_dtype=."
             )
         neurons = name.endswith(".mlp.hook_relu")
         shape = tuple(anatomy.size(axis) for axis in axes[2:])
@@ -59,17 +61,17 @@ def stored_sites(anatomy: Anatomy, config: DumpConfig) -> dict[str, StoredSite]:
 
 
 class Provenance:
-    """Where a dump comes from; taken once, since a big model's weights take a while to go through.
+    """The origin of a dump; computed once, because hashing a large model's weights takes time.
 
     Args:
         anatomy: Of the model.
         tokenizer: Its tokenizer.
         plan: The windows and their batches.
         config: What is dumped.
-        source: Where the texts came from, as JSON values.
+        source: Source of the texts, as JSON values.
 
     Attributes:
-        settings: What makes this dump this dump: the same settings give the same bytes.
+        settings: What identifies the dump: the same settings give the same bytes.
     """
 
     def __init__(

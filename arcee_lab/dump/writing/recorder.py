@@ -1,4 +1,4 @@
-"""The activations of a forward, handed on site by site as the model computes them."""
+"""Records a forward: passes on each site's activations as the model computes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,22 +17,22 @@ Deliver = Callable[[str, int, SiteBatch], None]
 
 
 class Recorder(Watch):
-    """Hands every activation on and keeps none.
+    """Passes every activation on and keeps none.
 
-    On the CPU nothing is copied here: what flows on in the model is not changed any more, and that
-    is checked. From a GPU each tensor is copied into pinned memory without waiting for it; sparse
-    sites are transposed before, which is half of the writer's work.
+    On the CPU nothing is copied: the tensor must not be changed in place afterwards, which is
+    checked. On a GPU each tensor is copied into pinned memory asynchronously; sparse sites are
+    transposed first, which is half of the writer's work.
 
     Args:
         anatomy: Of the model.
-        sites: What is stored, by name, in forward order.
+        sites: The stored sites by name, in forward order.
         stop: Whether forwards end at the last site.
         cast: Whether values are stored in another dtype than the model computes them in.
 
     Attributes:
-        deliver: Takes a site, the bytes that wait with it, and its activations; set it before each
-            forward. It may wait, which holds the model back.
-        pieces: Which tokens of the batch belong where; set it before each forward.
+        deliver: Receives a site, the bytes of its activations, and these; set it before each
+            forward. It may wait, which delays the model.
+        pieces: Positions of the batch's tokens in the shard; set it before each forward.
     """
 
     _opened_by = "a dump of it"
@@ -57,9 +57,9 @@ class Recorder(Watch):
         if x.dtype != site.torch_dtype and not self._cast:
             raise SettingError(
                 f"{name} is computed in {str(x.dtype).removeprefix('torch.')}, not in the model's "
-                f"{site.dtype}; say what to store it in with store_dtype="
+                f"{site.dtype}; choose the stored dtype with store_dtype=."
             )
-        # For a capture the tensor itself counts its changes; a view of it shares the count.
+        # The tensor counts its in-place changes; a view of it shares the count.
         flat = x.detach().reshape(-1, site.width)
         if flat.device.type == "cpu":
             self.deliver(name, flat.nbytes, SiteBatch(flat, self.pieces, edits_of(flat)))
@@ -77,4 +77,4 @@ class Recorder(Watch):
 
 
 def _discard(name: str, size: int, batch: SiteBatch) -> None:
-    """What a rank does that computes with the others and does not write."""
+    """For a rank that takes part in the computation and does not write."""

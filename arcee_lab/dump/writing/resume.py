@@ -1,7 +1,7 @@
-"""What a run that was killed has left behind, and who may go on with it.
+"""Continues an interrupted dump: which shards are complete, and who may write the others.
 
-A shard counts once its record lies in `progress/`, which is written after all its files. The
-manifest, written last, takes the records' place.
+A shard counts as complete once its record is in `progress/`, which is written after all its files.
+The manifest, written last, replaces the records.
 """
 
 import json
@@ -14,19 +14,19 @@ import torch
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
 from arcee_lab.dump.writing.batching import PlannedShard
-from arcee_lab.errors import OtherRun
+from arcee_lab.errors import FileError
 from arcee_lab.runs.ranks import Ranks
 
 PROGRESS = "progress"
 
 
 def record_path(number: int) -> str:
-    """Where the record of a shard lies until the store is finished."""
+    """Path of a shard's record until the store is finished."""
     return f"{PROGRESS}/{number:05d}.json"
 
 
 def write_record(folder: Folder, shard: PlannedShard, stored: StoredShard) -> None:
-    """Says that all files of a shard lie in the folder."""
+    """Records that all files of a shard are in the folder."""
     text = json.dumps(stored.to_json(), indent=2)
     folder.write(record_path(shard.number), f"{text}\n".encode())
 
@@ -34,7 +34,7 @@ def write_record(folder: Folder, shard: PlannedShard, stored: StoredShard) -> No
 def read_record(
     folder: Folder, shard: PlannedShard, sites: tuple[StoredSite, ...]
 ) -> StoredShard | None:
-    """The record of a shard, or None where it has to be computed (again).
+    """The record of a shard, or None if the shard has to be computed.
 
     A record that is damaged, or whose files are missing or of another size, does not count.
     """
@@ -65,18 +65,18 @@ def finish(
     sites: tuple[StoredSite, ...],
     manifest: Callable[[tuple[StoredShard, ...]], Manifest],
 ) -> None:
-    """Writes the manifest over all shards, and removes the records.
+    """Writes the manifest of all shards and removes the records.
 
     Raises:
-        ValueError: A shard has no record, since its rank is gone.
+        FileError: A shard has no record, because its rank died.
     """
     if folder.size(MANIFEST) is None:
         stored = [read_record(folder, shard, sites) for shard in shards]
         missing = [s.number for s, record in zip(shards, stored, strict=True) if record is None]
         if missing:
-            raise OtherRun(
+            raise FileError(
                 f"shards {missing[:8]} of {folder} were not written; expected all "
-                f"{len(shards)}. Repeat the command: it computes just these"
+                f"{len(shards)}. Repeat the command: it computes only these."
             )
         manifest(tuple(record for record in stored if record is not None)).save(folder)
     folder.remove(PROGRESS)
@@ -84,10 +84,11 @@ def finish(
 
 @contextmanager
 def single_writer(folder: Folder, ranks: Ranks, settings: dict[str, Any]) -> Iterator[None]:
-    """Claims a folder for the job and keeps all others out for the block.
+    """Reserves a folder for the job and excludes all others inside the block.
 
     Raises:
-        ValueError: It is another run's, or another job is writing to it.
+        OtherRun: The folder belongs to another run.
+        FileError: Another job is writing to it.
     """
     if ranks.first:
         folder.claim(settings)
@@ -101,6 +102,6 @@ def single_writer(folder: Folder, ranks: Ranks, settings: dict[str, Any]) -> Ite
 
 
 def agree_on_shards(ranks: Ranks, shards: Sequence[PlannedShard]) -> list[int]:
-    """The numbers of the first rank's list: all ranks go by what it saw in the folder."""
+    """The numbers of the first rank's shards, so that all ranks use one list."""
     numbers = torch.tensor([shard.number for shard in shards], dtype=torch.int64)
     return ranks.gather({"shards": numbers})[0]["shards"].tolist()

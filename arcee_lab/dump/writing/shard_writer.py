@@ -1,4 +1,4 @@
-"""One shard while it is filled: activations come in batch by batch, files come out."""
+"""Writes one shard: receives activations batch by batch and writes a file per site."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ from arcee_lab.dump.format.layouts import Builder
 from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite, shard_path
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.dump.writing.batching import Piece, PlannedShard
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SiteError
 from arcee_lab.model.attention import edits_of
 
 
 @dataclass(frozen=True)
 class SiteBatch:
-    """The activations of one site in one forward, on their way to a shard.
+    """The activations of one site in one forward.
 
     Attributes:
-        x: [batch * pos, width] on the CPU; on a GPU's behalf a pinned copy, which is complete when
-            `ready` is.
-        pieces: Which tokens belong where in the shard.
+        x: [batch * pos, width] on the CPU; from a GPU a pinned copy, which is complete when `ready`
+            is.
+        pieces: Positions of the tokens in the shard.
         edits: How often `x` had been changed in place when it was recorded.
         ready: A CUDA event, or None.
     """
@@ -38,14 +38,14 @@ class SiteBatch:
 
 @dataclass
 class ShardWriter:
-    """A shard that is being filled. Each site is filled from one thread at a time.
+    """Writes one shard. Each site is added from one thread at a time.
 
     Attributes:
         folder: The store.
-        shard: What belongs in it.
-        sites: What is stored, by name.
-        tokens: What is known of its tokens.
-        done: Called once with the finished shard, when all its files lie in the folder.
+        shard: The planned shard.
+        sites: The stored sites by name.
+        tokens: Its token columns.
+        done: Called once with the finished shard, when all its files are in the folder.
     """
 
     folder: Folder
@@ -64,15 +64,16 @@ class ShardWriter:
         }
 
     def add_tokens(self) -> None:
-        """Writes the file of tokens."""
+        """Writes the file of token columns."""
         path = shard_path("tokens", self.shard.number)
         self._finished("", shard_files.write(self.folder, path, self.tokens))
 
     def add(self, name: str, batch: SiteBatch) -> None:
-        """Converts one site's activations; the last ones of the shard write its file.
+        """Converts one site's activations; after the last ones of the shard, writes its file.
 
         Raises:
-            ValueError: NaN, or a tensor that was changed in place after it was recorded.
+            ModelError: A value is NaN.
+            SiteError: A tensor was changed in place after it was recorded.
         """
         if batch.ready is not None:
             batch.ready.synchronize()
@@ -83,9 +84,9 @@ class ShardWriter:
             if n_nan:
                 raise self._nan(name, piece, n_nan)
         if edits_of(batch.x) != batch.edits:
-            raise SettingError(
+            raise SiteError(
                 f"{name} was changed in place after it was recorded, by a hook at a later site "
-                "that holds the same tensor. Return a new tensor there"
+                "that holds the same tensor. Return a new tensor there."
             )
         if builder.tokens == len(self.shard):
             path = shard_path(name, self.shard.number)
@@ -108,13 +109,13 @@ class ShardWriter:
             ),
         )
 
-    def _nan(self, name: str, piece: Piece, n_nan: int) -> ValueError:
+    def _nan(self, name: str, piece: Piece, n_nan: int) -> ModelError:
         here = slice(piece.at, piece.at + piece.length)
         windows = self.tokens.windows[here]
         documents = self.tokens.documents[here]
-        return ValueError(
+        return ModelError(
             f"{name} holds {n_nan} NaN in windows {int(windows[0])} to {int(windows[-1])} "
             f"(documents {int(documents[0])} to {int(documents[-1])} of the text); expected "
-            "numbers. Load the model in float32 or bfloat16, or check its weights; what was "
-            "finished before is kept, and the same command goes on from there"
+            "numbers. Load the model in float32 or bfloat16, or check its weights; finished shards "
+            "are kept, and the same command continues from there."
         )

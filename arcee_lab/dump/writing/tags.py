@@ -1,4 +1,4 @@
-"""Further numbers a token: given document by document, stored token by token."""
+"""Further numbers per token: given by document, stored by token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import TextError
 
 
 @dataclass(frozen=True)
 class Tag:
-    """What is known of each token beside its id: a part of speech, a label, a score.
+    """A number per token, such as a part of speech, a label or a score.
 
     Attributes:
-        values: One sequence of whole numbers a document, one number for each token that the
+        values: One sequence of whole numbers per document, with one number per token that the
             tokenizer makes of it, BOS included.
-        labels: What the numbers 0, 1, ... mean; None where they are numbers.
+        labels: Meaning of the numbers 0, 1, ...; None if they are plain numbers.
 
     Example:
-        >>> from arcee_lab.dump.writing.tags import Tag
+        >>> from arcee_lab.dump import Tag
         >>> Tag([[0, 1, 1, 2]], labels=("none", "noun", "verb")).labels[2]
         'verb'
     """
@@ -37,7 +37,7 @@ def cut_tags(
     """The numbers of each stored token, and what they mean.
 
     Raises:
-        ValueError: A document has fewer numbers than tokens, or a number has no label.
+        TextError: A document has fewer numbers than tokens, or a number has no label.
     """
     columns: dict[str, Tensor] = {}
     for name, tag in (tags or {}).items():
@@ -50,17 +50,17 @@ def cut_tags(
             at = done.get(document, 0)
             done[document] = at + n_body
             if document >= len(tag.values) or prefix + at + n_body > len(tag.values[document]):
-                raise SettingError(
+                raise TextError(
                     f"tag {name!r} has too few numbers for document {document}; expected one for "
-                    "each token of every document, BOS included"
+                    "each token of every document, BOS included."
                 )
             values = np.asarray(tag.values[document])
             parts += [values[:prefix], values[prefix + at : prefix + at + n_body]]
         column = np.concatenate(parts)
         if tag.labels is not None and not (column.min() >= 0 and column.max() < len(tag.labels)):
-            raise SettingError(
+            raise TextError(
                 f"tag {name!r} has numbers from {column.min()} to {column.max()}, and labels for "
-                f"0 to {len(tag.labels) - 1}"
+                f"0 to {len(tag.labels) - 1}."
             )
         columns[name] = torch.from_numpy(column.astype(np.int32))
     return columns, {name: tag.labels for name, tag in (tags or {}).items()}

@@ -1,4 +1,4 @@
-"""Threads that do what is handed to them, in order, with a bound on what waits."""
+"""Threads that run tasks in order, with a bound on the memory of waiting tasks."""
 
 import threading
 import time
@@ -10,15 +10,15 @@ Task = Callable[[], None]
 
 
 class WriterThreads:
-    """Runs tasks on threads of its own while the caller goes on.
+    """Runs tasks on its own threads while the caller continues.
 
-    A task goes into a lane; tasks of one lane run one after the other, in order. The caller waits
-    when the tensors that wait are more than `limit` bytes together, so memory has a bound. The
-    first error of a task is raised in the caller, at its next call.
+    Each task belongs to a lane; the tasks of one lane run in order. The caller waits while the
+    tensors of waiting tasks take more than `limit` bytes, so memory is bounded. The first error of
+    a task is raised in the caller, at its next call.
 
     Args:
-        threads: How many run at once; lane n belongs to thread n % threads.
-        limit: Bytes that may wait. A single task may be larger; it then waits alone.
+        threads: Number of threads; lane n belongs to thread n % threads.
+        limit: Most bytes that may wait. A single task may be larger; then no other waits.
 
     Attributes:
         seconds: CPU time that the threads have spent on tasks.
@@ -66,15 +66,15 @@ class WriterThreads:
                 thread.join()
 
     def put(self, lane: int, size: int, task: Task) -> None:
-        """Hands on a task; waits while too much waits.
+        """Adds a task; blocks while the waiting tasks take too much memory.
 
         Args:
             lane: Tasks of one lane keep their order.
-            size: Bytes that the task holds on to.
-            task: What to do.
+            size: Bytes that the task keeps in memory.
+            task: The task.
 
         Raises:
-            BaseException: What an earlier task raised; the task is not taken.
+            BaseException: An earlier task's error; then the task is not added.
         """
         with self._changed:
             self._changed.wait_for(
@@ -89,7 +89,7 @@ class WriterThreads:
         """Waits until all tasks are done.
 
         Raises:
-            BaseException: What a task raised.
+            BaseException: A task's error.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._error or not self._left())
@@ -114,10 +114,10 @@ class WriterThreads:
             try:
                 if self._error is None:
                     task()
-            except BaseException as error:  # all of it belongs to the caller
+            except BaseException as error:  # raised in the caller
                 self._error = self._error or error
             finally:
-                # The last reference to a batch's tensors: they go before others come.
+                # The last reference to a batch's tensors: free them before others arrive.
                 del task
                 with self._changed:
                     self.seconds += time.thread_time() - began

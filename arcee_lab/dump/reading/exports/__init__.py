@@ -1,4 +1,4 @@
-"""A store for other programs: files they read, and a statement of what was lost.
+"""Exports of a store for other programs, each with a statement of what was lost.
 
 parquet   one row per nonzero, sorted by neuron, and one row per token: for DuckDB, pandas, polars
 coo       safetensors of token, unit and value: for torch, scipy, anything
@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import SparseRows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import FileError, SettingError
+from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ _CELLS = 1 << 26  # that are decoded at once
 
 
 @dataclass(frozen=True, repr=False)
-class Export:
+class Export(Result):
     """What an export wrote.
 
     Attributes:
         kind: One of `KINDS`.
-        folder: Where it lies.
-        files: All files of it.
+        folder: Its folder.
+        files: All its files.
         entries: Values written.
-        lost: What another program does not get back, as a sentence -> how many values or tokens it
-            concerns. Empty where everything comes back to the bit.
+        lost: What the export does not preserve -> how many values or tokens that concerns. Empty
+            if every value is preserved bit for bit.
     """
 
     kind: str
@@ -56,21 +57,18 @@ class Export:
         return sum(path.stat().st_size for path in self.files)
 
     def frame(self) -> pd.DataFrame:
-        """One row a file: file, bytes."""
+        """One row per file: file, bytes."""
         rows = [(str(p.relative_to(self.folder)), p.stat().st_size) for p in self.files]
         return pd.DataFrame(rows, columns=["file", "bytes"])
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Kind, size and losses."""
         lost = "; ".join(f"{what}: {count:,}" for what, count in self.lost.items() if count)
         return (
-            f"Export({self.kind}, {self.entries:,} values in {len(self.files)} files, "
-            f"{self.bytes:,} bytes; lost: {lost or 'nothing'})"
+            f"{self.kind}, {counted(self.entries, 'value')} in {counted(len(self.files), 'file')}, "
+            f"{self.bytes:,} bytes; lost: {lost or 'nothing'}"
         )
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(repr(self))}</p>{self.frame().to_html(index=False, max_rows=20)}"
 
 
 def export(
@@ -86,8 +84,8 @@ def export(
     Args:
         store: The store.
         kind: `parquet`, `coo`, `delphi` or `saelens`.
-        out: A folder, new or empty. `export.json` appears in it last and states what was lost.
-        sites: Which sites; by default all that the kind can hold: sparse ones, for `saelens` all.
+        out: A new or empty folder. `export.json` is written last and states what was lost.
+        sites: Which sites; by default all sparse ones, and for `saelens` all.
         **options: `context=` of `delphi` and `saelens`, `example=` and `splits=` of `delphi`,
             `names=` of `saelens`.
 
@@ -95,25 +93,25 @@ def export(
         The files, and what was lost.
 
     Raises:
-        ValueError: An unknown kind, a folder in use, a site that the kind cannot hold, or a full
-            disk; then nothing of the export stays.
+        SettingError: An unknown kind, or a site that the kind cannot hold.
+        FileError: A folder in use or a full disk; then nothing of the export stays.
     """
     if kind not in KINDS:
-        raise SettingError(f"export kind is {kind!r}; expected one of {', '.join(KINDS)}")
+        raise SettingError(f"export kind is {kind!r}; expected one of {', '.join(KINDS)}.")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError(f"export folder {out} holds other files; choose a new one")
-    # Imported here: pyarrow and datasets take longer to load than most questions to a store.
+        raise FileError(f"export folder {out} holds other files; choose a new one.")
+    # Imported here: pyarrow and datasets take longer to load than most queries.
     write: Callable[..., Export] = import_module(f"arcee_lab.dump.reading.exports.{kind}").write
-    asked = [sites] if isinstance(sites, str | int) else sites
-    if asked is None:
+    requested = [sites] if isinstance(sites, str | int) else sites
+    if requested is None:
         names = [s.name for s in store.manifest.sites if kind == "saelens" or s.counts_nonzeros]
     else:
         names = [
-            site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in asked
+            site if isinstance(site, str) else f"layers.{site}.mlp.hook_post" for site in requested
         ]
     if not names:
-        raise SettingError(f"store {store.folder} has no site that {kind} can hold")
+        raise SettingError(f"store {store.folder} has no site that {kind} can hold.")
     if kind != "saelens":
         names = [_sparse_name(store, name, kind) for name in names]
     try:
@@ -122,9 +120,12 @@ def export(
         storage.write_json(out / STATEMENT, _statement(store, names, result))
     except (OSError, SafetensorError) as error:
         _empty(out)
-        raise SettingError(
-            f"export folder {out} cannot be written: {' '.join(str(error).split())}. Nothing of "
-            "the export was left there; make room, then repeat the same call."
+        reason = storage.NotWritten(out, error).reason
+        if isinstance(error, storage.NotWritten):
+            reason = f"{error.path}: {error.reason}"
+        raise FileError(
+            f"export folder {out} cannot be written: {reason}. Nothing of the export was left "
+            "there; make room, then repeat the same call."
         ) from error
     except BaseException:
         _empty(out)
@@ -133,7 +134,7 @@ def export(
 
 
 def _empty(folder: Path) -> None:
-    """Removes what an export that failed has begun, so that the same call may be repeated."""
+    """Removes the files of a failed export, so that the same call can be repeated."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -157,13 +158,13 @@ def _sparse_name(store: "Reader", name: str, kind: str) -> str:
     site, _ = store.find(name)
     if not site.counts_nonzeros:
         raise SettingError(
-            f"{site.name} lies dense and {kind} holds nonzeros; export it as 'saelens'"
+            f"{site.name} is stored dense and {kind} holds nonzeros; export it as 'saelens'."
         )
     return site.name
 
 
 def unit_ranges(store: "Reader", site: StoredSite) -> Iterator[tuple[int, SparseRows]]:
-    """The nonzeros of a site at all tokens, some units at a time: first unit, and a row a unit."""
+    """The nonzeros of a site at all tokens, by ranges of units: first unit, and a row per unit."""
     step = max(1, _CELLS // max(1, len(store)))
     for start in range(0, site.width, step):
         which = slice(start, start + step)

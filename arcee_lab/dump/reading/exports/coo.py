@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write(store: "Reader", out: Path, sites: Sequence[str]) -> Export:
-    """Writes, for each site, a file a shard: `indices` int64 [2, n], `values` and `shape` [2].
+    """Writes, for each site, one file per shard: `indices` int64 [2, n], `values` and `shape` [2].
 
     The first row of `indices` are tokens, counted over the whole store, the second units. They are
     sorted, so `torch.sparse_coo_tensor(indices, values, tuple(shape), is_coalesced=True)` is the

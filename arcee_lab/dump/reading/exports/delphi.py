@@ -38,7 +38,7 @@ def write(
 ) -> Export:
     """Writes `latents/SITE/FIRST_LAST.safetensors` and a `config.json` per site.
 
-    All documents follow one another in rows of `context` tokens; the tokens behind the last full
+    All documents follow one another in rows of `context` tokens; the tokens after the last full
     row are left out. So an example that delphi cuts from a row may begin with the end of another
     document, which the model did not read before it; how many do is stated.
 
@@ -58,7 +58,7 @@ def write(
         splits: Files per site; delphi reads a file whole.
 
     Raises:
-        ValueError: Settings out of their range, or a store that does not fill one row.
+        SettingError: Settings out of their range, or a store that does not fill one row.
     """
     if splits < 1:
         raise SettingError(f"splits is {splits}; expected at least 1.")
@@ -82,8 +82,8 @@ def write(
         folder.mkdir(parents=True)
         n_splits = min(splits, site.width)
         bounds = torch.linspace(0, site.width, steps=n_splits + 1).long().tolist()
-        for first, behind in itertools.pairwise(bounds):
-            latent, token, values = _nonzeros(store, site, first, behind)
+        for first, stop in itertools.pairwise(bounds):
+            latent, token, values = _nonzeros(store, site, first, stop)
             kept = (place[token] >= 0) & (values.double() > _CUT).numpy()
             latent, token, values = latent[kept], token[kept], values[torch.from_numpy(kept)]
             dropped += int((~kept).sum())
@@ -96,15 +96,15 @@ def write(
                 "activations": half,
                 "tokens": ids,
             }
-            path = folder / f"{first}_{behind - 1}.safetensors"
+            path = folder / f"{first}_{stop - 1}.safetensors"
             storage.write_atomic(path, lambda part, tensors=tensors: save_file(tensors, part))
             files.append(path)
             entries += len(half)
         config = _config(store, packed, n_splits, tokenizer)
         files.append(storage.write_json(folder / "config.json", config))
     lost = {
-        "tokens behind the last full row": packed.n_left_out,
-        "values up to 1e-5, at padding or behind the last full row": dropped,
+        "tokens after the last full row": packed.n_left_out,
+        "values up to 1e-5, at padding or after the last full row": dropped,
         "values rounded to float16": rounded,
         f"examples of {example} tokens that span two windows": packed.n_spanning(
             known.windows.numpy(), example
@@ -123,11 +123,11 @@ def _save_tokenizer(store: "Reader", out: Path) -> tuple[list[Path], Path]:
 
 
 def _nonzeros(
-    store: "Reader", site: StoredSite, first: int, behind: int
+    store: "Reader", site: StoredSite, first: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Latent within the split, token, and value of its nonzeros."""
     parts = [
-        store.units(site.name, number, slice(first, behind))
+        store.units(site.name, number, slice(first, stop))
         for number in range(len(store.manifest.shards))
     ]
     rows = (

@@ -1,4 +1,4 @@
-"""Documents one behind the other in rows of one length, as programs that train or explain want."""
+"""Concatenates documents into rows of one length, as other programs expect them."""
 
 from dataclasses import dataclass
 
@@ -35,14 +35,14 @@ class PackedRows:
 
 
 def pack(known: TokenTable, context: int) -> PackedRows:
-    """Puts all tokens of a store, without padding, one behind the other into rows.
+    """Puts all tokens of a store, without padding, one after the other into rows.
 
     Args:
-        known: What is known of the tokens.
+        known: The token columns of the store.
         context: Tokens per row.
 
     Raises:
-        ValueError: A row takes more tokens than there are, or fewer than one.
+        SettingError: A row takes more tokens than there are, or fewer than one.
     """
     if context < 1:
         raise SettingError(f"context is {context}; expected at least 1 token per row.")

@@ -16,7 +16,7 @@ from arcee_lab.runs import storage
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.reader import Reader
 
-_GROUP = 1 << 20  # rows of a row group: what a query of one neuron reads at most, twice
+_GROUP = 1 << 20  # rows per row group; a query of one neuron reads at most two groups
 _SCHEMA = pa.schema(
     [
         ("site", pa.dictionary(pa.int8(), pa.string())),
@@ -26,7 +26,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _ENCODINGS = {"unit": "DELTA_BINARY_PACKED", "token": "DELTA_BINARY_PACKED"}
-# How `datasets.load_dataset` tells the two tables apart: the head of a data set's README.
+# How `datasets.load_dataset` distinguishes the two tables: the header of a data set's README.
 _README = """---
 configs:
 - config_name: nonzeros
@@ -44,11 +44,11 @@ def write(store: "Reader", out: Path, sites: Sequence[str]) -> Export:
     """Writes `tokens/tokens.parquet` and, for each site, `nonzeros/SITE.parquet`.
 
     The second has a row per nonzero: `site`, `unit`, `token` and `relu`, which is relu(u) as
-    float32: exact for bfloat16 and float16 too, whose few different values take a number in a
-    dictionary each. Rows are sorted by unit, then by token, so a query of one unit reads a row
+    float32, exact for bfloat16 and float16 too; their few different values are stored as numbers in
+    a dictionary. Rows are sorted by unit, then by token, so a query of one unit reads a row
     group or two.
 
-    All files of a folder have one schema. `README.md` says so to `datasets.load_dataset`.
+    All files of a folder have one schema; `README.md` declares both to `datasets.load_dataset`.
     """
     tokens = out / "tokens" / "tokens.parquet"
     tokens.parent.mkdir()

@@ -21,11 +21,11 @@ def write(
     context: int = 128,
     names: Mapping[str, str] | None = None,
 ) -> Export:
-    """Writes a data set per site, `SITE/`: a column of [context, width] and one of `token_ids`.
+    """Writes one data set per site, `SITE/`: a column of [context, width] and one of `token_ids`.
 
     All rows have one length, so all documents follow one another in rows of `context` tokens; the
-    tokens behind the last full row are left out and counted. A value is what the model computed in
-    the token's own window, whatever else its row holds. Values are exact: bfloat16 is written as
+    tokens after the last full row are left out and counted. A value is what the model computed in
+    the token's own window, whatever else is in its row. Values are exact: bfloat16 is written as
     float32, which Arrow has. Load a data set with `datasets.load_from_disk`, or give its folder to
     SAELens as `cached_activations_path` together with the same `context_size`.
 
@@ -34,11 +34,11 @@ def write(
         out: The folder.
         sites: The sites; `hook_post` gives squares.
         context: Tokens per row; the default is SAELens' own.
-        names: Name of the column of values, by site, where it is not the site's own: SAELens looks
-            for its `hook_name`.
+        names: Name of the column of values by site, if not the site's own: SAELens looks for its
+            `hook_name`.
 
     Raises:
-        ValueError: The store does not fill one row.
+        SettingError: The store does not fill one row.
     """
     from datasets import Array2D, Dataset, Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
@@ -73,5 +73,5 @@ def write(
         finally:
             part.unlink(missing_ok=True)
         files += sorted(path for path in (out / name).iterdir())
-    lost = {"tokens behind the last full row": packed.n_left_out}
+    lost = {"tokens after the last full row": packed.n_left_out}
     return Export("saelens", out, tuple(files), entries, lost)
