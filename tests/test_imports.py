@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 # From the bottom up. Parts of one line do not import each other.
 LAYERS = (
-    {"_lazy", "sites", "errors"},
+    {"_lazy", "errors"},
+    {"sites"},
     {"results", "bootstrap", "runs", "demo"},
     {"model", "data"},
     {"hooks"},
