@@ -58,7 +58,12 @@ def page(headline: str, frame: "pd.DataFrame") -> str:
         headline: A sentence.
         frame: Of which `MOST_ROWS` rows are shown.
     """
-    table = frame.to_html(index=False, max_rows=MOST_ROWS, border=0, float_format="{:.4g}".format)
+    import pandas as pd
+
+    with pd.option_context("display.max_colwidth", None):  # names of sites are longer than 50
+        table = frame.to_html(
+            index=False, max_rows=MOST_ROWS, border=0, float_format="{:.4g}".format
+        )
     return f"<p>{escape(headline)}</p>{table}"
 
 

@@ -15,14 +15,13 @@ A canonical name is the path inside the backbone, or `hook_logits`. It is the sa
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
-from arcee_lab.errors import SiteError
+from arcee_lab.errors import SiteError, UnknownName, WrongType
 
 Axes = tuple[str, ...]
 
@@ -47,6 +46,21 @@ class Site:
     def on_request(self) -> bool:
         """Whether the tensor exists only if somebody asks for it by name."""
         return self.axes[-1] == "k_pos"
+
+
+class SiteTable(dict[str, Site]):
+    """Canonical name -> site, in forward order; read-only, because equal legends share one."""
+
+    def __reduce__(self) -> Any:
+        return SiteTable, (dict(self),)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise WrongType("The table of hook points is read-only; copy it with dict(sites) first.")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 
 _NEURONS = ("batch", "pos", "d_mlp")
@@ -143,7 +157,7 @@ class Legend:
     n_layers: int
     head: str
 
-    def sites(self) -> Mapping[str, Site]:
+    def sites(self) -> SiteTable:
         """Canonical name -> site, in forward order."""
         return _sites(self)
 
@@ -155,7 +169,7 @@ class Legend:
                 (`layers.4:12.mlp.hook_post`, `layers.-1.hook_resid_post`) or TransformerLens
                 spellings (`blocks.3.mlp.hook_post`), each with or without a leading `model.`.
                 A wildcard reaches `hook_scores` and `hook_pattern`, which cost a matrix of
-                q_pos × k_pos a head, only if the filter spells one of these words.
+                q_pos × k_pos per head, only if the filter spells one of these words.
 
         Raises:
             ValueError: If a filter matches nothing; the nearest names are shown.
@@ -187,6 +201,33 @@ class Legend:
         if len(names) != 1:
             raise SiteError(f"{name!r} names {len(names)} sites; expected one, e.g. {names[0]!r}.")
         return names[0]
+
+    def key(self, name: object, held: Collection[str], *, are: str) -> str:
+        """The canonical name of a key of some mapping from sites.
+
+        Args:
+            name: The key, in any spelling.
+            held: Canonical names that the mapping holds.
+            are: What these are, for the error, e.g. "captured".
+
+        Raises:
+            UnknownName: The key is no name of a site, or of none that the mapping holds.
+        """
+        if isinstance(name, str) and name in held:
+            return name
+        if not isinstance(name, str):
+            raise UnknownName(f"{name!r} is no name of a site; expected one of those {are}.")
+        try:
+            canonical = self.canonical(name)
+        except SiteError as error:
+            raise UnknownName(str(error)) from None
+        if canonical not in held:
+            near = difflib.get_close_matches(canonical, list(held)[:_MOST_NAMES], n=3, cutoff=0.0)
+            raise UnknownName(
+                f"{canonical} was not {are}; of the {len(held):,} that were, the nearest "
+                f"{'is' if len(near) == 1 else 'are'} {', '.join(near)}."
+            )
+        return canonical
 
     def shares_tensor_with(self, name: str) -> str | None:
         """Name of the hook point just before that holds the same tensor, or `None`."""
@@ -237,14 +278,14 @@ class Legend:
 
 
 @lru_cache(maxsize=64)
-def _sites(legend: Legend) -> Mapping[str, Site]:
+def _sites(legend: Legend) -> SiteTable:
     named = {EMBED.template: EMBED}
     for layer in range(legend.n_layers):
         named |= {site.template.format(L=layer): site for site in LAYER}
     named |= {site.template: site for site in FINAL}
     if legend.head in LOGIT_AXES:
         named["hook_logits"] = Site("hook_logits", LOGIT_AXES[legend.head], "output of the head")
-    return MappingProxyType(named)
+    return SiteTable(named)
 
 
 def _int(text: str) -> int | None:
@@ -262,7 +303,7 @@ def head_name(layer: int, head: int) -> str:
 
 
 def markdown_table() -> str:
-    """The legend as a Markdown table, one row a hook point; docs/sites.md holds it."""
+    """The legend as a Markdown table, one row per hook point; docs/sites.md holds it."""
     rows = ["| name | shape | what |", "|---|---|---|"]
     for site in (EMBED, *LAYER, *FINAL):
         name = site.template.replace("{L}", "L")

@@ -1,4 +1,4 @@
-"""What heads do, in numbers a head and a token, without ever holding a whole pattern.
+"""What heads do, in numbers per head and token, without ever holding a whole pattern.
 
 statistics   what to ask of a row of the pattern: Entropy, FirstMass, Offset, TopKeys, Distance
 rows         a few rows of a pattern, and what they may read

@@ -14,12 +14,13 @@ from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.attention_pattern import AttentionMatrices, AttentionPart
+from arcee_lab.results import Result, counted
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 SITE = "self_attn.hook_pattern"
-# Weights held at a time: 16 MiB in fp32, and a few temporaries of that size beside it.
+# Weights held at a time: 16 MiB in fp32, and a few temporaries of that size next to it.
 MOST_WEIGHTS = 2**22
 
 
@@ -31,7 +32,7 @@ class _Sums(NamedTuple):
 
 
 # Values are HeadStatistic; named so here, a type checker at run time would ask for one too early.
-class HeadStatistics(Watch, Mapping[str, Any]):
+class HeadStatistics(Watch, Result, Mapping[str, Any]):
     """What `heads` found: indexed by a statistic, or its name; iteration gives names."""
 
     _opened_by = "al.attention.heads"
@@ -97,7 +98,9 @@ class HeadStatistics(Watch, Mapping[str, Any]):
     def __getitem__(self, what: str | Statistic) -> HeadStatistic:
         name = what if isinstance(what, str) else what.name
         if name not in self._statistics:
-            raise UnknownName(f"{what} was not asked for; asked were {', '.join(self)}.")
+            raise UnknownName(
+                f"{what} is not among the statistics of this pass: {', '.join(self)}."
+            )
         if not all((site, name) in self._sums for site in self._names):
             raise SettingError(
                 "No forward has been seen yet: call the model inside the block first."
@@ -126,7 +129,7 @@ class HeadStatistics(Watch, Mapping[str, Any]):
         return (what.name if isinstance(what, Statistic) else what) in self._statistics
 
     def frame(self) -> pd.DataFrame:
-        """One row a head: layer, head, N, and the mean of each statistic under its name.
+        """One row per head: layer, head, N, and the mean of each statistic under its name.
 
         A statistic that says nothing of some tokens has an N of its own, `<name>_n`.
         """
@@ -153,11 +156,17 @@ class HeadStatistics(Watch, Mapping[str, Any]):
             dark=dark,
         )
 
-    def __repr__(self) -> str:
-        return f"HeadStatistics of {len(self._names)} layers: {', '.join(self)}"
+    @property
+    def headline(self) -> str:
+        """How many layers, and which statistics."""
+        return f"{counted(len(self._names), 'layer')}: {', '.join(self)}"
 
     def _repr_html_(self) -> str:
-        return self.frame().to_html(index=False, max_rows=40, float_format="{:.3f}".format)
+        ran = all((site, name) in self._sums for site in self._names for name in self)
+        return super()._repr_html_() if ran else f"<p>{self.headline}; no forward yet</p>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
 
 def rows_of(matrices: AttentionMatrices, seen: int | Tensor) -> Iterator[Rows]:
@@ -201,7 +210,7 @@ def heads(
 ) -> HeadStatistics:
     """Reads statistics of attention heads while the model runs inside the block.
 
-    The pattern is computed beside the fast kernel, a few queries at a time, so that no tensor of
+    The pattern is computed next to the fast kernel, a few queries at a time, so that no tensor of
     `[head, q_pos, k_pos]` exists and logits do not change by a bit. Scores have the model's dtype,
     softmax and statistics are fp32, sums over tokens fp64 and counts int64. Works in every call
     that `al.capture` takes: padding, packed rows, 4-D masks, cached decode and `generate`, and
@@ -213,7 +222,7 @@ def heads(
         statistics: Such as `[al.attention.Entropy(), al.attention.Offset(1)]`.
         layers: Numbers, or filters such as "layers.4:8".
         tokens: Whether to keep the values of each token; without them a pass over many texts holds
-            two numbers a head.
+            two numbers per head.
 
     Returns:
         A context manager that yields `HeadStatistics`.

@@ -11,13 +11,14 @@ from torch import Tensor
 from arcee_lab.attention.rows import Reading
 from arcee_lab.attention.statistics import Statistic
 from arcee_lab.errors import SettingError
+from arcee_lab.results import Result, counted
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
-class HeadStatistic:
+class HeadStatistic(Result):
     """One statistic of the heads of some layers.
 
     Means are over attended tokens that have a choice of two keys or more: padding never counts, nor
@@ -28,7 +29,7 @@ class HeadStatistic:
         layers: The layers, in order.
         mean: By head; NaN where no token counts.
         n: How many tokens counted.
-        readings: By layer one reading a forward, as long as values by token were kept.
+        readings: By layer one reading per forward, as long as values by token were kept.
     """
 
     statistic: Statistic
@@ -53,7 +54,7 @@ class HeadStatistic:
         return self._all(layer, "keys")
 
     def frame(self) -> pd.DataFrame:
-        """One row a head: layer, head, the statistic's mean under its name, and N."""
+        """One row per head: layer, head, the statistic's mean under its name, and N."""
         layers, heads = self.mean.shape
         return pd.DataFrame(
             {
@@ -77,7 +78,9 @@ class HeadStatistic:
             dark=dark,
         )
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """What was measured, of which heads, with N."""
         layers, heads = self.mean.shape
         return f"{self.statistic!r} of {layers} x {heads} heads ({self._n})"
 
@@ -95,7 +98,7 @@ class HeadStatistic:
     @property
     def _n(self) -> str:
         low, high = int(self.n.min()), int(self.n.max())
-        return f"N = {low:,} tokens" if low == high else f"N = {low:,} to {high:,} tokens"
+        return f"N = {counted(low, 'token')}" if low == high else f"N = {low:,} to {high:,} tokens"
 
     def _all(self, layer: int, what: str) -> Tensor | list[Tensor]:
         if layer not in self.readings:

@@ -66,7 +66,7 @@ class FirstMass(Statistic):
 
 @dataclass(frozen=True)
 class Offset(Statistic):
-    """How much a head reads of the token so many places back: 0 is itself, 1 the previous token.
+    """How much a head reads of the token `back` places back: 0 is itself, 1 the previous token.
 
     Queries that may not read so far back do not count.
 

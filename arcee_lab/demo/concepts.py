@@ -26,19 +26,19 @@ class Concept:
         name: How it is called.
         kind: Kind of document it shows in.
         what: What makes a word positive.
-        resolve_requests: Words that can have it at all; the others have no label.
+        asked_of: Words that can have it at all; the others have no label.
         true_of: Which of those have it.
     """
 
     name: str
     kind: str
     what: str
-    resolve_requests: Callable[[Word], bool]
+    asked_of: Callable[[Word], bool]
     true_of: Callable[[Word], bool]
 
     def label(self, word: Word) -> bool | None:
         """True or False, or None where the concept does not apply."""
-        return self.true_of(word) if self.resolve_requests(word) else None
+        return self.true_of(word) if self.asked_of(word) else None
 
 
 def _any(_word: Word) -> bool:

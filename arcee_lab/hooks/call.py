@@ -42,7 +42,7 @@ class Call(NamedTuple):
     def attended_before(
         self, real: Bool[Tensor, "batch pos"]
     ) -> int | Tensor | Int[Tensor, "batch 1"]:
-        """Attended tokens of each sequence that lie in the cache; `real` is `attended`."""
+        """Attended tokens of each sequence that are in the cache; `real` is `attended`."""
         seen = self.seen
         if (isinstance(seen, int) and seen == 0) or not isinstance(self.mask, Tensor):
             return seen

@@ -50,7 +50,7 @@ class Selection:
             ValueError: If an index argument is empty or holds something that is no whole number.
         """
         if positions is heads is units is dtype is None:
-            return _WHOLE
+            return WHOLE_SITE
         return cls(
             positions=indices(positions, what="positions"),
             heads=indices(heads, what="heads"),
@@ -121,7 +121,7 @@ class Selection:
         return x if self.dtype is None else x.to(self.dtype)
 
 
-_WHOLE = Selection()
+WHOLE_SITE = Selection()
 
 
 @dataclass(frozen=True)

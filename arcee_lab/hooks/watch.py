@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from threading import get_ident
-from typing import TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from torch import Tensor, nn
 
@@ -30,19 +30,19 @@ class _Stop(Exception):
 
 
 class Watch(ABC):
-    """Hears of every activation of the asked hook points, in forward order.
+    """Observes every activation at the requested hook points, in forward order.
 
     It sees the value that flows on, after every other hook. A layer that gradient checkpointing
-    computes again is not heard of again. Compiled code runs eagerly inside, because a compiled
+    computes again is not observed again. Compiled code runs eagerly inside, because a compiled
     graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
-    heard of whole, on every rank. A forward in another thread is an error, and once the block has
+    observed whole, on every rank. A forward in another thread is an error, and once the block has
     ended it holds nothing of the model. Subclasses say what happens in `_on_activation`.
 
     Args:
         anatomy: Of the model.
         names: Canonical names of the sites.
         stop: Site after which every forward ends.
-        seen: Whether `self._call` tells how many tokens the cache held.
+        seen: Whether `self._call` knows how many tokens the cache held.
         whole: Whether `_on_activation` gets the whole of what ranks compute in parts, or only
             this rank's part.
     """
@@ -149,11 +149,22 @@ class Watch(ABC):
             )
 
     def __deepcopy__(self, memo: dict) -> "Watch":
-        raise SiteError("A model cannot be copied inside al.capture: its hooks would come along.")
+        raise SiteError(
+            f"A model cannot be copied inside {self._opened_by}: its hooks would come along; copy "
+            "it before or after the block."
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        if not self._undo:
+            return super().__reduce_ex__(protocol)
+        raise SiteError(
+            f"A model cannot be pickled inside {self._opened_by}: its hooks would come along; do "
+            "it before or after the block, or save its state_dict()."
+        )
 
     def _hook(self, name: str):
         wanted, stops = name in self._names, name == self._stop
-        # Only what lies in the backbone is recomputed by gradient checkpointing, and then the
+        # Only what is in the backbone is recomputed by gradient checkpointing, and then the
         # backbone's own forward is not running.
         outside = name == "hook_logits"
 
@@ -167,7 +178,8 @@ class Watch(ABC):
                 if stops:
                     raise _Stop
 
-        return hook
+        # Pickle meets this hook before those of the backbone, and has to meet the block first.
+        return partial(_call_hook, self, hook) if outside else hook
 
     def _reader(self, name: str):
         wanted, stops = name in self._names, name == self._stop
@@ -227,7 +239,7 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], anatomy: Anato
     """The site that `stop_at` means, of a watch on `names`.
 
     Raises:
-        ValueError: If it lies before one of them, or is none.
+        ValueError: If it is before one of them, or is none.
     """
     if stop_at is None or stop_at is False:
         return None
@@ -245,6 +257,10 @@ def stop_site(stop_at: bool | int | str | None, names: list[str], anatomy: Anato
             f"stop_at={stop!r} ends the forward before {late[0]!r}; stop later, or ask for less."
         )
     return stop
+
+
+def _call_hook(watch: object, hook: Callable, *args: object) -> None:
+    hook(*args)
 
 
 def _forget_hook(attention: ArceeAttention) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,7 +15,11 @@ from arcee_lab.interventions.constants import BySite, Constant, Value, as_mask
 from arcee_lab.interventions.device_cache import Placed
 from arcee_lab.interventions.slices import SitePart
 from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.results import page
 from arcee_lab.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Change = Callable[[Tensor, Forward], Tensor]
 Number = Callable[[Tensor], float | Tensor]
@@ -40,7 +44,7 @@ class Place:
     placed: Placed
 
     def number(self, value: Value, *, what: str, times: float = 1.0) -> Number:
-        """`times * value` as what goes with an activation: a float, or a tensor beside it."""
+        """`times * value` as what goes with an activation: a float, or a tensor on its device."""
         given = self.given(value, what=what)
         if not isinstance(given, Constant):
             return lambda x: times * given
@@ -166,6 +170,9 @@ class Intervention(ABC):
             shown.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def _repr_html_(self) -> str:
+        return page(repr(self), table_of([self]))
+
     def settings(self) -> dict[str, Any]:
         """The fields that differ from their defaults, its own first, without the sites."""
         shared = {field.name for field in fields(Intervention)}
@@ -175,3 +182,21 @@ class Intervention(ABC):
             for field in found
             if field.name != "sites" and (value := getattr(self, field.name)) != field.default
         }
+
+
+def table_of(interventions: Sequence[Intervention]) -> "pd.DataFrame":
+    """One row per intervention: what it does, at which sites, with which settings."""
+    import pandas as pd
+
+    rows = [
+        (
+            type(one).__name__,
+            ", ".join(one.sites),
+            ", ".join(
+                f"{name}={list(value) if isinstance(value, tuple) else value!r}"
+                for name, value in one.settings().items()
+            ),
+        )
+        for one in interventions
+    ]
+    return pd.DataFrame(rows, columns=["intervention", "sites", "settings"])

@@ -50,7 +50,7 @@ class Forward:
         return self._hits[key]
 
     def check_length(self, x: Tensor, axis: int | None, axes: Axes, name: str) -> None:
-        """Checks that a site holds all tokens of the call, before they are told apart.
+        """Checks that a site holds all tokens of the call, before they are distinguished.
 
         Raises:
             ValueError: For logits of which only some were kept.
@@ -58,8 +58,8 @@ class Forward:
         if axis is not None and x.shape[axis] != self.call.length:
             raise SettingError(
                 f"{name} holds {x.shape[axis]} of the {self.call.length} tokens of the call "
-                "(logits_to_keep, which generate sets too), so tokens cannot be told apart there. "
-                "Intervene without positions, tokens, tags, mask or source, or at "
+                "(logits_to_keep, which generate sets too), so tokens cannot be distinguished "
+                "there. Intervene without positions, tokens, tags, mask or source, or at "
                 "norm.hook_normalized."
             )
 

@@ -56,7 +56,7 @@ class Where:
             if isinstance(tensor, Tensor) and tensor.shape[0] not in (1, call.batch):
                 raise SiteError(
                     f"{what} has {tensor.shape[0]} rows and the call {call.batch} sequences; give "
-                    "one row a sequence (with beams, one a beam), or a single row for all."
+                    "one row per sequence (with beams, one per beam), or a single row for all."
                 )
 
     def hits(

@@ -30,7 +30,7 @@ _DTYPES = {
 class Constant:
     """A tensor that stays as it is: equal and hashed by dtype, shape and content.
 
-    The tensor is kept where it lies and not copied, but one that is changed in place later is
+    The tensor is kept where it is and not copied, but one that is changed in place later is
     refused. Only comparing, hashing and writing read its numbers.
 
     Args:
@@ -145,7 +145,7 @@ class Constant:
 
 @dataclass(frozen=True, repr=False)
 class BySite:
-    """One number or tensor a site.
+    """One number or tensor per site.
 
     Attributes:
         entries: Pairs of site name, in any spelling, and value.

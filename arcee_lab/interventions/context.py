@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from jaxtyping import Shaped
@@ -15,12 +16,13 @@ from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.hooks.selection import position_axis
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.hooks.threads import OneThread, in_backward
-from arcee_lab.interventions.base import Change, Intervention, Place
+from arcee_lab.interventions.base import Change, Intervention, Place, table_of
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.conditions import Where
 from arcee_lab.interventions.device_cache import Placed
 from arcee_lab.interventions.slices import write
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.results import counted, page
 
 CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps how a layer is checkpointed
 
@@ -76,7 +78,7 @@ class Intervening:
         """Gives the tags of the next forwards, for interventions with `tags=`.
 
         Args:
-            tags: One whole number a token, `[batch or 1, columns]`, over the whole sequence,
+            tags: One whole number per token, `[batch or 1, columns]`, over the whole sequence,
                 padding and cache included. Tokens past its end have no tag.
 
         Raises:
@@ -120,10 +122,27 @@ class Intervening:
             self._check_effect()
 
     def __deepcopy__(self, memo: dict) -> "Intervening":
-        raise SiteError("A model cannot be copied inside al.intervene: its hooks would come along.")
+        raise SiteError(
+            "A model cannot be copied inside al.intervene: its hooks would come along; copy it "
+            "before or after the block."
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        if not self._open:
+            return super().__reduce_ex__(protocol)
+        raise SiteError(
+            "A model cannot be pickled inside al.intervene: its hooks would come along; do it "
+            "before or after the block, or save its state_dict()."
+        )
 
     def __repr__(self) -> str:
         return f"Intervening({list(self.interventions)})"
+
+    def _repr_html_(self) -> str:
+        return page(
+            f"{counted(len(self.interventions), 'intervention')}, in the order in which they act.",
+            table_of(self.interventions),
+        )
 
     # ------------------------------------------------------------------ while the model runs
 
@@ -204,7 +223,8 @@ class Intervening:
                 return self._shards.change(name, output, change)
             return change(output)
 
-        return hook
+        # Pickle meets this hook before those of the backbone, and has to meet the block first.
+        return partial(_call_hook, self, hook) if outside else hook
 
     def _generate(self, inner: Callable) -> Callable:
         def generate(*args: Any, **kwargs: Any) -> Any:
@@ -240,6 +260,10 @@ class Intervening:
                     f"No token met the conditions of {one!r} in {self._calls} forwards; padding "
                     "never does. Check positions, tokens, tags and mask against the batch."
                 )
+
+
+def _call_hook(block: object, hook: Callable, *args: object) -> object:
+    return hook(*args)
 
 
 def intervene(

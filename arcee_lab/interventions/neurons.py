@@ -100,7 +100,7 @@ class Cett(Intervention):
         eps = as_value(self.eps, what="eps")
         numbers = [value for _, value in eps.entries] if isinstance(eps, BySite) else [eps]
         if not all(isinstance(number, float) and number > 0 for number in numbers):
-            raise SettingError(f"eps must be a positive number, or one a site; got {self.eps!r}.")
+            raise SettingError(f"eps must be a positive number, or one per site; got {self.eps!r}.")
         self._set(eps=eps)
 
     def bind(self, place: Place) -> Change:

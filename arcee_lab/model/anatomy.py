@@ -66,7 +66,7 @@ class Anatomy(NamedTuple):
         return self.module(name)  # type: ignore[return-value]
 
     def attention(self, name: str) -> ArceeAttention:
-        """The attention module that a `self_attn` site lies in."""
+        """The attention module that a `self_attn` site belongs to."""
         return self.module(name.rsplit(".", 1)[0])  # type: ignore[return-value]
 
     def module(self, path: str) -> nn.Module:
@@ -75,8 +75,13 @@ class Anatomy(NamedTuple):
         for part in path.split("."):
             child = module._modules.get(part)
             if child is None:  # a layer may be wrapped by itself, as by torch.compile
-                child = unwrap(module)._modules[part]
-            assert child is not None
+                child = unwrap(module)._modules.get(part)
+            if child is None:
+                raise ModelError(
+                    f"{path} is no longer a module of this model: something replaced its modules, "
+                    "as TransformerLens does with a model that it wraps. Load the model again, and "
+                    "wrap a copy of it."
+                )
             module = child
         return module
 

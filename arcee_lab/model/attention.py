@@ -72,7 +72,7 @@ def eager_attention_forward(
     """Plain attention, in the signature that the attention registry calls.
 
     It is also the write mode: `hook_scores` (before the mask) and `hook_pattern` (after softmax
-    and before dropout) lie in the path of the data here.
+    and before dropout) are in the path of the data here.
     """
     write = module.current_mode() == "write"
     key_states = repeat_kv(key, module.num_key_value_groups)
@@ -101,11 +101,11 @@ class ArceeAttention(Hooked):
     What happens to `hook_scores` and `hook_pattern`, see `current_mode`:
 
     * off: neither is computed.
-    * read: data flows through the chosen kernel; what is asked for is computed beside it.
+    * read: data flows through the chosen kernel; what is asked for is computed next to it.
     * write: this layer runs the eager kernel and the data flows through both.
 
     Attributes:
-        pattern_mode: The mode where no hook lies on either.
+        pattern_mode: The mode where neither has a hook.
         capture_hooks: How many of the hooks on them only read (those of `al.capture`).
         readers: Called in every forward with its scores and pattern, of which each reads the part
             that it wants; none makes the layer compute the rest.
@@ -202,7 +202,7 @@ class ArceeAttention(Hooked):
         return self.o_proj(output), weights
 
     def current_mode(self) -> PatternMode:
-        """The mode of the next forward, from the hooks that lie on scores and pattern.
+        """The mode of the next forward, from the hooks on scores and pattern.
 
         None: `pattern_mode`, or "read" if that is "off" and there are readers. Only captures:
         "read". Any other: "write", since it may edit.
@@ -223,7 +223,7 @@ class ArceeAttention(Hooked):
         """Which keys the queries of this call may read.
 
         Raises:
-            ValueError: If the kernel is told so by other means than a mask.
+            ValueError: If the kernel learns it by other means than a mask.
         """
         causal = kwargs.get("is_causal")
         if kwargs.get("cu_seq_lens_q") is not None:

@@ -1,6 +1,6 @@
 """Attention scores and pattern of one call, for the heads and queries that are asked for.
 
-Beside a kernel that returns neither they are computed from its queries and keys, and nothing is
+Where a kernel returns neither, they are computed from its queries and keys, and nothing is
 multiplied that was not asked for. Where the data flows through them they are cut.
 """
 
@@ -59,7 +59,7 @@ class AttentionMatrices(ABC):
 
 
 class RecomputedMatrices(AttentionMatrices):
-    """Computed beside the kernel, from the queries and keys that it reads.
+    """Computed next to the kernel, from the queries and keys that it reads.
 
     A product over fewer queries may sum in another order: in fp32 a part agrees with the same part
     of the whole within 2e-6.

@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_paths(folder: Path) -> None:
-    """Checks that the files of a checkpoint folder lie in it, and are not links to others.
+    """Checks that the files of a checkpoint folder are in it, and are not links to others.
 
     The Hub's cache keeps its files as links into `blobs`, next to the folder's `snapshots`; those
     are its own.
@@ -56,7 +56,7 @@ def check_paths(folder: Path) -> None:
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """A path of a checkpoint folder, checked to lie in it.
+    """A path of a checkpoint folder, checked to be in it.
 
     Raises:
         ValueError: If it leads out of it.
@@ -85,9 +85,9 @@ def check_folder(folder: Path) -> None:
     """
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder} holds an adapter beside its model, which transformers would load only where "
-            "peft is installed; load the model from a folder without adapter_config.json, then "
-            "peft.PeftModel.from_pretrained(model, adapter_folder)."
+            f"{folder} holds an adapter next to its model, which transformers would load only "
+            "where peft is installed; load the model from a folder without adapter_config.json, "
+            "then peft.PeftModel.from_pretrained(model, adapter_folder)."
         )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "arcee":
@@ -208,7 +208,7 @@ def require_backbone(cls: type, info: dict) -> None:
 def require_every_weight_used(folder: Path, info: dict) -> None:
     """Raises if the file holds backbone weights that the config has no place for.
 
-    Heads of other classes may lie unused in a file; a bias or a gate may not: without it the model
+    Heads of other classes may be unused in a file; a bias or a gate may not: without it the model
     computes something else.
 
     Raises:

@@ -13,7 +13,7 @@ from arcee_lab.errors import CheckpointError
 class ArceeConfig(PreTrainedConfig):
     """Configuration of every Arcee class; field names are those of the Hub checkpoints.
 
-    `ArceeConfig()` is a complete, self-consistent model: its special tokens lie inside its
+    `ArceeConfig()` is a complete, self-consistent model: its special tokens are inside its
     vocabulary. For the shape of AFM-4.5B call `ArceeConfig.afm_4_5b()`.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Short words that say whether a model, a tokenizer or a data source is the same as before.
 
 They are for comparing runs, not for security: a model's tensors are mixed by arithmetic that runs
-where the weights lie, which no change of a weight escapes by chance, but which is no cryptography.
+where the weights are, which no change of a weight escapes by chance, but which is no cryptography.
 The same content gives the same word on every device and machine.
 """
 
@@ -43,7 +43,7 @@ def model_fingerprint(model: nn.Module) -> str:
         64 hexadecimal digits.
 
     Raises:
-        ValueError: A tensor lies on the meta device and nothing knows its values.
+        ValueError: A tensor is on the meta device and nothing knows its values.
 
     Example:
         >>> import arcee_lab as al
@@ -181,7 +181,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 x = getattr(module, name)
                 if x.device.type == "meta":
                     raise ModelError(
-                        f"{whole} lies on the meta device and has no values; load the model's "
+                        f"{whole} is on the meta device and has no values; load the model's "
                         "weights before its fingerprint is taken"
                     )
                 # A part of a tensor-parallel weight is put together.

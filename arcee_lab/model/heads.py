@@ -22,7 +22,7 @@ from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel, cache_of_
 
 
 class ArceeForSequenceClassification(ArceePreTrainedModel):
-    """One label, several labels or one number a sequence, read at its last attended token."""
+    """One label, several labels or one number per sequence, read at its last attended token."""
 
     def __init__(self, config: ArceeConfig):
         super().__init__(config)
@@ -108,7 +108,7 @@ class ArceeForSequenceClassification(ArceePreTrainedModel):
 
 
 class ArceeForTokenClassification(ArceePreTrainedModel):
-    """One label a token."""
+    """One label per token."""
 
     def __init__(self, config: ArceeConfig):
         super().__init__(config)

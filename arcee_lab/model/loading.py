@@ -132,7 +132,7 @@ def load(
         _warn_of_new_head(folder, head, foreign or checkpoint.missing_head(info))
     checkpoint.require_finite(model)
     model.eval()
-    model.name_or_path = os.fspath(name)  # as it was asked for, not the folder it lies in
+    model.name_or_path = os.fspath(name)  # as it was asked for, not the folder it is in
     if check and require_self_check(model) is None:
         _log.warning("self-check not run: the weights of %s are quantised or elsewhere", name)
     _log.info("loaded %s as %s in %s on %s", name, type(model).__name__, model.dtype, model.device)

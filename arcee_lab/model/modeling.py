@@ -269,7 +269,7 @@ class ArceeForCausalLM(ArceePreTrainedModel, GenerationMixin):
 
         Args:
             labels: Next-token targets, shifted inside; -100 is ignored.
-            logits_to_keep: Compute logits for the last so many positions only (0: all), or for
+            logits_to_keep: Compute logits for this many last positions only (0: all), or for
                 the positions of an index or boolean tensor.
 
         Returns:

@@ -89,7 +89,7 @@ def patch_attribution(
         with capture(model, names) as goal:
             after = pairs.measure(pairs.run("source"))[0]
     # Gradients start at the embeddings, whether or not the parameters want any. Scores and pattern
-    # lie in the path of the data only where something writes to them.
+    # are in the path of the data only where something writes to them.
     open_path = [Replace("hook_embed", _leaf)]
     asked = [name for name in names if anatomy.legend.sites()[name].on_request]
     if asked:

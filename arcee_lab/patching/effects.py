@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.patching.spots import Spot, Spots
+from arcee_lab.results import Result, counted, page
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -21,7 +21,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, repr=False)
-class PatchEffects:
+class PatchEffects(Result):
     """How much a metric changes when spots of a run are swapped for those of another.
 
     Attributes:
@@ -71,7 +71,7 @@ class PatchEffects:
         return self._values(what).view(self.spots.shape)
 
     def frame(self) -> pd.DataFrame:
-        """One row a spot: where it is, mean effect, its standard error over pairs, share, N."""
+        """One row per spot: where it is, mean effect, its standard error over pairs, share, N."""
         spots = self.spots
         layers = [_layer(name) for name in spots.names]
         n, mean = self.n, self.mean
@@ -104,7 +104,7 @@ class PatchEffects:
         title: str | None = None,
         dark: bool = False,
     ) -> "Figure":
-        """A heat map: a row a site (and all it was cut over but the last), a column a last cut.
+        """A heat map: one row per site (and every cut but the last), one column per last cut.
 
         Args:
             what: "recovered", or "effect" in the metric's unit.
@@ -146,7 +146,7 @@ class PatchEffects:
         """
         from arcee_lab.views.figures.scatter import scatter
 
-        mine, theirs = self._beside(other)
+        mine, theirs = self._matched(other)
         layers = [_layer(name) for name in self.spots.names]
         groups = [f"layer {layers[i]}" for i in self.spots.site.tolist()]
         line = f"r = {_correlation(mine, theirs):.3f} over {len(mine):,} spots"
@@ -162,18 +162,21 @@ class PatchEffects:
 
     def correlation(self, other: "PatchEffects") -> float:
         """Pearson's correlation of the mean effects, over the spots of this result."""
-        return _correlation(*self._beside(other))
+        return _correlation(*self._matched(other))
 
-    def __repr__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Method, spots, the metric of both runs, and N."""
         kinds = "" if not self.spots.over else f" by {', '.join(self.spots.over)}"
         return (
-            f"PatchEffects({self.method}, {len(self.spots):,} spots{kinds}, {self.metric}: base "
-            f"{self.base.mean():.3g}, source {self.source.mean():.3g}, N={len(self.base)} pairs)"
+            f"{self.method}, {counted(len(self.spots), 'spot')}{kinds}, {self.metric}: base "
+            f"{self.base.mean():.3g}, source {self.source.mean():.3g}, "
+            f"N = {counted(len(self.base), 'pair')}"
         )
 
     def _repr_html_(self) -> str:
         frame = self.frame().iloc[self._order()[:10]]
-        return f"<p>{escape(repr(self))}; the largest:</p>{frame.to_html(index=False)}"
+        return page(f"{self.headline}; the largest:", frame)
 
     # ------------------------------------------------------------------ inside
 
@@ -204,7 +207,7 @@ class PatchEffects:
         verb = "Patching" if self.method == "patching" else "Attribution to"
         return f"{verb} {kind} ({len(self.base)} pairs)"
 
-    def _beside(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
+    def _matched(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):
             raise SettingError(
                 f"cut over {self.spots.over} and {other.spots.over}; expected alike."

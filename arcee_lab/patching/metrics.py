@@ -1,4 +1,4 @@
-"""A number a pair, read from the logits."""
+"""One number per pair, read from the logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class LogitDifference:
     usual choice, because it is linear in what the last layers write.
 
     Attributes:
-        right: A token id for all pairs, or one a pair.
+        right: A token id for all pairs, or one per pair.
         wrong: Likewise.
 
     Example:
@@ -49,7 +49,7 @@ class LogitDifference:
         pairs, vocab = logits.shape
         if len(ids) not in (1, pairs):
             raise SettingError(
-                f"{what} has {len(ids)} token ids for {pairs} pairs; give one a pair, or one."
+                f"{what} has {len(ids)} token ids for {pairs} pairs; give one per pair, or one."
             )
         strange = [i for i in ids if not 0 <= i < vocab]
         if strange:

@@ -26,7 +26,7 @@ class Pairs:
         base: Inputs of the run that is changed.
         source: Inputs of the run that activations come from.
         real: Which tokens are attended, in both.
-        metric: Logits -> one number a pair.
+        metric: Logits -> one number per pair.
         where: Of each pair, the column of the token whose logits the metric gets, on the CPU;
             None: it gets the logits of all tokens, or of a sequence head.
     """
@@ -90,7 +90,7 @@ class Pairs:
         """The metric of each copy, from what `run` gave.
 
         Raises:
-            ValueError: If it is not one number a pair.
+            ValueError: If it is not one number per pair.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.unflatten(0, (-1, self.count))
@@ -99,7 +99,7 @@ class Pairs:
             column = self.where if kept is None else torch.searchsorted(kept, self.where)
             rows = torch.arange(self.count, device=logits.device)
             logits = logits[:, rows, column.to(logits.device)]
-        # With a model on several devices logits need not lie where the tokens do.
+        # With a model on several devices logits need not be where the tokens are.
         return torch.stack([self._one(one) for one in logits]).to(self.real.device)
 
     def _one(self, logits: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Pairs:
             is_tensor = isinstance(value, Tensor)
             got = f"shape {list(value.shape)}" if is_tensor else type(value).__name__
             raise SettingError(
-                f"The metric must give one number a pair, a tensor [{self.count}]; got {got} for "
+                f"The metric must give one number per pair, a tensor [{self.count}]; got {got} for "
                 f"logits {list(logits.shape)}."
             )
         return value
@@ -144,7 +144,7 @@ def _inputs(batch: Batch, what: str) -> dict[str, Tensor]:
 def _where(anatomy: Anatomy, real: Tensor, at: int | None) -> Tensor | None:
     if anatomy.legend.head == "sequence":
         if at != -1:
-            raise SettingError(f"A sequence head speaks at the last token only; got at={at}.")
+            raise SettingError(f"A sequence head has logits at the last token only; got at={at}.")
         return None
     if at is None:
         return None

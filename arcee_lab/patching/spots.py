@@ -48,7 +48,7 @@ class Spots:
     Attributes:
         names: The sites, in forward order.
         axes: Axis words of each.
-        over: What the spots differ in beside the site: some of "positions", "heads", "units".
+        over: What the spots differ in, apart from the site: some of "positions", "heads", "units".
         site: Of each spot, the index of its site in `names`.
         columns: For each of `over`, the index of each spot.
         fixed: For each of the others, the indices that all spots take; None: all there are.

@@ -49,12 +49,12 @@ def patch_sweep(
         base: `input_ids` `[pair, pos]`, and `attention_mask` if there is padding, of the run that
             is changed.
         source: The same of the run that activations come from; token i of it goes to token i.
-        metric: Takes logits `[pair, vocab]` and gives one number a pair, e.g.
+        metric: Takes logits `[pair, vocab]` and gives one number per pair, e.g.
             `al.patching.LogitDifference(right, wrong)`.
         sites: Names, globs or layer ranges; or a list of `al.patching.Spot`, such as
             `effects.top(20)` gives.
         over: What is patched one at a time, of "positions", "heads" and "units" (neurons at
-            `hook_post`): `over=("heads", "positions")` gives a number a site, head and position.
+            `hook_post`): `over=("heads", "positions")` gives one number per site, head and token.
             By default a site is patched whole.
         positions: Attended tokens that are meant, negative from the end; by default all.
         heads: Heads that are meant, likewise.
@@ -69,7 +69,7 @@ def patch_sweep(
 
     Raises:
         ValueError: For batches that are not aligned, unknown sites, indices out of range, and a
-            metric that does not give one number a pair.
+            metric that does not give one number per pair.
 
     Example:
         >>> import arcee_lab as al
@@ -126,16 +126,17 @@ def spots_of(
     given: list[Any] = [sites] if isinstance(sites, str | Spot) else list(sites)
     if not any(isinstance(one, Spot) for one in given):
         return Spots.grid(anatomy, given, over=over, chosen=chosen, longest=longest)
-    told = [what for what, value in {"over": over or None, **chosen}.items() if value is not None]
-    if told or not all(isinstance(one, Spot) for one in given):
+    cuts = [what for what, value in {"over": over or None, **chosen}.items() if value is not None]
+    if cuts or not all(isinstance(one, Spot) for one in given):
         raise SettingError(
-            f"A list of spots says all by itself; leave out {', '.join(told) or 'the names'}."
+            "A list of spots already says what is patched; leave out "
+            f"{', '.join(cuts) or 'the names'}."
         )
     return Spots.listed(anatomy, given, longest=longest)
 
 
 def _patches(spots: Spots, some: slice, acts: Any, pairs: Pairs) -> list[Replace]:
-    """One intervention a site that has spots in this forward."""
+    """One intervention per site that has spots in this forward."""
     patches = []
     for place, name in enumerate(spots.names):
         here = spots.at_site(place)
@@ -144,7 +145,7 @@ def _patches(spots: Spots, some: slice, acts: Any, pairs: Pairs) -> list[Replace
             put = partial(
                 _put,
                 source=acts[name],
-                # Rows of one spot lie together, and spots of one site do.
+                # Rows of one spot are next to each other, and so are spots of one site.
                 rows=slice((first - some.start) * pairs.count, (last - some.start) * pairs.count),
                 hit=spots.hit(slice(first, last), place, pairs.real, acts[name].shape),
             )

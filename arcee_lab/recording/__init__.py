@@ -2,5 +2,6 @@
 
 capturing         `capture` and `Capture`
 compiled_capture  the recorder that works inside a compiled model
+resolve           the arguments of `capture`, checked, as one request
 memory            `plan`: bytes that a capture or a dump would take
 """

@@ -1,59 +1,63 @@
 """Read activations: `capture` while a model runs, in any call style, and put everything back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from arcee_lab.errors import SiteError, UnknownName
+from arcee_lab.errors import SiteError
 from arcee_lab.hooks.call import Call
-from arcee_lab.hooks.selection import AttentionSelection, Selection, position_axis
-from arcee_lab.hooks.watch import Watch, stop_site
-from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.hooks.request import Request
+from arcee_lab.hooks.selection import AttentionSelection, position_axis
+from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.attention import edits_of
 from arcee_lab.model.attention_pattern import AttentionMatrices
 from arcee_lab.model.loading import available_device
+from arcee_lab.recording.resolve import resolve
 from arcee_lab.reducers.running.context import Reducing
-from arcee_lab.reducers.running.requests import resolve_requests
+from arcee_lab.results import Result, counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-# A named tuple, not a dataclass: one is made a forward and a site.
+_MOST_SHAPES = 3  # of one site, that a table shows
+
+
+# A named tuple, not a dataclass: one is made per forward and site.
 class _Record(NamedTuple):
     value: Tensor
     edits: int | None
     call: Call
 
 
-class Capture(Watch, Mapping[str, Any]):
-    """What `capture` recorded: canonical site name -> tensor, or list of tensors, one a forward.
+class Capture(Watch, Result, Mapping[str, Any]):
+    """What `capture` recorded: canonical site name -> tensor, or list with one per forward.
 
     Any accepted spelling indexes it; iteration gives canonical names in forward order. One forward
-    in the block gives a tensor a site, several (a loop, or `generate`, one a step) give a list.
+    in the block gives one tensor per site; several (a loop, or the steps of `generate`) give a
+    list.
     """
 
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        names: list[str],
-        selection: Selection,
-        *,
-        device: torch.device | None,
-        stop: str | None,
-        grad: bool,
-    ):
+    def __init__(self, request: Request, *, device: torch.device | None, grad: bool):
+        names, selection = request.names, request.selection
         # Autograd gives the gradient of this rank's part; the parts come together when read.
         super().__init__(
-            anatomy, names, stop=stop, seen=selection.positions is not None, whole=not grad
+            request.anatomy,
+            names,
+            stop=request.stop,
+            seen=selection.positions is not None,
+            whole=not grad,
         )
         self._selection = selection
         self._device = device
         self._grad = grad
-        self._sites = anatomy.legend.sites()
+        self._sites = self._legend.sites()
         self._uncut = selection.is_whole and selection.dtype is None and device is None
         self._records: dict[str, list[_Record]] = {name: [] for name in names}
         self._last: tuple[Tensor, Tensor] | None = None
-        self._pairs: tuple[Call, torch.device, AttentionSelection] | None = None
+        self._attention: tuple[Call, torch.device, AttentionSelection] | None = None
         self._copies: list[Any] = []
 
     # ------------------------------------------------------------------ the block
@@ -83,11 +87,15 @@ class Capture(Watch, Mapping[str, Any]):
 
     def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
         call, device = self._call, matrices.device
-        if self._pairs is None or self._pairs[0] is not call or self._pairs[1] != device:
+        if (
+            self._attention is None
+            or self._attention[0] is not call
+            or self._attention[1] != device
+        ):
             real = call.attended(device) if self._selection.positions is not None else None
-            self._pairs = call, device, AttentionSelection.of(self._selection, real, device)
+            self._attention = call, device, AttentionSelection.of(self._selection, real, device)
         with torch.no_grad():
-            x = self._pairs[2].take(matrices, name)
+            x = self._attention[2].take(matrices, name)
             x = x if self._selection.dtype is None else x.to(self._selection.dtype)
             x = x if self._device is None or x.device == self._device else self._to_device(x)
         self._records[name].append(_Record(x, edits_of(x), call))
@@ -128,7 +136,7 @@ class Capture(Watch, Mapping[str, Any]):
         self._copies.clear()
 
     def _forward_done(self) -> None:
-        self._last = self._pairs = None
+        self._last = self._attention = None
 
     # ------------------------------------------------------------------ the records
 
@@ -148,8 +156,31 @@ class Capture(Watch, Mapping[str, Any]):
         except ValueError:
             return False
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    @property
+    def headline(self) -> str:
+        """How many sites, and how many forwards of the model."""
+        forwards = max(map(len, self._records.values()))
+        return f"{counted(len(self), 'site')}, {counted(forwards, 'forward')}"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per site: site, shape, dtype, forwards; several shapes where forwards differ."""
+        import pandas as pd
+
+        rows = []
+        for name in self._names:
+            values = self._read(name)
+            shapes = list(dict.fromkeys(str(list(x.shape)) for x in values))
+            more = "; ..." if len(shapes) > _MOST_SHAPES else ""
+            dtypes = dict.fromkeys(str(x.dtype) for x in values)
+            shown = "; ".join(shapes[:_MOST_SHAPES]) + more
+            rows.append((name, shown, "; ".join(dtypes), len(values)))
+        return pd.DataFrame(rows, columns=["site", "shape", "dtype", "forwards"])
+
     def __repr__(self) -> str:
-        lines = [f"Capture of {len(self)} sites"]
+        lines = [f"Capture of {counted(len(self), 'site')}"]
         for name in self._names[:6]:
             records = self._records[name]
             first = records[0].value if records else None
@@ -188,7 +219,7 @@ class Capture(Watch, Mapping[str, Any]):
             name: Any spelling of a captured site.
 
         Returns:
-            A tensor of the shape of `acts[name]`, or a list of them, one a forward.
+            A tensor of the shape of `acts[name]`, or a list of them, one per forward.
 
         Raises:
             ValueError: If the capture lacks `grad=True`, or no backward reached the site.
@@ -221,9 +252,7 @@ class Capture(Watch, Mapping[str, Any]):
         return [self._cut(name, r.value, r.call) for r in self._records[name]]
 
     def _recorded(self, name: str) -> str:
-        canonical = self._legend.canonical(name)
-        if canonical not in self._records:
-            raise UnknownName(f"{canonical} was not captured; captured are {self._names[:4]} ...")
+        canonical = self._legend.key(name, self._records, are="captured")
         if not self._records[canonical]:
             raise SiteError(
                 f"{canonical} has not fired yet: call the model inside the block first."
@@ -310,27 +339,17 @@ def capture(
         >>> acts["layers.0.mlp.hook_post"].shape[-1] == model.config.intermediate_size
         True
     """
-    anatomy = anatomy_of(model)
-    if isinstance(sites, Mapping):
-        cuts = {"device": device, "dtype": dtype, "positions": positions, "heads": heads}
-        cuts |= {"units": units, "grad": grad or None}
-        given = [name for name, value in cuts.items() if value is not None]
-        if given:
-            raise SiteError(
-                f"Reducers read whole activations where the model computes them; leave {given[0]}= "
-                "out, or capture without reducers."
-            )
-        asked = resolve_requests(anatomy, sites)
-        return Reducing(anatomy, asked, stop=stop_site(stop_at, list(asked), anatomy))
-    names = anatomy.resolve(sites)
-    selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
-    if not selection.is_whole or dtype is not None:
-        selection.check(names, anatomy)
-    return Capture(
-        anatomy,
-        names,
-        selection,
-        device=None if device is None else available_device(device),
-        stop=stop_site(stop_at, names, anatomy),
-        grad=grad,
+    request = resolve(
+        model,
+        sites,
+        stop_at=stop_at,
+        positions=positions,
+        heads=heads,
+        units=units,
+        dtype=dtype,
+        others={"device": device, "grad": grad or None},
     )
+    if request.reducers:
+        return Reducing(request)
+    where = None if device is None else available_device(device)
+    return Capture(request, device=where, grad=grad)

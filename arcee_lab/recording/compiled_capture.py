@@ -13,7 +13,7 @@ from arcee_lab.hooks.selection import AttentionSelection, Selection
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.attention import Reader
 from arcee_lab.model.attention_pattern import AttentionMatrices
-from arcee_lab.recording.memory import Plan, plan
+from arcee_lab.recording.memory import CapturePlan, plan
 from arcee_lab.reducers.running.compiled_context import CompiledReducing
 from arcee_lab.reducers.running.requests import resolve_requests
 from arcee_lab.sites import Axes
@@ -28,7 +28,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         plan: Shapes and dtypes of the buffers.
     """
 
-    def __init__(self, anatomy: Anatomy, plan: Plan, selection: Selection, *, backend: str):
+    def __init__(self, anatomy: Anatomy, plan: CapturePlan, selection: Selection, *, backend: str):
         super().__init__(
             anatomy,
             batch=plan.batch,

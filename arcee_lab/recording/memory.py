@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -9,6 +10,10 @@ from torch import nn
 from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
 from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.results import Result, counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,11 @@ class PlannedSite:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class CapturePlan(Result):
     """Shapes and bytes of a capture of one forward.
 
     Attributes:
-        sites: One row a site, in forward order.
+        sites: One row per site, in forward order.
         batch: Sequences.
         length: Tokens per sequence.
         cache_length: Tokens that the static cache of the call holds; None without one.
@@ -49,21 +54,21 @@ class Plan:
         """Bytes of all distinct storages together."""
         return sum(site.bytes for site in self.sites)
 
-    def frame(self):
-        """One row a site: site, shape, dtype, bytes (pandas)."""
+    @property
+    def headline(self) -> str:
+        """Sites, tokens and bytes."""
+        return (
+            f"{counted(len(self.sites), 'site')}, batch {self.batch} x "
+            f"{counted(self.length, 'token')}: {counted(self.bytes, 'byte')} "
+            f"({self.bytes / 2**30:.3g} GiB)"
+        )
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per site: site, shape, dtype, bytes."""
         import pandas as pd
 
         rows = [(s.site, str(list(s.shape)), str(s.dtype), s.bytes) for s in self.sites]
         return pd.DataFrame(rows, columns=["site", "shape", "dtype", "bytes"])
-
-    def __repr__(self) -> str:
-        return (
-            f"{len(self.sites)} sites, batch {self.batch} x {self.length} tokens: "
-            f"{self.bytes:,} bytes ({self.bytes / 2**30:.3g} GiB)"
-        )
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self}</p>{self.frame().to_html(index=False, max_rows=20)}"
 
 
 def plan(
@@ -77,7 +82,7 @@ def plan(
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
-) -> Plan:
+) -> CapturePlan:
     """Says what `capture` with the same arguments holds after one forward, without running it.
 
     Sites that hold one tensor under two names (a layer's `hook_resid_pre` is the `hook_resid_post`
@@ -85,7 +90,7 @@ def plan(
     with `grad=True` activations are kept whole: neither is in the plan.
 
     Args:
-        model: One of arcee_lab's models; it may lie on the meta device.
+        model: One of arcee_lab's models; it may be on the meta device.
         sites: As for `capture`.
         batch: Sequences of the call.
         length: Tokens per sequence of the call.
@@ -119,4 +124,4 @@ def plan(
         twin = anatomy.legend.shares_tensor_with(name)
         size = 0 if twin in names else torch.Size(shape).numel() * stored.itemsize
         rows.append(PlannedSite(name, shape, stored, size))
-    return Plan(tuple(rows), batch, length, cache_length)
+    return CapturePlan(tuple(rows), batch, length, cache_length)

@@ -63,7 +63,7 @@ class CoActivations(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a pair: unit_a, unit_b, both, fired_a, fired_b, jaccard, lift, n_tokens."""
+        """One row per pair: unit_a, unit_b, both, fired_a, fired_b, jaccard, lift, n_tokens."""
         import pandas as pd
 
         a, b = torch.triu_indices(len(self.units), len(self.units), offset=1)

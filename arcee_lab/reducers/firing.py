@@ -51,7 +51,7 @@ class FiringRates(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a unit: unit, fired, rate, n_tokens."""
+        """One row per unit: unit, fired, rate, n_tokens."""
         import pandas as pd
 
         return pd.DataFrame(

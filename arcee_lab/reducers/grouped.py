@@ -50,6 +50,9 @@ class Groups(Mapping[int | str, Any], ReducerResult):
     def __len__(self) -> int:
         return len(self.names)
 
+    def _ipython_key_completions_(self) -> list[int | str]:
+        return list(self)
+
     @property
     def headline(self) -> str:
         several = zip(self.names[:6], self.counts, strict=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Share(NamedTuple):
-    """A share that is known to lie between two numbers; they are equal at a power of two.
+    """A share that is known to be between two numbers; they are equal at a power of two.
 
     Attributes:
         least: It is no less.

@@ -45,7 +45,7 @@ class MomentsOf(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a unit: unit, mean, std, max, n_tokens."""
+        """One row per unit: unit, mean, std, max, n_tokens."""
         import pandas as pd
 
         numbers = {"mean": self.mean, "std": self.std, "max": self.max}
@@ -62,8 +62,8 @@ class Moments(Reducer):
 
     Sums are fp64 around the mean of each piece, put together as in Chan, Golub and LeVeque,
     "Updating formulae and a pairwise algorithm for computing sample variances" (1979): a mean that
-    is large beside the spread does not cancel. States merged in another order agree to about 1e-12
-    of the variance plus 1e-15 of the squared mean; the maximum is exact.
+    is large compared with the spread does not cancel. States merged in another order agree to
+    about 1e-12 of the variance plus 1e-15 of the squared mean; the maximum is exact.
 
     Example:
         >>> import arcee_lab as al

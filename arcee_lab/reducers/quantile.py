@@ -45,7 +45,7 @@ class Quantiles(ReducerResult):
             share: From 0 to 1.
 
         Returns:
-            One number, or one a unit; NaN where nothing was counted.
+            One number, or one per unit; NaN where nothing was counted.
 
         Raises:
             ValueError: A share outside 0 to 1.
@@ -69,7 +69,7 @@ class Quantiles(ReducerResult):
         return f"N = {self.tokens:,} tokens, median {half:.4g}, 99 % are up to {most:.4g}{broken}"
 
     def frame(self) -> "pd.DataFrame":
-        """One row a quantile: share, value; of single units one row a unit, a column a share."""
+        """One row per quantile: share, value; of single units one row per unit."""
         import pandas as pd
 
         found = {share: self.quantile(share) for share in _SHOWN}
@@ -91,9 +91,9 @@ class Quantile(Reducer):
     Attributes:
         error: Largest relative error of a quantile between 2^low and 2^high in magnitude.
         by: "site": of all units together. "unit": of each, which takes about
-            `5.5 · (high - low) / error` bytes a unit.
+            `5.5 · (high - low) / error` bytes per unit.
         low: Octave below which a magnitude is taken for 0.
-        high: Octave beyond which magnitudes are not told apart.
+        high: Octave beyond which magnitudes are not distinguished.
 
     Example:
         >>> import arcee_lab as al

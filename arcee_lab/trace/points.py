@@ -71,7 +71,7 @@ class PointEnvoy(Envoy):
 
 @contextmanager
 def _firing(attention: ArceeAttention, point: Any, *, reads: bool) -> Iterator[None]:
-    """An idle hook tells the attention that somebody looks; it need not know of nnsight."""
+    """An idle hook shows the attention that somebody reads; it need not know of nnsight."""
     handle = point.register_forward_hook(_idle)
     attention.capture_hooks += reads
     try:

@@ -7,7 +7,7 @@ import nnsight
 from nnsight.intervention.envoy import Envoy
 from torch import Tensor
 
-from arcee_lab.errors import ModelError, UnknownName
+from arcee_lab.errors import ModelError
 from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.sites import Legend
 from arcee_lab.trace.points import PointEnvoy
@@ -24,10 +24,10 @@ class Activations(dict[str, Tensor]):
         self._legend = legend
 
     def __missing__(self, name: str) -> Tensor:
-        canonical = self._legend.canonical(name)
-        if canonical not in self:
-            raise UnknownName(f"{canonical} was not read; there are {list(self)[:4]} ...")
-        return self[canonical]
+        return self[self._legend.key(name, self.keys(), are="read")]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
 
 def read(wrapper: Envoy, sites: str | Sequence[str]) -> Activations:

@@ -42,7 +42,7 @@ def to_nnsight(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> E
     Args:
         model: One of arcee_lab's models, with any head.
         tokenizer: For texts and padded batches. It is copied: nnsight pads a causal model on the
-            left. None gives nnsight's plain wrapper, which takes tensors, one batch a trace.
+            left. None gives nnsight's plain wrapper, which takes tensors, one batch per trace.
 
     Returns:
         `nnsight.TransformersModel`, or `nnsight.NNsight` where there is no tokenizer.

@@ -261,7 +261,8 @@ def test_results_are_frames_figures_and_html(tiny):
     assert one.frame()["offset_1"].to_numpy() == pytest.approx(one.mean.flatten().numpy())
     assert "N = 13 tokens" in one._repr_html_()
     assert "offset_1" in stats._repr_html_()
-    assert repr(one) == "Offset(back=1) of 2 x 4 heads (N = 13 tokens)"
+    assert one.headline == "Offset(back=1) of 2 x 4 heads (N = 13 tokens)"
+    assert repr(one) == f"HeadStatistic({one.headline})"
     for figure in (one.figure(), one.figure(dark=True), stats.figure(), stats.figure(dark=True)):
         assert figure._repr_png_().startswith(b"\x89PNG")
     panels = [axes.get_title(loc="left").replace("\n", " ") for axes in stats.figure().axes]
@@ -297,7 +298,7 @@ def test_bad_settings_and_questions(tiny):
         with pytest.raises(ValueError, match="No forward has been seen"):
             stats["entropy"]
         model(**batch_of())
-    with pytest.raises(KeyError, match="was not asked for"):
+    with pytest.raises(KeyError, match="is not among the statistics"):
         stats[Offset(1)]
     with pytest.raises(ValueError, match="layer 2 was not asked for"):
         stats[Entropy()].values(2)

@@ -168,7 +168,8 @@ def test_module_runs_as_a_command():
     )
     assert child.returncode == 2
     assert child.stderr == (
-        "arcee-lab: error: --folder /no/such/folder is no folder; expected one that exists.\n"
+        "arcee-lab: error: --folder /no/such/folder is a file or its parent folder does not exist; "
+        "name a folder that exists, or a new one in a folder that exists.\n"
     )
 
 

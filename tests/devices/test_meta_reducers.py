@@ -25,7 +25,7 @@ ALL = [
 SITE = "layers.1.mlp.hook_post"
 
 
-def resolve_requests(first):
+def asked_of(first):
     from dataclasses import replace
 
     return {SITE: [replace(reducer, first=first) for reducer in ALL]}
@@ -47,7 +47,7 @@ def test_no_reducer_reads_from_the_device(model, first, mask):
     if mask is None:  # transformers would look for packed documents where no mask is given
         call["position_ids"] = torch.zeros(1, 9, dtype=torch.long, device="meta")
         call["attention_mask"] = torch.ones(2, 1, 9, 9, device="meta").bool()
-    with al.capture(model, resolve_requests(first)) as stats:
+    with al.capture(model, asked_of(first)) as stats:
         stats.set_labels(ids_of(9))
         for _ in range(2):
             model(ids_of(9), **call)
@@ -65,7 +65,7 @@ def test_no_decoding_step_reads_from_the_device(model, cache):
     made = None
     if cache == "static":
         made = StaticCache(config=model.config, max_cache_len=10)
-    with al.capture(model, resolve_requests("exclude")) as stats:
+    with al.capture(model, asked_of("exclude")) as stats:
         stats.set_labels(ids_of(10))
         made = model(ids_of(9), attention_mask=torch.ones(2, 9, device="meta").long(),
                      cache=made, use_cache=True).cache  # fmt: skip
@@ -78,7 +78,7 @@ def test_the_numbers_of_a_gpu(tiny):
     """Integers are those of the CPU, on the activations that the GPU computed."""
     model = tiny().to("cuda")
     ids = torch.randint(3, 50, (2, 9), device="cuda")
-    block = al.capture(model, resolve_requests("include"))
+    block = al.capture(model, asked_of("include"))
     with torch.no_grad(), block as stats, al.capture(model, SITE) as acts:
         stats.set_labels(torch.zeros_like(ids))
         torch.cuda.set_sync_debug_mode("error")

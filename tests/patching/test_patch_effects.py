@@ -52,7 +52,7 @@ def test_frames_hold_the_means(sweeps):
 def test_they_have_a_face(sweeps):
     for name, found in sweeps.items():
         html = found._repr_html_()
-        assert "N=3 pairs" in html
+        assert "N = 3 pairs" in html
         assert html.count("<tr") == 1 + min(10, len(found.spots))
         png = found.figure(dark=name == "heads")._repr_png_()
         assert png.startswith(b"\x89PNG")
@@ -166,9 +166,9 @@ def test_batches_that_are_not_aligned(tiny):
         sweep({"input_ids": base["input_ids"][0]}, source)
     with pytest.raises(ValueError, match="this model has no head"):
         sweep(base, source, model=tiny("base"))
-    with pytest.raises(ValueError, match="speaks at the last token only; got at=2"):
+    with pytest.raises(ValueError, match="has logits at the last token only; got at=2"):
         sweep(base, source, model=tiny("sequence"), at=2)
-    with pytest.raises(ValueError, match=r"one number a pair, a tensor \[3\]; got shape \[\]"):
+    with pytest.raises(ValueError, match=r"one number per pair, a tensor \[3\]; got shape \[\]"):
         sweep(base, source, read=lambda logits: logits.mean())
     with pytest.raises(ValueError, match="got float for logits"):
         sweep(base, source, read=lambda logits: float(logits.mean()))

@@ -211,7 +211,7 @@ DAMAGES = {
     "no reducer": (edit("sites", SITE, "reducers", value="x"), "describes no reducer"),
     "a path out of the folder": (
         edit("states", "path", value="../states-0123456789abcdef.safetensors"),
-        "states lie in",
+        "states are in",
     ),
     "a missing file": (
         edit("states", "path", value="states-0123456789abcdef.safetensors"),

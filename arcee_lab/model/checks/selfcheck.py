@@ -36,7 +36,7 @@ class SelfCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether every error lies within the tolerance (a NaN does not)."""
+        """Whether every error is within the tolerance (a NaN does not)."""
         return all(e <= self.tolerance for e in (self.output, self.residual, self.mlp))
 
 

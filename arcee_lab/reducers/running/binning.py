@@ -12,7 +12,7 @@ from arcee_lab.errors import SettingError
 class Bins(NamedTuple):
     """Bins of magnitudes from 2^low to 2^high.
 
-    Bin 0 is what lies below 2^low, zero too; the last is what reaches 2^high, infinity too.
+    Bin 0 is what is below 2^low, zero too; the last is what reaches 2^high, infinity too.
 
     Attributes:
         low: Octave where the first proper bin begins.
@@ -37,14 +37,14 @@ class Bins(NamedTuple):
         mantissa, exponent = torch.frexp(torch.where(proper, magnitude, 1.0))
         index = (exponent.long() - 1 - self.low) * self.per_octave + 1
         if self.per_octave > 1:
-            part = (mantissa.log2() + 1) * self.per_octave  # the mantissa lies from 1/2 to 1
+            part = (mantissa.log2() + 1) * self.per_octave  # the mantissa is from 1/2 to 1
             index += part.long().clamp(0, self.per_octave - 1)
         index = torch.where(magnitude == torch.inf, self.size - 1, index)
         index = torch.where(magnitude == 0, 0, index)
         return index.clamp(0, self.size - 1)
 
     def edges(self) -> Float[Tensor, " edge"]:
-        """Where bins meet: edge i lies between bin i and bin i + 1; fp64."""
+        """Where bins meet: edge i is between bin i and bin i + 1; fp64."""
         steps = torch.arange(self.size - 1, dtype=torch.float64)
         return torch.exp2(self.low + steps / self.per_octave)
 

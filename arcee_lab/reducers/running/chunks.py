@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Elements of a piece. On a CPU one that stays in its second-level cache is read there again; on a
-# GPU a piece has only to be small beside the activation, and few launches are better.
+# GPU a piece has only to be small compared with the activation, and few launches are better.
 _CPU, _OTHER = 2**17, 2**24
 MOST_TOKENS = 2**24  # fp32 counts ones exactly up to here
 

@@ -1,6 +1,5 @@
-"""The block in which reducers hear of activations: masks, groups and caches of each call."""
+"""The block in which reducers observe activations: masks, groups and caches of each call."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,10 +9,9 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.call import Call
+from arcee_lab.hooks.request import Request
 from arcee_lab.hooks.watch import Watch
-from arcee_lab.model.anatomy import Anatomy
-from arcee_lab.reducers.reducer import First, Reducer, ReducerSpec, State
-from arcee_lab.reducers.running.requests import features
+from arcee_lab.reducers.reducer import First, Reducer, State
 from arcee_lab.reducers.running.statistics import Statistics
 from arcee_lab.runs.ranks import Ranks
 
@@ -77,26 +75,26 @@ class CountedTokens:
 class Reducing(Watch, Statistics):
     """The block that `capture` gives for a mapping site -> reducer; afterwards its statistics."""
 
-    def __init__(
-        self, anatomy: Anatomy, requests: Mapping[str, ReducerSpec], *, stop: str | None = None
-    ):
-        Watch.__init__(self, anatomy, list(requests), stop=stop, seen=True)
-        shapes = {name: features(anatomy, name) for name in requests}
-        Statistics.__init__(self, anatomy.legend, requests, shapes, {}, model=anatomy.model)
+    def __init__(self, request: Request):
+        anatomy = request.anatomy
+        Watch.__init__(self, anatomy, request.names, stop=request.stop, seen=True)
+        Statistics.__init__(
+            self, anatomy.legend, request.reducers, request.shapes, {}, model=anatomy.model
+        )
         self._reducers = {site: self.reducers(site) for site in self.requests}
         self._labels: Tensor | None = None
         self._wants_labels = any(
             "labels" in one.asks for several in self._reducers.values() for one in several
         )
         self._tokens = CountedTokens(Call())
-        self._heard = 0  # sites in the running forward
+        self._counted_sites = 0  # in the running forward
         self._partial_forward = False
 
     def set_labels(self, labels: Tensor) -> None:
         """Gives the labels of the tokens of the next forwards, for `Grouped`.
 
         Args:
-            labels: One whole number a token, `[batch or 1, columns]`, over the whole sequence,
+            labels: One whole number per token, `[batch or 1, columns]`, over the whole sequence,
                 padding and cache included. Tokens past its end, and tokens whose label is none of
                 0 to groups - 1, are in no group.
 
@@ -128,7 +126,7 @@ class Reducing(Watch, Statistics):
 
     def _begin(self, module: Any, args: tuple, kwargs: dict) -> None:
         super()._begin(module, args, kwargs)
-        self._heard = 0
+        self._counted_sites = 0
         if self._wants_labels:
             self._check_labels()
         self._tokens = CountedTokens(self._call, self._labels)
@@ -140,17 +138,17 @@ class Reducing(Watch, Statistics):
         if rows not in (1, batch):
             raise SettingError(
                 f"set_labels got {rows} rows and the call has {batch} sequences; give one row a "
-                "sequence (with beams, one a beam), or a single row for all."
+                "sequence (with beams, one per beam), or a single row for all."
             )
 
     def _forward_done(self) -> None:
         inside = len(self._names) - ("hook_logits" in self._names)
-        self._partial_forward |= 0 < self._heard < inside
+        self._partial_forward |= 0 < self._counted_sites < inside
 
     def _model_ended(self, module: Any, args: tuple, output: object) -> None:
         # What fails after the backbone, such as memory for the logits, is tried again by callers.
-        self._partial_forward |= output is None and self._heard > 0
-        self._heard = 0
+        self._partial_forward |= output is None and self._counted_sites > 0
+        self._counted_sites = 0
 
     def _on_activation(self, name: str, x: Tensor) -> None:
         call = self._call
@@ -163,7 +161,7 @@ class Reducing(Watch, Statistics):
         reducers = self._reducers[name]
         if name not in self.states:
             self.states[name] = tuple(_init(reducer, x) for reducer in reducers)
-        self._heard += 1
+        self._counted_sites += 1
         for reducer, state in zip(reducers, self.states[name], strict=True):
             accumulate(reducer, state, x, self._tokens)
 

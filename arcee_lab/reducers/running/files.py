@@ -215,7 +215,7 @@ def _read_states(
     found: dict[str, tuple[State, ...]] = {}
     name = written["path"]
     if not isinstance(name, str) or not _STATES.fullmatch(name):
-        raise SavedDamaged(f"states lie in {name!r}; expected states-<16 hex digits>.safetensors")
+        raise SavedDamaged(f"states are in {name!r}; expected states-<16 hex digits>.safetensors")
     path = folder / name
     if not path.is_file() or path.is_symlink() or path.stat().st_size != written["bytes"]:
         raise SavedDamaged(f"{name} is missing, or not {written['bytes']} bytes long")

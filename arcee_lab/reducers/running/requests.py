@@ -53,7 +53,7 @@ def features(anatomy: Anatomy, name: str) -> tuple[int, ...]:
     if axes[:2] != ("batch", "pos"):
         where = "read attention with al.attention" if "k_pos" in axes else "capture it instead"
         raise SettingError(
-            f"Reducers take one vector a token, and {name} is {' '.join(axes)}; {where}."
+            f"Reducers take one vector per token, and {name} is {' '.join(axes)}; {where}."
         )
     return tuple(anatomy.size(axis) for axis in axes[2:])
 

@@ -2,19 +2,19 @@
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from arcee_lab.errors import SettingError, UnknownName
+from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State
 from arcee_lab.reducers.running import files
 from arcee_lab.reducers.running.result import ReducerResult, table_of
+from arcee_lab.results import Result, counted, page
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sites import Legend
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SAME = "what has to be the same on all ranks"
 
 
-class Statistics(Mapping[str, Any]):
+class Statistics(Result, Mapping[str, Any]):
     """Canonical site name -> result, or tuple of results where several reducers were asked for.
 
     Any accepted spelling indexes it; iteration gives canonical names in forward order.
@@ -95,9 +95,7 @@ class Statistics(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         self._check_whole()
-        site = self.legend.canonical(name)
-        if site not in self.requests:
-            raise UnknownName(f"{site} was not reduced; reduced are {list(self)[:4]} ...")
+        site = self.legend.key(name, self.requests, are="reduced")
         if site not in self.states:
             raise SettingError(f"{site} has not fired yet: call the model inside the block first.")
         results = tuple(
@@ -186,7 +184,7 @@ class Statistics(Mapping[str, Any]):
         return of_ranks[0].merge(*of_ranks[1:])
 
     def save(self, folder: str | Path, *, progress: Mapping[str, Any] | None = None) -> Path:
-        """Writes the states, so that another process can go on: safetensors, and JSON beside it.
+        """Writes the states, so that another process can go on: safetensors, and JSON next to it.
 
         It may be called again and again, also inside the block: a crash leaves the former state or
         the new one, with its own `progress`.
@@ -284,17 +282,25 @@ class Statistics(Mapping[str, Any]):
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    @property
+    def headline(self) -> str:
+        """How many sites, and what was kept of them; each site has an N of its own."""
+        kinds = {type(one).__name__: None for site in self for one in self.reducers(site)}
+        return f"Statistics of {counted(len(self), 'site')}: {', '.join(kinds)}"
+
     def __repr__(self) -> str:
-        lines = [f"Statistics of {len(self)} sites"]
+        lines = [self.headline]
         lines += [f"  {site}: {self._headline(site)}" for site in list(self)[:6]]
         return "\n".join(lines + (["  ..."] if len(self) > 6 else []))
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(site)}</td><td>{escape(self._headline(site))}</td></tr>"
-            for site in self
-        )
-        return f"<table><tr><th>site</th><th>found</th></tr>{rows}</table>"
+        import pandas as pd
+
+        found = {"site": list(self), "found": [self._headline(site) for site in self]}
+        return page(self.headline, pd.DataFrame(found))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def _headline(self, site: str) -> str:
         if site not in self.states:
@@ -311,7 +317,7 @@ def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Stati
     """Reads what `Statistics.save` wrote, to read from it, or to go on with it by `merge`.
 
     Args:
-        folder: Where it lies.
+        folder: Where they are.
         reducers: Your own classes of reducers that were used.
 
     Raises:
