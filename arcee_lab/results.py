@@ -58,7 +58,9 @@ def page(headline: str, frame: "pd.DataFrame") -> str:
         headline: A sentence.
         frame: Of which `MOST_ROWS` rows are shown.
     """
-    table = frame.to_html(index=False, max_rows=MOST_ROWS, border=0, float_format="{:.4g}".format)
+    from arcee_lab.views.html import number
+
+    table = frame.to_html(index=False, max_rows=MOST_ROWS, border=0, float_format=number)
     return f"<p>{escape(headline)}</p>{table}"
 
 
