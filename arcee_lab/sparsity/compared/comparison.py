@@ -135,7 +135,7 @@ class Comparison(Result):
         )
 
     def neurons(self) -> "pd.DataFrame":
-        """One row per neuron: layer, neuron, first, second, delta."""
+        """One row per neuron: layer, unit, first, second, delta."""
         import pandas as pd
 
         layers, d_mlp = self.first.shape
