@@ -19,7 +19,7 @@ from arcee_lab.results import Result
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
-_DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
+_DEMO = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 @dataclass(frozen=True, repr=False)

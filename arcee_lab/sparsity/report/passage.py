@@ -13,10 +13,13 @@ from arcee_lab.model.anatomy import anatomy
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
+from arcee_lab.results import Result, counted
 from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from arcee_lab.views.figures.figure import Figure
 
 LONGEST = 48  # tokens that fit below a figure
@@ -24,8 +27,8 @@ MOST_ROWS = 48  # neurons that fit next to it
 OFTEN = 0.25  # a neuron that fires on more of the passage says little about any word
 
 
-@dataclass(frozen=True)
-class Passage:
+@dataclass(frozen=True, repr=False)
+class Passage(Result):
     """One passage, read neuron by neuron.
 
     Attributes:
@@ -45,6 +48,28 @@ class Passage:
     rates: tuple[float, ...]
     active: Int[Tensor, "layer pos"]
     d_mlp: int
+
+    @property
+    def headline(self) -> str:
+        """The passage in one sentence, with its N."""
+        shown = counted(len(self.neurons), "neuron")
+        return f"N = {counted(len(self.tokens), 'token')}, {shown} of {len(self.active)} layers"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per chosen neuron: layer, unit, rate, and the token and value of its peak."""
+        import pandas as pd
+
+        value, where = self.values.max(dim=1)
+        return pd.DataFrame(
+            {
+                "layer": self.layers,
+                "unit": self.neurons,
+                "rate": self.rates,
+                "position": where.numpy(),
+                "token": [self.tokens[place] for place in where.tolist()],
+                "value": value.float().numpy(),
+            }
+        )
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Chosen neurons against tokens; blank means exactly zero."""
