@@ -60,10 +60,10 @@ def page(headline: str, frame: "pd.DataFrame") -> str:
     """
     import pandas as pd
 
+    from arcee_lab.views.html import number
+
     with pd.option_context("display.max_colwidth", None):  # names of sites are longer than 50
-        table = frame.to_html(
-            index=False, max_rows=MOST_ROWS, border=0, float_format="{:.4g}".format
-        )
+        table = frame.to_html(index=False, max_rows=MOST_ROWS, border=0, float_format=number)
     return f"<p>{escape(headline)}</p>{table}"
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--domains",
         nargs="+",
         metavar="NAME=FILE",
-        help="in place of --text: kinds of text to hold side by side; a name may come again",
+        help="in place of --text: kinds of text to compare; a name may be repeated",
     )
     flags.add_out(parser)
     flags.add_compute(parser)
@@ -41,20 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="what to measure beside the core: all (of one pass), core (nothing), further (CETT "
-        "and truncation, with forwards of their own), or names (default: all)",
+        help="what to measure in addition to the core: all (of one pass), core (nothing), further "
+        "(CETT and truncation, with forward passes of their own), or names (default: all)",
     )
     parser.add_argument(
         "--sample-every",
         type=flags.positive,
         metavar="N",
-        help="analyses beside the core look at 1 window in N, and predictors at 1 token in 16 of "
-        "every fourth of those; 1 shows them everything (default: 8, or all windows below 64)",
+        help="analyses other than the core look at every Nth window, and predictors at 1 token in "
+        "16 of every fourth of those; 1 shows them all (default: 8, or every window below 64)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, saves, and says where the results lie. Under torchrun, ranks share the work."""
+    """Measures, saves, and says where the results are. Under torchrun, ranks share the work."""
     domains = _domains(args)
     flags.require_used_seed(args)
     settings = _settings(args, domains)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.runs.ranks import joined
     from arcee_lab.sparsity import registry
 
-    registry.chosen(args.analyses)  # a mistyped name is told before anything is loaded
+    registry.chosen(args.analyses)  # a mistyped name is reported before anything is loaded
     with joined(args.device) as ranks:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(ranks.device))
         from arcee_lab.sparsity.report.html_page import PAGE
@@ -86,17 +86,17 @@ def run(args: argparse.Namespace) -> int:
             )
             for name, documents in texts.items()
         }
-        # Claimed only now: a mistyped file name shall not leave a folder that is "another run".
+        # Claimed only now: a mistyped file name must not leave a folder that is "another run".
         if ranks.first:
             storage.claim(args.out, settings)
-            storage.remove_partial_files(args.out)  # of a run that was killed
+            storage.remove_partial_files(args.out)  # of a run that was interrupted
         ranks.barrier()
         reports = {
             name: _measured(args, ranks, model, tokenizer, windows[name], name) for name in windows
         }
         if ranks.first:
             _finish(args, model, tokenizer, windows, reports)
-        ranks.barrier()  # until all is written, a kill may still need what was saved
+        ranks.barrier()  # until all is written, an interrupted run may need what was saved
         for name in windows:
             resume_files.remove(_resume(args.out / name, ranks))
         ranks.barrier()
@@ -159,15 +159,15 @@ def _finish(
     from arcee_lab.sparsity.report.html_page import save_page
 
     first = next(iter(reports))
-    beside = domains(reports) if len(reports) > 1 else None
-    if beside is not None:
-        for name, frame in (("domains", beside.frame()), ("pairs", beside.pairs())):
+    compared = domains(reports) if len(reports) > 1 else None
+    if compared is not None:
+        for name, frame in (("domains", compared.frame()), ("pairs", compared.pairs())):
             storage.write_atomic(args.out / f"{name}.parquet", frame.to_parquet)
-    save_page(args.out, reports[first], model, tokenizer, windows[first], domains=beside)
+    save_page(args.out, reports[first], model, tokenizer, windows[first], domains=compared)
     for report in reports.values():
         print(table(report), end="\n\n")
-    if beside is not None:
-        print(beside.headline, end="\n\n")
+    if compared is not None:
+        print(compared.headline, end="\n\n")
 
 
 def table(report: "SparsityReport") -> str:
@@ -200,19 +200,19 @@ def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
     named = [flag for flag in ("text", "dataset", "world", "domains") if getattr(args, flag)]
     if len(named) != 1:
         got = ", ".join(f"--{flag}" for flag in named) or "none"
-        raise SettingError(f"expected one of --text, --dataset, --world, --domains; got {got}")
+        raise SettingError(f"expected one of --text, --dataset, --world, --domains; got {got}.")
     domains: dict[str, list[Path]] = {}
     for word in args.domains or ():
         name, equals, file = word.partition("=")
         # The name becomes a folder in --out.
         if not (equals and file and name.replace("-", "").replace("_", "").isalnum()):
             raise SettingError(
-                f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _"
+                f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _."
             )
         domains.setdefault(name, []).append(Path(file))
     if len(domains) == 1:
         raise SettingError(
-            f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text"
+            f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text."
         )
     if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
         raise SettingError(

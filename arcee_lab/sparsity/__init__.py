@@ -1,50 +1,64 @@
-"""How sparse the ReLU² MLP is. relu(u)² gives exact zeros, so "sparse" needs no threshold here.
+"""How sparse the ReLU² MLP is. relu(u)² gives exact zeros, so no threshold is needed.
 
-One pass over the text shows every layer to every analysis that was asked for (`measure`). The core
-counts at every token; the others look at a stated share of the windows, 1 in 8 unless told
-otherwise. Rows are those of docs/sparsity.md, which has formulas and sources.
+`measure` reads a text once and shows every layer to every analysis that was asked for. The core
+counts at every token; the other streamed analyses look at a sample of the windows, every 8th by
+default (`sample_every=`). Rows are those of docs/sparsity.md, which has formulas and sources.
 
-mlps          any ungated ReLU or ReLU² MLP as (up, act, down)
-analysis      what an analysis is: state, update a layer, result; how states add up
-registry      the analyses by name
-exact         means with intervals whose sums add up exactly
+_measure        the call `measure`
+job             the same in two steps: plan, estimate, run
+registry        the analyses by name
+run_estimate    what a measurement will take
+decoding        `al.sparse_decode`: decoding that skips the zeros
 
-core          rows 1, 2, 3, 12, 13, 14: zeros, active neurons, rates, sizes, positions, ids
-counting      the arithmetic of the core; sizes: its histograms
-bits          the same on a CPU as bits and as a list, for the other analyses
-coverage      row 4: how few neurons hold how much of all firing
-thresholds    row 1: activations below each threshold, from the core's histogram
-concentration row 11: how few of a token's neurons hold what its MLP writes
-unions        rows 5, 6: neurons used by several tokens together
-overlap       row 7: neurons kept from one token to the next
-spikes        row 12: the largest values, and what one neuron holds of the output
-positions     row 13: active neurons by position
-vocabulary    row 14: active neurons by token id; losses: by the loss
-domains       row 15: code against prose
-comparison    row 16: one model against another on the same text
-predictors    row 17: what tells the active neurons beforehand
-neighbours    row 19: layers against each other; virtual weights between neurons
-blocks        row 20: zeros in groups of four and in blocks
-cost          row 21: bytes and operations that the zeros save
+core/           counted at every token
+  state           tensors that add up over texts, ranks and resumed runs
+  every_token     rows 1, 2, 3, 12, 13, 14: the counts; layer_counts: their arithmetic
+  counts          the counts with the rates that follow from them
+  magnitudes      bins of activations by size; thresholds: row 1, activations below each threshold
+  coverage        row 4: how few neurons hold how much of all firing
+  positions       row 13: active neurons by position
+  token_ids       row 14: active neurons by token id
+  savings         row 21: bytes and operations that the zeros save
+  packed_masks    which neurons fire, as bits and as a list
+  kept_tokens     tokens whose active neurons are kept as bits
+  window_means    means with intervals whose sums add up exactly
+  checking        whether what was read can be of a measurement; the version of saved files
 
-With forwards of their own, on a sample of the tokens (`sample`), through hooks (`at_down`):
+streamed/       analyses of the same pass, on the sample
+  analysis        what an analysis is: state, update per layer, result
+  schedule        which windows go into which forward pass, and which are sampled
+  runner          the pass: hooks, ranks, resuming; resume_files: its saved states
+  unions          rows 5, 6: neurons used by several tokens together
+  overlap         row 7: neurons kept from one token to the next
+  concentration   row 11: how few of a token's neurons hold what its MLP writes
+  spikes          row 12: the largest values, and what one neuron holds of the output
+  loss            row 14: active neurons by the loss of the next token
+  predictors      row 17: what predicts the active neurons, without training
+  across_layers   row 19: layers against each other; virtual weights between neurons
+  blocks          row 20: zeros in groups of four and in blocks
 
-cett          row 8: what neurons may go for an error of the output; cett_curves: its result
-cett_ppl      row 9: the largest error that perplexity allows
-truncation    row 10: loss against neurons kept, critical sparsity; truncation_curves: its result
-keeping       the rules that choose neurons; truncating: the block in which they act
-scoring       losses by document; bootstrap: intervals over documents
-probe         row 17: a trained low-rank probe of one layer
-coactivation  row 18: which neurons of one layer fire together
-history       zeros over training, from a log
+sampled/        with forward passes of their own, on a sample of the tokens
+  sample          which tokens; losses: what a changed model loses on them
+  mlps            any ungated ReLU or ReLU² MLP as (up, act, down); mlp_hooks: hooks on them
+  _cett           row 8: neurons to drop for a stated error; cett_curves: its result
+  cett_perplexity row 9: the largest error that perplexity allows
+  truncation      row 10: loss against neurons kept; truncation_curves: its result
+  selection_rules rules that choose neurons; keep_block: the block in which they act
+  _probe          row 17: a trained low-rank probe of one layer
+  coactivation    row 18: which neurons of one layer fire together
+  result_files    these results on disk
 
-batches       which windows go into which forward, and which are in the share
-stream        the pass: hooks, ranks, resuming
-measure       the call
-report        SparsityReport: frames and figures; files: what it writes and reads
-tables        its tables of layers, neurons, tokens and costs
-passage       a few neurons on a few words, one by one
-page          report.html
+compared/       several measurements
+  comparison      row 16: one model compared with another on the same text
+  domains         row 15: one model on several kinds of text
+  training_history  zeros over training, from a log
+
+report/         what `measure` returns
+  report          SparsityReport; named: its results, tables and figures by name
+  tables          tables from the counts; figures: figures from the counts
+  passage         a few neurons on a few words, one by one
+  html_page       report.html
+  report_files    the files of a report; validity: whether they can be those of a measurement
 """
 
 from typing import TYPE_CHECKING

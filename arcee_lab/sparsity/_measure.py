@@ -30,32 +30,32 @@ def measure(
     """Measures how sparse the MLPs of a model are, exactly, in one pass over texts.
 
     The core counts at every token: zeros, active neurons, firing rates, sizes, positions, token
-    ids. The other analyses look at a share of the windows. Padding never counts. The first token of
-    each window (BOS, where the tokenizer sets one) is counted apart: models treat it unlike any
-    other.
+    ids. The other analyses look at a sample of the windows. Padding never counts. The first token
+    of each window (BOS, where the tokenizer sets one) is counted separately: models treat it unlike
+    any other.
 
     Args:
         model: An Arcee model, any head, or another model of ungated ReLU or ReLU² MLPs.
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
-        analyses: What to measure beside the core: names of `arcee_lab.sparsity.registry`, or
-            "core" (nothing beside it), "all" (all that the pass can do), "further" (CETT and
-            truncation curves, on samples of their own; the first rank alone does them).
+        analyses: What to measure in addition to the core: names of `arcee_lab.sparsity.registry`,
+            or "core" (nothing else), "all" (all that the pass can do), "further" (CETT and
+            truncation curves, on samples of their own; only the first rank computes them).
         sample_every: N shows every Nth window to the analyses other than the core, chosen by a
             checksum of its tokens; predictors are tried on 1 token in 16 of every fourth of these
             (below 256 windows on 1 in 32 of each). 1 shows all windows, and all tokens to
             predictors. By default 8, or all windows where there are fewer than 64 (and all tokens
             to predictors, below 1,024).
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
-        label: What the report is called beside others; the model's name, and the adapters that
+        label: What the report is called next to others; the model's name, and the adapters that
             are active, by default.
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the report over all of them.
-        resume: A file to save the state to every minute and to go on from after a kill. Ranks need
-            one each. What the analyses after the pass find is saved beside it, each as soon as it
-            is there. Both are removed at the end.
+        resume: A file to save the state to every minute and to go on from after an interruption.
+            Ranks need one each. Results of the analyses after the pass are saved next to it, each
+            as soon as it is there. Both are removed at the end.
         keep_resume: Leave them at the end too: for a caller that has yet to save the report, and
             then calls `arcee_lab.sparsity.streamed.resume_files.remove`.
         progress: Whether to show bars with tokens/s on stderr.

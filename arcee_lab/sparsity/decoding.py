@@ -1,7 +1,7 @@
 """Sparse decoding: where few neurons fire at a token, `down_proj` need not read the others' rows.
 
-At one token a step a linear layer costs what it takes to read its weights. A neuron of a ReLU² MLP
-that is off contributes exactly nothing, so its row of `down_proj`'s transpose can be left alone:
+At one token per step a linear layer costs what it takes to read its weights. A neuron of a ReLU²
+MLP that is off contributes exactly nothing, so its row of `down_proj`'s transpose need not be read:
 `embedding_bag` sums the rows of the active neurons, weighted by their activations. The sum is the
 dense one without its zeros, so it is equal up to the order of its terms.
 
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import DeviceError, ModelError, SettingError
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -85,7 +85,7 @@ class _Down:
         assert copy is not None
         same = weight.dtype == copy.dtype and weight.device == copy.device
         if not same or _version(weight) != self.version:
-            raise SettingError(
+            raise ModelError(
                 f"The weight of {self.name} was changed inside al.sparse_decode, whose copy is of "
                 "the weight before; end the block first, and open a new one after the change."
             )
@@ -110,7 +110,7 @@ class SparseDecode:
         return sum(down.copy_bytes for down in self._downs)
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer: calls of `down_proj` by kind, zeros where they were counted, bytes."""
+        """One row per layer: calls of `down_proj` by kind, zeros where they were counted, bytes."""
         import pandas as pd
 
         rows = [
@@ -148,7 +148,7 @@ class SparseDecode:
             del down.linear
 
     def __deepcopy__(self, memo: dict) -> "SparseDecode":
-        raise SettingError("A model cannot be copied inside al.sparse_decode; copy it outside.")
+        raise ModelError("A model cannot be copied inside al.sparse_decode; copy it outside.")
 
     def _forward(self, down: _Down, dense: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         out = down.try_sparse(x)
@@ -164,10 +164,10 @@ class SparseDecode:
     def _require_gain(self) -> None:
         if all(down.left_alone for down in self._downs):
             best = max(down.zeros / down.counted for down in self._downs)
-            raise SettingError(
+            raise ModelError(
                 f"Sparse decoding would only lose here: over {TRIAL} steps the sparsest of "
-                f"{len(self._downs)} layers had {best:.1%} zeros a call, and every layer more than "
-                f"{1 - self.min_zeros:.0%} of d_mlp active. Decode without al.sparse_decode."
+                f"{len(self._downs)} layers had {best:.1%} zeros per call, and every layer more "
+                f"than {1 - self.min_zeros:.0%} of d_mlp active. Decode without al.sparse_decode."
             )
 
     def __repr__(self) -> str:
@@ -188,7 +188,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
 
     It acts where a call holds few tokens, as each step of `generate` with a cache does, and where
     the neurons active over these tokens, added up, are at most `1 - min_zeros` of d_mlp. Everything
-    else runs dense as before, and `frame()` tells how often: a prompt, larger batches, denser
+    else runs dense as before, and `frame()` says how often: a prompt, larger batches, denser
     tokens, anything that needs a gradient, autocast. A layer that is too dense for 32 steps is
     left alone from then on.
 
@@ -196,7 +196,7 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
     but for exact near-ties. In bf16 both round, each about 2e-3 from the fp32 result, relative to
     the largest output. Hooks, captures and interventions see what they see without it.
 
-    While the block is open, a transposed copy of every layer's `down_proj` lies in memory:
+    While the block is open, a transposed copy of every layer's `down_proj` is held in memory:
     `copy_bytes` of them, 3.4 GB for AFM-4.5B in bf16. On models as small as the demo, whose
     weights stay in the processor's cache, finding the active rows costs more than it saves; see
     benchmarks/RESULTS.md.
@@ -236,18 +236,18 @@ def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
 def _require_plain(name: str, linear: Any) -> None:
     weight = getattr(linear, "weight", None)
     if type(linear) is not nn.Linear or type(weight) is not nn.Parameter:
-        raise SettingError(
+        raise ModelError(
             f"{name} is {type(linear).__module__}.{type(linear).__qualname__} with a "
             f"{type(weight).__name__}; sparse decoding reads rows of a plain nn.Linear. Merge "
             "adapters, or load the model in full precision and unsharded."
         )
     if weight.device.type != "cpu":
-        raise SettingError(
-            f"{name} lies on {weight.device}; sparse decoding gains on the CPU only: elsewhere "
+        raise DeviceError(
+            f"{name} is on {weight.device}; sparse decoding gains on the CPU only: elsewhere "
             "the list of active rows has to be waited for at every layer. Decode without it."
         )
     if "forward" in linear.__dict__:
-        raise SettingError(
+        raise ModelError(
             f"{name}.forward is replaced already, by another al.sparse_decode or another tool; end "
             "that first."
         )

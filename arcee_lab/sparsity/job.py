@@ -198,7 +198,8 @@ def _interrupted(run: Pass, label: str | None, ranks: Ranks, resume: Path | None
         partial = _report(run, f"{name}{part.tokens:,} of {whole:,} tokens", states, part)
     kept = "no report, since none is counted as a whole" if partial is None else "their report"
     return Interrupted(
-        f"stopped after {run.done} of {len(mine)} forwards; .partial is {kept}. {_go_on(resume)}",
+        f"stopped after {run.done} of {len(mine)} forward passes; .partial is {kept}. "
+        f"{_go_on(resume)}",
         partial=partial,
     )
 
@@ -223,7 +224,7 @@ def plan_pass(
         windows: The text.
         names: Analyses, as `registry.chosen` gives them.
         sample_every: As for `measure`.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
 
     Raises:
         ValueError: As `measure`.

@@ -19,7 +19,7 @@ STREAMED = {
     "neighbours": "arcee_lab.sparsity.streamed.across_layers:AcrossLayers",
     "blocks": "arcee_lab.sparsity.streamed.blocks:Blocks",
 }
-# With forwards of their own, after the pass: name -> module and function; see `analysis`.
+# With forward passes of their own, after the pass: name -> module and function; see `analysis`.
 FURTHER: dict[str, str] = {
     "cett": "arcee_lab.sparsity.sampled._cett:cett",
     "cett_ppl": "arcee_lab.sparsity.sampled.cett_perplexity:cett_ppl",
@@ -43,12 +43,12 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
         ValueError: A single string in place of a list, or an unknown name.
     """
     if isinstance(names, str):
-        raise SettingError(f"analyses is one string; expected a list, so pass [{names!r}]")
+        raise SettingError(f"analyses is one string; expected a list, so pass [{names!r}].")
     wanted: set[str] = set()
     for name in names:
         if name not in STREAMED and name not in FURTHER and name not in GROUPS:
             known = ", ".join([*GROUPS, *STREAMED, *FURTHER])
-            raise SettingError(f"no analysis is called {name!r}; expected some of {known}")
+            raise SettingError(f"no analysis is called {name!r}; expected some of {known}.")
         wanted |= set(GROUPS.get(name, (name,)))
     return tuple(name for name in (*STREAMED, *FURTHER) if name in wanted)
 
@@ -59,7 +59,7 @@ def streamed(name: str) -> Analysis:
 
 
 def further(name: str) -> Callable[..., Any]:
-    """The function of an analysis with forwards of its own."""
+    """The function of an analysis with forward passes of its own."""
     return _found(FURTHER[name])
 
 

@@ -1,4 +1,4 @@
-"""What a measurement will take, before it runs."""
+"""What a measurement will take, estimated before it runs."""
 
 import time
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from arcee_lab.results import counted
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.sampled.sample import DEFAULT_TOKENS
 from arcee_lab.sparsity.streamed.runner import Pass, new_states
 
-_STATISTICS = 1.3  # a pass takes so many times its forwards, about
+_STATISTICS = 1.3  # a pass takes about so many times its forward passes
 _CUTS = 3  # and a reading so many times that: logits, losses, and the choice of neurons
 _TOKENS = 1024  # of the forward that is timed, at the most
 
@@ -22,12 +23,12 @@ class PassEstimate:
     Attributes:
         windows: Windows to read.
         tokens: Their tokens, first positions included.
-        sampled: Tokens that the analyses beside the core look at; 0 where there are none.
-        sample_every: 1 window in so many.
-        forwards: Forwards of this rank.
-        state_bytes: What the counts take on the model's device, whatever the length of the text.
+        sampled: Tokens that the analyses other than the core look at; 0 where there are none.
+        sample_every: Every Nth window is in the sample.
+        forwards: Forward passes of this rank.
+        state_bytes: What the counts take on the model's device, for any length of text.
         seconds: About how long this rank takes for the pass; from the time of one forward.
-        further: Analyses with forwards of their own, after the pass.
+        further: Analyses with forward passes of their own, after the pass.
         further_seconds: About how long those take.
     """
 
@@ -42,16 +43,15 @@ class PassEstimate:
     further_seconds: float
 
     def __str__(self) -> str:
-        closely, then = "", ""
+        sample, then = "", ""
         if self.sampled:
-            closely = (
-                f"1 window in {self.sample_every} looked at closely ({self.sampled:,} tokens); "
-            )
+            sample = f"1 window in {self.sample_every} sampled ({self.sampled:,} tokens); "
         if self.further:
             then = f", then {_about(self.further_seconds)} for {', '.join(self.further)}"
+        passes = counted(self.forwards, "forward pass", "forward passes")
         return (
-            f"{self.tokens:,} tokens in {self.windows:,} windows, {self.forwards:,} forwards; "
-            f"{closely}counts take {self.state_bytes / 1e6:,.1f} MB; about "
+            f"{self.tokens:,} tokens in {counted(self.windows, 'window')}, {passes}; "
+            f"{sample}counts take {self.state_bytes / 1e6:,.1f} MB; about "
             f"{_about(self.seconds)}{then}"
         )
 
@@ -61,7 +61,7 @@ def _about(seconds: float) -> str:
 
 
 def state_bytes(run: Pass) -> int:
-    """Bytes of the counts, told without making them."""
+    """Bytes of the counts, computed without allocating them."""
     states = new_states(run.shape, run.analyses, torch.device("meta"))
     return sum(x.nbytes for state in states.values() for x in state.values())
 

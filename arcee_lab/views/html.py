@@ -44,7 +44,7 @@ def token_strip(
 
     Args:
         tokens: The tokens, as text.
-        values: One number a token.
+        values: One number per token.
         kind: `sequential` for values from 0 up, `diverging` for signed ones.
         limit: The value of the strongest colour; by default the largest there is.
         most: Tokens shown before the strip ends with "n more".
@@ -53,7 +53,7 @@ def token_strip(
         ValueError: Not one value a token.
     """
     if len(tokens) != len(values):
-        raise SettingError(f"got {len(tokens)} tokens and {len(values)} values; expected as many")
+        raise SettingError(f"got {len(tokens)} tokens and {len(values)} values; expected as many.")
     values = np.asarray(values, dtype=float)
     limit = limit or float(np.abs(values).max(initial=0))
     spans = [

@@ -60,7 +60,7 @@ def test_writes_every_file_and_says_where(tmp_path, text, capsys):
     said = capsys.readouterr()
     assert {path.name for path in out.iterdir()} == files(CORE | ALL)
     assert re.match(
-        r"demo: \d+ tokens in 2 windows, 1 forwards; .* counts take .* about ", said.out
+        r"demo: \d+ tokens in 2 windows, 1 forward pass; .* counts take .* about ", said.out
     )
     for name in ALL:
         assert re.search(rf"^{name} +\d+\.\d\d +\d+   \S", said.out, re.MULTILINE), name

@@ -386,7 +386,7 @@ def test_bad_texts_names_and_shares():
         measure(ours, Letters(), ["abc"], analyses=["overlaps"])
     with pytest.raises(ValueError, match="analyses is one string"):
         measure(ours, Letters(), ["abc"], analyses="overlap")
-    with pytest.raises(ValueError, match="share is 0"):
+    with pytest.raises(ValueError, match="sample_every is 0"):
         measure(ours, Letters(), ["abc"], sample_every=0)
 
 

@@ -277,7 +277,7 @@ def test_refuses_other_linears(sparse):
 
 
 def test_refuses_other_devices(sparse):
-    with pytest.raises(ValueError, match=r"layers.0.mlp.down_proj lies on meta; .* CPU only"):
+    with pytest.raises(ValueError, match=r"layers.0.mlp.down_proj is on meta; .* CPU only"):
         al.sparse_decode(sparse().to("meta"))
 
 

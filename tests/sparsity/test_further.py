@@ -54,7 +54,7 @@ def test_the_estimate_names_them_and_their_time(demo):
     run = plan_pass(demo[0], windows, (), sample_every=None, batch_size=2)
     found = estimate(run, further=["cett", "truncation"])
     assert found.sampled == 0
-    assert "closely" not in str(found)
+    assert "sampled" not in str(found)
     # So short a text is the sample itself.
     assert found.further_seconds == pytest.approx(found.seconds * 3 * (3 + 72))
     assert str(found).endswith(" for cett, truncation")

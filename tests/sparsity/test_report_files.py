@@ -25,6 +25,10 @@ def test_passage_shows_what_the_reference_computes():
         assert (post[layer, :, neuron] > 0).double().mean() <= 0.25
     assert max(passage.layers.count(layer) for layer in range(3)) <= 3
     assert [*passage.layers] == sorted(passage.layers)
+    for row in passage.frame().itertuples():
+        assert row.value == passage.values[row.Index].max()
+        assert row.token == passage.tokens[row.position]
+    assert passage.headline.startswith("N = 16 tokens, ")
 
 
 def test_a_deep_model_still_fits_one_page(tmp_path):

@@ -174,6 +174,28 @@ def test_an_unchanged_state_goes_on(models, saved, tmp_path):
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("version", "writer"),
+    [(None, "arcee_lab 0.1"), (3, "arcee_lab 0.1"), (6, "a later release of arcee_lab")],
+)
+def test_a_state_of_another_release_is_refused(models, saved, tmp_path, version, writer):
+    """States of 0.1 state no version."""
+    from arcee_lab.errors import OtherRun
+    from arcee_lab.sparsity import measure
+
+    def change(about, tensors):
+        about["version"] = version
+
+    file = tmp_path / "state.safetensors"
+    rewritten(saved[0], file, change)
+    with pytest.raises(OtherRun) as refused:
+        measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
+    assert str(refused.value) == (
+        f"{file} was written by {writer}, and this release cannot go on from it; remove it and "
+        "measure again."
+    )
+
+
 def test_a_changed_byte_anywhere_is_refused(models, saved, tmp_path):
     """Also in counts whose sums nothing checks."""
     from arcee_lab.sparsity import measure
@@ -229,7 +251,7 @@ def test_an_interrupt_keeps_what_was_counted(models, caplog):
     assert signal.getsignal(signal.SIGINT) is before
     assert isinstance(stopped.value, KeyboardInterrupt)
     said = str(stopped.value)
-    assert f"stopped after 3 of {len(batches)} forwards; .partial is their report." in said
+    assert f"stopped after 3 of {len(batches)} forward passes; .partial is their report." in said
     assert "Give resume=FILE" in said
     assert stopped.value._render_traceback_() == [f"Interrupted: {said}"]
     assert "finishing the current forward; Ctrl-C again stops at once" in caplog.text
@@ -490,7 +512,7 @@ def test_a_saved_report_whose_facts_cannot_be_is_refused(reported, tmp_path, nam
 
 # ---------------------------------------------------------------------- the command
 
-TIMED = {"seconds", "tokens per second", "costs"}
+TIMED = {"seconds", "tokens_per_second", "costs"}
 
 
 def content(folder):

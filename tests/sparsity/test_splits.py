@@ -271,7 +271,8 @@ def overlaps(references, texts, context):
 @pytest.mark.parametrize("analyses", [["core"], ["overlap"], ["all"]])
 def test_two_models_agree_at_all_tokens(two_models, analyses):
     """At every token that both counted, whatever analyses were asked for."""
-    from arcee_lab.sparsity import bootstrap, measure
+    from arcee_lab import bootstrap
+    from arcee_lab.sparsity import measure
 
     one, two = (
         measure(ours, Letters(), TEXTS, context=16, sample_every=2, analyses=analyses)
@@ -305,7 +306,7 @@ def test_two_models_agree_at_all_tokens(two_models, analyses):
         low, high = frame["agreement_low"][layer], frame["agreement_high"][layer]
         assert low < mean < high
         assert high - low == pytest.approx(2 * 1.96 * error, rel=0.3)
-        weights = bootstrap.resamples(w, 0)
+        weights = bootstrap.resamples(w, seed=0)
         order = np.argsort(np.random.default_rng(0).random(w))  # the order of windows is no matter
         ends = bootstrap.interval((sums[order] @ weights) / (sizes[order] @ weights))
         assert (low, high) == pytest.approx(ends, abs=(high - low) / 4)
@@ -418,7 +419,7 @@ def test_domains_side_by_side(model):
     # The neuron whose rate differs most between the texts, so that no two shares are alike.
     layer, unit = np.unravel_index(abs(rates[0] - rates[1]).argmax(), rates[0].shape)
     assert rates[0][layer, unit] != rates[1][layer, unit]
-    row = neurons.query("layer == @layer and neuron == @unit").iloc[0]
+    row = neurons.query("layer == @layer and unit == @unit").iloc[0]
     total = sum(rate[layer, unit] for rate in rates)
     assert row["odd"] == pytest.approx(rates[0][layer, unit] / total)
     assert row[["odd", "even", "all"]].sum() == pytest.approx(1)

@@ -135,7 +135,7 @@ class Comparison(Result):
         )
 
     def neurons(self) -> "pd.DataFrame":
-        """One row a neuron: layer, neuron, first, second, delta."""
+        """One row per neuron: layer, unit, first, second, delta."""
         import pandas as pd
 
         layers, d_mlp = self.first.shape
@@ -186,7 +186,7 @@ def compare(first: Counted, second: Counted) -> Comparison:
     shapes = [tuple(report.counts.rates.shape) for report in (first, second)]
     if shapes[0] != shapes[1]:
         raise SettingError(
-            f"cannot compare {shapes[0]} neurons with {shapes[1]}; expected models of one shape"
+            f"cannot compare {shapes[0]} neurons with {shapes[1]}; expected models of one shape."
         )
     names = (first.label, second.label)
     if names[0] == names[1]:
@@ -323,10 +323,10 @@ def fit_activation(
     d, a = np.asarray(tokens, dtype=np.float64), np.asarray(active, dtype=np.float64)
     if d.shape != a.shape or d.ndim != 1 or len(d) < 5:
         raise SettingError(
-            f"{d.size} tokens and {a.size} shares; expected as many of each, at least 5"
+            f"{d.size} tokens and {a.size} shares; expected as many of each, at least 5."
         )
     if not ((d > 0).all() and ((a >= 0) & (a <= 1)).all()):
-        raise SettingError("expected tokens above 0 and shares from 0 to 1")
+        raise SettingError("expected tokens above 0 and shares from 0 to 1.")
     unit = float(d.max())
 
     def law(x: np.ndarray, c: float, alpha: float, b: float, limit: float) -> np.ndarray:
@@ -339,5 +339,5 @@ def fit_activation(
             law, d / unit, a, p0=start, bounds=bounds, max_nfev=20000
         )
     except RuntimeError as error:
-        raise SettingError(f"no fit was found: {error}; give more checkpoints") from error
+        raise SettingError(f"no fit was found: {error}; give more checkpoints.") from error
     return ActivationLaw(float(c), float(alpha), float(b), float(limit), unit)

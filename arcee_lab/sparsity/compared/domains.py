@@ -56,7 +56,7 @@ class Domains(Result):
         return f"exact zeros: {', '.join(told)}"
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer and domain: zeros, dead, selective (above 0.8 here), n_tokens."""
+        """One row per layer and domain: zeros, dead, selective (above 0.8 here), n_tokens."""
         import pandas as pd
 
         selective = (np.nan_to_num(self.selectivity) > 0.8).sum(2)
@@ -72,7 +72,7 @@ class Domains(Result):
         return pd.DataFrame(rows, columns=columns)
 
     def pairs(self) -> "pd.DataFrame":
-        """One row a layer and pair of domains: js_bits, hot_jaccard."""
+        """One row per layer and pair of domains: js_bits, hot_jaccard."""
         import pandas as pd
 
         parts = []
@@ -92,7 +92,7 @@ class Domains(Result):
         return pd.concat(parts, ignore_index=True)
 
     def neurons(self) -> "pd.DataFrame":
-        """One row a neuron: layer, unit, and its selectivity for each domain."""
+        """One row per neuron: layer, unit, and its selectivity for each domain."""
         import pandas as pd
 
         _, layers, d_mlp = self.rates.shape
@@ -139,10 +139,10 @@ def domains(reports: Mapping[str, Counted]) -> Domains:
         ('animals', 'boats')
     """
     if len(reports) < 2:
-        raise SettingError(f"{len(reports)} domain was given; expected at least two to compare")
+        raise SettingError(f"{len(reports)} domain was given; expected at least two to compare.")
     shapes = {name: tuple(report.counts.rates.shape) for name, report in reports.items()}
     if len(set(shapes.values())) > 1:
-        raise SettingError(f"the domains were measured on models of other shapes: {shapes}")
+        raise SettingError(f"the domains were measured on models of other shapes: {shapes}.")
     return Domains(
         tuple(reports),
         np.stack([report.counts.rates.numpy() for report in reports.values()]),

@@ -1,4 +1,4 @@
-"""Zeros over training: what a training log tells, step by step.
+"""Zeros over training: what a training log holds, step by step.
 
 A ReLU² layer starts at one half of zeros, and every further zero is learnt. Sources: Li et al.,
 "The Lazy Neuron Phenomenon", arXiv:2210.06313; Luo et al., "Sparsing Law", arXiv:2411.02335.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import FileError
 from arcee_lab.results import Result
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class History(Result):
     zeros: Float[np.ndarray, "step layer"]
 
     def frame(self) -> pd.DataFrame:
-        """One row a step and layer."""
+        """One row per step and layer."""
         layers = self.zeros.shape[1]
         return pd.DataFrame(
             {
@@ -58,7 +58,7 @@ class History(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """Zeros against tokens of training, one line a layer."""
+        """Zeros against tokens of training, one line per layer."""
         from arcee_lab.views.figures.bands import Axis, Band, bands
 
         lines = [
@@ -101,11 +101,11 @@ def history(log: str | Path) -> History:
         zeros = np.array([row["zeros"] for row in rows], dtype=np.float64)
         steps, tokens = (np.array([row[name] for row in rows]) for name in ("step", "tokens"))
     except OSError as error:
-        raise SettingError(f"training log {path} cannot be read: {error.strerror}") from error
+        raise FileError(f"training log {path} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise SettingError(
-            f"{path} is no training log ({error}); expected JSONL with step, tokens and zeros"
+        raise FileError(
+            f"{path} is no training log ({error}); expected JSONL with step, tokens and zeros."
         ) from error
     if zeros.ndim != 2 or len(zeros) < 2:
-        raise SettingError(f"{path} holds {len(rows)} rows with zeros; expected at least two")
+        raise FileError(f"{path} holds {len(rows)} rows with zeros; expected at least two.")
     return History(steps, tokens, zeros)

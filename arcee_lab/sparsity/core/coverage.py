@@ -78,7 +78,7 @@ class Coverage(Result):
         return f"N = {self.tokens:,} tokens: {share:.1%} of the neurons do 80 % of the firing"
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer: n50, n80, n95, share80, gini, slope, n_tokens."""
+        """One row per layer: n50, n80, n95, share80, gini, slope, n_tokens."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -93,7 +93,7 @@ class Coverage(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """C against the share of neurons, a line a layer."""
+        """C against the share of neurons, one line per layer."""
         from arcee_lab.views.figures.curves import Line, lines
 
         size = self.rates.shape[1]

@@ -1,6 +1,6 @@
 """The core, at every token: zeros, active neurons, rates, sizes, positions and token ids.
 
-Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) stand on these
+Rows 1, 2, 3, 12 (the largest value), 13, 14 and 19 (correlation of layers) follow from these
 counts:
 
     S_l = 1 - Σ_t Σ_i m / (N F)        m = 1 where a_i > 0; N tokens, F neurons
@@ -67,7 +67,7 @@ def add_layer(
     Args:
         state: The counts, changed in place.
         layer: Which layer.
-        post: a at every position of the batch, padding included; it may lie on another device.
+        post: a at every position of the batch, padding included; it may be on another device.
         places: The rows that count.
         first: The rows of first positions.
     """

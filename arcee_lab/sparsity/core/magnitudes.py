@@ -1,6 +1,6 @@
 """How large activations are: pairs of token and neuron counted by size, at every token.
 
-The bin of a number is told by its first 16 bits as fp32: exponent and seven bits of the fraction,
+The bin of a number is given by its first 16 bits as fp32: exponent and seven bits of the fraction,
 the rest cut off. So a bfloat16 has a bin of its own; any other number is known down to a factor of
 1 + 2^-7; and every power of two from 2^-40 to 2^39 begins a bin, in every dtype. The first bin also
 holds all that is smaller, the last all that is larger. Zeros are in no bin.

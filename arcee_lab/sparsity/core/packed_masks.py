@@ -1,9 +1,9 @@
 """Which neurons fire as bits, and as a list: what the analyses count from on a CPU.
 
-A bit a neuron makes sets of words of 64: unions, intersections and empty blocks of many tokens cost
-less than reading the activations once. What needs values goes through the neurons that fire, a
-tenth of all or less. Finding them on a GPU would make the host wait; there the analyses use torch's
-dense operations instead, and get the same numbers.
+With one bit per neuron, words of 64 bits are sets: unions, intersections and empty blocks of many
+tokens cost less than reading the activations once. What needs values goes through the neurons that
+fire, a tenth of all or less. Finding them on a GPU would make the host wait; there the analyses use
+torch's dense operations instead, and get the same numbers.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class TokenFirings:
     """The neurons that fire, token after token.
 
     Attributes:
-        mask: Where they lie.
+        mask: Where they are.
         starts: Where each token's begin in the list, and where the last one's end.
         written: ‖n_i‖ = a_i ‖w_i‖ of each; fp32, or fp64 where the model computes in it.
     """
@@ -34,7 +34,7 @@ class TokenFirings:
 
     @cached_property
     def places(self) -> Int[np.ndarray, " firing"]:
-        """Where they lie in the flattened `[token, d_mlp]`."""
+        """Where they are in the flattened `[token, d_mlp]`."""
         return np.flatnonzero(self.mask)
 
     def sums(self, x: Float[np.ndarray, " firing"]) -> Float[np.ndarray, " token"]:
@@ -47,7 +47,7 @@ class TokenFirings:
 
 
 def pack(mask: Bool[np.ndarray, "token d_mlp"]) -> UInt8[np.ndarray, "token byte"]:
-    """Eight neurons a byte, the first in the highest bit; rows filled up to whole 16 bytes."""
+    """Eight neurons per byte, the first in the highest bit; rows filled up to whole 16 bytes."""
     packed = np.packbits(mask, axis=1)
     missing = -packed.shape[1] % _WHOLE
     return np.pad(packed, ((0, 0), (0, missing))) if missing else packed

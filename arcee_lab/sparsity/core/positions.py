@@ -25,7 +25,7 @@ class Positions(Result):
         starts: The first position of each bin.
         active: Mean k, `[bin, layer]`; NaN where a bin is empty.
         tokens: Tokens in each bin.
-        d_mlp: Neurons a layer.
+        d_mlp: Neurons per layer.
     """
 
     starts: np.ndarray
@@ -49,7 +49,7 @@ class Positions(Result):
         return f"N = {int(self.tokens.sum()):,} tokens in {len(self.starts)} bins of positions"
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer and bin: layer, position (the bin's first), active, n_tokens."""
+        """One row per layer and bin: layer, position (the bin's first), active, n_tokens."""
         import pandas as pd
 
         layers = self.active.shape[1]
@@ -63,7 +63,7 @@ class Positions(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The share of neurons that fire, by position, a line a layer."""
+        """The share of neurons that fire, by position, one line per layer."""
         from arcee_lab.views.figures.curves import Line, lines
 
         return lines(

@@ -8,8 +8,8 @@ Of an MLP, zeros let a kernel skip
 
 For B sequences at once only what none of them uses can be skipped: U_B in place of the active
 share.
-Bytes are those of the weights as loaded; the embedding is read one row a token, the key-value cache
-is left out (short contexts). Arithmetic, not a measurement: kernels reach part of it.
+Bytes are those of the weights as loaded; the embedding is read one row per token, the key-value
+cache is left out (short contexts). Arithmetic, not a measurement: kernels reach part of it.
 
 Source: arithmetic; Song et al., "PowerInfer", arXiv:2312.12456, for the memory-bound view.
 """
@@ -104,7 +104,7 @@ class Saving(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a batch size: used, bytes and operations, dense and sparse, and the speed-ups."""
+        """One row per batch size: used, bytes and operations, dense and sparse, and speed-ups."""
         import pandas as pd
 
         w, zeros = self.weights, 1 - self.used

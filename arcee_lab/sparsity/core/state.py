@@ -26,7 +26,7 @@ class Shape:
     Attributes:
         layers: MLPs.
         d_model: Width of the residual stream.
-        d_mlp: Neurons a layer.
+        d_mlp: Neurons per layer.
         vocab: Token ids there are.
         longest: Tokens of the longest window.
         tokens: Tokens of all windows together, first positions included.
@@ -47,7 +47,7 @@ class CountedTokens:
     All of it is known before the forward, so that no device is waited for.
 
     Attributes:
-        places: Where they lie in the flattened batch.
+        places: Where they are in the flattened batch.
         ids: Their token ids.
         positions: Their positions in their windows, counted from the window's first token, 0.
         numbers: Their numbers in the text as a whole, first positions included in the numbering.

@@ -29,7 +29,7 @@ class Vocabulary(Result):
         ids: The token ids that occur.
         active: Mean k, `[id, layer]`.
         tokens: How often each occurs.
-        d_mlp: Neurons a layer.
+        d_mlp: Neurons per layer.
     """
 
     ids: np.ndarray
@@ -70,7 +70,7 @@ class Vocabulary(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a token id: id, n_tokens, and mean active neurons of each layer, `layer_0` on."""
+        """One row per token id: id, n_tokens, and mean active neurons per layer, `layer_0` on."""
         import pandas as pd
 
         columns: dict[str, object] = {"id": self.ids, "n_tokens": self.tokens}

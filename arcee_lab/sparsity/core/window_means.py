@@ -118,7 +118,7 @@ def by_window(
 
 
 def places(values: list[int] | np.ndarray, device: torch.device) -> Int[Tensor, " n"]:
-    """Indices that the host knows, on the device, without waiting for it."""
+    """Copies host indices to the device without synchronising."""
     return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)
 
 

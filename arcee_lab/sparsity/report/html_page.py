@@ -36,7 +36,7 @@ _NOTES = {
     "tokens": "One column per token, in the order of the text: a dark cell is a layer that uses "
     "many neurons there. ReLU² sets no fixed number, so hard and easy tokens may differ.",
     "costs": "Seconds that the host spent on each analysis, of the pass as a whole; the model's "
-    "own forwards are the rest. CETT and truncation run forwards of their own after the pass.",
+    "own forward passes are the rest. CETT and truncation run forward passes of their own later.",
     "strip": "Hover over a token for the share of the layer's neurons that fire at it.",
 }
 
@@ -70,7 +70,7 @@ _READINGS = {
     "cett": (
         "Sparsity beyond exact zeros",
         "How many neurons each layer can lose for a stated error of its output. Without a gate the "
-        "cut is one threshold a neuron.",
+        "cut is one threshold per neuron.",
     ),
     "cett_ppl": (
         "What the cut does to the loss",

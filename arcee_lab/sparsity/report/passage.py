@@ -8,24 +8,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.data.tokenization import token_ids
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import TextError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
+from arcee_lab.results import Result, counted
 from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from arcee_lab.views.figures.figure import Figure
 
 LONGEST = 48  # tokens that fit below a figure
-MOST_ROWS = 48  # neurons that fit beside it
+MOST_ROWS = 48  # neurons that fit next to it
 OFTEN = 0.25  # a neuron that fires on more of the passage says little about any word
 
 
-@dataclass(frozen=True)
-class Passage:
+@dataclass(frozen=True, repr=False)
+class Passage(Result):
     """One passage, read neuron by neuron.
 
     Attributes:
@@ -35,7 +38,7 @@ class Passage:
         values: relu(u)² of each chosen neuron at each token.
         rates: How often each chosen neuron fires over the texts that were measured.
         active: Neurons that fire at each token, by layer: all of them, not the chosen ones.
-        d_mlp: Neurons a layer has.
+        d_mlp: Neurons per layer has.
     """
 
     tokens: tuple[str, ...]
@@ -45,6 +48,28 @@ class Passage:
     rates: tuple[float, ...]
     active: Int[Tensor, "layer pos"]
     d_mlp: int
+
+    @property
+    def headline(self) -> str:
+        """The passage in one sentence, with its N."""
+        shown = counted(len(self.neurons), "neuron")
+        return f"N = {counted(len(self.tokens), 'token')}, {shown} of {len(self.active)} layers"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per chosen neuron: layer, unit, rate, and the token and value of its peak."""
+        import pandas as pd
+
+        value, where = self.values.max(dim=1)
+        return pd.DataFrame(
+            {
+                "layer": self.layers,
+                "unit": self.neurons,
+                "rate": self.rates,
+                "position": where.numpy(),
+                "token": [self.tokens[place] for place in where.tolist()],
+                "value": value.float().numpy(),
+            }
+        )
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Chosen neurons against tokens; blank means exactly zero."""
@@ -82,7 +107,7 @@ def read_passage(
 
     Picked are neurons that fire on at most a quarter of the passage and of the measured texts,
     those first that write most to the residual stream there: the largest relu(u)² times the norm of
-    the neuron's column of down_proj. At most two neurons a layer peak at the same token.
+    the neuron's column of down_proj. At most two neurons per layer peak at the same token.
 
     Args:
         model: An Arcee model, any head.
@@ -107,7 +132,7 @@ def read_passage(
         ids = torch.tensor(token_ids(tokenizer, [ids])[0])
     ids = ids[:LONGEST]
     if len(ids) < 2:
-        raise SettingError(f"the passage has {len(ids)} token; expected at least 2")
+        raise TextError(f"the passage has {len(ids)} token; expected at least 2.")
     model = unwrap(model)
     with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
         model(input_ids=ids[None].to(model.device), use_cache=False)

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SavedDamaged, SettingError
 from arcee_lab.results import Result
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.compared.comparison import Comparison, compare
@@ -35,22 +35,23 @@ _FILES = {"layers": "sparsity"}  # figures whose file has another name
 class SparsityReport(Result):
     """What fires where, counted over N tokens.
 
-    Padding is never counted. First positions (BOS, or a window's first token) stand apart. Every
-    count is an integer, so reports of two halves of a text add up to the report of the whole.
+    Padding is never counted. First positions (BOS, or the first token of a window) are counted
+    separately. Every count is an integer, so reports of two halves of a text add up to the report
+    of the whole.
 
     Attributes:
         model: Name of the model.
-        label: What the report is called beside others: a domain, or the model.
+        label: What the report is called next to others: a domain, or the model.
         dtype: Its dtype; in fp16 and bf16 few near-zeros round otherwise than in fp32.
         device: Where it ran.
         n_documents: Documents read.
         n_windows: Windows they were cut to.
-        sample_every: 1 window in so many was shown to the analyses beside the core.
-        stride: Of the tokens of these, predictors were tried on 1 in so many.
-        n_sampled: Of the N tokens, how many lie in these.
+        sample_every: Every Nth window was shown to the analyses other than the core.
+        stride: Predictors were tried on every Nth token of these.
+        n_sampled: Of the N tokens, how many are in these.
         seconds: Wall time of the pass.
         costs: Seconds that the host spent on each analysis, and on the pass as a whole; an analysis
-            with forwards of its own lies outside of the pass.
+            with forward passes of its own is not part of the pass.
         weights: What a token reads of the model.
         norms: ‖w_i‖ of each neuron's column of the down projection.
         states: What was counted, by analysis; "core" is always there.
@@ -187,7 +188,7 @@ class SparsityReport(Result):
     def merge(self, other: "SparsityReport") -> "SparsityReport":
         """The report of both texts together, exactly as one pass over both gives it.
 
-        Results of analyses with forwards of their own do not add up; they are left out.
+        Results of analyses with forward passes of their own do not add up; they are left out.
 
         Raises:
             ValueError: The other is of another model, dtype or shape, or of other analyses.
@@ -195,14 +196,14 @@ class SparsityReport(Result):
         mine, theirs = ((r.model, r.dtype, tuple(r.fired.shape)) for r in (self, other))
         if mine != theirs:
             raise SettingError(
-                f"cannot merge the reports of {mine} and {theirs}; expected one model"
+                f"cannot merge the reports of {mine} and {theirs}; expected one model."
             )
         mine, theirs = ((sorted(r.states), r.sample_every, r.stride) for r in (self, other))
         if mine != theirs:
             raise SettingError(
-                f"cannot merge {mine[0]} at 1 window in {mine[1]}, predictors at 1 token in "
+                f"cannot merge {mine[0]} at sample_every={mine[1]}, predictors at 1 token in "
                 f"{mine[2]}, with {theirs[0]} at 1 in {theirs[1]} and {theirs[2]}; measure both "
-                "with the same analyses= and sample_every="
+                "with the same analyses= and sample_every=."
             )
         states = {}
         for name, state in self.states.items():
@@ -223,7 +224,7 @@ class SparsityReport(Result):
         )
 
     def compare(self, other: "SparsityReport") -> Comparison:
-        """This report beside another: of another model, checkpoint, quantisation or text.
+        """This report compared with another: of another model, checkpoint, quantisation or text.
 
         Raises:
             ValueError: Models of different shapes.
@@ -267,8 +268,8 @@ class SparsityReport(Result):
             fields: dict[str, Any] = {**found, "weights": Weights(**found["weights"])}
             return cls(**fields)
         except TypeError as error:
-            raise SettingError(
-                f"{Path(folder) / report_files.REPORT} is damaged: {error}; measure again"
+            raise SavedDamaged(
+                f"{Path(folder) / report_files.REPORT} is damaged: {error}; measure again."
             ) from error
 
     def _png(self, name: str) -> bytes:
@@ -290,7 +291,7 @@ class SparsityReport(Result):
         return (
             f"{self._named}, {self.dtype}: {self.zeros.mean():.1%} of activations are exactly zero "
             f"over N = {self.n_tokens:,} tokens; padding is not counted, and {self.n_first:,} "
-            f"first positions stand apart ({self.zeros_first.mean():.1%})"
+            f"first positions are counted separately ({self.zeros_first.mean():.1%})"
         )
 
     @property

@@ -17,8 +17,8 @@ from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.storage import as_json
 from arcee_lab.sparsity import registry
+from arcee_lab.sparsity.core.checking import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
-from arcee_lab.sparsity.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.report import validity
 from arcee_lab.sparsity.sampled import result_files
 
@@ -106,13 +106,13 @@ def read(folder: Path) -> dict[str, Any]:
     if missing:
         raise SavedDamaged(
             f"{folder} holds no sparsity report: {missing[0]} is missing; expected a folder that "
-            "report.save or arcee-lab sparsity wrote"
+            "report.save or arcee-lab sparsity wrote."
         )
     try:
         said = json.loads(paths[0].read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(paths[1])
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise SavedDamaged(f"the report in {folder} is damaged: {error}") from error
+        raise SavedDamaged(f"the report in {folder} is damaged: {error}.") from error
     if not isinstance(said, dict) or "version" not in said:
         raise SavedDamaged(f"{paths[0]} is damaged: it states no version; measure again.")
     if other := written_by_another(said["version"]):
@@ -122,7 +122,7 @@ def read(folder: Path) -> dict[str, Any]:
         )
     lacking = [name for name in FACTS if name not in said]
     if lacking:
-        raise SavedDamaged(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again")
+        raise SavedDamaged(f"{paths[0]} is damaged: it lacks {lacking[0]}; measure again.")
     facts = {name: said[name] for name in FACTS}
     states: dict[str, State] = {}
     for path, tensor in tensors.items():
@@ -131,11 +131,11 @@ def read(folder: Path) -> dict[str, Any]:
             states.setdefault(name, {})[key] = tensor
     unknown = [name for name in states if name != "core" and name not in registry.STREAMED]
     if unknown or "core" not in states or "norms" not in tensors:
-        raise SavedDamaged(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong")
+        raise SavedDamaged(f"{paths[1]} is damaged: {unknown or 'its core counts'} do not belong.")
     norms = tensors["norms"]
     if why := validity.wrong_facts(facts, states):
-        raise SavedDamaged(f"{paths[0]} is damaged: {why}; measure again")
+        raise SavedDamaged(f"{paths[0]} is damaged: {why}; measure again.")
     sizes = {name: facts[name] for name in ("n_windows", "n_sampled")}
     if why := validity.wrong_states(states, norms, **sizes):
-        raise SavedDamaged(f"{paths[1]} is damaged: {why}; measure again")
+        raise SavedDamaged(f"{paths[1]} is damaged: {why}; measure again.")
     return {**facts, "states": states, "norms": norms, "further": result_files.load(folder)}

@@ -7,7 +7,7 @@ down projection. Dropping D = {i: ‖n_i‖ < eps} changes y = Σ n_i, relative 
 
 Source: Zhang et al., "ReLU² Wins", arXiv:2402.03804 (cumulative error of tail truncation); Luo et
 al., "Sparsing Law", arXiv:2411.02335, equation 3. Without a gate ‖n_i‖ = a_i ‖w_i‖, so the cut is a
-threshold a neuron, `relu(u_i) < sqrt(eps / ‖w_i‖)`: one comparison, which `al.Cett` makes.
+threshold per neuron, `relu(u_i) < sqrt(eps / ‖w_i‖)`: one comparison, which `al.Cett` makes.
 
 The papers search eps by bisection, at a matrix product a step. Here each token's active neurons are
 sorted by ‖n_i‖ into bins once; running sums over the bins then give CETT at all edges, exactly.
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.runs.progress import progress_bar
@@ -31,7 +31,7 @@ from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import Sample, draw
 
-EDGES = 128  # thresholds a layer, spread evenly over the octaves that matter
+EDGES = 128  # thresholds per layer, spread evenly over the octaves that matter
 _OCTAVES = (-40, 24)  # of ‖n_i‖, where the first batch looks for those
 _RANGE = (1e-3, 0.9)  # the CETT that the edges have to cover
 _CHUNK = 2**26  # bytes of running sums at once
@@ -59,9 +59,9 @@ def cett(
         tokenizer: Its tokenizer.
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the order in which documents are drawn.
+        seed: Random seed of the order in which documents are drawn.
         progress: Whether to show a bar on stderr.
 
     Returns:
@@ -96,9 +96,9 @@ def measure_curves(
     error, dropped, active, n_tokens = _count(model, found, norms, batches, edges)
     bad = [layer for layer, row in enumerate(error) if not bool(row.isfinite().all())]
     if bad:
-        raise SettingError(
+        raise ModelError(
             f"layer {bad[0]} holds NaN or infinite activations, so no error below them is true; "
-            "load the model in float32, or check its weights"
+            "load the model in float32, or check its weights."
         )
     return CettCurves(
         model=model_name(model),
@@ -161,7 +161,7 @@ def tails(
 
     Returns:
         For each token ‖Σ n_i‖ over the neurons with ‖n_i‖ < eps, at each eps, and last over all of
-        them, which is ‖y‖; and for each eps how many neurons lie below, over all tokens.
+        them, which is ‖y‖; and for each eps how many neurons are below, over all tokens.
     """
     n, bins = len(a), len(edges) + 1
     token, neuron = a.nonzero(as_tuple=True)

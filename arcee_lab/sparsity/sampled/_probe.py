@@ -1,10 +1,10 @@
-"""Row 17, with training: a low-rank probe that tells which neurons of a layer will fire.
+"""Row 17, with training: a low-rank probe that predicts which neurons of a layer will fire.
 
     score(x) = (x A) B + b,    A [d_model, rank], B [rank, d_mlp],    trained on m_i = 1[a_i > 0]
 
 by binary cross-entropy, from the input x of the MLP. At rank r it costs r (1/d_model + 1/d_mlp) of
-the up projection. It is trained on half of the documents and tried on the others, beside two that
-need no training: W_up cut to the same rank by SVD, and the neurons that fire most.
+the up projection. It is trained on half of the documents and tried on the others, compared with
+two that need no training: W_up cut to the same rank by SVD, and the neurons that fire most.
 
     recall = |P ∩ M| / |M|,   precision = |P ∩ M| / |P|,   predicted sparsity = 1 - |P| / d_mlp
     weighted recall = Σ_{P∩M} ‖n_i‖ / Σ_M ‖n_i‖
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from arcee_lab.bootstrap import interval, resamples
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -54,7 +54,7 @@ class Probe(Result):
         model: Name of the model.
         layer: The layer.
         a: Reads the MLP's input.
-        b: Writes a score a neuron.
+        b: Writes a score per neuron.
         bias: Added to it.
         n_train: Tokens it was trained on.
         names: The predictors: "probe", "svd" of the same rank, "hot".
@@ -94,7 +94,7 @@ class Probe(Result):
         return x.to(self.a.dtype) @ self.a @ self.b + self.bias
 
     def frame(self) -> pd.DataFrame:
-        """One row a predictor and budget: recall and weighted recall with 95 % intervals."""
+        """One row per predictor and budget: recall and weighted recall with 95 % intervals."""
         rows = []
         for place, name in enumerate(self.names):
             for at, budget in enumerate(BUDGETS):
@@ -121,7 +121,7 @@ class Probe(Result):
         )
 
     def figure(self, *, weighted: bool = False, dark: bool = False) -> "Figure":
-        """Recall against the budget, one line a predictor.
+        """Recall against the budget, one line per predictor.
 
         Args:
             weighted: Whether to weigh neurons by ‖n_i‖.
@@ -181,7 +181,7 @@ def probe(
         learning_rate: Of Adam.
         sample_tokens: Size of the sample, half of it for training; None takes 4,096, or all if
             fewer.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the documents drawn, the order of training and the bootstrap.
 
@@ -200,14 +200,14 @@ def probe(
     mlp = one_mlp(model, layer)
     rank = max(1, mlp.d_model // 8) if rank is None else rank
     if not 1 <= rank <= min(mlp.d_model, mlp.d_mlp):
-        raise SettingError(f"rank is {rank}; expected 1 to {min(mlp.d_model, mlp.d_mlp)}")
+        raise SettingError(f"rank is {rank}; expected 1 to {min(mlp.d_model, mlp.d_mlp)}.")
     if steps < 1:
-        raise SettingError(f"steps is {steps}; expected at least 1")
+        raise SettingError(f"steps is {steps}; expected at least 1.")
     sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     if sample.n_groups < 2:
-        raise SettingError(
+        raise TextError(
             "the texts make one window; a probe needs two documents or more: one to train on, one "
-            "to try it"
+            "to try it."
         )
     xs, posts, groups = [], [], []
     inputs: list[Tensor] = []
@@ -232,8 +232,8 @@ def probe(
         handle.remove()
     x, post, group = torch.cat(xs), torch.cat(posts), torch.cat(groups)
     if not bool(x.isfinite().all()):
-        raise SettingError(
-            f"layer {layer} holds NaN; load the model in float32, or check its weights"
+        raise ModelError(
+            f"layer {layer} holds NaN; load the model in float32, or check its weights."
         )
     held_out = group % 2 == 1
     fires = post != 0

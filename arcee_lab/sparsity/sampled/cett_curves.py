@@ -82,7 +82,7 @@ class CettCurves(Result):
         return self.error.gather(1, place.clamp(min=0)[:, None])[:, 0].where(place >= 0, 0.0)
 
     def thresholds(self, target: float) -> Float[Tensor, "layer d_mlp"]:
-        """The cut as a threshold a neuron: it is dropped where relu(u_i) is below."""
+        """The cut as a threshold per neuron: it is dropped where relu(u_i) is below."""
         a = self.eps_at(target)[:, None] / self.norms
         return a.sqrt() if self.squared else a
 
@@ -92,7 +92,7 @@ class CettCurves(Result):
         return [Cett(names, dict(zip(names, self.eps_at(target).tolist(), strict=True)))]
 
     def frame(self, targets: Sequence[float] = TARGETS) -> pd.DataFrame:
-        """One row a layer and target: threshold, CETT reached, sparsity, exact zeros, N."""
+        """One row per layer and target: threshold, CETT reached, sparsity, exact zeros, N."""
         rows = {
             "layer": list(range(len(self.eps))) * len(targets),
             "target": [target for target in targets for _ in range(len(self.eps))],
@@ -121,7 +121,7 @@ class CettCurves(Result):
         )
 
     def figure_curves(self, *, dark: bool = False) -> "Figure":
-        """Active neurons that are left against the error, one line a layer."""
+        """Active neurons that are left against the error, one line per layer."""
         from arcee_lab.views.figures.bands import Axis, Band, bands, percent
 
         lines = [
@@ -177,5 +177,5 @@ class CettCurves(Result):
 
     def _place(self, target: float) -> Int[Tensor, " layer"]:
         if not 0 <= target <= 1:
-            raise SettingError(f"CETT target is {target}; expected a share from 0 to 1")
+            raise SettingError(f"CETT target is {target}; expected a share from 0 to 1.")
         return (self.error.cummax(dim=1).values <= target).sum(dim=1) - 1

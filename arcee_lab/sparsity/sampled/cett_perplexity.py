@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
@@ -66,7 +66,7 @@ class CettPerplexity(Result):
         return (1 - self.kept.double() / (self.curves.n_tokens * self._d_mlp)).numpy()
 
     def frame(self) -> pd.DataFrame:
-        """One row an increase and layer: CETT and perplexity ratio reached, eps, sparsity."""
+        """One row per increase and layer: CETT and perplexity ratio reached, eps, sparsity."""
         frames = []
         for increase, trial in zip(self.increases, self.found, strict=True):
             cett = self.cett[trial]
@@ -89,7 +89,7 @@ class CettPerplexity(Result):
         return pd.concat(frames, ignore_index=True)
 
     def trials(self) -> pd.DataFrame:
-        """One row a trial of the bisection, by CETT."""
+        """One row per trial of the bisection, by CETT."""
         frame = pd.DataFrame(
             {"cett": self.cett, "ppl_ratio": self.ratio, "sparsity": self.sparsity.mean(axis=1)}
         )
@@ -102,10 +102,10 @@ class CettPerplexity(Result):
             ValueError: An increase that was not searched, or one that allows no cut at all.
         """
         if increase not in self.increases:
-            raise SettingError(f"{increase} was not searched; expected one of {self.increases}")
+            raise SettingError(f"{increase} was not searched; expected one of {self.increases}.")
         trial = self.found[self.increases.index(increase)]
         if trial == 0:
-            raise SettingError(f"no CETT keeps perplexity within {increase:.1%}; nothing to cut")
+            raise SettingError(f"no CETT keeps perplexity within {increase:.1%}; nothing to cut.")
         return self.curves.interventions(self.cett[trial])
 
     @property
@@ -168,9 +168,9 @@ def cett_ppl(
         texts: Documents, or the windows that `arcee_lab.data.windows.cut` made of them.
         increases: Allowed increases of perplexity: 0.01 for CETT-PPL-1%.
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the order in which documents are drawn.
+        seed: Random seed of the order in which documents are drawn.
         progress: Whether to show bars on stderr.
 
     Raises:
@@ -186,7 +186,7 @@ def cett_ppl(
     """
     if not increases or min(increases) <= 0:
         raise SettingError(
-            f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%"
+            f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%."
         )
     model = unwrap(model)
     sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
@@ -212,9 +212,9 @@ def cett_ppl(
             bar.update(int(batch.attention_mask.sum()))
         mean = float(scores.nll.sum() / scores.targets.sum())
         if not losses and not np.isfinite(mean):
-            raise SettingError(
+            raise ModelError(
                 "the model's own perplexity is NaN or infinite; load it in float32, or check its "
-                "weights"
+                "weights."
             )
         losses.append(mean)
         kept.append(left.cpu())

@@ -9,7 +9,7 @@ With m_i(t) = 1 where neuron i fires at token t, c_i = Σ_t m_i, C = MᵀM, over
 Neurons are put into experts of equal size that fire together, as MoEfication does, by average
 linkage on 1 - phi; the experts that hold 90 % of a token's active neurons, chosen by an oracle, say
 how much of the layer it needs. Experts are made on half of the documents and tried on the others,
-beside random groups of the same size.
+compared with random groups of the same size.
 
 Sources: Zhang et al., "MoEfication", arXiv:2110.01786 (experts of equal size, share of neurons
 selected); Xue et al., "PowerInfer-2", arXiv:2406.06282 (neuron clusters).
@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
@@ -77,7 +77,7 @@ class CoActivationResult(Result):
             ValueError: Another name.
         """
         if name not in MEASURES:
-            raise SettingError(f"measure({name!r}): expected one of {', '.join(MEASURES)}")
+            raise SettingError(f"measure({name!r}): expected one of {', '.join(MEASURES)}.")
         together, n = self.counts.double(), len(self.fired)
         alone = together.diagonal()
         both = alone[:, None] * alone
@@ -88,7 +88,7 @@ class CoActivationResult(Result):
         return together / (alone[:, None] + alone - together)
 
     def frame(self, most: int = 50, by: str = "phi", least: int = 20) -> pd.DataFrame:
-        """The pairs with the largest phi, pmi or jaccard, one row a pair.
+        """The pairs with the largest phi, pmi or jaccard, one row per pair.
 
         Args:
             most: Pairs to give.
@@ -120,18 +120,18 @@ class CoActivationResult(Result):
             ValueError: Fewer than one expert, or more than neurons.
         """
         if not 1 <= number <= len(self.neurons):
-            raise SettingError(f"experts({number}): expected from 1 to {len(self.neurons)}")
+            raise SettingError(f"experts({number}): expected from 1 to {len(self.neurons)}.")
         return _dealt(self._order, number)
 
     def coverage(self, number: int | None = None, cover: float = COVER) -> pd.DataFrame:
-        """How many experts hold a share of a token's active neurons, beside random groups.
+        """How many experts hold a share of a token's active neurons, compared with random groups.
 
         Args:
             number: Experts; by default 16, or as many as neurons if fewer.
             cover: The share to hold.
 
         Returns:
-            One row a grouping: mean and 95th percentile of experts needed, the share of the layer
+            One row per grouping: mean and 95th percentile of experts needed, the share of the layer
             that is, and over how many held-out tokens.
         """
         rows = []
@@ -236,7 +236,7 @@ def coactivation(
         layer: The layer, from 0.
         neurons: Which to look at; by default all, or 2,048 drawn at random if there are more.
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
         seed: Of the documents drawn, of the neurons drawn, and of the random groups.
 
@@ -257,9 +257,9 @@ def coactivation(
     index = _neurons(neurons, chosen.d_mlp, seed)
     sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     if sample.n_groups < 2:
-        raise SettingError(
+        raise TextError(
             "the texts make one window; experts need two documents or more: one to make them on, "
-            "one to try them"
+            "one to try them."
         )
     fired, groups = [], []
     here = index.to(model.device)
@@ -273,8 +273,8 @@ def coactivation(
         groups.append(batch.groups[:, None].expand_as(batch.ids)[batch.counted])
     values = torch.cat(fired)
     if bool(values.isnan().any()):
-        raise SettingError(
-            f"layer {layer} holds NaN; load the model in float32, or check its weights"
+        raise ModelError(
+            f"layer {layer} holds NaN; load the model in float32, or check its weights."
         )
     return CoActivationResult(
         model=model_name(model),
@@ -294,7 +294,7 @@ def one_mlp(model: Any, layer: int) -> Mlp:
     """
     found = mlps(model)
     if not 0 <= layer < len(found):
-        raise SettingError(f"layer is {layer}; expected 0 to {len(found) - 1}")
+        raise SettingError(f"layer is {layer}; expected 0 to {len(found) - 1}.")
     return found[layer]
 
 
@@ -312,7 +312,7 @@ def _neurons(given: Sequence[int] | None, d_mlp: int, seed: int) -> Int[Tensor, 
         or len(index.unique()) < len(index)
     ):
         raise SettingError(
-            f"neurons {list(given)[:8]}: expected two or more different ones from 0 to {d_mlp - 1}"
+            f"neurons {list(given)[:8]}: expected two or more different ones from 0 to {d_mlp - 1}."
         )
     return index
 

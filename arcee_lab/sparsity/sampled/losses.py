@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError
 from arcee_lab.sparsity.sampled.sample import SampleBatch
 
 _CHUNK = 2**26  # logits turned into fp32 at once
@@ -46,9 +46,9 @@ def batch_logits(model: Any, batch: SampleBatch) -> Float[Tensor, "batch pos voc
     with torch.no_grad():
         logits = getattr(model(**batch.inputs), "logits", None)
     if logits is None or logits.shape[:2] != batch.ids.shape or logits.shape[2] <= batch.ids.max():
-        raise SettingError(
+        raise ModelError(
             f"{type(model).__name__} predicts no next token; expected a causal language model, "
-            'such as al.load(..., head="causal") gives'
+            'such as al.load(..., head="causal") gives.'
         )
     return logits
 

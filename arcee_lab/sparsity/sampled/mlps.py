@@ -1,4 +1,4 @@
-"""Any ungated ReLU or ReLU² MLP as (up, act, down), whoever built it and whatever the names.
+"""Any ungated ReLU or ReLU² MLP as (up, act, down), no matter who built it and how it is named.
 
     a = act(up(x))        y = down(a)        act(u) = relu(u)² or relu(u)
 
@@ -101,12 +101,12 @@ def mlps(model: nn.Module) -> list[Mlp]:
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no ungated ReLU or ReLU² MLP; expected modules with two "
-            "linear layers and relu or relu2 between them"
+            "linear layers and relu or relu2 between them."
         )
     widths = sorted({mlp.d_mlp for mlp in found})
     if len(widths) > 1:
         raise ModelError(
-            f"the MLPs of {type(model).__name__} have {widths} neurons; expected one width"
+            f"the MLPs of {type(model).__name__} have {widths} neurons; expected one width."
         )
     return found
 
@@ -119,7 +119,7 @@ def _refuse_experts(name: str, module: nn.Module) -> None:
     if len(stacked) >= 2 or listed:
         raise ModelError(
             f"{name} ({type(module).__name__}) holds routed experts, each of which sees some "
-            "tokens only; expected MLPs that every token goes through. Measure a dense model"
+            "tokens only; expected MLPs that every token goes through. Measure a dense model."
         )
 
 
@@ -136,12 +136,12 @@ def _parts(name: str, module: nn.Module) -> tuple[Any, Any, bool] | None:
     if len(linear) > 2:
         raise ModelError(
             f"{name} ({type(module).__name__}) has {len(linear)} linear layers around its {kind}: "
-            "it is gated. Expected an ungated relu or relu2 MLP, down(act(up(x)))"
+            "it is gated. Expected an ungated relu or relu2 MLP, down(act(up(x)))."
         )
     if not isinstance(acts[0], nn.ReLU | ReLUSquaredActivation):
         raise ModelError(
             f"{name} ({type(module).__name__}) has the activation {kind}, which gives no exact "
-            "zeros; expected relu or relu2"
+            "zeros; expected relu or relu2."
         )
     up, down = linear
     if (up.out_features, up.in_features) != (down.in_features, down.out_features):

@@ -1,4 +1,4 @@
-"""Results of the analyses with forwards of their own, on disk: one safetensors file.
+"""Results of the analyses with forward passes of their own, on disk: one safetensors file.
 
 Their arrays are its tensors; all else (names, numbers, which array goes where) is JSON in its
 header, so that a report that is read again has the same frames and figures to the last bit.
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import jaxtyped
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
@@ -47,7 +47,7 @@ def load(folder: Path) -> dict[str, Result]:
     """Reads what `save` wrote; nothing where there is no file.
 
     Args:
-        folder: Where the report lies.
+        folder: The folder of the report.
 
     Raises:
         ValueError: A damaged file.
@@ -61,7 +61,7 @@ def load(folder: Path) -> dict[str, Result]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return unpacked(said, tensors)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise SettingError(f"{path} is damaged: {error}; measure again") from error
+        raise SavedDamaged(f"{path} is damaged: {error}; measure again.") from error
 
 
 def packed(results: Mapping[str, Result]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -79,10 +79,10 @@ def unpacked(said: Any, tensors: Mapping[str, Tensor]) -> dict[str, Result]:
     try:
         results = {name: _put_together(value, tensors) for name, value in said.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise SettingError(f"{type(error).__name__} {error}") from error
+        raise SavedDamaged(f"{type(error).__name__} {error}") from error
     for name, result in results.items():
         if not isinstance(result, Result):
-            raise SettingError(f"{name} is no result")
+            raise SavedDamaged(f"{name} is no result")
         _check(result, name)
     return results
 
@@ -125,10 +125,10 @@ def _check(result: Any, name: str) -> None:
         for part in fields(result):
             value = getattr(result, part.name)
             if not _is(value, part.type):
-                raise SettingError(f"{name}/{part.name} is {_told(value)}, expected {part.type}")
+                raise SavedDamaged(f"{name}/{part.name} is {_told(value)}, expected {part.type}")
             counts = not isinstance(value, str | bool) and _is_whole(value)
             if counts and np.min(np.asarray(value), initial=0) < 0:
-                raise SettingError(f"{name}/{part.name} is negative")
+                raise SavedDamaged(f"{name}/{part.name} is negative")
     for part in fields(result):
         if is_dataclass(value := getattr(result, part.name)):
             _check(value, f"{name}/{part.name}")

@@ -1,4 +1,4 @@
-"""The tokens that a dear analysis reads: a seeded choice of documents, and how many they are."""
+"""The tokens that an expensive analysis reads: a seeded choice of documents."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcee_lab.data.limits import default_context, require_context, require_tokens
 from arcee_lab.data.windows import Windows, cut
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, TextError
 
 DEFAULT_TOKENS = 4096
 
@@ -100,11 +100,11 @@ def draw(
         ValueError: Empty texts, a bad limit, fewer tokens than asked, or nothing but first tokens.
     """
     if sample_tokens is not None and sample_tokens < 2:
-        raise SettingError(f"sample_tokens is {sample_tokens}; expected at least 2")
+        raise SettingError(f"sample_tokens is {sample_tokens}; expected at least 2.")
     wanted = sample_tokens or DEFAULT_TOKENS
     if isinstance(texts, Windows):
         if texts.repeated is not None:
-            raise SettingError("these windows overlap, so tokens would count twice; cut them anew")
+            raise SettingError("these windows overlap, so tokens would count twice; cut them anew.")
         if context is not None:
             raise SettingError(
                 f"context={context} came with windows that are cut already; give it to cut(...), "
@@ -118,7 +118,7 @@ def draw(
     if sample_tokens is not None:
         require_tokens(windows, sample_tokens, "sample_tokens")
     if np.diff(windows.bounds).max() < 2:
-        raise SettingError("every window is one token long; expected texts of at least two tokens")
+        raise TextError("every window is one token long; expected texts of at least two tokens.")
     documents = np.unique(windows.documents, return_inverse=True)[1]
     if documents.max() > 0:
         return Sample(windows, documents, "documents")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.runs.progress import progress_bar
@@ -62,9 +62,9 @@ def truncation(
             `random` the share of d_mlp to keep; for `fat` that share, over all layers together, on
             the untouched model; for `top_p` the share of Σ a; for `cett` the CETT of each layer.
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the order in which documents are drawn, and of `random`.
+        seed: Random seed of the order in which documents are drawn, and of `random`.
         progress: Whether to show a bar on stderr.
 
     Returns:
@@ -106,9 +106,9 @@ def truncation(
                 add(scores[run], batch, logits, clean)
                 bar.update(int(batch.attention_mask.sum()))
     if not bool(untouched.nll.isfinite().all()):
-        raise SettingError(
+        raise ModelError(
             "the model's own losses are NaN or infinite, so nothing can be compared with them; "
-            "load it in float32, or check its weights"
+            "load it in float32, or check its weights."
         )
     return TruncationCurves(
         model=model_name(model),
@@ -179,7 +179,7 @@ def _levels_of(rule: str, given: Sequence[float] | None, firing: float) -> list[
         given = by_rule.get(rule, [share for share in shares if share < 1])
     bad = [level for level in given if not 0 < level < 1]
     if bad:
-        raise SettingError(f"level {bad[0]} of {rule}: expected shares between 0 and 1")
+        raise SettingError(f"level {bad[0]} of {rule}: expected shares between 0 and 1.")
     # All neurons kept is a run of its own, so the levels go from the most that is kept downwards.
     return sorted(given, reverse=rule != "cett")
 

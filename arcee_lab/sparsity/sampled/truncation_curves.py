@@ -46,7 +46,7 @@ class TruncationCurves(Result):
         n_tokens: N, tokens at which kept neurons were counted; neither padding nor first positions.
         unit: What was resampled: "documents" or "windows".
         seed: Of the sample, of the rule `random` and of the bootstrap.
-        d_mlp: Neurons a layer has.
+        d_mlp: Neurons per layer has.
         rules: Of each run.
         levels: Of each run.
         parameters: What the rule was given in each layer; NaN where everything was kept.
@@ -86,7 +86,7 @@ class TruncationCurves(Result):
         return 1 - self.kept_share.mean(axis=1)
 
     def frame(self) -> pd.DataFrame:
-        """One row a run: rule, level, sparsity, ΔNLL and KL a token with intervals, accuracy."""
+        """One row per run: rule, level, sparsity, accuracy, ΔNLL and KL with intervals."""
         delta, draws = self._mean(self._delta), self._mean(self._delta, resampled=True)
         kl, kl_draws = self._mean(self.kl.numpy()), self._mean(self.kl.numpy(), resampled=True)
         (low, high), (kl_low, kl_high) = interval(draws), interval(kl_draws)
@@ -125,7 +125,7 @@ class TruncationCurves(Result):
             of: "likelihood" or "accuracy".
 
         Returns:
-            One row a rule, the best first, with 95 % intervals of the bootstrap.
+            One row per rule, the best first, with 95 % intervals of the bootstrap.
         """
         good = self._ratio(of, resampled=False) >= keep
         drawn = self._ratio(of, resampled=True) >= keep
@@ -152,12 +152,12 @@ class TruncationCurves(Result):
         """
         if rule not in ("top_k", "cett", "fat"):
             raise SettingError(
-                f"no intervention chooses neurons as {rule!r} does; expected top_k, cett or fat"
+                f"no intervention chooses neurons as {rule!r} does; expected top_k, cett or fat."
             )
         runs = [r for r, name in enumerate(self.rules) if name == rule and self.levels[r] == level]
         if not runs or level == KEEPS_ALL[rule]:
             known = [lv for name, lv in zip(self.rules, self.levels, strict=True) if name == rule]
-            raise SettingError(f"{rule} was not run at {level}; expected one of {known[1:]}")
+            raise SettingError(f"{rule} was not run at {level}; expected one of {known[1:]}.")
         values = self.parameters[runs[0]].tolist()
         if rule == "top_k":
             return [TopK(_POST, max(1, round(level * self.d_mlp)))]
@@ -178,7 +178,7 @@ class TruncationCurves(Result):
         )
 
     def figure(self, *, what: str = "delta_nll", dark: bool = False) -> "Figure":
-        """Loss, or KL, against the share of neurons kept, one line a rule.
+        """Loss, or KL, against the share of neurons kept, one line per rule.
 
         Args:
             what: "delta_nll" or "kl".
@@ -191,7 +191,7 @@ class TruncationCurves(Result):
 
         labels = {"delta_nll": "ΔNLL, nats a token", "kl": "KL from the untouched model, nats"}
         if what not in labels:
-            raise SettingError(f"figure(what={what!r}): expected 'delta_nll' or 'kl'")
+            raise SettingError(f"figure(what={what!r}): expected 'delta_nll' or 'kl'.")
         frame = self.frame()
         lines = []
         for rule, rows in frame.groupby("rule", sort=False):
@@ -223,7 +223,7 @@ class TruncationCurves(Result):
     def _mean(
         self, sums: Float[np.ndarray, "*run group"], *, resampled: bool = False
     ) -> Float[np.ndarray, "*any"]:
-        """A mean a token; over the draws of the bootstrap, `[run, draw]`."""
+        """A mean per token; over the draws of the bootstrap, `[run, draw]`."""
         counts = self.targets.double().numpy()
         if not resampled:
             return np.asarray(sums.sum(-1) / counts.sum())
@@ -238,7 +238,7 @@ class TruncationCurves(Result):
         if of == "likelihood":
             return np.exp(-self._mean(self._delta, resampled=resampled))
         if of != "accuracy":
-            raise SettingError(f"critical(of={of!r}): expected 'likelihood' or 'accuracy'")
+            raise SettingError(f"critical(of={of!r}): expected 'likelihood' or 'accuracy'.")
         ours = self._mean(self.hits.double().numpy(), resampled=resampled)
         clean = self._mean(self.hits_untouched.double().numpy(), resampled=resampled)
         return ours / np.maximum(clean, np.finfo(np.float64).tiny)

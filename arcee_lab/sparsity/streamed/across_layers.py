@@ -57,7 +57,7 @@ class AcrossLayersResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a pair of layers: layer, other, correlation; cosine where other is the next."""
+        """One row per pair of layers: layer, other, correlation; cosine where other is the next."""
         import pandas as pd
 
         layers = len(self.correlation)
@@ -135,7 +135,7 @@ def virtual_weights(
     """The strongest direct weights from neurons to those of a later layer.
 
     γ is the gain of the norm before the later MLP; what attention does between is left out, and the
-    norm's scale, one number a token, is not in a weight.
+    norm's scale, one number per token, is not in a weight.
 
     Args:
         model: An Arcee model, any head.
@@ -145,7 +145,7 @@ def virtual_weights(
         top: How many neurons of the later layer to give for each, by absolute weight.
 
     Returns:
-        One row a pair: layer, unit, to_layer, to_unit, weight, cosine.
+        One row per pair: layer, unit, to_layer, to_unit, weight, cosine.
 
     Raises:
         ValueError: Layers not in order or out of range, or a unit out of range.
@@ -162,12 +162,12 @@ def virtual_weights(
     if not 0 <= layer < to_layer < len(found):
         raise SettingError(
             f"layer={layer}, to_layer={to_layer}: expected layer < to_layer, from 0 to "
-            f"{len(found) - 1}"
+            f"{len(found) - 1}."
         )
     wrong = [unit for unit in units if not 0 <= unit < found[layer].d_mlp]
     if wrong:
         raise SettingError(
-            f"unit {wrong[0]} is out of range; expected 0 to {found[layer].d_mlp - 1}"
+            f"unit {wrong[0]} is out of range; expected 0 to {found[layer].d_mlp - 1}."
         )
     norm: Any = anatomy.backbone.get_submodule(f"layers.{to_layer}.post_attention_layernorm")
     gain = norm.weight.detach().float()

@@ -4,19 +4,19 @@ The pass runs the model once and shows every layer to every analysis that asked 
 keeps what it needs in a `State`, whose tensors add up (`core.state`), so states of two texts, of
 two ranks, or of an interrupted and resumed run combine exactly and in any grouping.
 
-A streamed analysis subclasses `Analysis` and stands in `registry.STREAMED`. One that needs further
-forwards (CETT, truncation curves, co-activation, a trained probe) is a function
+A streamed analysis subclasses `Analysis` and is listed in `registry.STREAMED`. One that needs
+further forward passes (CETT, truncation curves, co-activation, a trained probe) is a function
 
     analysis(model, tokenizer, windows, *, batch_size, progress) -> a frozen dataclass, a `Result`
 
-and stands in `registry.FURTHER`. `measure(..., analyses=["cett"])` calls it after the pass and puts
-what it gives into `report.further["cett"]`.
+and is listed in `registry.FURTHER`. `measure(..., analyses=["cett"])` calls it after the pass and
+puts its result into `report.further["cett"]`.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from arcee_lab.sparsity.core import layer_counts, packed_masks
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import CountedTokens, Shape, State
 from arcee_lab.sparsity.sampled.mlps import Mlp
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +144,7 @@ class Analysis(ABC):
 
     @abstractmethod
     def result(self, state: State, counts: CoreCounts) -> Result:
-        """What the state says.
+        """The result that the state gives.
 
         Args:
             state: The state, on the CPU.

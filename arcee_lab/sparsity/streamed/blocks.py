@@ -68,7 +68,7 @@ class BlocksResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer: every mean, its half, chances of zero blocks, the fullest tile."""
+        """One row per layer: every mean, its half, chances of zero blocks, the fullest tile."""
         import pandas as pd
 
         columns: dict[str, object] = {"layer": range(len(self.zeros))}
@@ -79,7 +79,7 @@ class BlocksResult(Result):
         return pd.DataFrame(columns)
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The share of all-zero blocks by their size, a line a layer, with its chance line."""
+        """The share of all-zero blocks by their size, one line per layer, with its chance line."""
         from arcee_lab.views.figures.curves import Line, lines
 
         layers = len(self.zeros)

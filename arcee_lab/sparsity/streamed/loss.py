@@ -34,7 +34,7 @@ class LossResult(Result):
         active: Mean k by bin, `[bin, layer]`; NaN where a bin is empty.
         tokens: Tokens in each bin.
         correlation: Pearson's, by layer.
-        d_mlp: Neurons a layer.
+        d_mlp: Neurons per layer.
     """
 
     active: np.ndarray
@@ -51,7 +51,7 @@ class LossResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer and bin that holds a token: loss (its lower end), active, n."""
+        """One row per layer and bin that holds a token: loss (its lower end), active, n."""
         import pandas as pd
 
         filled = np.flatnonzero(self.tokens)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 LAGS = 64
-_FEWEST = 10  # windows that a point of the figure stands on
+_FEWEST = 10  # windows that a point of the figure needs
 _BLOCKS = 16  # of 64 tokens, laid out in fp32 at a time
 _TOKENS = 256  # whose bits stay in the cache while all lags are counted
 
@@ -70,7 +70,7 @@ class OverlapResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer and lag: jaccard, reuse, their halves and chances, n_windows."""
+        """One row per layer and lag: jaccard, reuse, their halves and chances, n_windows."""
         import pandas as pd
 
         layers, lags = self.jaccard.value.shape
@@ -172,7 +172,7 @@ class Overlap(Analysis):
 
 
 def overlaps_from_packed(packed: UInt8[np.ndarray, "token byte"]) -> Float[Tensor, "token lag"]:
-    """|M_t ∩ M_{t-lag}| of every token and lag 1 to 64, whatever windows they lie in.
+    """|M_t ∩ M_{t-lag}| of every token and lag 1 to 64, in whichever windows they are.
 
     Where there is no token so far back the count is 0.
     """

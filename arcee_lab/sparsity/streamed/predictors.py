@@ -1,4 +1,4 @@
-"""Row 17, without training: what tells beforehand which neurons will fire.
+"""Row 17, without training: what predicts which neurons will fire.
 
 A predictor names a set P of neurons before the layer is computed; M is the set that fires.
 
@@ -136,7 +136,7 @@ class PredictorsResult(Result):
             curves,
             x="budget, as a multiple of the neurons that do fire (dotted: as many as fire)",
             y="recall: share of them that it holds",
-            title="What tells the active neurons beforehand, mean over layers",
+            title="What predicts the active neurons, mean over layers",
             mark=1.0,
             dark=dark,
         )

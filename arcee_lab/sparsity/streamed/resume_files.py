@@ -23,8 +23,8 @@ from arcee_lab.results import Result
 from arcee_lab.runs import storage
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
+from arcee_lab.sparsity.core.checking import VERSION, written_by_another
 from arcee_lab.sparsity.core.state import State
-from arcee_lab.sparsity.format_version import VERSION, written_by_another
 from arcee_lab.sparsity.sampled import result_files
 from arcee_lab.sparsity.streamed.schedule import PassPart, PassPlan
 
@@ -161,7 +161,7 @@ def check_costs(path: Path, costs: Any, names: set[str]) -> dict[str, float]:
 def write_further(
     path: Path, run: Mapping[str, Any], results: Mapping[str, Result], costs: Mapping[str, float]
 ) -> Path:
-    """Saves what the analyses after a pass have found so far, beside the state of the pass.
+    """Saves what the analyses after a pass have found so far, next to the state of the pass.
 
     Args:
         path: That of the pass.
@@ -199,7 +199,7 @@ def remove(path: Path) -> None:
 
 
 def further_path(path: Path) -> Path:
-    """The file beside that of a pass for what comes after it."""
+    """The file next to that of a pass for what comes after it."""
     return path.with_name(f"{path.stem}-further{path.suffix}")
 
 

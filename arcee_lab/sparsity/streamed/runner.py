@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from arcee_lab.errors import SavedDamaged
+from arcee_lab.errors import ModelError
 from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.modeling import ArceeForCausalLM
@@ -44,7 +44,7 @@ class Pass:
         mlps: Its MLPs.
         plan: The forwards.
         shape: What fixes the shapes of the states.
-        analyses: By name; the core is always there beside them.
+        analyses: By name; the core is always there in addition.
         norms: ‖w_i‖ of every neuron, on the model's device.
         states: What has been counted, by analysis.
         costs: Seconds that the host spent on each analysis, and on the whole in "pass".
@@ -237,9 +237,9 @@ class Pass:
     def _refuse_nan(self) -> None:
         for layer, nan in enumerate(self.states[CORE]["nan"].tolist()):
             if nan:
-                raise SavedDamaged(
+                raise ModelError(
                     f"the activations of {self.mlps[layer].name} hold NaN, so nothing counted "
-                    "above it is true; load the model in float32, or check its weights"
+                    "above it is true; load the model in float32, or check its weights."
                 )
 
     def _gathered(self, ranks: Ranks) -> dict[str, State]:

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows, plan_batches
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, TextError
 from arcee_lab.sparsity.core import kept_tokens
 from arcee_lab.sparsity.core.kept_tokens import Drawn
 from arcee_lab.sparsity.core.state import CountedTokens
@@ -176,7 +176,7 @@ def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> Pass
 
     Args:
         windows: The text.
-        batch_size: Windows a forward.
+        batch_size: Windows per forward pass.
         sample_every: N takes every Nth window into the sample, and 1 shows every token to
             the predictors. None: 8, or all windows where there are fewer than 64.
 
@@ -196,9 +196,9 @@ def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> Pass
     counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
     counted[windows.bounds[:-1]] = False
     if not counted.any():
-        raise SettingError("every window is one token long; expected texts of at least two tokens")
+        raise TextError("every window is one token long; expected texts of at least two tokens.")
     if (windows.ids[counted] == windows.pad_id).all() and windows.pad_id != windows.bos_id:
-        raise SettingError("the texts hold nothing but padding tokens; expected words")
+        raise TextError("the texts hold nothing but padding tokens; expected words.")
     keys = np.array([zlib.crc32(windows[row].tobytes()) for row in range(len(windows))])
     sizes = np.add.reduceat(counted.astype(np.int64), windows.bounds[:-1])
     chosen = (keys % sample_every == 0) & (sizes > 0)

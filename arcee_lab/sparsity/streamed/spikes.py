@@ -55,7 +55,7 @@ class SpikesResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer: largest, overflow_tokens, top_share, half, n_tokens."""
+        """One row per layer: largest, overflow_tokens, top_share, half, n_tokens."""
         import pandas as pd
 
         return pd.DataFrame(

@@ -3,7 +3,7 @@
     U_t = |∪ M_s over the first t tokens of a window| / F     (1 - U_t is the aggregated sparsity)
     U_B = |∪ M_s over B tokens of different windows| / F       what a batch of B sequences touches
 
-beside two baselines: if tokens drew their neurons alike and apart, 1 - S^B; and if each neuron
+next to two baselines: if tokens drew their neurons alike and apart, 1 - S^B; and if each neuron
 kept its own rate, 1 - Σ_i (1 - p_i)^B / F. A curve below the second one says that neighbours
 share neurons.
 
@@ -50,7 +50,7 @@ class UnionsResult(Result):
         sizes: B, the numbers of tokens of different windows.
         across: U_B, `[size, layer]`; the interval is over groups.
         rates: p_i, for the baselines.
-        masks: The kept tokens, `[window, layer, byte]`, neurons packed eight a byte.
+        masks: The kept tokens, `[window, layer, byte]`, neurons packed eight per byte.
     """
 
     lengths: np.ndarray
@@ -79,7 +79,7 @@ class UnionsResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a layer, kind (within, sequence, across) and number of tokens."""
+        """One row per layer, kind (within, sequence, across) and number of tokens."""
         import pandas as pd
 
         parts = []

@@ -1,4 +1,4 @@
-"""Maps of heads: one row a layer, one column a head, the number in its cell."""
+"""Maps of heads: one row per layer, one column per head, the number in its cell."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -66,7 +66,7 @@ def head_maps(
         ValueError: There is no panel, or the labels do not match the values' shape.
     """
     if not panels:
-        raise SettingError("there is nothing to draw; expected one panel or more")
+        raise SettingError("there is nothing to draw; expected one panel or more.")
     for values in panels.values():
         _check(values, layers)
     lines = -(-len(panels) // 4)
@@ -91,7 +91,7 @@ def head_maps(
 
 def _check(values: np.ndarray, layers: Sequence[str]) -> None:
     if values.ndim != 2 or len(values) != len(layers):
-        raise SettingError(f"values are {values.shape}; expected ({len(layers)} layers, heads)")
+        raise SettingError(f"values are {values.shape}; expected ({len(layers)} layers, heads).")
 
 
 def _few(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Which units fire together: a matrix of pairs, and beside it what a few groups of them hold."""
+"""Which units fire together: a matrix of pairs, and next to it what a few groups of them hold."""
 
 from collections.abc import Mapping
 

@@ -44,7 +44,7 @@ def effect_map(
     """
     if values.shape != (len(rows), len(columns)):
         raise SettingError(
-            f"values are {values.shape}; expected ({len(rows)} rows, {len(columns)} columns)"
+            f"values are {values.shape}; expected ({len(rows)} rows, {len(columns)} columns)."
         )
     finite = np.abs(values[np.isfinite(values)])
     limit = limit or float(finite.max(initial=0)) or 1.0

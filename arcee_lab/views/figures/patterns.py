@@ -17,7 +17,7 @@ def patterns(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws where each token looks: one row a reading token, one column a token that is read.
+    """Draws where each token looks: one row per reading token, one column per token that is read.
 
     Args:
         values: `[head, q_pos, k_pos]`, rows that sum to 1. Blank means less than 0.005.
@@ -32,7 +32,7 @@ def patterns(
     if values.shape != (len(names), len(tokens), len(tokens)):
         raise SettingError(
             f"values are {values.shape}; expected ({len(names)} heads, {len(tokens)}, "
-            f"{len(tokens)} tokens)"
+            f"{len(tokens)} tokens)."
         )
     words = [visible(token) for token in tokens]
     places = np.arange(len(tokens)) + 0.5

@@ -22,7 +22,7 @@ def raster(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws one row a unit and one column a token. Blank means exactly zero.
+    """Draws one row per unit and one column per token. Blank means exactly zero.
 
     Each row is scaled by its own largest value: dark is that unit's strongest response here.
 
@@ -30,7 +30,7 @@ def raster(
         values: `[row, pos]`, from 0 up.
         tokens: The text below the columns.
         rows: What each row is.
-        groups: A name a row; rows of one name stand together and a line parts the groups.
+        groups: One name per row; rows of one name stand together and a line parts the groups.
         notes: Text to the right of each row, such as its firing rate.
         marks: A category a token, or None; marked tokens carry its colour and a legend names it.
         title: The line above.
@@ -41,7 +41,7 @@ def raster(
     """
     if values.shape != (len(rows), len(tokens)):
         raise SettingError(
-            f"values are {values.shape}; expected ({len(rows)} rows, {len(tokens)} tokens)"
+            f"values are {values.shape}; expected ({len(rows)} rows, {len(tokens)} tokens)."
         )
     peak = values.max(axis=1, keepdims=True, initial=0)
     share = np.divide(values, peak, out=np.zeros(values.shape), where=peak > 0)

@@ -35,7 +35,7 @@ def scatter(
     """
     if x.shape != (len(groups),) or y.shape != x.shape:
         raise SettingError(
-            f"x is {x.shape}, y {y.shape}; expected ({len(groups)},), one a group name"
+            f"x is {x.shape}, y {y.shape}; expected ({len(groups)},), one a group name."
         )
     names = list(dict.fromkeys(groups))
     ends = np.concatenate([x, y])
