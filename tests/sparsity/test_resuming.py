@@ -262,7 +262,7 @@ def test_an_interrupt_keeps_what_was_counted(models, caplog):
     assert partial.n_tokens == fired.shape[1] == partial.active.sum(1)[0]
     assert np.array_equal(partial.fired, fired.sum(1))
     assert partial.n_windows == partial.n_first == len(rows)
-    assert partial.n_sampled == partial.n_tokens  # windows of the share are read first
+    assert partial.n_sampled == partial.n_tokens  # sampled windows are read first
     assert partial.n_documents == len(set(windows.documents[rows].tolist()))
     whole = windows.n_tokens - len(windows)
     assert partial.label == f"{partial.n_tokens} of {whole} tokens"

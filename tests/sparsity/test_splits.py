@@ -65,7 +65,7 @@ def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
         # One window a forward: then every forward of a part is one of the whole.
         try:
             return measure(model, Letters(), texts, sample_every=2, batch_size=1, context=16)
-        except ValueError:  # no window of the part is in the share
+        except ValueError:  # no window of the part is sampled
             assume(False)
 
     bounds = [0, *sorted(cuts), len(TEXTS)]

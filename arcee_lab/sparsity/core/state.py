@@ -52,10 +52,10 @@ class CountedTokens:
         positions: Their positions in their windows, counted from the window's first token, 0.
         numbers: Their numbers in the text as a whole, first positions included in the numbering.
         spans: Of each window, where its counted tokens begin and end in the list.
-        slots: Of each window, its number among the windows of the share; -1 where it is in none.
+        slots: Of each window, its number among the windows of the sample; -1 where it is in none.
         keys: Of each window, a checksum of its token ids.
         next_ids: The token after each; -1 where the window ends.
-        tried: Of the list, the tokens that a predictor is tried on; see `batches`.
+        tried: Of the list, the tokens that a predictor is tried on; see `schedule`.
     """
 
     places: Int[Tensor, " token"]

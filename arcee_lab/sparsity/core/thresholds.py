@@ -32,7 +32,7 @@ class Thresholds(Result):
     """Sizes of activations, layer by layer.
 
     Attributes:
-        counts: Pairs of token and neuron by a, in the bins of `sizes`; zeros are in none.
+        counts: Pairs of token and neuron by a, in the bins of `magnitudes`; zeros are in none.
         d_mlp: F.
         tokens: N.
     """

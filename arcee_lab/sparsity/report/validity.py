@@ -55,7 +55,7 @@ def wrong_states(
         states: By analysis.
         norms: ‖w_i‖, `[layer, d_mlp]`.
         n_windows: Windows that were read.
-        n_sampled: Tokens in the share.
+        n_sampled: Tokens of the sample.
     """
     counts = states["core"]
     try:
@@ -76,7 +76,7 @@ def wrong_states(
         return why
     tokens = int(counts["tokens"][0])
     if not 0 < tokens >= n_sampled:
-        return f"it counts {tokens} tokens, {n_sampled} of them in the share"
+        return f"it counts {tokens} tokens, {n_sampled} of them in the sample"
     for name, state in states.items():
         if name == "core":
             continue

@@ -63,7 +63,7 @@ class LayerBatch:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether `packed` and `firings` may be asked for; see `bits`."""
+        """Whether `packed` and `firings` may be asked for; see `packed_masks`."""
         return self.post.device.type == "cpu"
 
     @cached_property

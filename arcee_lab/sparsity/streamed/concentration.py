@@ -6,7 +6,7 @@ With c_i = a_i ‖w_i‖, the length of what neuron i adds to the output, at one
     k90    = the fewest neurons that hold 90 % of Σ c, so the largest ones; k99 likewise
     Hoyer  = (√F - √N_eff) / (√F - 1)      from 0 (all alike) to 1 (one neuron)
 
-Each is computed for every token of the share and then averaged over tokens; nothing is pooled over
+Each is computed for every token of the sample and then averaged over tokens; nothing is pooled over
 tokens first. Tokens at which Σ c is 0 (no neuron fires) or infinite have none of the four, and the
 number of tokens that have them is given with the result.
 
@@ -65,7 +65,7 @@ class ConcentrationResult(Result):
 
     Attributes:
         means: Over tokens, of `n_eff`, `k90`, `k99` and `hoyer`, each `[layer]`.
-        eff: Tokens by N_eff, in the bins of `sizes`.
+        eff: Tokens by N_eff, in the bins of `magnitudes`.
         holding: Tokens by k90 and by k99; the place in the row is the number of neurons.
         d_mlp: F.
     """
@@ -77,7 +77,7 @@ class ConcentrationResult(Result):
 
     @property
     def tokens(self) -> Int[np.ndarray, " layer"]:
-        """How many tokens were counted: those of the share at which a neuron writes something."""
+        """How many tokens were counted: those of the sample at which a neuron writes something."""
         return self.eff.sum(1)
 
     def quantile(self, name: str, share: float | int) -> np.ndarray:

@@ -127,7 +127,7 @@ class Pass:
         )
 
     def identity(self, ranks: Ranks) -> dict[str, Any]:
-        """What makes this pass this pass; see `resuming`."""
+        """What makes this pass this pass; see `resume_files`."""
         return resume_files.identity(self.model, self.plan, list(self.analyses), ranks)
 
     # ------------------------------------------------------------------ one forward

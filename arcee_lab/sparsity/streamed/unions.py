@@ -11,7 +11,7 @@ Sources: Mirzadeh et al., "ReLU Strikes Back", arXiv:2310.04564 (aggregated spar
 Wild and Anderson, arXiv:2407.07848 (token, sequence, batch); "Polar Sparsity", arXiv:2505.14884
 (union over a batch).
 
-For U_B one token of each window of the share is kept as bits, the middle one of those that count:
+For U_B one token of each window of the sample is kept as bits, the middle one of those that count:
 the first 256 windows, whatever batches they were computed in.
 """
 
