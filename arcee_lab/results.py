@@ -1,4 +1,4 @@
-"""The base of everything that is handed back: one sentence, one table, one picture."""
+"""The base class of all results: one sentence, one table, one figure."""
 
 from abc import ABC, abstractmethod
 from html import escape

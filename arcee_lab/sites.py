@@ -44,7 +44,7 @@ class Site:
 
     @property
     def on_request(self) -> bool:
-        """Whether the tensor exists only if somebody asks for it by name."""
+        """Whether the tensor exists only if it is requested by name."""
         return self.axes[-1] == "k_pos"
 
 
@@ -176,7 +176,7 @@ class Legend:
         """
         filters = [filters] if isinstance(filters, str) else list(filters)
         if not filters:
-            raise SiteError("No site asked for: expected at least one name or glob.")
+            raise SiteError("No site was given; expected at least one name or glob.")
         sites = self.sites()
         wanted: set[str] = set()
         for text in filters:

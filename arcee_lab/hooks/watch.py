@@ -35,8 +35,8 @@ class Watch(ABC):
     It sees the value that flows on, after every other hook. A layer that gradient checkpointing
     computes again is not observed again. Compiled code runs eagerly inside, because a compiled
     graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
-    observed whole, on every rank. A forward in another thread is an error, and once the block has
-    ended it holds nothing of the model. Subclasses say what happens in `_on_activation`.
+    observed whole, on every rank. A forward in another thread is an error. When the block has
+    ended, it holds nothing of the model. Subclasses implement `_on_activation`.
 
     Args:
         anatomy: Of the model.

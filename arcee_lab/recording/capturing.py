@@ -299,9 +299,9 @@ def capture(
     """Records activations, or statistics of them, while the model runs inside the block.
 
     Works with any call of the model: forward in any style, several forwards, `generate` (one entry
-    a step; beams and an assistant's candidates are recorded as they run), autocast, gradient
+    per step; beams and an assistant's candidates are recorded as they run), autocast, gradient
     checkpointing (a recomputation is not recorded again), quantised linears, nested captures. What
-    is recorded is the value that flows on, after every other hook. Logits do not change by a bit;
+    is recorded is the value that flows on, after every other hook. Logits stay bit-identical;
     afterwards, also after an exception, hooks are as before. Inside the block code compiled by
     torch runs eagerly, because a compiled graph does not look at hooks.
 
@@ -320,7 +320,7 @@ def capture(
         heads: Heads to keep (kv heads at k and v sites).
         units: Indices to keep on the last axis, e.g. neurons. Cuts are new contiguous tensors.
         stop_at: Ends the forward early; the model call returns None. True: after the last site
-            asked for; a layer number: after that layer; or a site.
+            requested; a layer number: after that layer; or a site.
         grad: Keeps the graph, and gives `acts.grad(site)` after a backward.
 
     Returns:

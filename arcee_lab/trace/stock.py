@@ -2,12 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from arcee_lab.errors import ModelError
+from arcee_lab.results import Result
 from arcee_lab.sites import Legend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Site inside a layer -> where the stock layer has it: path, element of a tuple, flat heads.
 _LAYER: dict[str, tuple[str, int | None, bool]] = {
@@ -45,8 +49,8 @@ _WHY_NOT = {
 }
 
 
-@dataclass(frozen=True)
-class StockPath:
+@dataclass(frozen=True, repr=False)
+class StockPath(Result):
     """Where nnsight finds a site's value on a wrapped model of transformers' own classes.
 
     Attributes:
@@ -79,6 +83,17 @@ class StockPath:
         d_head = getattr(config, "head_dim", None)
         d_head = d_head or config.hidden_size // config.num_attention_heads
         return value.view(*value.shape[:-1], -1, d_head)
+
+    @property
+    def headline(self) -> str:
+        """The path, with the element of a tuple."""
+        return str(self)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row: path, item, flat_heads."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(self)])
 
     def __str__(self) -> str:
         return self.path if self.item is None else f"{self.path}[{self.item}]"

@@ -170,3 +170,19 @@ def test_a_model_whose_modules_were_replaced(tiny):
             block.__enter__()
     assert not model.model._forward_pre_hooks
     assert not model.model.layers[0].mlp.hook_post._forward_hooks
+
+
+def test_small_results(tiny):
+    from arcee_lab.model.checks.selfcheck import self_check
+    from arcee_lab.trace.stock import stock_path
+
+    path = stock_path("layers.1.self_attn.hook_pattern")
+    assert repr(path) == "StockPath(model.layers.1.self_attn.output[1])"
+    assert path.frame().to_dict("records") == [
+        {"path": "model.layers.1.self_attn.output", "item": 1, "flat_heads": False}
+    ]
+    found = self_check(tiny())
+    assert found is not None
+    assert found.headline.startswith("passed: relative errors output ")
+    assert found.frame()["error"].tolist() == [found.output, found.residual, found.mlp]
+    shown(found, "tolerance", "residual")

@@ -55,7 +55,7 @@ class Untensored(Reducer):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({}, "No site asked for"),
+        ({}, "No site was given"),
         ({"layers.*.nothing": FiringRate()}, "matches no hook point"),
         ({SITE: FiringRate}, "expected a reducer such as"),
         ({SITE: "FiringRate"}, "expected a reducer such as"),

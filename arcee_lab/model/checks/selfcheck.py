@@ -1,7 +1,7 @@
 """Four tokens, computed twice: by the model, and by arithmetic written from its weights."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +13,17 @@ from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.layers import ArceeMLP, ArceeRMSNorm
 from arcee_lab.model.modeling import ArceeDecoderLayer, ArceeForCausalLM
+from arcee_lab.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Largest relative error (norm of the difference by norm of the value) that rounding explains.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 
 
-@dataclass(frozen=True)
-class SelfCheck:
+@dataclass(frozen=True, repr=False)
+class SelfCheck(Result):
     """Relative errors between the model and plain arithmetic, each a ratio of norms.
 
     Attributes:
@@ -33,6 +37,21 @@ class SelfCheck:
     residual: float
     mlp: float
     tolerance: float
+
+    @property
+    def headline(self) -> str:
+        """Passed or failed, with the errors and what rounding explains."""
+        errors = f"output {self.output:.2g}, residual {self.residual:.2g}, mlp {self.mlp:.2g}"
+        verdict = "passed" if self.passed else "failed"
+        return f"{verdict}: relative errors {errors}; tolerance {self.tolerance:.2g}"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per comparison: what, error, tolerance."""
+        import pandas as pd
+
+        errors = {"output": self.output, "residual": self.residual, "mlp": self.mlp}
+        rows = [(what, error, self.tolerance) for what, error in errors.items()]
+        return pd.DataFrame(rows, columns=["what", "error", "tolerance"])
 
     @property
     def passed(self) -> bool:

@@ -26,7 +26,7 @@ def resolve_requests(anatomy: Anatomy, requests: Mapping[Any, Any]) -> dict[str,
     """
     if not requests:
         raise SettingError(
-            "No site asked for: expected a mapping of at least one site to a reducer."
+            "No site was given; expected a mapping of at least one site to a reducer."
         )
     found: dict[str, list[ReducerSpec]] = {}
     for filters, given in requests.items():
