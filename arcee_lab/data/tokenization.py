@@ -84,7 +84,7 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, where: str) ->
     """
     if tokenizer is None:
         raise TextError(
-            f"{where} is a conversation, which a tokenizer's chat template turns into text; pass "
+            f"{where} is a conversation, which a tokenizer's chat template turns into text; give "
             "tokenizer=."
         )
     if not getattr(tokenizer, "chat_template", None):
