@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 # From the bottom up. Parts of one line do not import each other.
 LAYERS = (
     {"_lazy", "sites", "errors"},
-    {"results", "bootstrap", "runs", "demo"},
+    {"results", "bootstrap", "runs"},
+    {"demo"},
     {"model", "data"},
     {"hooks"},
     {"reducers", "interventions", "trace", "heads"},

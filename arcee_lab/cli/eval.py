@@ -91,12 +91,11 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
 
+    heads = {"sequence": args.seqcls, "token": args.tokcls, "qa": args.qa}
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
     model = ArceeLab(
         args.model,
-        seqcls=args.seqcls,
-        tokcls=args.tokcls,
-        qa=args.qa,
+        heads={head: given for head, given in heads.items() if given is not None},
         intervention=args.intervention,
         exact=args.exact,
         batch_size=args.batch_size,

@@ -18,7 +18,7 @@ from arcee_lab.demo.reviews import LABELS
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.runs.storage import make_folder, write_atomic, write_folder, write_json
 from arcee_lab.training.batches import TOKEN_LABELS
-from arcee_lab.training.joint import Heads
+from arcee_lab.training.joint_loss import DemoHeads
 
 # head -> the name of its layer in its class
 LAYERS = {"sequence": "score", "token": "score", "qa": "qa_outputs"}
@@ -29,7 +29,7 @@ def export(
     folder: str | Path,
     *,
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     tokenizer: PreTrainedTokenizerBase,
     log: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
@@ -73,11 +73,11 @@ def export(
     return folder
 
 
-def read_heads(folder: str | Path) -> Heads:
+def read_heads(folder: str | Path) -> DemoHeads:
     """The heads of a checkpoint folder that `export` wrote."""
     folder = Path(folder) / "heads"
     tensors = {head: load_file(folder / f"{head}.safetensors") for head in LAYERS}
-    heads = Heads(tensors["qa"]["qa_outputs.weight"].shape[1], seed=0)
+    heads = DemoHeads(tensors["qa"]["qa_outputs.weight"].shape[1], seed=0)
     with torch.no_grad():
         for head, layer in LAYERS.items():
             for name, weight in getattr(heads, head).named_parameters():

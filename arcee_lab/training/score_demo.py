@@ -11,18 +11,18 @@ from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.recording.capturing import capture
 from arcee_lab.training.baselines import any_spot, bag_of_words, commonest_type
 from arcee_lab.training.batches import encode
-from arcee_lab.training.joint import Heads
+from arcee_lab.training.initial_weights import untrained
+from arcee_lab.training.joint_loss import DemoHeads
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.scores import LayerZeros, Scorecard
 from arcee_lab.training.skills import TIMES, measure_skills
-from arcee_lab.training.start import untrained
 
 RARE = 1e-3  # share of tokens below which a neuron that fires is called rare
 
 
 def score_demo(
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     tokenizer: PreTrainedTokenizerBase,
     *,
     n: int = 1500,

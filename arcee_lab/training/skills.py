@@ -18,8 +18,8 @@ from arcee_lab.demo import KINDS, MIX, Document, documents, facts, news, passage
 from arcee_lab.demo.tokenizer import PAD_ID
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.training.batches import TOKEN_LABELS, Encoded, encode
-from arcee_lab.training.joint import Heads
-from arcee_lab.training.scores import KindLoss, Score
+from arcee_lab.training.joint_loss import DemoHeads
+from arcee_lab.training.scores import KindLoss, SkillScore
 
 LONGEST_SPAN = 3  # tokens
 # A verdict is a noisy sum: the best reader errs on one in six. Four times as many reviews as other
@@ -104,13 +104,13 @@ def lm_shares(
 
 def measure_skills(
     model: ArceeForCausalLM,
-    heads: Heads | None,
+    heads: DemoHeads | None,
     tokenizer: PreTrainedTokenizerBase,
     *,
     n: int = 1000,
     seed: int = 0,
     split: str = "test",
-) -> tuple[tuple[Score, ...], tuple[KindLoss, ...]]:
+) -> tuple[tuple[SkillScore, ...], tuple[KindLoss, ...]]:
     """Ask every skill, and take the loss of each kind beside its entropy.
 
     Args:
@@ -180,7 +180,7 @@ def _ask_lm(tally: Tally, tokenizer: PreTrainedTokenizerBase, seen: Seen) -> Non
             tally.add("best fact", slot.detail["true"])
 
 
-def _ask_heads(tally: Tally, heads: Heads, seen: Seen) -> None:
+def _ask_heads(tally: Tally, heads: DemoHeads, seen: Seen) -> None:
     item, document = seen.item, seen.item.document
     if document.kind == "review":
         last = item.token_at(document.facts["prompt_end"] - 1)
@@ -219,7 +219,7 @@ def best_span(logits: Float[Tensor, "pos 2"]) -> tuple[int, int]:
     return at // len(starts), at % len(starts)
 
 
-def _scores(tally: Tally) -> tuple[Score, ...]:
+def _scores(tally: Tally) -> tuple[SkillScore, ...]:
     verdict = reviews.best_accuracy()
     causal = news.best_accuracy(both_sides=False)
     span = passages.best_exact_match()
@@ -245,7 +245,7 @@ def _scores(tally: Tally) -> tuple[Score, ...]:
         ("qa head ambiguous", unsure, 0.0, None),
     ]
     return tuple(
-        Score(
+        SkillScore(
             skill,
             tally.right[skill],
             tally.n[skill],

@@ -17,7 +17,7 @@ from arcee_lab.training.batches import IGNORED, TOKEN_LABELS, Batch
 SHARES = {"sequence": 1.0, "token": 0.2, "qa": 0.4}  # of each head's loss beside the LM's
 
 
-class Heads(nn.Module):
+class DemoHeads(nn.Module):
     """The tensors that the three classification heads have beyond the backbone."""
 
     def __init__(self, d_model: int, *, seed: int):
@@ -54,7 +54,7 @@ class Losses:
 
 def joint_losses(
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     batch: Batch,
     *,
     bf16: bool,

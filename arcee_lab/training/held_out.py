@@ -9,7 +9,7 @@ from arcee_lab.demo import documents
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.recording.capturing import capture
 from arcee_lab.training.batches import Batch, batch_of, encode, pack
-from arcee_lab.training.joint import Heads, joint_losses
+from arcee_lab.training.joint_loss import DemoHeads, joint_losses
 from arcee_lab.training.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Batch:
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeldOut:
     """One look at a model in training.
 
     Attributes:
@@ -42,13 +42,13 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: ArceeForCausalLM, heads: Heads, batch: Batch) -> Reading:
+def read(model: ArceeForCausalLM, heads: DemoHeads, batch: Batch) -> HeldOut:
     """Losses and zeros on held-out documents, in fp32."""
     real = batch.kinds >= 0
     with capture(model, "layers.*.mlp.hook_post") as acts:
         losses = joint_losses(model, heads, batch, bf16=False, by_kind=True)
     zeros = [(post[real] == 0).double().mean().item() for post in acts.values()]
-    return Reading(
+    return HeldOut(
         lm=losses.lm.item(),
         by_kind=losses.by_kind,
         sequence=losses.sequence.item(),
