@@ -1,8 +1,8 @@
-"""Write a trained demo as a checkpoint folder, and read its heads back.
+"""Writes a trained demo as a checkpoint folder, and reads its heads back.
 
-The folder is an ordinary causal LM for transformers. What the other heads have beyond the backbone
-lies in `heads/`, named as in their classes, with `heads.json` beside it: three small files in place
-of three more copies of the backbone.
+The folder is an ordinary causal LM for transformers. The tensors that the other heads add to the
+backbone are in `heads/`, named as in their classes, with their labels in `heads.json`: three small
+files instead of three more copies of the backbone.
 """
 
 import json
@@ -33,14 +33,14 @@ def export(
     tokenizer: PreTrainedTokenizerBase,
     log: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the LM, its tokenizer, the heads and the training log into a folder.
+    """Writes the LM, its tokenizer, the heads and the training log into a folder.
 
     Args:
-        folder: Made when missing; files of the same names are replaced.
+        folder: Created if it is missing; files of the same names are replaced.
         model: The LM, written in its own dtype.
         heads: The other heads.
         tokenizer: The demo's.
-        log: Rows of the run's log, one JSON object a line in `training_log.jsonl`.
+        log: Rows of the run's log, one JSON object per line in `training_log.jsonl`.
 
     Returns:
         The folder.

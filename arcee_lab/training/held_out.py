@@ -1,4 +1,4 @@
-"""What the log of a run holds beside its loss: held-out losses and zeros, layer by layer."""
+"""Losses and zeros on held-out documents, for the log of a run."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from arcee_lab.training.recipe import Recipe
 
 
 def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Validation documents of all kinds, the same for every recipe of this shape of batch."""
+    """Validation documents of all kinds, the same for all recipes with this shape of batch."""
     found = encode(tokenizer, documents(None, n=8 * recipe.rows, seed=0, split="validation"))
     packed = pack(found, rows=recipe.rows, length=recipe.length)
     return batch_of(packed, length=recipe.length, answer_weight=1.0)
@@ -22,7 +22,7 @@ def held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Batch:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One look at a model in training.
+    """One evaluation of a model in training.
 
     Attributes:
         lm: Held-out next-token loss in nats.
@@ -30,7 +30,7 @@ class HeldOut:
         sequence: Held-out sentiment loss.
         token: Held-out entity loss.
         qa: Held-out span loss.
-        zeros: Share of exact zeros of relu², one number a layer; padding is not counted.
+        zeros: Share of exact zeros of relu², one number per layer; padding is not counted.
     """
 
     lm: float

@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 
 import arcee_lab as al
 from arcee_lab.evals.intervened import EvalInterventions
-from arcee_lab.evals.scoring import scorer
+from arcee_lab.evals.scoring import scorer as scorer_module
 from arcee_lab.evals.scoring.prefix_cache import group_by_prefix
 from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.evals.scoring.scorer import Scorer
@@ -167,7 +167,7 @@ def test_texts_score_together_as_alone(tiny, texts, budget, longest):
     asked = windows(texts, longest=24)
     scorer = Scorer(model, EvalInterventions(), budget=budget)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorer, "_TEXTS", longest)
+        patch.setattr(scorer_module, "_TEXTS", longest)
         got = scorer.score([[one] for one in asked], count=len(asked), together=True)
     assert len(got) == len(asked)
     for one, (score, greedy) in zip(asked, got, strict=True):
@@ -254,7 +254,9 @@ def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     ]
     model = tiny().to("meta")
     found = []
-    monkeypatch.setattr(scorer, "combined_scores", lambda batches, count: found.extend(batches) or [])
+    monkeypatch.setattr(
+        scorer_module, "combined_scores", lambda batches, count: found.extend(batches) or []
+    )
     Scorer(model, EvalInterventions(), budget=64).score([branched, *shared, *long], count=9)
     assert [one.numbers for one in found] == [[2, 3, 4], [0, 1], [7, 8, 5, 6]]
     texts = [[one] for one in windows(ALIKE)]
