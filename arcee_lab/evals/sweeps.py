@@ -202,8 +202,8 @@ def sweep(
         lm.require_heads(loaded["tasks"].values())
         models = lm.models_for(loaded["tasks"].values())
         examples = examples_of(loaded["tasks"], num_fewshot)
-        told = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
-        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], told)
+        settings = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
+        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], settings)
 
 
 def _steps(
@@ -212,7 +212,7 @@ def _steps(
     loaded: LoadedTasks,
     examples: Examples,
     levels: Sequence[Level],
-    told: dict[str, Any],
+    settings: dict[str, Any],
 ) -> Sweep:
     """Runs one level after the other."""
     before = lm.interventions
@@ -222,7 +222,7 @@ def _steps(
         for level in levels:
             with _measured(models) as counts:
                 lm.intervene(level.interventions)
-                found = run_loaded(lm, loaded, examples, **told)
+                found = run_loaded(lm, loaded, examples, **settings)
             fired, cells, tokens = counts[0]
             steps.append(Step(level, fired / max(cells, 1), tokens, found))
     except KeyboardInterrupt:

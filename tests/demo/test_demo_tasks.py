@@ -60,6 +60,7 @@ def test_every_concept_has_both_answers_and_its_parts_share_no_document():
             labels = [label for row in found.labels for label in row if label is not None]
             assert 0.02 < sum(labels) / len(labels) < 0.7, name
             assert len(found.frame()) == len(labels)
+            assert f"is true of {sum(labels)} of {len(labels):,} words in 40 doc" in found.headline
 
 
 def test_concepts_read_words_of_a_known_sentence():

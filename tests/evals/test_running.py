@@ -99,6 +99,8 @@ def test_a_missing_head_is_named(demo, loaded):
     assert found.score("arcee_demo_ner", "token_acc").n == 2
     with pytest.raises(ValueError, match=r"Task 'arcee_demo_ner'.*expected a model with the token"):
         run(*demo, heads={"token": demo[0]}, tasks=tasks, limit=2, progress=False)
+    with pytest.raises(ValueError, match="the key 'tokens'; expected some of sequence, token, qa"):
+        run(*demo, heads={"tokens": model}, tasks=tasks, limit=2, progress=False)
 
 
 def test_a_missing_head_is_told_before_any_forward(demo, loaded, monkeypatch):
@@ -177,7 +179,7 @@ def test_an_interrupt_keeps_what_is_done(lm, loaded, monkeypatch):
     found = stopped.value.partial
     assert list(found.samples) == LM[:1]
     assert found.unfinished == (*LM[1:], *HEADS)
-    assert "ended before arcee_demo_facts" in found.headline
+    assert "unfinished: arcee_demo_facts" in found.headline
 
 
 def test_the_same_call_goes_on_with_the_tasks_that_are_left(lm, loaded, monkeypatch, tmp_path):

@@ -63,6 +63,8 @@ def test_the_frame_and_the_figure_show_every_level(result):
     with pytest.raises(ValueError, match="No task has the metric 'bleu'"):
         result.figure("bleu")
     assert "<table" in result._repr_html_()
+    assert f"{len(result.steps) - 1} levels after a clean run" in result.headline
+    assert repr(result) == f"Sweep({result.headline})"
 
 
 def test_levels(lm):

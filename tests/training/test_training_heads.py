@@ -240,6 +240,7 @@ def test_probes_know_more_with_depth(base):
     assert frame["acc"][3:].max() > frame["acc"][0] + 0.15
     assert probes.figure()._repr_png_().startswith(b"\x89PNG")
     assert "hook_resid_post" in probes._repr_html_()
+    assert f"{frame['acc'].max():.3f}" in probes.headline
 
 
 def test_the_command_from_end_to_end(tmp_path, capsys):

@@ -60,6 +60,9 @@ def test_card_and_file_say_what_the_scorecard_says(tmp_path):
     assert list(card.frame()["skill"]) == ["copy", "recall"]
     with pytest.raises(KeyError, match="There is no skill 'kopy'"):
         card["kopy"]
+    assert card._ipython_key_completions_() == ["copy", "recall"]
+    assert card.headline.startswith("1 of 2 skills reach their aim")
+    assert "Scorecard(1 of 2" in repr(card)
 
 
 def test_the_rate_falls_in_the_last_stage():
