@@ -140,7 +140,7 @@ def test_a_head(tmp_path, monkeypatch, tune):
     whole = fit() if tune == "head" else None
     shutil.rmtree(out, ignore_errors=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting._Watch, "on_step_end", on_step_end)
+        patch.setattr(fitting._ProgressBar, "on_step_end", on_step_end)
         with pytest.raises(Stopped):
             fit()
     state = out / "unfinished" / "state.safetensors"
