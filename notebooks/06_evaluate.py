@@ -110,13 +110,13 @@ for task in few["tasks"].values():
     split = task.config.test_split
     task.dataset[split] = task.dataset[split].select(range(SEEN, len(task.dataset[split])))
 
-from arcee_lab.demo.concepts import labelled
+from arcee_lab.demo.concepts import concept_labels
 
 
 @torch.no_grad()
 def firing_rates(concept, n=100):
     """Share of words with and without the concept at which each neuron fires: [layer, d_mlp]."""
-    found = labelled(concept, part="search", n=n)
+    found = concept_labels(concept, part="search", n=n)
     fired, count = [0, 0], [0, 0]
     for document, labels in zip(found.documents, found.labels, strict=True):
         batch = lm.tokenizer(document.text, return_tensors="pt", return_offsets_mapping=True)

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "arcee_lab"
 LAYERS = (
     {"_lazy", "errors"},
     {"sites"},
-    {"results", "bootstrap", "runs", "demo"},
+    {"results", "bootstrap", "runs"},
+    {"demo"},
     {"model", "data"},
     {"hooks"},
     {"reducers", "interventions", "trace", "heads"},

@@ -43,16 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--intervention",
         metavar="FILE",
         type=Path,
-        help="interventions to act meanwhile, as al.interventions.to_json writes them",
+        help="interventions during the evaluation, a file of al.interventions.to_json",
     )
     for flag, head in (("--seqcls", "sequence"), ("--tokcls", "token"), ("--qa", "QA")):
         parser.add_argument(
             flag,
             metavar="MODEL",
-            help=f"where the {head} head is, if MODEL itself has none",
+            help=f"checkpoint of the {head} head, if the evaluated model has none",
         )
     parser.add_argument(
-        "--limit", type=flags.positive, metavar="N", help="documents per task, from its start"
+        "--limit",
+        type=flags.positive,
+        metavar="N",
+        help="most documents per task; the first ones are used",
     )
     parser.add_argument(
         "--num-fewshot",
@@ -77,12 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files in place of the Hub's data, for the tasks of the field's data sets",
     )
     parser.add_argument(
-        "--exact", action="store_true", help="keep lm-eval's own arithmetic (slower)"
+        "--exact", action="store_true", help="use lm-eval's own arithmetic (slower)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, saves, and says where the results lie."""
+    """Evaluates, saves, and prints where the results are."""
     settings = _settings(args)
     storage.check_claim(args.out, settings)
     from arcee_lab.errors import Interrupted
@@ -91,12 +94,11 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
 
+    heads = {"sequence": args.seqcls, "token": args.tokcls, "qa": args.qa}
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
     model = ArceeLab(
         args.model,
-        seqcls=args.seqcls,
-        tokcls=args.tokcls,
-        qa=args.qa,
+        heads={head: given for head, given in heads.items() if given is not None},
         intervention=args.intervention,
         exact=args.exact,
         batch_size=args.batch_size,
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
     )
     model.require_heads(tasks["tasks"].values())
-    # Claimed only now: a mistyped task shall not leave a folder that then is "another run".
+    # Claimed only now, so that a mistyped task leaves no folder of another run.
     storage.claim(args.out, settings)
 
     try:
@@ -127,13 +129,15 @@ def run(args: argparse.Namespace) -> int:
             _disown(args.out)
         if isinstance(failed.__cause__, ValueError):
             raise
-        raise RuntimeError(str(failed)) from failed  # no bad input: a fault, with its traceback
+        raise RuntimeError(
+            str(failed)
+        ) from failed  # not bad input but a fault, shown with its traceback
     _show(result, args.out)
     return 0
 
 
 def _show(result: "Evaluation", folder: Path) -> None:
-    """What the terminal shows of results that are written."""
+    """Prints saved results."""
     from arcee_lab.evals.result import table
 
     print(f"{result.headline}\n\n{table(result.scores)}\n")
@@ -141,7 +145,7 @@ def _show(result: "Evaluation", folder: Path) -> None:
 
 
 def _disown(folder: Path) -> None:
-    """Gives back a folder in which nothing was written, so that a corrected command may have it."""
+    """Releases a folder in which nothing was written, so that a corrected command can use it."""
     (folder / storage.RUN_FILE).unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -151,12 +155,12 @@ def _data(words: Sequence[str]) -> str | dict[str, str] | None:
     """One file for all tasks, or files by task."""
     named = dict(word.split("=", 1) for word in words if "=" in word)
     if len(named) < len(words) and len(words) > 1:
-        raise SettingError(f"--data {' '.join(words)}: give one FILE, or TASK=FILE for each task.")
+        raise SettingError(f"--data {' '.join(words)}; expected one FILE, or TASK=FILE per task.")
     return named or (words[0] if words else None)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What makes this run this run; an intervention counts by its content."""
+    """The settings that identify this run; an intervention is identified by its content."""
     file = args.intervention
     names = ("model", "tasks", "seqcls", "tokcls", "qa", "limit", "num_fewshot", "exact")
     more = ("dtype", "device", "batch_size")

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         ("self-check of the demo model", _self_check),
         ("exact zeros over generated text it has not seen", lambda: _sparsity(world, text)),
         ("exact zeros over README.md", lambda: _sparsity(own, ["--text", str(readme)])),
-        ("every head beside the best score there can be", lambda: _evaluation(folder / "eval")),
+        ("every head next to the best possible score", lambda: _evaluation(folder / "eval")),
         (f"notebook {NOTEBOOK}", lambda: _notebook(builder, folder)),
     ]
     print("The demo is a toy model: its numbers show the tool, not AFM-4.5B.\n")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"      {time.perf_counter() - started:.1f} s\n", flush=True)
     program = Path(sys.executable).with_name("arcee-lab")
     print(
-        f"Done in {time.perf_counter() - began:.0f} s. All of it lies in {folder}\n"
+        f"Done in {time.perf_counter() - began:.0f} s. Everything is in {folder}\n"
         f"  look      open {world / 'report.html'} in a browser\n"
         "  explore   python3 run.py lab\n"
         f"  AFM-4.5B  {program} sparsity arcee-ai/AFM-4.5B --text FILE --out out/afm "

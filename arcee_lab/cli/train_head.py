@@ -9,24 +9,27 @@ from arcee_lab.runs import storage
 from arcee_lab.training.heads.labelled import file_of
 from arcee_lab.training.heads.recipe import HeadRecipe
 
-HELP = "Fit a sequence or token head on a backbone; with --probes, see what each layer knows."
+HELP = "Train a sequence or token head; with --probes, also fit a linear probe per layer."
 EXAMPLE = (
     "arcee-lab train-head demo --head sequence --train demo:train --test demo:test --out out/head"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `train-head`; those of how are the fields of `HeadRecipe`."""
+    """Adds the flags of `train-head`; the training settings are the fields of `HeadRecipe`."""
     flags.add_model(parser)
     parser.add_argument(
-        "--head", choices=("sequence", "token"), required=True, help="one label a text, or a word"
+        "--head",
+        choices=("sequence", "token"),
+        required=True,
+        help="one label per text (sequence) or per word (token)",
     )
     source = (
         "a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, each also with .gz, a Hub id or "
         "folder NAME[:SPLIT], demo[:SPLIT], or a task of "
         "`arcee-lab eval` as TASK:FILE (the data set's own format) or TASK[:SPLIT] (the Hub)"
     )
-    parser.add_argument("--train", metavar="DATA", required=True, help=f"what to fit on: {source}")
+    parser.add_argument("--train", metavar="DATA", required=True, help=f"training texts: {source}")
     parser.add_argument("--test", metavar="DATA", help="held-out texts, scored at the end")
     parser.add_argument(
         "--text-column", metavar="NAME", help="texts, or lists of words (default: text, or tokens)"
@@ -36,29 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=flags.positive,
         metavar="N",
-        help="at most so many rows of each data set (default: all)",
+        help="most rows to read of each data set (default: all)",
     )
     flags.add_out(parser)
     flags.add_place(parser)
     flags.add_fields(parser, HeadRecipe)
     parser.add_argument(
-        "--probes", action="store_true", help="also fit a linear probe behind every layer"
+        "--probes", action="store_true", help="also fit a linear probe after every layer"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fits, scores, saves, and says where the checkpoint lies."""
+    """Trains, scores and saves the head, and prints where its checkpoint is."""
     recipe = flags.read_fields(args, HeadRecipe)
     settings = _settings(args, recipe)
     storage.check_claim(args.out, settings)
     if args.probes and args.test is None:
         raise SettingError(
-            "--probes needs --test DATA: probes are scored on texts they have not seen."
+            "--probes needs held-out texts to score the probes on; give --test DATA."
         )
     if args.test == args.train:
-        raise SettingError(
-            f"--test {args.test} is what --train names; expected texts that the head has not seen."
-        )
+        raise SettingError(f"--test {args.test} names the training texts; give held-out texts.")
     from arcee_lab import load
     from arcee_lab.training.heads import probe_layers, read_labelled, train_head
     from arcee_lab.training.heads.fitting import CHECKPOINT
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.test is not None:
         test = read_labelled(args.test, **columns, names=train.names)
     model, tokenizer = load(args.model, head="base", dtype=args.dtype, device=args.device)
-    # Claimed only now: a mistyped file name shall not leave a folder that then is "another run".
+    # Claimed only now, so that a mistyped file name leaves no folder of another run.
     storage.claim(args.out, settings)
     if args.probes and test is not None:  # before the backbone may change
         probes = probe_layers(model, tokenizer, train, test, batch_size=recipe.batch_size)
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace, recipe: HeadRecipe) -> dict[str, Any]:
-    """What makes this run this run; a file counts by its content."""
+    """The settings that identify this run; a file is identified by its content."""
     files = [file_of(name) for name in (args.train, args.test) if name is not None]
     names = ("model", "head", "train", "test", "text_column", "label_column", "limit", "probes")
     return {

@@ -1,7 +1,7 @@
-"""The little world: generated text whose right answers are known, and a model trained on it.
+"""The demo's world: generated text whose correct answers are known, and a model trained on it.
 
 `documents` draws the texts, `Document` holds one with the tags of every word. The trained
-checkpoint lies in `checkpoint/`; `arcee_lab.load("demo")` reads it. Importing this package loads
+checkpoint is in `checkpoint/`; `arcee_lab.load("demo")` reads it. Importing this package loads
 neither torch nor transformers.
 """
 

@@ -1,8 +1,8 @@
-"""Named concepts with a label for every word, to hold tools against the truth.
+"""Named concepts with a label for every word, to compare tools with the truth.
 
-Look for a neuron, probe or head in the search part, then confirm what you found in the other part:
-the two share no document. Run the same search on an untrained model too, `training.untrained`,
-as the control: the best of thousands of neurons looks good by luck alone.
+Search for a neuron, probe or head in the search part, then confirm it in the confirmation part: the
+two share no document. Run the same search on an untrained model (`training.untrained`) as a
+control, because the best of thousands of neurons looks good by chance.
 """
 
 import difflib
@@ -14,19 +14,20 @@ import pandas as pd
 from arcee_lab.demo.document import Document, Word
 from arcee_lab.demo.world import documents
 from arcee_lab.errors import SettingError
+from arcee_lab.results import Result, counted
 
 PARTS = {"search": "validation", "confirmation": "test"}  # part -> split
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A property that a word has, has not, or cannot have.
+    """A property of a word: true, false, or not applicable.
 
     Attributes:
-        name: How it is called.
-        kind: Kind of document it shows in.
+        name: Its name.
+        kind: Kind of document in which it occurs.
         what: What makes a word positive.
-        asked_of: Words that can have it at all; the others have no label.
+        asked_of: Words to which it applies; the others have no label.
         true_of: Which of those have it.
     """
 
@@ -119,15 +120,15 @@ _ALL = (
 CONCEPTS = {concept.name: concept for concept in _ALL}
 
 
-@dataclass(frozen=True)
-class Labelled:
+@dataclass(frozen=True, repr=False)
+class ConceptLabels(Result):
     """Documents with one concept's label for every word.
 
     Attributes:
         concept: The concept.
         part: "search" or "confirmation".
         documents: The documents.
-        labels: For each document, a label for each of its words; None where it does not apply.
+        labels: For each document, one label per word; None if the concept does not apply.
     """
 
     concept: Concept
@@ -136,7 +137,7 @@ class Labelled:
     labels: tuple[tuple[bool | None, ...], ...]
 
     def frame(self) -> pd.DataFrame:
-        """One row a labelled word: document, word, start, end, label."""
+        """One row per labelled word: document, word, start, end, label."""
         rows = [
             {"document": i, "word": w.text, "start": w.start, "end": w.end, "label": label}
             for i, (document, labels) in enumerate(zip(self.documents, self.labels, strict=True))
@@ -145,34 +146,42 @@ class Labelled:
         ]
         return pd.DataFrame(rows)
 
-    def _repr_html_(self) -> str:
-        return self.frame().head(20).to_html(index=False)
+    @property
+    def headline(self) -> str:
+        """How many words have the concept, in one sentence."""
+        known = [label for labels in self.labels for label in labels if label is not None]
+        return (
+            f"{self.concept.name!r} is true of {sum(known):,} of {counted(len(known), 'word')} in "
+            f"{counted(len(self.documents), 'document')} ({self.part} part)"
+        )
 
 
-def labelled(concept: str, *, part: str = "search", n: int = 200, seed: int = 0) -> Labelled:
-    """Documents in which a concept shows, with its labels.
+def concept_labels(
+    concept: str, *, part: str = "search", n: int = 200, seed: int = 0
+) -> ConceptLabels:
+    """Documents in which a concept occurs, with its labels.
 
     Args:
         concept: A name from `CONCEPTS`.
-        part: "search", or "confirmation" for what was found there.
-        n: Documents.
-        seed: Seed of the documents.
+        part: "search", or "confirmation" to confirm what was found there.
+        n: Number of documents.
+        seed: Random seed of the documents.
 
     Raises:
-        ValueError: The concept or the part is unknown, or n is below 1.
+        SettingError: The concept or the part is unknown, or n is below 1.
 
     Example:
-        >>> from arcee_lab.demo.concepts import labelled
-        >>> labelled("plural noun", n=2).documents[0].kind
+        >>> from arcee_lab.demo.concepts import concept_labels
+        >>> concept_labels("plural noun", n=2).documents[0].kind
         'story'
     """
     if concept not in CONCEPTS:
         near = difflib.get_close_matches(concept, CONCEPTS, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise SettingError(f"no concept is called {concept!r}; see CONCEPTS{hint}")
+        raise SettingError(f"There is no concept {concept!r}; expected one of CONCEPTS{hint}.")
     if part not in PARTS:
-        raise SettingError(f"no part is called {part!r}; parts: {', '.join(PARTS)}")
+        raise SettingError(f"There is no part {part!r}; expected one of {', '.join(PARTS)}.")
     chosen = CONCEPTS[concept]
     found = tuple(documents(chosen.kind, n=n, seed=seed, split=PARTS[part]))
     labels = tuple(tuple(chosen.label(word) for word in document.words) for document in found)
-    return Labelled(chosen, part, found, labels)
+    return ConceptLabels(chosen, part, found, labels)

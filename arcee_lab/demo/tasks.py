@@ -105,7 +105,7 @@ def dataset(
         seed: Seed of the documents.
 
     Returns:
-        The three splits. No text stands in two of them, nor twice in one.
+        The three splits. No text occurs twice, in one split or in two.
 
     Raises:
         ValueError: The task is unknown, or a number of rows is below 1.
@@ -116,11 +116,11 @@ def dataset(
         8
     """
     if task not in _TASKS:
-        raise SettingError(f"no task is called {task!r}; tasks: {', '.join(TASKS)}")
+        raise SettingError(f"There is no task {task!r}; expected one of {', '.join(TASKS)}.")
     kind, row, features = _TASKS[task]
     sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
     if min(sizes.values()) < 1:
-        raise SettingError(f"every split needs at least 1 row, got {sizes}")
+        raise SettingError(f"Got the sizes {sizes}; expected at least 1 row for every split.")
     return DatasetDict(
         {
             split: Dataset.from_list(

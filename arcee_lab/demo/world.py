@@ -60,7 +60,7 @@ def check_kind(kind: str) -> str:
         near = difflib.get_close_matches(kind, KINDS, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise SettingError(
-            f"no kind of document is called {kind!r}; kinds: {', '.join(KINDS)}{hint}"
+            f"There is no kind of document {kind!r}; expected one of {', '.join(KINDS)}{hint}."
         )
     return kind
 
@@ -85,7 +85,7 @@ def stream(
     if kind is not None:
         check_kind(kind)
     if split not in SPLITS:
-        raise SettingError(f"no split is called {split!r}; splits: {', '.join(SPLITS)}")
+        raise SettingError(f"There is no split {split!r}; expected one of {', '.join(SPLITS)}.")
     # a text seed goes through SHA-512, the same everywhere; hash() would differ by process
     rng = random.Random(f"little world {VERSION}/{kind}/{split}/{seed}")
     while True:
@@ -119,5 +119,5 @@ def documents(
         'copy'
     """
     if n < 1:
-        raise SettingError(f"n is the number of documents and must be at least 1, got {n}")
+        raise SettingError(f"n={n}; expected at least 1 document.")
     return list(itertools.islice(stream(kind, seed=seed, split=split), n))

@@ -1,44 +1,50 @@
-"""Judge a model with lm-eval: the LM head and the classification heads, also under interventions.
+"""Evaluates the LM head and the classification heads with lm-eval, also under interventions.
 
-The only part that imports lm_eval. Importing it registers the model `arcee-lab`, so that a task
-file with a `!function` of ours works under plain `lm-eval run` too. One idea a file:
+The only part of the package that imports lm_eval. Importing it registers the model `arcee-lab`, so
+that a task file with a `!function` of ours also works under plain `lm-eval run`.
 
-    arguments.py     what is said about a model, checked before it is loaded
-    registering.py   makes `arcee-lab` known to lm-eval, without hiding its own models
-    model.py         ArceeLab(HFLM): what lm-eval calls; path, Hub id, "demo" or a model in memory
-    routing.py       documents with a `head` column go to the head they name
-    trie.py          the choices of a document as branches of one row
-    prefix.py        the few-shot prefix that documents share, computed once
-    packed.py        scores rows: masks, positions, needed logits, fp32 log-softmax
-    rolling.py       windows of a document, sorted by length
-    changing.py      interventions in an evaluation: what may be packed, document positions
-    aggregation.py   a metric as a function of sums over documents
-    intervals.py     95 % bootstrap intervals of such metrics, vectorised
-    finding.py       tasks by name, group or YAML path; broken files are errors
-    drawing.py       documents that a task draws at random: once, and under known seeds
-    examples.py      how many few-shot examples each task gets
-    running.py       `run`: tasks, one bar, interrupts; result.py: what it returns
-    sweeping.py      `sweep`: quality against the measured active fraction
-    encoding.py      token ids of contexts and continuations, each text once
-    caching.py       whose answers a use_cache file holds
-    heads/           what each head says of texts: sequence.py, token.py, qa.py
-    metrics/         scores as sums over documents, as the task files name them
+    runner.py            `run`: tasks one after the other, interrupts, saved tasks
+    result.py            what `run` returns: `Evaluation`, `Score`; `TaskFailed`
+    scores.py            scores of tasks and groups with their bootstrap draws
+    finished_tasks.py    finished tasks of a run, saved so that it can resume
+    progress.py          one bar over all documents
+    sweeps.py            `sweep`: quality against the measured active fraction
+    sweep_levels.py      the levels of a sweep: `top_k`, `cett`, `by_layer`, `random_control`
+    model.py             `ArceeLab(HFLM)`: the model that lm-eval calls
+    loading.py           the arguments of `ArceeLab`, checked before anything is loaded
+    head_routing.py      sends documents with a `head` column to that head
+    intervened.py        interventions in an evaluation: which can be packed, document positions
+    request_cache.py     whose answers a use_cache file holds
+    lm_eval_registry.py  registers `arcee-lab` with lm-eval
+    scoring/             packed log-likelihoods of the LM head
+        packable_documents   requests grouped by document
+        tokenization         token ids of contexts and continuations
+        token_trie           the choices of a document as branches of one row
+        prefix_cache         prefixes that documents share, computed once
+        batch_plan           rows sorted by length and cut into batches
+        rolling_windows      windows of whole texts
+        scorer               forwards of rows: masks, positions, caches
+        target_logprobs      log-softmax in fp32 at the scored positions
+    tasks/               task files and their documents
+        find                 tasks by name, group, pattern or path; broken files are errors
+        drawing              documents that a task draws at random: once, under known seeds
+        examples             number of few-shot examples of each task
+        demo_documents       documents of the demo's tasks
+        ceilings             the best possible scores of the demo's tasks
+        process_results      metrics of one document
+        datasets/            the field's data sets, from the Hub or from files
+    metrics/             scores as functions of sums over documents, named in task files
 
-Where they meet:
+Interfaces:
 
-* A document of a head's task has the columns `head` ("sequence", "token" or "qa") and what the head
+* A document of a head's task has the column `head` ("sequence", "token" or "qa") and what the head
   reads: `words` (token), or `question` and `context` (qa). A sequence task is multiple choice with
   the labels as choices and the text as context; token and qa tasks are `generate_until`.
-* `heads.sequence.score_sequence(model, tokenizer, texts, *, labels=None, batch_size=8)` gives
-  log-probabilities `[n, n_labels]`; `heads.token.label_words(model, tokenizer, words_batch, ...)`
-  a list of labels a document; `heads.qa.find_spans(model, tokenizer, questions, contexts, ...)` a
-  text a document. An unknown label or a wrong head is a ValueError; routing.py adds the task.
-* What lm-eval gets back from the token head is the JSON list of labels, from the QA head the text.
-* Ceilings lie in a task file as `metadata: {ceilings: {metric: value}}`; a value is a number, or a
-  function without arguments that computes it (`!function
-  arcee_lab.evals.tasks.ceilings.sentiment`).
-* Optional columns: `text` (token: the running text in which the words stand; they are joined by
-  spaces without it) and `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
+* lm-eval gets from the token head a JSON list of labels, from the QA head a text.
+* The ceilings of a task are in its file, as `metadata: {ceilings: {metric: value}}`; a value is a
+  number, or a function without arguments (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
+* Optional columns: `text` (token: the running text; by default the words joined by spaces) and
+  `may_be_empty` (qa: whether "" is an answer, as in SQuAD v2).
 """
 
 from typing import TYPE_CHECKING

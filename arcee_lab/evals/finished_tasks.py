@@ -1,4 +1,4 @@
-"""Tasks that are done, kept in a folder while a run goes on: what a killed one need not repeat."""
+"""Finished tasks, saved in a folder during a run, so that a resumed run need not repeat them."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.evals.result import Score, plain
 from arcee_lab.runs import storage
 
@@ -17,13 +17,13 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a task gave.
+class FinishedTask:
+    """What a task resulted in.
 
     Attributes:
-        samples: What lm-eval logs of each document and filter, as JSON values.
-        scores: Each metric with what redrawing its documents gives, for the means of groups.
-        cost: What the run's counters rose by.
+        samples: What lm-eval logs for each document and filter, as JSON values.
+        scores: Each metric with its bootstrap draws, which the means of groups need.
+        cost: By how much the run's counters increased.
     """
 
     samples: list[dict[str, Any]]
@@ -31,11 +31,11 @@ class Done:
     cost: dict[str, int]
 
 
-class Keeping:
-    """One file a task, whole or absent; a task is taken from there if all that it rests on agrees.
+class FinishedTasks:
+    """One file per task, whole or absent; it is reused if everything it depends on is the same.
 
     Args:
-        folder: Where; it is made when a task is done.
+        folder: Where the files are; it is created when the first task is finished.
         identity: The model, its interventions and the settings of the run, as JSON values.
     """
 
@@ -43,15 +43,16 @@ class Keeping:
         self.folder = Path(folder)
         self._identity = plain(identity)
 
-    def read(self, name: str, of: Any) -> Done | None:
-        """A task that is done; None if it is not.
+    def read(self, name: str, of: Any) -> FinishedTask | None:
+        """A finished task, or None.
 
         Args:
-            name: Of the task.
-            of: What it asks, and of which models; as `write` was told.
+            name: The task.
+            of: What the task depends on, its content and its models, as given to `write`.
 
         Raises:
-            ValueError: The file is damaged, or of another run.
+            SavedDamaged: The file is damaged.
+            OtherRun: The file belongs to another run.
         """
         path = self._path(name)
         if not path.is_file():
@@ -59,7 +60,7 @@ class Keeping:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             theirs = found["identity"]
-            done = Done(
+            done = FinishedTask(
                 list(found["samples"]),
                 [
                     (Score(**score | {"members": ()}), np.array(drawn, dtype=float))
@@ -68,22 +69,28 @@ class Keeping:
                 {key: int(value) for key, value in found["cost"].items()},
             )
             if found["version"] != VERSION or not done.samples or found["task"] != name:
-                raise SettingError("it is of another task or version")
+                raise SavedDamaged("it is of another task or version")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SettingError(
+            raise SavedDamaged(
                 f"{path} is damaged ({' '.join(str(error).split())}); remove it and repeat the "
-                "same call or command: the task is run again."
+                "same call or command, which runs the task again."
             ) from error
         if [theirs, found.get("of")] != [self._identity, plain(of)]:
-            raise SettingError(
-                f"{path} is of another run: the model, the interventions, the settings or the "
-                "task's data are others. Give another folder, or remove this one."
+            raise OtherRun(
+                f"{path} belongs to another run with another model, interventions, settings or "
+                "task data; give another folder, or remove this one."
             )
         return done
 
-    def write(self, name: str, of: Any, done: Done) -> None:
-        """Keeps a task that is done."""
-        told = {
+    def write(self, name: str, of: Any, done: FinishedTask) -> None:
+        """Saves a finished task.
+
+        Args:
+            name: The task.
+            of: What the task depends on: its content and its models.
+            done: Its results.
+        """
+        content = {
             "version": VERSION,
             "task": name,
             "identity": self._identity,
@@ -93,11 +100,11 @@ class Keeping:
             "cost": done.cost,
         }
         storage.make_folder(self.folder)
-        # NaN may be among what redrawing gives; Python reads its own word for it.
-        storage.write_atomic(self._path(name), json.dumps(told))
+        # The draws may hold NaN, which Python's json writes and reads.
+        storage.write_atomic(self._path(name), json.dumps(content))
 
     def remove(self) -> None:
-        """Removes what was kept; other files stay, and so does the folder then."""
+        """Removes the saved tasks, and the folder if nothing else is in it."""
         if not self.folder.is_dir():
             return
         for path in self.folder.glob("task-*.json"):
@@ -106,29 +113,29 @@ class Keeping:
             self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
-        told = "".join(one if one.isalnum() or one in "-_." else "-" for one in name)[:80]
-        return self.folder / f"task-{told}-{_digest(name)[:8]}.json"
+        readable = "".join(one if one.isalnum() or one in "-_." else "-" for one in name)[:80]
+        return self.folder / f"task-{readable}-{_digest(name)[:8]}.json"
 
 
-def asked_by(task: Any, limit: int | None) -> str:
-    """A digest of what a task asks: its file's settings, its functions' code and its documents."""
+def task_digest(task: Any, limit: int | None) -> str:
+    """A digest of a task: the settings of its file, the code of its functions, its documents."""
     documents = list(task.eval_docs)[:limit]
     settings = dict(vars(task.config)) if hasattr(task.config, "__dict__") else task.config
-    return _digest(json.dumps([_told(settings), _told(documents)], sort_keys=True))
+    return _digest(json.dumps([_hashable(settings), _hashable(documents)], sort_keys=True))
 
 
-def _told(value: Any) -> Any:
+def _hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _told(one) for key, one in value.items()}
+        return {str(key): _hashable(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_told(one) for one in value]
+        return [_hashable(one) for one in value]
     if isinstance(value, Callable):
         code = getattr(value, "__code__", None)
         name = getattr(value, "__qualname__", type(value).__name__)
         return [name, None if code is None else hashlib.sha256(code.co_code).hexdigest()]
     if value is None or isinstance(value, (str, int, float, bool)):
         return plain(value)
-    return type(value).__name__  # an object's own text may hold its address
+    return type(value).__name__  # the text of an object may contain its address
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Documents whose `head` column names a classification head go to that head, not to the LM."""
+"""Sends documents whose `head` column names a classification head to that head, not to the LM."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.errors import TaskError
-from arcee_lab.evals.intervened import Changes, changes_of
+from arcee_lab.evals.intervened import EvalInterventions, eval_interventions
 from arcee_lab.heads.batches import Advance, label_columns, require_head
 from arcee_lab.heads.qa import find_spans
 from arcee_lab.heads.sequence import score_sequence
@@ -25,22 +25,22 @@ from arcee_lab.model.checkpoint import read_json
 from arcee_lab.model.loading import find_checkpoint
 
 FITTED = ("sequence", "token")  # the heads that train-head fits
-ARGUMENTS = {"sequence": "seqcls", "token": "tokcls", "qa": "qa"}  # head -> model argument
+MODEL_ARGUMENTS = {"sequence": "seqcls", "token": "tokcls", "qa": "qa"}  # head -> model argument
 Source = str | os.PathLike | nn.Module
 
 
-class Ready(NamedTuple):
-    """A head that can answer.
+class LoadedHead(NamedTuple):
+    """A loaded head.
 
     Attributes:
-        model: With that head.
+        model: The model with that head.
         tokenizer: Its own.
-        changes: The interventions on it.
+        interventions: The interventions that act on it.
     """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    changes: Changes
+    interventions: EvalInterventions
 
 
 def head_of(request: Instance) -> str | None:
@@ -48,34 +48,35 @@ def head_of(request: Instance) -> str | None:
     return request.doc.get("head") if isinstance(request.doc, dict) else None
 
 
-def heads_asked(tasks: Iterable[Any]) -> Iterator[tuple[str, str | None]]:
-    """The names of tasks, and the head that a task's first document names."""
+def heads_needed(tasks: Iterable[Any]) -> Iterator[tuple[str, str | None]]:
+    """Each task's name, and the head that its first document names; None for the LM."""
     for task in tasks:
         first = next(iter(task.eval_docs), None)
         # Not task.task_name: lm-eval draws from `random` whenever that is read.
         yield task.config.task, first.get("head") if isinstance(first, dict) else None
 
 
-def heads_in(source: str | os.PathLike, revision: str | None = None) -> list[str]:
-    """The heads that a checkpoint holds: that of its architecture, and files in its `heads/`."""
+def checkpoint_heads(source: str | os.PathLike, revision: str | None = None) -> list[str]:
+    """The heads of a checkpoint: that of its architecture, and those in its folder `heads/`."""
     folder = find_checkpoint(source, revision=revision)
     named = read_json(folder / "config.json").get("architectures") or [HEADS["causal"].__name__]
     own = [head for head, cls in HEADS.items() if cls.__name__ in named]
     return own + [
-        head for head in ARGUMENTS if (folder / "heads" / f"{head}.safetensors").is_file()
+        head for head in MODEL_ARGUMENTS if (folder / "heads" / f"{head}.safetensors").is_file()
     ]
 
 
 @dataclass
-class Heads:
-    """The classification heads of an evaluation; each is loaded when a document asks for it.
+class HeadRouter:
+    """The classification heads of an evaluation; each is loaded when a document needs it.
 
     Attributes:
         sources: Head -> a checkpoint or a model.
         load: Loads a head from a checkpoint.
         tokenizer: For heads that are given as models.
-        interventions: That act on them.
-        batch_size: Texts a forward.
+        interventions: The interventions that act on them.
+        batch_size: Texts per forward.
+        loaded: The heads that are loaded.
     """
 
     sources: dict[str, Source]
@@ -83,7 +84,7 @@ class Heads:
     tokenizer: PreTrainedTokenizerBase | None
     interventions: Sequence[Intervention] = ()
     batch_size: int = 8
-    ready: dict[str, Ready] = field(default_factory=dict)
+    loaded: dict[str, LoadedHead] = field(default_factory=dict)
 
     def loglikelihood(
         self, requests: Sequence[Instance], advance: Advance
@@ -97,18 +98,18 @@ class Heads:
                     "generate_until; only those for 'sequence' are multiple choice."
                 )
             with _named(task):
-                ready = self._ready(head)
+                loaded_head = self._loaded(head)
                 asked = [cast(tuple[str, str], requests[n].args) for n in numbers]
                 labels = list(dict.fromkeys(label.strip() for _, label in asked))
-                columns = label_columns(anatomy_of(ready.model), labels)
+                columns = label_columns(anatomy_of(loaded_head.model), labels)
                 at = dict(zip(labels, columns, strict=True))
                 texts = {text: n for n, text in enumerate(dict.fromkeys(text for text, _ in asked))}
-                with ready.changes.around(ready.model):
+                with loaded_head.interventions.around(loaded_head.model):
                     scores = score_sequence(
-                        ready.model,
-                        ready.tokenizer,
+                        loaded_head.model,
+                        loaded_head.tokenizer,
                         list(texts),
-                        batch_size=self._batch(ready),
+                        batch_size=self._batch(loaded_head),
                         advance=partial(_times, advance, len(numbers)),
                     )
             best = scores.argmax(dim=-1).tolist()
@@ -119,45 +120,51 @@ class Heads:
         return answers
 
     def generate(self, requests: Sequence[Instance], advance: Advance) -> list[str]:
-        """What the token or QA head says of each request's document, as text."""
+        """The answer of the token or QA head to each request's document, as text."""
         answers = [""] * len(requests)
         for task, head, numbers in _by_task(requests):
             with _named(task):
                 if head == "sequence":
                     raise TaskError(
-                        "the sequence head answers multiple choice, not generate_until."
+                        "the sequence head answers multiple choice, not generate_until; "
+                        "expected output_type: multiple_choice."
                     )
-                ready = self._ready(head)
+                loaded_head = self._loaded(head)
                 docs = [requests[n].doc for n in numbers]
                 _require_columns(docs[0], head)
-                with ready.changes.around(ready.model):
-                    share = partial(_times, advance, len(numbers))
-                    found = _ANSWERS[head](ready, docs, self._batch(ready), share)
+                with loaded_head.interventions.around(loaded_head.model):
+                    moved = partial(_times, advance, len(numbers))
+                    found = _ANSWERS[head](loaded_head, docs, self._batch(loaded_head), moved)
             for number, text in zip(numbers, found, strict=True):
                 answers[number] = text
         return answers
 
     def model(self, head: str, task: str) -> nn.Module:
-        """The model of a head, for a task that asks for it."""
+        """The model of a head, loaded, for a task that needs it."""
         with _named(task):
-            return self._ready(head).model
+            return self._loaded(head).model
 
     def require(self, head: str, task: str) -> None:
-        """Checks that there is a head for a task that asks for it; no weight is loaded.
+        """Checks that a task's head exists; no weight is loaded.
+
+        Args:
+            head: The head.
+            task: The task that needs it.
 
         Raises:
-            ValueError: There is none, or not where it is said to be; the task is named.
+            TaskError: It does not exist, or not where it was given; the task is named.
         """
         with _named(task):
             self._source(head)
 
-    def _batch(self, ready: Ready) -> int:
-        return self.batch_size if ready.changes.padding else 1
+    def _batch(self, loaded_head: LoadedHead) -> int:
+        return self.batch_size if loaded_head.interventions.padding else 1
 
     def _source(self, head: str) -> Source:
-        if head not in ARGUMENTS:
+        if head not in MODEL_ARGUMENTS:
             raise TaskError(
-                f"its documents ask for the head {head!r}; expected one of {', '.join(ARGUMENTS)}."
+                f"its documents ask for the head {head!r}; expected one of "
+                f"{', '.join(MODEL_ARGUMENTS)}."
             )
         source = self.sources.get(head)
         if source is None:
@@ -165,43 +172,47 @@ class Heads:
             if head in FITTED:
                 way = "or fit one with `arcee-lab train-head`"
             raise TaskError(
-                f"it needs a {head} head, and the model has none. Give {ARGUMENTS[head]}=PATH, a "
-                f"checkpoint with that head, {way}."
+                f"it needs a {head} head, and the model has none. Give heads={{{head!r}: PATH}} "
+                f"({MODEL_ARGUMENTS[head]}=PATH on a command line), a checkpoint with that head, "
+                f"{way}."
             )
         if isinstance(source, nn.Module):
             require_head(source, head)
-        elif head not in (inside := heads_in(source)):
+        elif head not in (inside := checkpoint_heads(source)):
             raise TaskError(
-                f"{ARGUMENTS[head]}={os.fspath(source)!r} has no {head} head, only "
-                f"{', '.join(inside)}; scores would be those of random weights."
+                f"{os.fspath(source)!r}, given for the {head} head, has only {', '.join(inside)}: "
+                "scores would be those of random weights; give a checkpoint that has it."
             )
         return source
 
-    def _ready(self, head: str) -> Ready:
-        if head not in self.ready:
+    def _loaded(self, head: str) -> LoadedHead:
+        if head not in self.loaded:
             source = self._source(head)
             if isinstance(source, nn.Module):
                 if self.tokenizer is None:
                     raise TaskError(
-                        f"{ARGUMENTS[head]}= is a model, and there is no tokenizer for it."
+                        f"the {head} head is a model, and there is no tokenizer for it; give "
+                        "tokenizer= too."
                     )
                 model, tokenizer = anatomy_of(source).model, self.tokenizer
             else:
                 model, tokenizer = self.load(source, head)
-            changes = changes_of(self.interventions, model)
-            self.ready[head] = Ready(model.eval(), tokenizer, changes)
-        return self.ready[head]
+            interventions = eval_interventions(self.interventions, model)
+            self.loaded[head] = LoadedHead(model.eval(), tokenizer, interventions)
+        return self.loaded[head]
 
 
 def _times(advance: Advance, requests: int, share: float | int) -> None:
-    """Tells of a share of some requests in requests."""
+    """Converts a fraction of some requests into requests."""
     advance(requests * share)
 
 
-def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
+def _label(
+    loaded_head: LoadedHead, docs: Sequence[dict[str, Any]], batch: int, advance: Advance
+) -> list[str]:
     labelled = label_words(
-        ready.model,
-        ready.tokenizer,
+        loaded_head.model,
+        loaded_head.tokenizer,
         [doc["words"] for doc in docs],
         texts=[doc.get("text") for doc in docs],
         expected={label for doc in docs for label in doc.get("labels", ())},
@@ -211,10 +222,12 @@ def _label(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Ad
     return [json.dumps(labels) for labels in labelled]
 
 
-def _span(ready: Ready, docs: Sequence[dict[str, Any]], batch: int, advance: Advance) -> list[str]:
+def _span(
+    loaded_head: LoadedHead, docs: Sequence[dict[str, Any]], batch: int, advance: Advance
+) -> list[str]:
     return find_spans(
-        ready.model,
-        ready.tokenizer,
+        loaded_head.model,
+        loaded_head.tokenizer,
         [doc["question"] for doc in docs],
         [doc["context"] for doc in docs],
         may_be_empty=[bool(doc.get("may_be_empty")) for doc in docs],
@@ -231,7 +244,7 @@ def _require_columns(doc: dict[str, Any], head: str) -> None:
     missing = [name for name in _COLUMNS[head] if name not in doc]
     if missing:
         raise TaskError(
-            f"its documents have no column {missing[0]!r}, which the {head} head reads; got "
+            f"its documents have no column {missing[0]!r}, which the {head} head reads; they have "
             f"{', '.join(doc)}."
         )
 
@@ -245,7 +258,7 @@ def _by_task(requests: Sequence[Instance]) -> Iterator[tuple[str, str, list[int]
 
 @contextmanager
 def _named(task: str) -> Iterator[None]:
-    """Puts the task's name before an error."""
+    """Adds the task's name to an error."""
     try:
         yield
     except ValueError as error:

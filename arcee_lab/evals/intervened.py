@@ -1,9 +1,9 @@
-"""Interventions in an evaluation: which of them packed rows can honour, and at which positions.
+"""Interventions in an evaluation: which of them work in packed rows, and at which positions.
 
-A packed row holds several documents' tokens in an order of its own, so a position in it is no
-position of a document. What asks for positions is therefore asked by tag, and each call is told
-the document position of every token as its tag. What looks at more than one token at a time sees
-rows of one document each.
+A packed row holds the tokens of several sequences in its own order, so a position in the row is not
+a position in the document. Interventions at positions are therefore converted to tags, and each
+call sets the document position of every token as its tag. Interventions that depend on more than
+one token at a time need rows of one sequence each.
 """
 
 import json
@@ -36,41 +36,41 @@ from arcee_lab.interventions import (
 from arcee_lab.interventions.constants import Constant
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
-Values = str | os.PathLike | Intervention | Iterable[Intervention] | None
-# What changes a token by its own activation alone.
+InterventionsLike = str | os.PathLike | Intervention | Iterable[Intervention] | None
+# Interventions on a token that depend only on its own activation.
 _BY_TOKEN = (Ablate, Add, Cett, Clamp, ProjectOut, Scale, Threshold, TopK)
 
 
 @dataclass(frozen=True)
-class Changes:
+class EvalInterventions:
     """The interventions of an evaluation.
 
     Attributes:
         values: As given.
-        packed: The same for packed rows, with positions as tags; None where these cannot do it.
-        alone: Why rows hold one document each; "" where they need not.
-        padding: Whether rows may be padded. Patterns and functions would see it.
+        packed: The same for packed rows, with positions as tags; None if rows cannot be packed.
+        unpacked_reason: Why rows cannot be packed; "" if they can.
+        padding: Whether rows may be padded; patterns and functions would see the padding.
     """
 
     values: tuple[Intervention, ...] = ()
     packed: tuple[Intervention, ...] | None = ()
-    alone: str = ""
+    unpacked_reason: str = ""
     padding: bool = True
 
     @property
     def tagged(self) -> bool:
-        """Whether calls have to be told document positions."""
+        """Whether calls have to set document positions as tags."""
         return any(one.tags is not None for one in self.packed or ())
 
     def around(
         self, model: nn.Module, *, packed: bool = False
     ) -> AbstractContextManager[Intervening | None]:
-        """The block in which they act on a model; without interventions an empty one."""
+        """A context in which they act on a model; without interventions it does nothing."""
         values = self.packed if packed and self.packed is not None else self.values
         return intervene(model, values) if values else nullcontext()
 
     def spec(self) -> list[dict[str, Any]]:
-        """What they are, as JSON values; a function as its name."""
+        """The interventions as JSON values; functions by name."""
         rows: list[dict[str, Any]] = []
         for one in self.values:
             if isinstance(one, Replace):
@@ -80,11 +80,15 @@ class Changes:
         return rows
 
 
-def values_of(intervention: Values) -> tuple[Intervention, ...]:
-    """Interventions as an evaluation is given them: values, or the file that they are written in.
+def read_interventions(intervention: InterventionsLike) -> tuple[Intervention, ...]:
+    """The interventions of an evaluation, given as values or as a file of them.
+
+    Args:
+        intervention: One, several, or a file that `al.interventions.to_json` wrote.
 
     Raises:
-        ValueError: There is no such file, or it holds something else.
+        SettingError: There is no such file.
+        SiteError: It does not hold interventions.
     """
     if intervention is None:
         return ()
@@ -94,49 +98,54 @@ def values_of(intervention: Values) -> tuple[Intervention, ...]:
         path = Path(intervention)
         if not path.is_file():
             raise SettingError(
-                f"intervention={str(intervention)!r} is no file; expected one that "
+                f"intervention={str(intervention)!r} is not a file; expected one that "
                 "al.interventions.to_json wrote."
             )
         return tuple(from_json(path.read_text(encoding="utf-8")))
     return tuple(intervention)
 
 
-def changes_of(
+def eval_interventions(
     interventions: Intervention | Iterable[Intervention] | None, model: nn.Module
-) -> Changes:
-    """Sorts out how interventions can act in an evaluation of a model.
+) -> EvalInterventions:
+    """How interventions can act in an evaluation of a model.
+
+    Args:
+        interventions: One, several or none.
+        model: The model that they act on.
 
     Raises:
-        ValueError: For what an evaluation cannot do, or what does not fit the model.
+        SiteError: They do not fit the model.
+        SettingError: An evaluation cannot apply them.
     """
     if interventions is None:
-        return Changes()
+        return EvalInterventions()
     given = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
     intervene(model, given)  # checks kinds, names, units and shapes before any document is read
     for one in given:
         _check(one)
     anatomy = anatomy_of(model)
     on_request = {name for one in given for name in one.sites if _reaches_pairs(name, anatomy)}
-    reasons = [reason for one in given if (reason := _alone(one, on_request))]
+    reasons = [reason for one in given if (reason := _unpacked_reason(one, on_request))]
     packed = None if reasons else tuple(_by_tag(one) for one in given)
     whole = any(isinstance(one, Replace) or set(one.sites) & on_request for one in given)
-    return Changes(given, packed, reasons[0] if reasons else "", padding=not whole)
+    return EvalInterventions(given, packed, reasons[0] if reasons else "", padding=not whole)
 
 
 def _check(one: Intervention) -> None:
     if one.tags is not None:
         raise SettingError(
-            f"{one!r} acts at tags, and an evaluation has none to give; use tokens= or positions=."
+            f"{one!r} acts at tags, and an evaluation has none; use tokens= or positions=."
         )
     if isinstance(one.mask, Constant) and one.mask.tensor.shape[0] != 1:
         raise SettingError(
-            f"mask= of {one!r} has {one.mask.tensor.shape[0]} rows; documents of an evaluation "
-            "have no fixed row, so expected a single one for all."
+            f"mask= of {one!r} has {one.mask.tensor.shape[0]} rows; expected a single row for all "
+            "documents, because a document of an evaluation has no fixed row."
         )
     if isinstance(one, Ablate) and one.to == "resample" and one.value is None:
         raise SettingError(
             f"{one!r} takes activations of other sequences of the batch, so scores would depend "
-            "on which documents share one. Give value= rows to draw from."
+            "on which documents share a batch; give value= rows to draw from."
         )
 
 
@@ -146,10 +155,10 @@ def _reaches_pairs(name: str, anatomy: Anatomy) -> bool:
     return any(sites[found].on_request for found in anatomy.resolve([name]))
 
 
-def _alone(one: Intervention, on_request: set[str]) -> str:
-    """Why an intervention needs rows of one document; "" if it does not."""
+def _unpacked_reason(one: Intervention, on_request: set[str]) -> str:
+    """Why an intervention needs rows of one sequence; "" if it does not."""
     if not isinstance(one, _BY_TOKEN):
-        return f"{type(one).__name__} looks at whole sequences"
+        return f"{type(one).__name__} reads whole sequences"
     if isinstance(one, Ablate) and one.to == "resample":
         return "resampling draws for each token of a row"
     if set(one.sites) & on_request:
@@ -168,5 +177,5 @@ def _by_tag(one: Intervention) -> Intervention:
         marked = set(one.mask.tensor[0].nonzero().flatten().tolist())
         meant = marked if meant is None else meant & marked
     if not meant:
-        raise SettingError(f"{one!r} means no position at all; check positions= and mask=.")
+        raise SettingError(f"{one!r} selects no position; check positions= and mask=.")
     return replace(one, positions=None, mask=None, tags=sorted(meant))

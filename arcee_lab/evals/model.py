@@ -1,12 +1,10 @@
-"""`arcee-lab`, the model that lm-eval calls: the LM head packed, documents of heads routed."""
+"""`ArceeLab`, the model that lm-eval calls: packed log-likelihoods, and documents of heads."""
 
-import copy
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -14,67 +12,65 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.data.limits import require_context
-from arcee_lab.errors import SettingError
-from arcee_lab.evals.arguments import require_arguments, require_loading, require_sizes
-from arcee_lab.evals.head_routing import ARGUMENTS, Heads, Source, head_of, heads_asked, heads_in
-from arcee_lab.evals.intervened import Values, changes_of, values_of
+from arcee_lab.errors import SettingError, TaskError
+from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, HeadRouter, Source, head_of, heads_needed
+from arcee_lab.evals.intervened import InterventionsLike, eval_interventions, read_interventions
+from arcee_lab.evals.loading import Loader, require_arguments, require_reads, require_sizes
+from arcee_lab.evals.progress import AdvancingCacheHook, advancing
 from arcee_lab.evals.request_cache import require_own_cache
-from arcee_lab.evals.scoring.rolling_windows import windows_of
+from arcee_lab.evals.scoring.packable_documents import packable
+from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.evals.scoring.scorer import Cost, Scorer
-from arcee_lab.evals.scoring.token_trie import Wanted
 from arcee_lab.evals.scoring.tokenization import Encoder
 from arcee_lab.evals.tasks.find import quiet_lm_eval
 from arcee_lab.heads.batches import Advance
-from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
-from arcee_lab.model.loading import load
 
 _log = logging.getLogger("arcee_lab")
-BUDGET = {"cpu": 1024}  # tokens a batch, by kind of device
+BUDGET = {"cpu": 1024}  # tokens per batch, by kind of device
 BUDGET_ELSEWHERE = 16384
 
 _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
 class ArceeLab(_Base):
-    """An Arcee model for lm-eval: numbers of its `hf` in fp32, for a fraction of the tokens.
+    """An Arcee model for lm-eval: the scores of its `hf` model in fp32, for fewer tokens.
 
-    Within 1e-4, with two exceptions in which `hf` is wrong; see docs/evals.md, "Packed scoring".
-
-    Choices of a document are scored as branches of one row, a few-shot prefix that documents share
-    is computed once, and log-softmax is in fp32; see `arcee_lab.evals.scoring.scorer`. Documents
-    with a `head` column go to that classification head; see `arcee_lab.evals.head_routing`.
+    Log-likelihoods are within 1e-4 of those of `hf`, with two exceptions in which `hf` is wrong;
+    see docs/evals.md, "Packed scoring". Choices of a document are scored as branches of one row, a
+    few-shot prefix that documents share is computed once, and log-softmax is in fp32; see
+    `arcee_lab.evals.scoring.scorer`. Documents with a `head` column go to that classification head;
+    see `arcee_lab.evals.head_routing`.
 
     Args:
         pretrained: "demo", a folder, a Hub id, or a model in memory.
-        tokenizer: For a model in memory; else the checkpoint's own.
-        head: "auto" reads the checkpoint's architecture; or "causal", "sequence", "token", "qa".
-        seqcls: Where the sequence head is, if not in the checkpoint: like `pretrained`.
-        tokcls: The same for the token head.
-        qa: The same for the QA head.
-        intervention: A file that `al.interventions.to_json` wrote, or values. They act on the LM
-            and on every head.
-        exact: Keep lm-eval's own arithmetic and batches for the LM's log-likelihoods.
-        batch_tokens: Tokens a batch, padding included; by default what suits the device.
-        batch_size: Sequences per batch where that is lm-eval's affair: generation, `exact`, and
-            heads, which read at least 8 at a time.
+        tokenizer: For a model in memory; by default the checkpoint's own.
+        head: The main head: "causal", "sequence", "token" or "qa"; "auto" reads the checkpoint's
+            architecture.
+        heads: Checkpoints or models of heads that `pretrained` lacks, as `{"sequence": ...,
+            "token": ..., "qa": ...}`. In lm-eval's `model_args` these are `seqcls=`, `tokcls=` and
+            `qa=`.
+        intervention: Interventions, or a file that `al.interventions.to_json` wrote. They act on
+            the LM and on every head.
+        exact: Use lm-eval's own arithmetic and batches for the LM's log-likelihoods.
+        batch_tokens: Tokens per batch of log-likelihoods, padding included; by default it depends
+            on the device.
+        batch_size: Sequences per batch of generation, of `exact`, and of heads (at least 8 there).
         dtype: Of the weights; by default the checkpoint's own.
-        device: By default CUDA where it is, else the CPU.
+        device: By default CUDA if it is available, else the CPU.
         attn: Attention kernel.
-        revision: Of a Hub id.
-        max_length: Longest input in tokens; by default what the model can read.
-        add_bos_token: Whether a text gets BOS; by default what the tokenizer does.
-        max_batch_size: Where batch_size="auto" begins to look; lm-eval's own number.
+        revision: Revision of a Hub id.
+        max_length: Longest input in tokens; by default the model's context.
+        add_bos_token: Whether texts get a BOS token; by default as the tokenizer does.
+        max_batch_size: Largest size that batch_size="auto" tries; lm-eval's own default.
 
     Raises:
-        ValueError: For a checkpoint, a head or an intervention that does not fit.
+        ArceeLabError: A checkpoint, a head, an argument or an intervention does not fit.
     """
 
-    # What lm-eval sets or computes, and is used here.
+    # Set or computed by lm-eval.
     model: Any
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
@@ -92,10 +88,8 @@ class ArceeLab(_Base):
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         head: str = "auto",
-        seqcls: Source | None = None,
-        tokcls: Source | None = None,
-        qa: Source | None = None,
-        intervention: Values = None,
+        heads: Mapping[str, Source] | None = None,
+        intervention: InterventionsLike = None,
         exact: bool = False,
         batch_tokens: int | None = None,
         batch_size: int | str = 1,
@@ -111,148 +105,135 @@ class ArceeLab(_Base):
         if unknown:
             raise SettingError(
                 f"arcee-lab has no model argument {', '.join(unknown)}; expected some of "
-                "pretrained, head, seqcls, tokcls, qa, intervention, exact, batch_tokens, "
-                "batch_size, dtype, device, attn, revision, max_length, add_bos_token."
+                "pretrained, head, heads (seqcls, tokcls, qa on a command line), intervention, "
+                "exact, batch_tokens, batch_size, dtype, device, attn, revision, max_length, "
+                "add_bos_token."
             )
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-        def loaded(source: Any, head: str) -> Any:
-            return load(source, head=head, dtype=dtype, device=where, attn=attn, revision=revision)
-
         require_sizes(max_length=max_length, batch_tokens=batch_tokens, batch_size=batch_size)
-        placed = {"dtype": dtype, "device": device, "attn": attn, "revision": revision}
-        if isinstance(pretrained, nn.Module):
-            require_loading(placed, (seqcls, tokcls, qa))
         if exact and batch_tokens is not None:
             raise SettingError(
                 f"batch_tokens={batch_tokens} has no effect with exact=True, where a batch is "
                 "batch_size sequences; leave one of the two out."
             )
-        given = {"sequence": seqcls, "token": tokcls, "qa": qa}
-        sources: dict[str, Source] = {k: v for k, v in given.items() if v is not None}
-        if isinstance(pretrained, nn.Module):
-            model: Any = anatomy_of(pretrained).model
-            if tokenizer is None:
-                raise SettingError("A model in memory needs its tokenizer; give tokenizer= too.")
-            tokenizer = copy.deepcopy(tokenizer)  # lm-eval may give it a pad token
-            main = anatomy_of(model).legend.head
-            if head not in ("auto", main):
-                raise SettingError(f"head={head!r}, but the model in memory has the {main} head.")
-        else:
-            inside = heads_in(pretrained, revision)
-            main = inside[0] if head == "auto" else head
-            if main not in inside:
-                raise SettingError(
-                    f"head={head!r}, but {os.fspath(pretrained)!r} has only {', '.join(inside)}."
-                )
-            sources = {one: pretrained for one in inside if one in ARGUMENTS} | sources
-            model, own = loaded(pretrained, main)
-            tokenizer = own if tokenizer is None else tokenizer
-        reads = anatomy_of(model).backbone.config.max_position_embeddings
-        if max_length is not None and max_length > reads:
-            raise SettingError(
-                f"max_length={max_length}, but the model reads {reads} tokens at most; give "
-                f"{reads} or fewer, or leave it out."
-            )
-        if main in ARGUMENTS:
-            sources[main] = given[main] or model
+        loader = Loader(dtype=dtype, device=device, attn=attn, revision=revision)
+        loaded = loader.resolve(pretrained, tokenizer, head=head, heads=heads or {})
         if max_length is not None:
-            require_context(model, max_length, "max_length")
-        with quiet_lm_eval():  # it warns of a model in memory, which it always is here
+            require_reads(loaded.model, max_length)
+        with quiet_lm_eval():  # it would warn that the model is in memory
             super().__init__(
-                pretrained=model,
-                tokenizer=tokenizer,
+                pretrained=loaded.model,
+                tokenizer=loaded.tokenizer,
                 batch_size=batch_size,
                 max_batch_size=max_batch_size,
                 max_length=max_length,
                 add_bos_token=add_bos_token,
             )
-        self.main = main
+        self.main = loaded.head
         self.exact = bool(exact)
-        self.name = model_name(model)
+        self.name = model_name(loaded.model)
         self.bar: Callable[[int], Advance] | None = None
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
         texts = int(batch_size) if str(batch_size).isdecimal() else 8
-        self._heads = Heads(sources, loaded, self.tokenizer, batch_size=max(texts, 8))
+        self._heads = HeadRouter(
+            loaded.sources, loader.load, self.tokenizer, batch_size=max(texts, 8)
+        )
         self._fingerprints: dict[str, str] = {}
         self.intervene(intervention)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> Any:
-        """As lm-eval makes it; its default device, cuda:0, means the CPU where there is no CUDA.
+        """As lm-eval constructs it; its default device, cuda:0, means the CPU without CUDA.
+
+        Args:
+            arg_dict: The `model_args`.
+            additional_config: Other settings of the command line.
 
         Raises:
-            ValueError: An argument is not what it has to be; words of a command line can be
-                anything.
+            SettingError: An argument has a value that cannot be used.
         """
         require_arguments(arg_dict)
         more = {k: v for k, v in (additional_config or {}).items() if v is not None}
         if more.get("device") == "cuda:0" and not torch.cuda.is_available():
-            _log.info("lm-eval's default device cuda:0 is not here; using the CPU")
+            _log.info("lm-eval's default device cuda:0 is not available; using the CPU")
             del more["device"]
-        return cls(**arg_dict, **more)
+        own = {k: v for k, v in arg_dict.items() if k not in MODEL_ARGUMENTS.values()}
+        heads = {
+            head: arg_dict[flag]
+            for head, flag in MODEL_ARGUMENTS.items()
+            if arg_dict.get(flag) is not None
+        }
+        return cls(**own, heads=heads, **more)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Any:
         """The same from `key=value,key=value`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
-    # ------------------------------------------------------------------ what acts and what is told
+    # ------------------------------------------------------------------ interventions and facts
 
-    def intervene(self, intervention: Values) -> None:
-        """Sets the interventions of all that follows; the model and its heads stay loaded.
+    def intervene(self, intervention: InterventionsLike) -> None:
+        """Sets the interventions of all following requests; the model and its heads stay loaded.
+
+        Args:
+            intervention: Interventions, a file of them, or None.
 
         Raises:
-            ValueError: If they do not fit the model, or cannot act in an evaluation.
+            SiteError: They do not fit the model.
+            SettingError: They cannot act in an evaluation.
         """
-        values = values_of(intervention)
+        values = read_interventions(intervention)
         if values and self.exact:
             raise SettingError(
-                "exact=True keeps lm-eval's padding, which interventions would take for tokens; "
+                "exact=True keeps lm-eval's padding, and interventions would act on padding too; "
                 "leave one of the two out."
             )
         cost = Cost()
         if self.main == "causal":
-            self._scorer = Scorer(self.model, changes_of(values, self.model), self._budget, cost)
+            self._scorer = Scorer(
+                self.model, eval_interventions(values, self.model), self._budget, cost
+            )
         self.interventions = values
         self._heads.interventions = values
-        self._heads.ready = {
-            head: one._replace(changes=changes_of(values, one.model))
-            for head, one in self._heads.ready.items()
+        self._heads.loaded = {
+            head: one._replace(interventions=eval_interventions(values, one.model))
+            for head, one in self._heads.loaded.items()
         }
 
     def require_heads(self, tasks: Iterable[Any]) -> None:
-        """Checks that the model has the heads that tasks ask for, before any document is read.
+        """Checks that the model has the heads that tasks need, before any document is read.
+
+        Args:
+            tasks: Loaded tasks.
 
         Raises:
-            ValueError: It lacks one; the task is named.
+            TaskError: It lacks one; the task is named.
         """
-        for task, head in heads_asked(tasks):
+        for task, head in heads_needed(tasks):
             if head is None:
                 self._require_lm(task)
             else:
                 self._heads.require(head, task)
 
     def models_for(self, tasks: Iterable[Any]) -> list[nn.Module]:
-        """The models that answer the documents of tasks; heads are loaded."""
+        """The models that answer the documents of tasks; heads are loaded if necessary."""
         found: dict[int, nn.Module] = {}
-        for task, head in heads_asked(tasks):
+        for task, head in heads_needed(tasks):
             model = self.model if head is None else self._heads.model(head, task)
             found[id(model)] = model
         return list(found.values())
 
     @property
     def cost(self) -> Cost:
-        """What the LM's log-likelihoods took since interventions were set."""
+        """The cost of the LM's log-likelihoods since interventions were set."""
         return self._scorer.cost if self.main == "causal" else Cost()
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON values: fingerprints, interventions, settings."""
+        """What decides the scores, as JSON values: fingerprints, interventions, settings."""
         parts = {"model": self.model, "tokenizer": self.tokenizer}
         for name, part in parts.items():
             if name not in self._fingerprints:
-                taken = model_fingerprint if name == "model" else tokenizer_fingerprint
-                self._fingerprints[name] = taken(part)
+                fingerprint = model_fingerprint if name == "model" else tokenizer_fingerprint
+                self._fingerprints[name] = fingerprint(part)
         return {
             "model_fingerprint": self._fingerprints["model"],
             "tokenizer_fingerprint": self._fingerprints["tokenizer"],
@@ -261,7 +242,7 @@ class ArceeLab(_Base):
                 head: model_name(source) if isinstance(source, nn.Module) else os.fspath(source)
                 for head, source in self._heads.sources.items()
             },
-            "interventions": changes_of(self.interventions, self.model).spec()
+            "interventions": eval_interventions(self.interventions, self.model).spec()
             if self.interventions
             else [],
             "exact": self.exact,
@@ -270,48 +251,51 @@ class ArceeLab(_Base):
         }
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes into its results; asks no network."""
+        """What lm-eval writes into its results, without network access."""
         cost = self.cost
         return self.identity() | {
             "model_num_parameters": self.model.num_parameters(),
             "model_revision": self.revision,
             "heads_used": {
-                head: model_fingerprint(one.model) for head, one in self._heads.ready.items()
+                head: model_fingerprint(one.model) for head, one in self._heads.loaded.items()
             },
             "packed": self.main == "causal" and not self.exact and self._scorer.branch,
-            "unpacked_because": self.unpacked_because,
+            "unpacked_reason": self.unpacked_reason,
             "requests_truncated": cost.truncated,
             "requests_by_lm_eval": cost.exact,
             "tokens_fed": cost.fed,
         }
 
     @property
-    def unpacked_because(self) -> str:
-        """Why documents are not packed; "" if they are."""
+    def unpacked_reason(self) -> str:
+        """Why documents are not packed; "" if they are packed."""
         if self.main != "causal" or self._scorer.branch:
             return ""
-        if self._scorer.changes.alone:
-            return self._scorer.changes.alone
+        if self._scorer.interventions.unpacked_reason:
+            return self._scorer.interventions.unpacked_reason
         return f"the attention kernel {self.model.config._attn_implementation} takes no 4-D mask"
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Takes lm-eval's cache, if it holds this model's answers under these interventions.
+        """Uses lm-eval's cache if it holds this model's answers under these interventions.
+
+        Args:
+            cache_hook: lm-eval's cache.
 
         Raises:
-            ValueError: If it holds others.
+            OtherRun: It holds other answers.
         """
         answers = getattr(cache_hook, "dbdict", None)
         if answers is not None:
             require_own_cache(answers, self.identity())
         super().set_cache_hook(cache_hook)
 
-    # ------------------------------------------------------------------ what lm-eval asks
+    # ------------------------------------------------------------------ requests of lm-eval
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Log-likelihoods of continuations, from the LM or from the sequence head."""
-        with self._advance(len(requests), "log-likelihoods", disable_tqdm) as advance:
+        with self._advancing(len(requests), "log-likelihoods", disable_tqdm) as advance:
             return self._split(
                 requests,
                 lambda mine: self._choices(mine, advance),
@@ -329,14 +313,14 @@ class ArceeLab(_Base):
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
         asked = [cast(tuple[str], request.args)[0] for request in requests]
         texts = self._encoder().texts(asked)
-        windows = windows_of(
+        windows = rolling_windows(
             [texts[text] for text in asked],
             prefix=self.prefix_token_id,
             longest=self.max_length,
         )
         count = sum(map(len, windows))
-        share = len(requests) / max(count, 1)  # of a document, that a window is
-        with self._advance(len(requests), "whole texts", disable_tqdm) as advance:
+        share = len(requests) / max(count, 1)  # documents per window
+        with self._advancing(len(requests), "whole texts", disable_tqdm) as advance:
             found = self._scorer.score(
                 [[window] for mine in windows for window in mine],
                 count=count,
@@ -351,14 +335,14 @@ class ArceeLab(_Base):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts that the LM generates, or that the token and QA heads answer."""
-        with self._advance(len(requests), "texts", disable_tqdm) as advance:
+        with self._advancing(len(requests), "texts", disable_tqdm) as advance:
             return self._split(
                 requests,
                 lambda mine: self._generated(mine, advance),
                 lambda theirs: self._heads.generate(theirs, advance),
             )
 
-    # ------------------------------------------------------------------ how it is answered
+    # ------------------------------------------------------------------ how they are answered
 
     def _split(
         self,
@@ -369,8 +353,8 @@ class ArceeLab(_Base):
         routed = [head_of(request) is not None for request in requests]
         if any(routed) and getattr(self.cache_hook, "dbdict", None) is not None:
             raise SettingError(
-                "use_cache knows requests by their text alone and would mix the answers of heads "
-                "with the LM's; leave it out for tasks of heads."
+                "use_cache identifies requests only by their text and would mix the answers of "
+                "heads with the LM's; leave it out for tasks of heads."
             )
         theirs = [request for request, is_head in zip(requests, routed, strict=True) if is_head]
         mine = [request for request, is_head in zip(requests, routed, strict=True) if not is_head]
@@ -382,9 +366,9 @@ class ArceeLab(_Base):
 
     def _require_lm(self, task: str | None) -> None:
         if self.main != "causal":
-            raise SettingError(
+            raise TaskError(
                 f"Task {task!r} needs an LM head, and the model has the "
-                f"{self.main} head; give pretrained= a causal checkpoint."
+                f"{self.main} head; give a causal checkpoint as the model."
             )
 
     def _choices(self, requests: list[Instance], advance: Advance) -> list[tuple[float, bool]]:
@@ -400,26 +384,9 @@ class ArceeLab(_Base):
 
         asked = [cast(tuple[str, str], request.args) for request in requests]
         pairs = self._encoder().pairs(asked, name=name)
-        documents: dict[Any, list[Wanted]] = defaultdict(list)
-        room = self.max_length + 1  # the last token is scored and not read
-        before_this = self.cost.truncated
-        for number, (request, (before, after)) in enumerate(zip(requests, pairs, strict=True)):
-            if len(after) > self.max_length:
-                raise SettingError(
-                    f"{name(number)}: a continuation of {len(after)} tokens does not fit the "
-                    f"context window of {self.max_length}; take a model that reads more, or leave "
-                    "the task out."
-                )
-            tokens = before + after
-            cut = len(tokens) - room
-            self.cost.truncated += cut > 0
-            # A context that was cut begins elsewhere for each choice: no branch of the others.
-            key = (request.task_name, request.doc_id, number if cut > 0 else -1)
-            tokens = tokens[max(cut, 0) :]
-            wanted = Wanted(number, tokens[:-1], len(tokens) - len(after) - 1, after)
-            documents[key].append(wanted)
-        answers = self._scorer.score(documents.values(), count=len(requests), advance=advance)
-        truncated = self.cost.truncated - before_this
+        documents, truncated = packable(requests, pairs, longest=self.max_length, name=name)
+        self.cost.truncated += truncated
+        answers = self._scorer.score(documents, count=len(requests), advance=advance)
         if truncated:
             _log.warning(
                 "%d of %d requests did not fit the %d tokens that the model reads; their contexts "
@@ -435,8 +402,8 @@ class ArceeLab(_Base):
     def _generated(self, requests: list[Instance], advance: Advance) -> list[str]:
         for request in requests:
             given = cast(tuple[str, dict[str, Any]], request.args)[1]
-            told = cast(dict[str, Any], normalize_gen_kwargs(given, self.max_gen_toks))
-            new = told["max_gen_toks"]
+            settings = cast(dict[str, Any], normalize_gen_kwargs(given, self.max_gen_toks))
+            new = settings["max_gen_toks"]
             if new >= self.max_length:
                 raise SettingError(
                     f"Task {request.task_name!r} generates up to {new} tokens, and the context "
@@ -444,9 +411,9 @@ class ArceeLab(_Base):
                     f"--gen_kwargs max_gen_toks={self.max_length // 2}."
                 )
         own = self.cache_hook
-        self.cache_hook = _Telling(own, advance)
+        self.cache_hook = AdvancingCacheHook(own, advance)
         try:
-            with self._scorer.changes.around(self.model):
+            with self._scorer.interventions.around(self.model):
                 return super().generate_until(requests, disable_tqdm=True)
         finally:
             self.cache_hook = own
@@ -454,29 +421,6 @@ class ArceeLab(_Base):
     def _encoder(self) -> Encoder:
         return Encoder(self.tokenizer, self.prefix_token_id, self.add_bos_token)
 
-    @contextmanager
-    def _advance(self, total: int, what: str, disable: bool) -> Iterator[Advance]:
-        """The run's own progress bar, or one for this call."""
-        if self.bar is not None:
-            yield self.bar(total)
-            return
-        done = 0.0
-        with tqdm(total=total, desc=what, disable=disable or self.rank != 0) as bar:
-
-            def advance(more: float | int) -> None:
-                nonlocal done
-                done += more
-                bar.update(round(done) - bar.n)
-
-            yield advance
-
-
-class _Telling(NamedTuple):
-    """A cache hook, which lm-eval calls as soon as it has a text, that moves a bar too."""
-
-    own: Any
-    advance: Advance
-
-    def add_partial(self, *answer: Any) -> None:
-        self.own.add_partial(*answer)
-        self.advance(1)
+    def _advancing(self, total: int, what: str, disable: bool) -> AbstractContextManager[Advance]:
+        show = False if disable or self.rank != 0 else None
+        return advancing(self.bar, total, what=what, show=show)

@@ -1,22 +1,23 @@
-"""Whose answers a `--use_cache` file holds: lm-eval itself knows requests by their text alone."""
+"""Whose answers a `--use_cache` file holds: lm-eval identifies requests only by their text."""
 
 import json
 from typing import Any
 
 from arcee_lab.errors import OtherRun
 
-_OWNER = "arcee_lab: whose answers these are"  # no key of lm-eval's, which are hexadecimal
+_OWNER = "arcee_lab: whose answers these are"  # not a key of lm-eval's, which are hexadecimal
 
 
 def require_own_cache(answers: Any, identity: dict[str, Any]) -> None:
-    """Claims an empty cache, or checks that it holds answers of this very model.
+    """Claims an empty cache, or checks that it holds answers of this model and interventions.
 
     Args:
         answers: lm-eval's dictionary on disk.
-        identity: Fingerprints, interventions, and what else decides the numbers, as JSON values.
+        identity: Fingerprints, interventions and everything else that decides the scores, as JSON
+            values.
 
     Raises:
-        ValueError: It holds answers of another model, of other interventions, or of nobody known.
+        OtherRun: It holds answers of another model or other interventions, or does not say whose.
     """
     mine = json.dumps(identity, sort_keys=True)
     theirs = answers.get(_OWNER)
@@ -26,13 +27,13 @@ def require_own_cache(answers: Any, identity: dict[str, Any]) -> None:
         return
     if theirs is None:
         raise OtherRun(
-            "This use_cache file holds answers without saying of which model or interventions, so "
-            "they may be stale; give another file name."
+            "This use_cache file does not say which model and interventions its answers are from, "
+            "so they may be stale; give another file name."
         )
     if theirs != mine:
         before = json.loads(theirs)
         other = [key for key in identity if before.get(key) != identity[key]]
         raise OtherRun(
-            f"This use_cache file holds the answers of another run: {', '.join(other)} differ. "
-            "Give another file name, one a model and intervention."
+            f"This use_cache file holds the answers of another run ({', '.join(other)} differ); "
+            "give another file name, one per model and intervention."
         )

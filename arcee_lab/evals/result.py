@@ -1,4 +1,4 @@
-"""What an evaluation gives back: scores with intervals, the samples, and what it was of."""
+"""The result of an evaluation: scores with intervals, the samples, and how they were made."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arcee_lab.errors import SettingError, TaskError
+from arcee_lab.errors import TaskError, UnknownName
+from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 
 
@@ -21,14 +22,14 @@ class Score:
     Attributes:
         task: Name of the task or group.
         metric: Name of the metric.
-        filter: lm-eval's filter; "none" mostly.
+        filter: lm-eval's filter; mostly "none".
         value: The metric over all documents.
         low: Lower end of the 95 % bootstrap interval over documents.
         high: Upper end.
         n: Documents.
-        ceiling: The best that can be reached, where it is known.
+        ceiling: The best possible value, if it is known.
         higher_is_better: None where lm-eval does not say.
-        members: Of a group the tasks that it averages.
+        members: For a group, the tasks that it averages.
     """
 
     task: str
@@ -43,18 +44,18 @@ class Score:
     members: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """The result of `al.evals.run`.
 
     Attributes:
-        model: As it was asked for.
+        model: Its name.
         scores: In the order of the tasks, groups last.
-        samples: Task -> what lm-eval logs of each document and filter.
-        info: Fingerprints, interventions, and how it was scored.
+        samples: Task -> what lm-eval logs for each document and filter.
+        info: Fingerprints, interventions, and how the requests were scored.
         settings: Few-shot examples by task, limit, seeds.
         seconds: Wall time of the requests.
-        unfinished: Tasks that an interrupt or a failure left out, the first of them midway.
+        unfinished: Tasks that were not finished because of an interrupt or a failure.
     """
 
     model: str
@@ -66,7 +67,7 @@ class Evaluation:
     unfinished: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
-        """One row a task and metric."""
+        """The scores as a table, one row per task and metric."""
         columns = [one.name for one in fields(Score) if one.name != "members"]
         frame = pd.DataFrame([asdict(score) for score in self.scores], columns=columns)
         frame = frame.astype({"ceiling": float})
@@ -75,23 +76,35 @@ class Evaluation:
     def score(self, task: str, metric: str, filter: str = "none") -> Score:
         """One score.
 
+        Args:
+            task: Name of the task or group.
+            metric: Name of the metric.
+            filter: lm-eval's filter.
+
         Raises:
-            ValueError: There is none of that name.
+            UnknownName: There is no such score.
         """
         for one in self.scores:
             if (one.task, one.metric, one.filter) == (task, metric, filter):
                 return one
         have = [f"{one.task} {one.metric}" for one in self.scores]
-        raise SettingError(f"There is no score {task!r} {metric!r}; have {', '.join(have)}.")
+        raise UnknownName(
+            f"There is no score {task!r} {metric!r}; expected one of {', '.join(have)}."
+        )
 
     def samples_frame(self, task: str) -> pd.DataFrame:
-        """One row a document of a task: what was asked, answered and expected, and each metric.
+        """The samples of a task: prompt, answer, target and each metric, one row per document.
+
+        Args:
+            task: Name of the task.
 
         Raises:
-            ValueError: The task was not run.
+            UnknownName: The task was not run.
         """
         if task not in self.samples:
-            raise SettingError(f"There are no samples of {task!r}; have {', '.join(self.samples)}.")
+            raise UnknownName(
+                f"There are no samples of {task!r}; expected one of {', '.join(self.samples)}."
+            )
         rows = []
         for sample in self.samples[task]:
             first = sample["arguments"][0] if sample["arguments"] else ("",)
@@ -117,7 +130,7 @@ class Evaluation:
             The files.
         """
         folder = Path(folder)
-        told = {
+        summary = {
             "model": self.model,
             "scores": [asdict(score) for score in self.scores],
             "info": self.info,
@@ -126,7 +139,7 @@ class Evaluation:
             "unfinished": list(self.unfinished),
         }
         files = [
-            storage.write_json(folder / "results.json", plain(told)),
+            storage.write_json(folder / "results.json", plain(summary)),
             storage.write_atomic(
                 folder / "scores.csv", lambda path: self.frame().to_csv(path, index=False)
             ),
@@ -146,12 +159,11 @@ class Evaluation:
     def headline(self) -> str:
         """What was run, in one sentence."""
         changed = self.info.get("interventions") or []
-        under = f" under {len(changed)} intervention{'s' * (len(changed) > 1)}" if changed else ""
-        left = f"; ended before {', '.join(self.unfinished)}" if self.unfinished else ""
-        tasks = len(self.samples)
+        under = f" under {counted(len(changed), 'intervention')}" if changed else ""
+        left = f"; unfinished: {', '.join(self.unfinished)}" if self.unfinished else ""
         return (
-            f"{self.model}{under}: {tasks} task{'s' * (tasks != 1)} in {self.seconds:.1f} s, 95 % "
-            f"bootstrap intervals over documents{left}"
+            f"{self.model}{under}: {counted(len(self.samples), 'task')} in {self.seconds:.1f} s, "
+            f"95 % bootstrap intervals over documents{left}"
         )
 
     def __repr__(self) -> str:
@@ -168,10 +180,10 @@ class Evaluation:
 
 
 class TaskFailed(TaskError):
-    """A task could not be scored; what was done before it is kept.
+    """A task could not be scored; the results before it are kept.
 
     Attributes:
-        result: Of `al.evals.run` the tasks that were done; of `al.evals.sweep` the whole levels.
+        result: The finished tasks of `al.evals.run`, or the finished levels of `al.evals.sweep`.
     """
 
     def __init__(self, message: str, result: Any):
@@ -180,13 +192,13 @@ class TaskFailed(TaskError):
 
     @classmethod
     def of(cls, task: str, error: Exception, result: Evaluation) -> "TaskFailed":
-        """Names the task, and in a traceback where the rest lies."""
-        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        """An error that names the task; a note says where the finished tasks are."""
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         head = f"Task {task!r}"
-        failed = cls(told if told.startswith(head) else f"{head}: {told}", result)
+        failed = cls(reason if reason.startswith(head) else f"{head}: {reason}", result)
         if result.samples:
             done = ", ".join(result.samples)
-            failed.add_note(f"The tasks that are done ({done}) lie in `result` of this error.")
+            failed.add_note(f"The finished tasks ({done}) are in `result` of this error.")
         return failed
 
 
@@ -220,7 +232,7 @@ def _cells(score: Score) -> tuple[str, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: no NaN, no functions, no numpy."""
+    """A value as plain JSON: NaN becomes None, numpy becomes Python, functions become text."""
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,30 +1,29 @@
-"""Runs tasks on a model: one after the other, so that an interrupt keeps what is done."""
+"""`al.evals.run`: runs tasks one after the other, so that an interrupt keeps the finished ones."""
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lm_eval.api.task
 import numpy as np
 from lm_eval.evaluator import evaluate
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.bootstrap import DRAWS, interval
-from arcee_lab.errors import Interrupted, TaskError
-from arcee_lab.evals.finished_tasks import Done, Keeping, asked_by
-from arcee_lab.evals.head_routing import Source, heads_asked
-from arcee_lab.evals.intervened import Values
-from arcee_lab.evals.metrics.redrawn import redrawn
+from arcee_lab.bootstrap import DRAWS
+from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.evals.finished_tasks import FinishedTask, FinishedTasks, task_digest
+from arcee_lab.evals.head_routing import Source, heads_needed
+from arcee_lab.evals.intervened import InterventionsLike
 from arcee_lab.evals.model import ArceeLab
+from arcee_lab.evals.progress import counting_documents, document_count, without_lm_eval_bar
 from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
+from arcee_lab.evals.scores import group_scores, require_means, task_scores
 from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
-from arcee_lab.evals.tasks.find import Data, Loaded, loaded_tasks, quiet_lm_eval
+from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks, quiet_lm_eval
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.runs import storage
 from arcee_lab.runs.progress import progress_bar
@@ -32,18 +31,16 @@ from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 BATCH_SIZE = 8
 MOST_DRAWS = 1_000_000
-UNFINISHED = "unfinished"  # the folder of tasks that are done, below `out`
+UNFINISHED = "unfinished"  # the folder of finished tasks of a run that is not, below `out`
 
 
 def run(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    tasks: str | os.PathLike | Iterable[str | os.PathLike] | Loaded,
-    interventions: Values = None,
-    seqcls: Source | None = None,
-    tokcls: Source | None = None,
-    qa: Source | None = None,
+    tasks: str | os.PathLike | Iterable[str | os.PathLike] | LoadedTasks,
+    interventions: InterventionsLike = None,
+    heads: Mapping[str, Source] | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
     include: Sequence[str | os.PathLike] = (),
@@ -60,51 +57,51 @@ def run(
     """Evaluates a model on lm-eval tasks, its LM head and its classification heads alike.
 
     Ctrl-C (or the notebook's stop button) ends the run with `Interrupted`, whose `partial` holds
-    the tasks that are done; its `unfinished` names the others. A task that fails ends it too, with
-    an error that names the task and keeps the same as its `result`.
+    the finished tasks; `partial.unfinished` names the others. A task that fails ends the run with
+    `TaskFailed`, which names the task and holds the finished ones as `result`.
 
     Args:
         model: "demo", a folder, a Hub id, a model in memory, or an `ArceeLab`.
         tokenizer: For a model in memory.
         tasks: Names of tasks or groups, patterns, or paths of task files. A task file runs code:
-            its `!function` and its Jinja templates. Or what `find_tasks` gave, to load the data
+            its `!function` and its Jinja templates. Or the result of `find_tasks`, to load the data
             once for several runs.
-        interventions: Values such as `al.Ablate(...)`, or a file of them; they act on the LM and
-            on every head. By default none, or those that an `ArceeLab` has.
-        seqcls: The sequence head, if it is not in the model's checkpoint: a checkpoint or a model.
-        tokcls: The same for the token head.
-        qa: The same for the QA head.
-        num_fewshot: Examples before each question; by default what each task says. A task that
+        interventions: Interventions such as `al.Ablate(...)`, or a file of them; they act on the LM
+            and on every head. By default none, or those of the `ArceeLab`.
+        heads: Checkpoints or models of heads that the model's checkpoint lacks, as `{"sequence":
+            ..., "token": ..., "qa": ...}`.
+        num_fewshot: Examples before each question; by default each task's own number. A task that
             sets 0 keeps it, as in lm-eval, and whole texts take none: a warning names each such
-            task, and `settings` of the result has the number that was used.
-        limit: Documents per task, from its start.
+            task, and `settings` of the result records the number that was used.
+        limit: Most documents per task; the first ones are used.
         include: Folders with further task files.
         data: A file in place of a task's own data, or files by task; see `find_tasks`.
         batch_size: Sequences per batch of generation and of heads (these read at least 8), by
-            default 8; the LM's log-likelihoods go by a number of tokens instead.
+            default 8; batches of the LM's log-likelihoods have a number of tokens instead.
         exact: Keep lm-eval's own arithmetic for log-likelihoods.
-        device: "cpu", "cuda", ...; by default CUDA where it is.
+        device: "cpu", "cuda", ...; by default CUDA if it is available.
         dtype: Of the weights.
-        draws: Of the bootstrap; at most 200 where a metric is no function of sums.
-        seed: Of Python's `random`, numpy, torch and few-shot examples: four values in this order,
-            or one for all. They are set before tasks are loaded and again before each task is
-            scored, and the caller's generators are put back at the end. None leaves a generator
-            alone. The bootstrap has a generator of its own, with the first of the four.
-        out: A folder for what `Evaluation.save` writes. Each task that is done is kept below it, in
-            `unfinished/`, until all is written: the same call goes on from there after an
+        draws: Of the bootstrap; at most 200 for a metric that is not a function of sums.
+        seed: Random seeds of Python's `random`, numpy, torch and few-shot examples: four values in
+            this order, or one for all. They are set before tasks are loaded and again before each
+            task is scored, and the caller's generators are restored at the end. None leaves a
+            generator unseeded. The bootstrap has its own generator, seeded with the first value.
+        out: A folder for the files of `Evaluation.save`. Each finished task is saved below it, in
+            `unfinished/`, until all is written: the same call resumes from there after an
             interrupt, a kill or a full disk.
-        progress: Show one bar over all documents.
+        progress: Show one bar over all documents; by default in notebooks and terminals.
 
     Returns:
         Scores with intervals, and the samples; with `out` samples are plain JSON values.
 
     Raises:
-        ValueError: For an unknown task, a broken task file, missing data, a missing head, or an
-            argument that would have no effect, before any forward.
-        TaskFailed: A ValueError, for a task that could not be scored: a label that the head lacks,
-            a context window too small, an intervention whose condition no token of the task meets.
-            Its `result` holds the tasks that were done before.
-        Interrupted: A KeyboardInterrupt, for Ctrl-C; its `partial` holds the same.
+        TaskError: A task is unknown, its file is broken, or its data or head is missing; raised
+            before any forward.
+        SettingError: An argument is out of range or would have no effect.
+        TaskFailed: A task could not be scored: a label that the head lacks, a context window too
+            small, an intervention whose condition no token of the task meets. Its `result` holds
+            the tasks that were finished before.
+        Interrupted: Ctrl-C was pressed; its `partial` holds the finished tasks.
 
     Example:
         >>> import arcee_lab as al
@@ -114,14 +111,12 @@ def run(
     """
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=draws)
     seeds = Seeds.read(seed)
-    with seeds.acting(), modes_kept(model, seqcls, tokcls, qa):
+    with seeds.acting(), modes_kept(model, *(heads or {}).values()):
         loaded = loaded_tasks(tasks, include=include, data=data, seeds=seeds)
         lm = as_lm(
             model,
             tokenizer,
-            seqcls=seqcls,
-            tokcls=tokcls,
-            qa=qa,
+            heads=heads,
             exact=exact or None,
             batch_size=batch_size,
             device=device,
@@ -144,22 +139,26 @@ def run(
 
 
 def require_numbers(*, limit: int | None, num_fewshot: int | None, draws: int) -> None:
-    """Checks what decides how much is done.
+    """Checks the numbers that decide how much is computed.
 
     Raises:
-        ValueError: A number is out of its range.
+        SettingError: A number is out of range.
     """
     if limit is not None and limit < 1:
-        raise TaskError(f"limit={limit}; expected at least 1 document per task, or None for all.")
+        raise SettingError(
+            f"limit={limit}; expected at least 1 document per task, or None for all."
+        )
     if num_fewshot is not None and num_fewshot < 0:
-        raise TaskError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
+        raise SettingError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
     if not 1 <= draws <= MOST_DRAWS:
-        raise TaskError(f"draws={draws}; expected from 1 to {MOST_DRAWS} draws of the bootstrap.")
+        raise SettingError(
+            f"draws={draws}; expected from 1 to {MOST_DRAWS} draws of the bootstrap."
+        )
 
 
 @contextmanager
 def modes_kept(*models: Any) -> Iterator[None]:
-    """Puts models that were given back into the mode, training or not, in which they came."""
+    """Restores the mode, training or not, of the given models and their parts."""
     parts = [part for one in models if isinstance(one, nn.Module) for part in one.modules()]
     modes = [part.training for part in parts]
     try:
@@ -174,22 +173,22 @@ def as_lm(
     tokenizer: PreTrainedTokenizerBase | None,
     **settings: Any,
 ) -> ArceeLab:
-    """The model as lm-eval calls it; one that is given as such keeps its own settings."""
+    """The model as an `ArceeLab`; a given `ArceeLab` keeps its own settings."""
     given = {name: value for name, value in settings.items() if value is not None}
     if not isinstance(model, ArceeLab):
         given.setdefault("batch_size", BATCH_SIZE)
         return ArceeLab(model, tokenizer, **given)
     if given or tokenizer is not None:
         names = ", ".join([*given, *(["tokenizer"] if tokenizer is not None else [])])
-        raise TaskError(
-            f"{names} came with a model that is an ArceeLab already; give it to ArceeLab(...)."
+        raise SettingError(
+            f"The model is already an ArceeLab; pass {names} to its constructor instead."
         )
     return model
 
 
 def run_loaded(
     lm: ArceeLab,
-    loaded: Loaded,
+    loaded: LoadedTasks,
     examples: Examples,
     *,
     limit: int | None,
@@ -198,14 +197,14 @@ def run_loaded(
     out: str | os.PathLike | None = None,
     progress: bool | None,
 ) -> Evaluation:
-    """Runs tasks that are loaded, each from the same seeds. Call it inside `seeds.acting()`."""
+    """Runs loaded tasks, each from the same seeds; to be called inside `seeds.acting()`."""
     with examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
         return _run(lm, loaded, limit=limit, draws=draws, seeds=seeds, out=out, progress=progress)
 
 
 def _run(
     lm: ArceeLab,
-    loaded: Loaded,
+    loaded: LoadedTasks,
     *,
     limit: int | None,
     draws: int,
@@ -220,13 +219,15 @@ def _run(
         "seeds": asdict(seeds),
         "bootstrap": {"draws": draws, "seed": bootstrap_seed},
     }
-    keeping = None
+    finished = None
     if out is not None:
-        storage.remove_partial_files(Path(out))  # of a run that was killed
-        keeping = Keeping(Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings})
+        storage.remove_partial_files(Path(out))  # of an interrupted run
+        finished = FinishedTasks(
+            Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings}
+        )
     for group in loaded.get("groups", {}).values():
-        _require_means(group)
-    sizes = {name: _documents(task, limit) for name, task in loaded["tasks"].items()}
+        require_means(group)
+    sizes = {name: document_count(task, limit) for name, task in loaded["tasks"].items()}
     scores: list[Score] = []
     values: dict[tuple[str, str, str], np.ndarray] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -242,7 +243,7 @@ def _run(
             seeds.apply()  # so that a task's answers do not depend on those before it
             try:
                 moved = bar, sizes[name]
-                done = _done(lm, name, task, keeping, limit, draws, bootstrap_seed, moved)
+                done = _finished_task(lm, name, task, finished, limit, draws, bootstrap_seed, moved)
             # Whatever it is, the tasks that are done are kept.
             except (Exception, KeyboardInterrupt) as error:
                 failure = error
@@ -256,7 +257,7 @@ def _run(
                 values[name, score.metric, score.filter] = drawn
     seconds = time.perf_counter() - start
     for group in loaded.get("groups", {}).values():
-        scores += _group_scores(group, scores, values)
+        scores += group_scores(group, scores, values)
     result = Evaluation(
         model=lm.name,
         scores=tuple(scores),
@@ -267,189 +268,64 @@ def _run(
         unfinished=tuple(unfinished),
     )
     if isinstance(failure, storage.NotWritten):
-        raise failure  # it says so itself; no task is to blame
+        raise failure  # its message is complete, and no task is the cause
     if out is not None and (samples or failure is None):
         result.save(storage.make_folder(Path(out)))
     if isinstance(failure, KeyboardInterrupt):
-        # Not from the interrupt: a notebook would show where in lm-eval it was.
-        raise Interrupted(_kept(result, keeping), partial=result) from None
+        # `from None`: a notebook would show where lm-eval was interrupted.
+        raise Interrupted(_interruption(result, finished), partial=result) from None
     if isinstance(failure, Exception):
         raise TaskFailed.of(unfinished[0], failure, result) from failure
-    if keeping is not None:
-        keeping.remove()
+    if finished is not None:
+        finished.remove()
     return result
 
 
-def _done(
+def _finished_task(
     lm: ArceeLab,
     name: str,
     task: Any,
-    keeping: Keeping | None,
+    finished: FinishedTasks | None,
     limit: int | None,
     draws: int,
     seed: int,
     moved: tuple[Any, int],
-) -> Done:
-    """One task: as it was kept, or run and kept."""
+) -> FinishedTask:
+    """One task: as it was saved, or run and saved."""
     bar, size = moved
     of: list[Any] = []
-    if keeping is not None:
-        heads = [head for _, head in heads_asked([task]) if head is not None]
+    if finished is not None:
+        heads = [head for _, head in heads_needed([task]) if head is not None]
         models = [model_fingerprint(one) for one in lm.models_for([task])] if heads else []
-        of = [asked_by(task, limit), models]
-        done = keeping.read(name, of)
+        of = [task_digest(task, limit), models]
+        done = finished.read(name, of)
         if done is not None:
             for counter, more in done.cost.items():
                 setattr(lm.cost, counter, getattr(lm.cost, counter) + more)
             bar.update(size)
             return done
     before = asdict(lm.cost)
-    with quiet_lm_eval(), _one_bar(), _counted(lm, bar, size):
+    with quiet_lm_eval(), without_lm_eval_bar(), counting_documents(lm, bar, size):
         found: Any = evaluate(lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
     samples = found["samples"][name]
-    scores = list(_scores(name, task, samples, found["results"][name], draws, seed))
-    if keeping is None:
-        return Done(samples, scores, {})
+    scores = list(task_scores(name, task, samples, found["results"][name], draws, seed))
+    if finished is None:
+        return FinishedTask(samples, scores, {})
     cost = {counter: value - before[counter] for counter, value in asdict(lm.cost).items()}
-    done = Done(plain(samples), scores, cost)
-    keeping.write(name, of, done)
+    done = FinishedTask(plain(samples), scores, cost)
+    finished.write(name, of, done)
     return done
 
 
-def _kept(result: Evaluation, keeping: Keeping | None) -> str:
-    """What an interrupt says: which tasks are done, where they are, and how to go on."""
-    done, left = list(result.samples), ", ".join(result.unfinished)
+def _interruption(result: Evaluation, finished: FinishedTasks | None) -> str:
+    """The message of an interrupt: which tasks are finished, where they are, how to resume."""
+    done, left = result.samples, ", ".join(result.unfinished)
     if not done:
-        return f"interrupted in the first task, {left}; no task is done, so repeat from the start."
-    told = f"interrupted with {len(done)} of {len(done) + len(result.unfinished)} tasks done"
-    if keeping is None:
+        return "interrupted with no task finished; repeat the call to start again."
+    said = f"interrupted with {len(done)} of {len(done) + len(result.unfinished)} tasks finished"
+    if finished is None:
         return (
-            f"{told}: they are in `partial` of this error; left are {left}. Run those, or give "
-            "out=FOLDER, where tasks that are done are kept for the same call to go on."
+            f"{said}: they are in `partial` of this error; run the others ({left}), or give "
+            "out=FOLDER, which saves finished tasks so that the same call can resume."
         )
-    return f"{told}, which are whole in {keeping.folder}; repeat the same call or command to go on."
-
-
-def _documents(task: Any, limit: int | None) -> int:
-    whole = len(task.eval_docs)
-    return whole if limit is None else min(whole, limit)
-
-
-@contextmanager
-def _one_bar() -> Iterator[None]:
-    """Holds back the bar that lm-eval draws for each task while it builds requests."""
-    own = lm_eval.api.task.tqdm
-    lm_eval.api.task.tqdm = partial(own, disable=True)
-    try:
-        yield
-    finally:
-        lm_eval.api.task.tqdm = own
-
-
-@contextmanager
-def _counted(lm: ArceeLab, bar: Any, documents: int) -> Iterator[None]:
-    """Lets the model's requests move the bar, in documents."""
-    before = bar.n
-
-    def begin(total: int) -> Callable[[float], None]:
-        done = 0.0
-
-        def advance(requests: int | float) -> None:
-            nonlocal done
-            done += requests
-            # Requests of several kinds would count a document more than once.
-            there = before + min(documents, round(documents * done / max(total, 1)))
-            bar.update(there - bar.n)
-
-        return advance
-
-    lm.bar = begin
-    try:
-        yield
-    finally:
-        lm.bar = None
-    bar.update(before + documents - bar.n)
-
-
-def _scores(
-    name: str,
-    task: Any,
-    samples: list[dict[str, Any]],
-    results: dict[str, Any],
-    draws: int,
-    seed: int,
-) -> Iterator[tuple[Score, np.ndarray]]:
-    """Each metric of a task, with what redrawing its documents gives."""
-    ceilings = (task.get_config("metadata") or {}).get("ceilings") or {}
-    better = task.higher_is_better() or {}
-    for filter_name in dict.fromkeys(sample["filter"] for sample in samples):
-        mine = [sample for sample in samples if sample["filter"] == filter_name]
-        for metric in mine[0]["metrics"]:
-            value = results.get(f"{metric},{filter_name}")
-            if not isinstance(value, (int, float, np.number)):
-                continue  # lm-eval has no number for it either
-            items = [sample[metric] for sample in mine]
-            drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
-            given = ceilings.get(metric)
-            ceiling: Any = given() if callable(given) else given
-            low, high = interval(drawn).tolist()
-            yield (
-                Score(
-                    task=name,
-                    metric=metric,
-                    filter=filter_name,
-                    value=float(value),
-                    low=low,
-                    high=high,
-                    n=len(items),
-                    ceiling=None if ceiling is None else float(ceiling),
-                    higher_is_better=better.get(metric),
-                ),
-                drawn,
-            )
-
-
-def _require_means(group: Any) -> None:
-    """Before any task is run: an error at the end would cost all of them."""
-    if any(wanted.aggregation != "mean" for wanted in group.aggregate_metric_list or ()):
-        raise TaskError(
-            f"Group {group.name!r} aggregates by a function of its own; expected 'mean'."
-        )
-
-
-def _group_scores(
-    group: Any, scores: Sequence[Score], values: dict[tuple[str, str, str], np.ndarray]
-) -> list[Score]:
-    """A group's mean over its tasks, as its file asks for it, with documents redrawn in each."""
-    names = {task.config.task for task in group.get_all_tasks()}
-    found = []
-    for wanted in group.aggregate_metric_list or ():
-        mine = [
-            s for s in scores if s.task in names and s.metric == wanted.metric and not s.members
-        ]
-        for filter_name in wanted.filter_list or dict.fromkeys(score.filter for score in mine):
-            members = [score for score in mine if score.filter == filter_name]
-            if not members:
-                continue
-            weights = np.array([s.n if wanted.weight_by_size else 1 for s in members], dtype=float)
-            weights /= weights.sum()
-            drawn = [values[s.task, s.metric, s.filter] for s in members]
-            together = weights @ np.stack([d[: min(map(len, drawn))] for d in drawn])
-            low, high = interval(together).tolist()
-            found.append(
-                Score(
-                    task=group.name,
-                    metric=wanted.metric,
-                    filter=filter_name,
-                    value=float(weights @ [score.value for score in members]),
-                    low=low,
-                    high=high,
-                    n=sum(score.n for score in members),
-                    ceiling=None
-                    if None in (best := [score.ceiling for score in members])
-                    else float(weights @ np.array(best, dtype=float)),
-                    higher_is_better=members[0].higher_is_better,
-                    members=tuple(score.task for score in members),
-                )
-            )
-    return found
+    return f"{said} and saved in {finished.folder}; repeat the same call or command to resume."

@@ -1,4 +1,4 @@
-"""Levels of a sweep: how much of the MLP is left, by which rule."""
+"""Levels of a sweep: how many MLP neurons are kept, and by which rule."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ class Level:
     """Interventions under which a sweep runs the tasks once.
 
     Attributes:
-        family: Levels that form one curve.
-        name: Of this level.
-        interventions: What acts; none is the clean run.
+        family: Name shared by the levels of one curve.
+        name: Name of this level.
+        interventions: The interventions that act; none for the clean run.
     """
 
     family: str
@@ -32,8 +32,8 @@ def top_k(model: nn.Module, ks: Iterable[int] | None = None) -> list[Level]:
     """Keeps the k largest neurons of each token, in every layer.
 
     Args:
-        model: Whose width counts.
-        ks: By default the width, which loses nothing, and its halves down to 1/128.
+        model: An Arcee model.
+        ks: Numbers of neurons; by default the width, which loses nothing, halved down to 1/128.
 
     Example:
         >>> import arcee_lab as al
@@ -47,13 +47,23 @@ def top_k(model: nn.Module, ks: Iterable[int] | None = None) -> list[Level]:
 
 
 def cett(model: nn.Module, eps: Iterable[float]) -> list[Level]:
-    """Keeps neurons that add at least eps to the residual stream, in every layer; see `al.Cett`."""
+    """Keeps neurons that add at least eps to the residual stream, in every layer; see `al.Cett`.
+
+    Args:
+        model: An Arcee model.
+        eps: Thresholds, one per level.
+    """
     anatomy_of(model)
     return [Level("CETT", f"eps={one:g}", (Cett(POST, one),)) for one in eps]
 
 
 def by_layer(model: nn.Module, k: int = 1) -> list[Level]:
-    """Keeps the k largest neurons of each token, in one layer at a time."""
+    """Keeps the k largest neurons of each token, in one layer at a time.
+
+    Args:
+        model: An Arcee model.
+        k: Neurons to keep.
+    """
     layers = len(anatomy_of(model).backbone.layers)
     return [
         Level("one layer", f"layer {n}, k={k}", (TopK(f"layers.{n}.mlp.hook_post", k),))
@@ -64,17 +74,17 @@ def by_layer(model: nn.Module, k: int = 1) -> list[Level]:
 def random_control(
     model: nn.Module, shares: Sequence[float] = (0.5, 0.25, 0.125, 0.0625), *, seed: int = 0
 ) -> list[Level]:
-    """Keeps a share of each layer's neurons, drawn once, whatever they say.
+    """Keeps a random fraction of each layer's neurons, drawn once, regardless of activations.
 
-    What `top_k` loses at the same measured active fraction is to be held against this.
+    The baseline for `top_k` at the same measured active fraction.
 
     Args:
-        model: Whose neurons.
-        shares: Of neurons that are kept, above 0 and below 1.
-        seed: Of the draw; smaller shares keep some of what larger ones keep.
+        model: An Arcee model.
+        shares: Fractions of neurons to keep, above 0 and below 1.
+        seed: Random seed; smaller fractions keep a subset of what larger ones keep.
 
     Raises:
-        ValueError: For a share outside of (0, 1).
+        SettingError: A fraction is outside of (0, 1).
     """
     anatomy = anatomy_of(model)
     width, layers = anatomy.size("d_mlp"), len(anatomy.backbone.layers)
@@ -83,7 +93,7 @@ def random_control(
     levels = []
     for share in shares:
         if not 0 < share < 1:
-            raise SettingError(f"share={share}: expected a number between 0 and 1.")
+            raise SettingError(f"shares has {share}; expected numbers between 0 and 1.")
         keep = max(1, round(share * width))
         cut = tuple(
             Ablate(f"layers.{n}.mlp.hook_post", units=sorted(order[keep:]))

@@ -1,10 +1,9 @@
-"""Quality against sparsity: the same tasks at many levels, with the model and data loaded once."""
+"""Quality against sparsity: the same tasks at many levels; model and tasks are loaded once."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -12,16 +11,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, UnknownName
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation, TaskFailed
 from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers, run_loaded
 from arcee_lab.evals.sweep_levels import POST, Level, top_k
 from arcee_lab.evals.tasks.examples import Examples, examples_of
-from arcee_lab.evals.tasks.find import Loaded, loaded_tasks
+from arcee_lab.evals.tasks.find import LoadedTasks, loaded_tasks
 from arcee_lab.recording.capturing import capture
 from arcee_lab.reducers import FiringRate
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class Step:
     """One level of a sweep.
 
     Attributes:
-        level: What acted.
-        active: The share of MLP activations above 0 that was measured over the real tokens of the
+        level: Its interventions.
+        active: The fraction of MLP activations above 0, measured over the real tokens of the
             tasks, after the interventions, in all models that answered.
-        tokens: How many tokens that were.
+        tokens: Number of these tokens.
         evaluation: The scores.
     """
 
@@ -48,12 +48,12 @@ class Step:
     evaluation: Evaluation
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Result):
     """The result of `al.evals.sweep`.
 
     Attributes:
-        model: As it was asked for.
+        model: Its name.
         steps: The clean run first, then the levels in their order.
     """
 
@@ -66,7 +66,7 @@ class Sweep:
         return self.steps[0]
 
     def frame(self) -> pd.DataFrame:
-        """One row a level, task and metric: family, level, active, then what `run` gives."""
+        """One row per level, task and metric: family, level, active, and the columns of `run`."""
         frames = [
             step.evaluation.frame().assign(
                 family=step.level.family,
@@ -82,14 +82,14 @@ class Sweep:
         return cast(pd.DataFrame, whole[first + others])
 
     def figure(self, metric: str | None = None, *, dark: bool = False) -> "Figure":
-        """Quality against the measured active fraction, one curve a family, one panel a task.
+        """Quality against the measured active fraction: one curve per family, one panel per task.
 
         Args:
             metric: The metric to draw; by default the first of each task.
             dark: For a dark page.
 
         Raises:
-            ValueError: No task has the metric.
+            UnknownName: No task has the metric.
         """
         from arcee_lab.views.figures.quality import Curve, quality_panels
 
@@ -100,7 +100,7 @@ class Sweep:
                 wanted.setdefault(score.task, score.metric)
         if not wanted:
             have = ", ".join(dict.fromkeys(score.metric for score in clean))
-            raise SettingError(f"No task has the metric {metric!r}; have {have}.")
+            raise UnknownName(f"No task has the metric {metric!r}; expected one of {have}.")
         panels = []
         for task, name in wanted.items():
             families: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -112,39 +112,30 @@ class Sweep:
             curves = [Curve(family, sorted(points)) for family, points in families.items()]
             panels.append((f"{task}: {name}", curves))
         return quality_panels(
-            panels, x="active share of MLP activations, measured", title=self.headline, dark=dark
+            panels, x="measured fraction of MLP activations above 0", title=self.headline, dark=dark
         )
 
     @property
     def headline(self) -> str:
         """What was run, in one sentence."""
-        levels = len(self.steps) - 1
+        n = max((score.n for score in self.clean.evaluation.scores), default=0)
         return (
-            f"{self.model}: {levels} level{'s' * (levels != 1)}, clean run at "
-            f"{self.clean.active:.1%} active"
+            f"{self.model}: {counted(len(self.steps) - 1, 'level')} after a clean run in which "
+            f"{self.clean.active:.1%} of MLP activations are above 0; at most "
+            f"{counted(n, 'document')} per score"
         )
-
-    def __repr__(self) -> str:
-        return f"Sweep({self.headline})"
-
-    def _repr_html_(self) -> str:
-        columns = ["family", "level", "active", "task", "metric", "value"]
-        shown = cast(pd.DataFrame, self.frame()[columns]).round({"active": 4, "value": 3})
-        return f"<p>{escape(self.headline)}.</p>{shown.to_html(index=False, max_rows=40)}"
 
 
 def sweep(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    tasks: str | os.PathLike | Iterable[str | os.PathLike] | Loaded,
+    tasks: str | os.PathLike | Iterable[str | os.PathLike] | LoadedTasks,
     levels: Sequence[Level] | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
     include: Sequence[str | os.PathLike] = (),
-    seqcls: Source | None = None,
-    tokcls: Source | None = None,
-    qa: Source | None = None,
+    heads: Mapping[str, Source] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -153,37 +144,34 @@ def sweep(
 ) -> Sweep:
     """Runs tasks at many levels of intervention; the model and the tasks are loaded once.
 
-    The clean run comes first. A level that changes no number, such as `TopK` of the whole width,
-    gives its scores bit for bit. An interrupt ends the sweep with `Interrupted`, whose `partial`
-    holds the levels that are whole.
+    The clean run comes first. A level that changes no activation, such as `TopK` of the whole
+    width, gives bit-identical scores. Ctrl-C ends the sweep with `Interrupted`, whose `partial`
+    holds the finished levels.
 
     Args:
         model: As `al.evals.run` takes it.
         tokenizer: For a model in memory.
         tasks: As `al.evals.run` takes them.
         levels: From `arcee_lab.evals.sweep_levels` (`top_k`, `cett`, `by_layer`,
-        `random_control`), or of
-            your own; by default `top_k`.
+            `random_control`), or your own; by default `top_k`.
         limit: Documents per task.
         num_fewshot: Examples before each question, as for `al.evals.run`.
         include: Folders with further task files.
-        seqcls: The sequence head, if not in the model's checkpoint.
-        tokcls: The token head, likewise.
-        qa: The QA head, likewise.
-        batch_size: Of generation and heads, by default 8.
+        heads: As `al.evals.run` takes them.
+        batch_size: Sequences per batch of generation and heads, by default 8.
         device: "cpu", "cuda", ...
         dtype: Of the weights.
-        seed: As for `al.evals.run`; every level begins from the same seeds and asks the same
+        seed: As for `al.evals.run`; every level starts from the same seeds and asks the same
             documents, so that levels can be compared. A None is drawn once, for all levels.
-        progress: Show one bar a level.
+        progress: Show one bar per level; by default in notebooks and terminals.
 
     Returns:
         A frame and a figure of quality against the measured active fraction.
 
     Raises:
-        ValueError: As `al.evals.run`.
-        TaskFailed: Likewise; its `result` holds the levels that were whole before.
-        Interrupted: A KeyboardInterrupt, for Ctrl-C; its `partial` is the `Sweep` of whole levels.
+        ArceeLabError: As `al.evals.run`.
+        TaskFailed: As `al.evals.run`; its `result` holds the levels that were finished before.
+        Interrupted: Ctrl-C was pressed; its `partial` is the `Sweep` of the finished levels.
 
     Example:
         >>> import arcee_lab as al
@@ -199,15 +187,13 @@ def sweep(
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
     asked = Seeds.read(seed)
     seeds = asked.settled()
-    with seeds.acting(), modes_kept(model, seqcls, tokcls, qa):
+    with seeds.acting(), modes_kept(model, *(heads or {}).values()):
         given = asked if isinstance(tasks, Mapping) else seeds  # what is loaded was seeded before
         loaded = loaded_tasks(tasks, include=include, seeds=given)
         lm = as_lm(
             model,
             tokenizer,
-            seqcls=seqcls,
-            tokcls=tokcls,
-            qa=qa,
+            heads=heads,
             batch_size=batch_size,
             device=device,
             dtype=dtype,
@@ -216,17 +202,17 @@ def sweep(
         lm.require_heads(loaded["tasks"].values())
         models = lm.models_for(loaded["tasks"].values())
         examples = examples_of(loaded["tasks"], num_fewshot)
-        told = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
-        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], told)
+        settings = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
+        return _steps(lm, models, loaded, examples, [CLEAN, *chosen], settings)
 
 
 def _steps(
     lm: ArceeLab,
     models: Sequence[nn.Module],
-    loaded: Loaded,
+    loaded: LoadedTasks,
     examples: Examples,
     levels: Sequence[Level],
-    told: dict[str, Any],
+    settings: dict[str, Any],
 ) -> Sweep:
     """Runs one level after the other."""
     before = lm.interventions
@@ -236,7 +222,7 @@ def _steps(
         for level in levels:
             with _measured(models) as counts:
                 lm.intervene(level.interventions)
-                found = run_loaded(lm, loaded, examples, **told)
+                found = run_loaded(lm, loaded, examples, **settings)
             fired, cells, tokens = counts[0]
             steps.append(Step(level, fired / max(cells, 1), tokens, found))
     except KeyboardInterrupt:
@@ -244,8 +230,8 @@ def _steps(
         left = ", ".join(one.name for one in levels[len(steps) :])
         said = "they are in `partial` of this error" if steps else "nothing is kept"
         raise Interrupted(
-            f"interrupted with {len(steps)} of {len(levels)} levels done: {said}; left are {left}. "
-            "Give those as levels= to go on.",
+            f"interrupted with {len(steps)} of {len(levels)} levels finished: {said}; to resume, "
+            f"give the others ({left}) as levels=.",
             partial=whole,
         ) from None
     except TaskFailed as error:

@@ -1,8 +1,8 @@
-"""Internal: what runs a classification head on texts, without lm-eval.
+"""Runs classification heads on texts, without lm-eval (internal, except `al.answer`).
 
-sequence  labels of whole texts
+sequence  log-probabilities of the labels of whole texts
 token     labels of words
-qa        answer spans
-batches   rows of token ids, in batches
-answers   `al.answer`
+qa        answer spans of many questions
+answers   `al.answer`: answer spans of one question
+batches   rows of token ids as padded batches, and checks of a head's labels
 """

@@ -1,4 +1,4 @@
-"""Answer spans from a question and a context: transformers 5 has no pipeline for them."""
+"""`al.answer`: answer spans of a question, for which transformers 5 has no pipeline."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.limits import require_context
 from arcee_lab.data.tokenization import written_bos
-from arcee_lab.errors import ModelError
+from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 
 
@@ -21,7 +21,7 @@ class Answer:
         text: `context[start:end]`.
         start: First character.
         end: Character after the last one.
-        score: Start logit plus end logit; comparable within one question, no probability.
+        score: Start logit plus end logit; comparable within one question, not a probability.
     """
 
     text: str
@@ -43,8 +43,9 @@ def answer(
 ) -> list[Answer]:
     """Returns the best spans of the context as answers, best first.
 
-    The question comes first: a causal reader must know it while it reads. A context too long for
-    one window is read in overlapping ones. A BOS that they begin with in writing is not read twice.
+    The question comes first, because a causal model must know it while it reads. A context too long
+    for one window is read in overlapping windows. If question or context begin with a written BOS,
+    it is not read twice.
 
     Args:
         model: A question-answering model (`al.load(..., head="qa")`).
@@ -53,12 +54,14 @@ def answer(
         context: The text that holds the answer.
         top_k: How many different spans to return.
         max_answer_tokens: Longest span in tokens.
-        max_length: Tokens a window, question included; the model's context by default.
-        stride: Tokens by which windows overlap; a quarter of what the context gets by default.
+        max_length: Tokens per window, question included; the model's context by default.
+        stride: Tokens by which windows overlap; by default a quarter of the context's tokens.
 
     Raises:
-        ValueError: If the model has another head, question or context is empty, a window is longer
-            than the model reads, or it has no room for the context.
+        ModelError: The model has another head.
+        TextError: Question or context is empty.
+        SettingError: A window is longer than the model's context or has no room for the context, or
+            a number is out of range.
 
     Example:
         >>> import arcee_lab as al
@@ -69,10 +72,12 @@ def answer(
     """
     anatomy = anatomy_of(model)
     if anatomy.legend.head != "qa":
-        raise ModelError(f"{type(model).__name__} finds no spans; load the model with head='qa'.")
-    if top_k < 1 or max_answer_tokens < 1:
         raise ModelError(
-            f"top_k={top_k}, max_answer_tokens={max_answer_tokens}: expected 1 or more."
+            f"A {type(model).__name__} has no question-answering head; load it with head='qa'."
+        )
+    if top_k < 1 or max_answer_tokens < 1:
+        raise SettingError(
+            f"top_k={top_k}, max_answer_tokens={max_answer_tokens}; expected 1 or more for both."
         )
     found: dict[tuple[int, int], Answer] = {}
     device = next(anatomy.model.parameters()).device
@@ -101,7 +106,7 @@ class Window:
 
     Attributes:
         ids: Token ids.
-        inside: Whether a token is of the context.
+        inside: Whether a token belongs to the context.
         offsets: First and last-plus-one character of each token, in question or context.
     """
 
@@ -121,19 +126,19 @@ def cut_windows(
 ) -> list[Window]:
     """The windows in which a context is read; see `answer` for the arguments and errors."""
     question = question[written_bos(tokenizer, question) :]
-    cut = written_bos(tokenizer, context)  # amid the window there is no BOS at all
+    cut = written_bos(tokenizer, context)  # inside a window there is no BOS
     if not question.strip() or not context[cut:].strip():
-        raise ModelError("Question and context must hold text; got an empty one.")
+        raise TextError("Question and context must hold text; got an empty one.")
     room = anatomy.model.config.max_position_embeddings if max_length is None else max_length
     require_context(anatomy.model, room, "max_length")
     left = room - len(tokenizer(question).input_ids)
     if left < 8:
-        raise ModelError(
+        raise SettingError(
             f"A window of {room} tokens leaves {left} for the context; expected at "
-            "least 8. Raise max_length or shorten the question."
+            "least 8, so raise max_length or shorten the question."
         )
     if stride is not None and not 0 <= stride < left:
-        raise ModelError(
+        raise SettingError(
             f"stride is {stride} tokens; expected 0 to {left - 1}, so that each window of {room} "
             "reads something new of the context."
         )
@@ -166,19 +171,19 @@ def spans_of(
     max_answer_tokens: int,
     top_k: int,
 ) -> list[Answer]:
-    """The likeliest spans of one window, at most `4 * top_k`, best first.
+    """The best spans of one window, at most `4 * top_k`, best first.
 
     Args:
         window: The window.
-        start: What the head says of each token as the first of the answer.
-        end: The same as the last.
+        start: The head's logit of each token as the first of the answer.
+        end: Its logit as the last.
         context: The text that was cut.
         max_answer_tokens: Longest span in tokens.
-        top_k: How many different spans are wanted.
+        top_k: How many different spans to find.
     """
-    here = torch.tensor(window.inside, device=start.device)
-    start = start.masked_fill(~here, -torch.inf)
-    end = end.masked_fill(~here, -torch.inf)
+    inside = torch.tensor(window.inside, device=start.device)
+    start = start.masked_fill(~inside, -torch.inf)
+    end = end.masked_fill(~inside, -torch.inf)
     # scores[i, n]: the span from token i to token i + n; a band, not a square.
     longest = max_answer_tokens
     ends = torch.nn.functional.pad(end, (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)
@@ -190,7 +195,7 @@ def spans_of(
         if score == -torch.inf:
             break
         first, last = window.offsets[i][0], window.offsets[i + n][1]
-        # A byte-level token carries the blank before its word.
+        # A byte-level token includes the space before its word.
         first += len(context[first:last]) - len(context[first:last].lstrip())
         if first < last:
             found.append(Answer(context[first:last], first, last, score))

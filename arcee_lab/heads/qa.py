@@ -1,4 +1,4 @@
-"""Answers from a question-answering head: spans of the context, as `al.answer` finds them."""
+"""Answer spans of many questions from a question-answering head, in batches."""
 
 from collections.abc import Sequence
 
@@ -25,25 +25,26 @@ def find_spans(
 ) -> list[str]:
     """The best span of each context, as text.
 
-    The question comes first, since a causal reader must know it while it reads; a context too long
-    for one window is read in overlapping ones. Where an answer may be empty, it is so when the
-    first token scores higher, as start and as end, than any span: the custom for SQuAD v2. A causal
-    reader has seen nothing there, so that score is one fixed threshold.
+    The question comes first, because a causal model must know it while it reads; a context too long
+    for one window is read in overlapping windows. An answer that may be empty is empty if the first
+    token scores higher, as start and as end, than any span, which is the convention of SQuAD v2. A
+    causal model has read nothing at the first token, so that score is one fixed threshold.
 
     Args:
         model: A question-answering model (`al.load(..., head="qa")`).
         tokenizer: Its tokenizer, a fast one.
         questions: The questions.
-        contexts: The text of each that holds the answer.
-        may_be_empty: Whether "" is an answer, of all or of each.
+        contexts: The text that holds the answer, one per question.
+        may_be_empty: Whether "" is an answer, for all questions or for each.
         max_answer_tokens: Longest span in tokens.
-        max_length: Tokens a window, question included; the model's context by default.
-        batch_size: Windows a forward.
-        advance: Called behind each forward with its share of the work.
+        max_length: Tokens per window, question included; the model's context by default.
+        batch_size: Windows per forward.
+        advance: Called after each forward with its fraction of the work.
 
     Raises:
-        ValueError: The model has another head, a question or context is empty, or a window has no
-            room for the context.
+        ModelError: The model has another head.
+        TextError: A question or context is empty.
+        SettingError: A window has no room for the context.
     """
     anatomy = require_head(model, "qa")
     owners: list[int] = []
@@ -53,7 +54,7 @@ def find_spans(
         owners += [number] * len(found)
         windows += found
     best: list[Answer | None] = [None] * len(questions)
-    empty = [float("inf")] * len(questions)  # of several windows, the one surest of an answer
+    empty = [float("inf")] * len(questions)  # of several windows, the lowest
     for numbers, ids, mask in in_batches(
         anatomy, [w.ids for w in windows], batch_size=batch_size, advance=advance
     ):

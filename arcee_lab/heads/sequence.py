@@ -30,22 +30,22 @@ def score_sequence(
     batch_size: int = 8,
     advance: Advance | None = None,
 ) -> Float[Tensor, "text n_labels"]:
-    """What a sequence head makes of texts; a text that comes twice is read once.
+    """Log-probabilities of the labels of texts; a text that occurs twice is read once.
 
     Args:
         model: A sequence model (`al.load(..., head="sequence")`).
         tokenizer: Its tokenizer.
         texts: The texts.
-        labels: The labels wanted, in this order; all of the head's, in its order, by default.
-        batch_size: Texts a forward.
-        advance: Called behind each forward with its share of the work.
+        labels: Which labels to return, in this order; by default all, in the head's order.
+        batch_size: Texts per forward.
+        advance: Called after each forward with its fraction of the work.
 
     Returns:
         Natural logarithms of probabilities over all labels of the head, in float32 on the CPU.
 
     Raises:
-        ValueError: The model has another head or gives a number, a label is unknown, or a text is
-            empty or longer than the model's context.
+        ModelError: The model has another head, a regression head, or lacks a label.
+        TextError: A text is empty or longer than the model's context.
 
     Example:
         >>> import arcee_lab as al
@@ -57,9 +57,13 @@ def score_sequence(
     """
     anatomy = require_head(model, "sequence")
     if cast(int, anatomy.model.config.num_labels) < 2:
-        raise ModelError("The head gives one number a text; expected two labels or more.")
+        raise ModelError(
+            "The head gives one number per text; expected a head with two or more labels."
+        )
     if anatomy.model.config.problem_type == "multi_label_classification":
-        raise ModelError("The head gives several labels a text; expected one that excludes others.")
+        raise ModelError(
+            "The head gives several labels per text; expected a head with exclusive labels."
+        )
     columns = label_columns(anatomy, head_labels(anatomy) if labels is None else labels)
     distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
     rows = token_ids(tokenizer, list(distinct))

@@ -1,7 +1,7 @@
-"""One label a word from a token head: that of the word's last token.
+"""One label per word from a token head: that of the word's last token.
 
-A causal reader has not read a word before its last token, so the first one's label, which is the
-custom for readers of both sides, would be a guess.
+A causal model has read the whole word only at its last token, so the label of the first token,
+which is the convention for bidirectional models, would be a guess.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,30 +11,30 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.tokenization import token_offsets
-from arcee_lab.errors import ModelError
+from arcee_lab.errors import ModelError, TextError
 from arcee_lab.heads.batches import Advance, head_labels, in_batches, require_head, require_room
 
 
 def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, list[tuple[int, int]]]:
-    """A running text, and where in it the words stand.
+    """A running text, and the positions of words in it.
 
     Args:
         words: The words, in order.
         text: A text that holds them in this order; joined by spaces by default.
 
     Returns:
-        The text, and first and last-plus-one character of each word.
+        The text, and the first and last-plus-one character of each word.
 
     Raises:
-        ValueError: A word is blank, or the text does not hold it behind the one before.
+        TextError: A word is blank, or the text does not contain it after the previous word.
     """
     text = " ".join(words) if text is None else text
     spans, at = [], 0
     for number, word in enumerate(words):
         start = text.find(word, at) if word.strip() else -1
         if start < 0:
-            raise ModelError(
-                f"Word {number}, {word!r}, is blank, or the text does not hold it behind character "
+            raise TextError(
+                f"Word {number}, {word!r}, is blank, or the text does not hold it after character "
                 f"{at}; expected words in the order of their text."
             )
         at = start + len(word)
@@ -43,14 +43,14 @@ def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, lis
 
 
 def last_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """For each word the last token that covers a part of it.
+    """For each word, the last token that covers a part of it.
 
     Args:
         offsets: First and last-plus-one character of each token; equal for special tokens.
         spans: The same of each word, in order.
 
     Raises:
-        ValueError: The tokenizer has dropped a word.
+        TextError: The tokenizer has dropped a word.
     """
     found, token = [], 0
     for number, (start, end) in enumerate(spans):
@@ -61,7 +61,7 @@ def last_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, i
                 last = token
             token += 1
         if last < 0:
-            raise ModelError(f"The tokenizer makes no token of word {number}; leave the word out.")
+            raise TextError(f"The tokenizer makes no token of word {number}; leave the word out.")
         found.append(last)
     return found
 
@@ -83,18 +83,19 @@ def label_words(
         model: A token model (`al.load(..., head="token")`).
         tokenizer: Its tokenizer, a fast one (it has to know the characters of a token).
         words_batch: The words of each document.
-        texts: The running text of each document, where its words are not joined by single spaces:
-            a tokenizer may make another token of a full stop behind a space.
-        expected: Labels that the head must know, such as the right ones.
-        batch_size: Documents a forward.
-        advance: Called behind each forward with its share of the work.
+        texts: The running text of each document, if its words are not joined by single spaces: a
+            full stop after a space may be another token.
+        expected: Labels that the head must know, such as the correct ones.
+        batch_size: Documents per forward.
+        advance: Called after each forward with its fraction of the work.
 
     Returns:
-        One label a word.
+        One label per word.
 
     Raises:
-        ValueError: The model has another head or lacks an expected label, a document is longer
-            than its context, or a word is blank, not in its text, or dropped by the tokenizer.
+        ModelError: The model has another head or lacks an expected label.
+        TextError: A document is longer than the context, or a word is blank, not in its text, or
+            dropped by the tokenizer.
 
     Example:
         >>> import arcee_lab as al
@@ -108,7 +109,7 @@ def label_words(
     unknown = sorted(set(expected) - set(names))
     if unknown:
         raise ModelError(
-            f"The head has no label {unknown[0]!r}; it knows {', '.join(names)}. Set id2label in "
+            f"The head has no label {unknown[0]!r}; it knows {', '.join(names)}; set id2label in "
             "config.json (or heads.json) to the data set's names, in the head's order."
         )
     placed = [

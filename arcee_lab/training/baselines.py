@@ -1,4 +1,4 @@
-"""Simple readers to set beside the heads: counted n-grams, the commonest type, a position."""
+"""Simple readers to compare the heads with: n-gram counts, the most common type, a position."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def bag_of_words(
 
 
 def commonest_type(test: Sequence[Document]) -> float:
-    """Share of names whose type is the commonest one of their first word in training."""
+    """Share of names whose type is the most common one of their first word in training."""
     seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for document in documents("news", n=FITTED_ON, seed=0, split="train"):
         for word in document.words:
@@ -75,7 +75,7 @@ def commonest_type(test: Sequence[Document]) -> float:
 
 
 def any_spot(test: Sequence[Document]) -> float:
-    """Share of answers right when a person of the passage is taken at random."""
+    """Share of correct answers when a person of the passage is chosen at random."""
     chances = []
     for document in test:
         people = sum(word.tags.get("role") == "person" for word in document.words)

@@ -1,9 +1,9 @@
-"""One step's documents, packed into rows, with every head's right answers beside the tokens.
+"""The documents of one step, packed into rows, with the targets of every head.
 
-A batch is a function of recipe, stage and step alone, so a resumed run sees the documents that the
-killed one would have seen. No document sees another: the mask is block-diagonal and positions
-restart. As the backbone is causal and each head reads a prefix of the same text, one forward pass
-serves all four heads.
+A batch is a function of recipe, stage and step only, so a resumed run sees the documents that the
+interrupted one would have seen. No document sees another: the mask is block-diagonal and positions
+restart. Because the backbone is causal and each head reads a prefix of the same text, one forward
+pass serves all four heads.
 """
 
 import bisect
@@ -28,10 +28,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document as token ids; token i + 1 is word i, as every word of the world is one token.
+    """A document as token ids; token i + 1 is word i, because every word of the world is one token.
 
     Attributes:
-        document: What was encoded.
+        document: The document.
         ids: `<bos>`, the words, `<eos>`.
     """
 
@@ -46,23 +46,23 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed documents and what each head should say of them.
+    """Packed documents and the targets of each head.
 
-    `flat` positions index the rows laid end to end.
+    `flat` positions index the concatenated rows.
 
     Attributes:
         ids: Token ids.
         positions: Position of each token in its own document.
-        mask: True where a query may look at a key.
+        mask: True where a query may attend to a key.
         targets: The next token of the same document, or `IGNORED`.
         weights: Loss weight of each target.
         kinds: Index of the document's kind in `KINDS` for each token, -1 for padding.
         token_labels: Index into `TOKEN_LABELS` at the words of news, or `IGNORED`.
         sequence_at: Flat positions of the token before each review's verdict, and of each
-            clause's full stop: what a clause says is far easier to learn right behind it.
-        sequence_shares: For each of these, how likely the review's clauses make each of `LABELS`.
-            On average over reviews that is their label; learned in its place, it has no noise.
-        spans_at: Flat positions of each passage's prompt, -1 where a prompt is shorter.
+            clause's full stop: the meaning of a clause is far easier to learn right after it.
+        sequence_shares: For each of these, the probability of each of `LABELS` given the review's
+            clauses: on average over reviews it is their label, but without its noise.
+        spans_at: Flat positions of each passage's prompt, -1 after the end of shorter ones.
         span_starts: Column of `spans_at` in which the answer starts.
         span_ends: Column in which it ends.
     """
@@ -82,10 +82,14 @@ class Batch:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> list[Encoded]:
-    """Tokenise documents.
+    """Tokenises documents.
+
+    Args:
+        tokenizer: The demo's tokenizer.
+        documents: Documents of the world.
 
     Raises:
-        ValueError: The tokenizer splits words of the world, so it is not the demo's.
+        SettingError: The tokenizer splits words of the world, so it is not the demo's.
     """
     texts = [document.text for document in documents]
     all_ids: list[list[int]] = tokenizer(texts)["input_ids"]  # pyright: ignore[reportAssignmentType]
@@ -93,15 +97,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) ->
     for document, ids in zip(documents, all_ids, strict=True):
         if len(ids) != len(document.words) + 1:
             raise SettingError(
-                f"this tokenizer makes {len(ids) - 1} tokens of {len(document.words)} words; "
-                "the little world needs the demo's own tokenizer"
+                f"This tokenizer makes {len(ids) - 1} tokens of {len(document.words)} words; "
+                "the demo's world needs the demo's own tokenizer."
             )
         encoded.append(Encoded(document, [*ids, EOS_ID]))
     return encoded
 
 
 def pack(encoded: Iterable[Encoded], *, rows: int, length: int) -> list[list[Encoded]]:
-    """Put whole documents into rows, first fit, until one fits nowhere."""
+    """Packs whole documents into rows, first fit, until one does not fit."""
     packed: list[list[Encoded]] = [[] for _ in range(rows)]
     room = [length] * rows
     for item in encoded:
@@ -114,7 +118,7 @@ def pack(encoded: Iterable[Encoded], *, rows: int, length: int) -> list[list[Enc
 
 
 def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight: float) -> Batch:
-    """Tensors of packed documents."""
+    """The tensors of packed documents."""
     rows = len(packed)
     ids = torch.zeros(rows, length, dtype=torch.long)
     positions = torch.zeros(rows, length, dtype=torch.long)
@@ -179,7 +183,7 @@ def batch_of(packed: Sequence[Sequence[Encoded]], *, length: int, answer_weight:
 def step_batch(
     recipe: Recipe, stage: Stage, tokenizer: PreTrainedTokenizerBase, step: int
 ) -> Batch:
-    """The batch of one step of a recipe, which lies in this stage."""
+    """The batch of one step of a recipe, which is in this stage."""
     source = stream(None, seed=f"{recipe.seed}/{step}", split="train", mix=stage.mix)
     documents = []
     tokens = 0

@@ -1,8 +1,8 @@
-"""Write a trained demo as a checkpoint folder, and read its heads back.
+"""Writes a trained demo as a checkpoint folder, and reads its heads back.
 
-The folder is an ordinary causal LM for transformers. What the other heads have beyond the backbone
-lies in `heads/`, named as in their classes, with `heads.json` beside it: three small files in place
-of three more copies of the backbone.
+The folder is an ordinary causal LM for transformers. The tensors that the other heads add to the
+backbone are in `heads/`, named as in their classes, with their labels in `heads.json`: three small
+files instead of three more copies of the backbone.
 """
 
 import json
@@ -18,7 +18,7 @@ from arcee_lab.demo.reviews import LABELS
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.runs.storage import make_folder, write_atomic, write_folder, write_json
 from arcee_lab.training.batches import TOKEN_LABELS
-from arcee_lab.training.joint import Heads
+from arcee_lab.training.joint_loss import DemoHeads
 
 # head -> the name of its layer in its class
 LAYERS = {"sequence": "score", "token": "score", "qa": "qa_outputs"}
@@ -29,18 +29,18 @@ def export(
     folder: str | Path,
     *,
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     tokenizer: PreTrainedTokenizerBase,
     log: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the LM, its tokenizer, the heads and the training log into a folder.
+    """Writes the LM, its tokenizer, the heads and the training log into a folder.
 
     Args:
-        folder: Made when missing; files of the same names are replaced.
+        folder: Created if it is missing; files of the same names are replaced.
         model: The LM, written in its own dtype.
         heads: The other heads.
         tokenizer: The demo's.
-        log: Rows of the run's log, one JSON object a line in `training_log.jsonl`.
+        log: Rows of the run's log, one JSON object per line in `training_log.jsonl`.
 
     Returns:
         The folder.
@@ -73,11 +73,11 @@ def export(
     return folder
 
 
-def read_heads(folder: str | Path) -> Heads:
+def read_heads(folder: str | Path) -> DemoHeads:
     """The heads of a checkpoint folder that `export` wrote."""
     folder = Path(folder) / "heads"
     tensors = {head: load_file(folder / f"{head}.safetensors") for head in LAYERS}
-    heads = Heads(tensors["qa"]["qa_outputs.weight"].shape[1], seed=0)
+    heads = DemoHeads(tensors["qa"]["qa_outputs.weight"].shape[1], seed=0)
     with torch.no_grad():
         for head, layer in LAYERS.items():
             for name, weight in getattr(heads, head).named_parameters():

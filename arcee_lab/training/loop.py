@@ -1,8 +1,8 @@
-"""The training loop of the demo: short, exact, and safe to kill at any point.
+"""The training loop of the demo: short, exact, and resumable after an interrupt at any point.
 
 A plain loop rather than transformers' Trainer: documents are packed with a mask of their own, four
 losses share one pass, a step's batch is a function of its number, and a resumed run must repeat the
-killed one bit for bit. State is one safetensors file, written beside and then renamed.
+interrupted one bit for bit. The state is one safetensors file, written atomically.
 """
 
 import json
@@ -19,47 +19,55 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, SavedDamaged
 from arcee_lab.model import ArceeForCausalLM
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
-from arcee_lab.training.joint import Heads, joint_losses
+from arcee_lab.training.held_out import held_out, read
+from arcee_lab.training.initial_weights import untrained
+from arcee_lab.training.joint_loss import DemoHeads, joint_losses
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.skills import lm_shares
-from arcee_lab.training.start import untrained
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
-from arcee_lab.training.watch import held_out, read
 
 STATE, LOG = "state.safetensors", "log.jsonl"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished run.
+@dataclass(frozen=True, repr=False)
+class Trained(Result):
+    """The result of `train`.
 
     Attributes:
         model: The LM.
         heads: The tensors of the other heads.
         tokenizer: The demo's tokenizer.
-        log: One row a look: step, tokens, losses, zeros by layer.
-        recipe: What was run.
-        steps: Steps that each stage took.
+        log: One row per evaluation: step, tokens, losses, zeros by layer.
+        recipe: The settings of the run.
+        steps: Steps of each stage.
     """
 
     model: ArceeForCausalLM
-    heads: Heads
+    heads: DemoHeads
     tokenizer: PreTrainedTokenizerBase
     log: tuple[dict[str, Any], ...]
     recipe: Recipe
     steps: tuple[int, ...]
 
     def frame(self) -> pd.DataFrame:
-        """The log as a table: one row a look, one column a number."""
+        """The log as a table: one row per evaluation, one column per number."""
         return pd.json_normalize([_spread(row) for row in self.log])
 
-    def _repr_html_(self) -> str:
-        return self.frame().tail(10).to_html(index=False)
+    @property
+    def headline(self) -> str:
+        """The length of the run and its held-out loss, in one sentence."""
+        last = self.log[-1]
+        return (
+            f"demo with seed {self.recipe.seed} after {counted(sum(self.steps), 'step')} in "
+            f"{counted(len(self.steps), 'stage')} ({last['tokens']:,} tokens); held-out loss "
+            f"{last['lm']:.3f} nats per token"
+        )
 
 
 def _spread(row: dict[str, Any]) -> dict[str, Any]:
@@ -74,21 +82,23 @@ def train(
     save_every: int = 200,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Trained:
-    """Train the demo, or go on where a killed run of the same recipe stopped.
+    """Trains the demo, or resumes an interrupted run of the same recipe.
 
     Args:
-        recipe: What to run.
-        out: Folder of the run; made when missing, resumed when it holds this recipe's run.
+        recipe: The settings of the run.
+        out: Folder of the run; created if it is missing, resumed if it holds this recipe's run.
         save_every: Steps between two saved states.
-        on_step: Called with the step just done and its loss.
+        on_step: Called after each step with its number and loss.
 
     Returns:
         The trained model with its log.
 
     Raises:
-        ValueError: The folder holds another run, its state is damaged, or it cannot be written.
-        Interrupted: A KeyboardInterrupt, for Ctrl-C: the step was finished and the state saved;
-            its `partial` is the run so far. A second Ctrl-C stops at once.
+        OtherRun: The folder holds another run.
+        SavedDamaged: The saved state is damaged.
+        FileError: The folder cannot be written.
+        Interrupted: Ctrl-C was pressed: the step was finished and the state saved; its `partial` is
+            the run so far. A second Ctrl-C stops at once.
 
     Example:
         >>> from arcee_lab.training import quick, train
@@ -99,7 +109,7 @@ def train(
     remove_partial_files(out)
     tokenizer = build_tokenizer()
     model = untrained(recipe, tokenizer)
-    heads = Heads(recipe.d_model, seed=recipe.seed)
+    heads = DemoHeads(recipe.d_model, seed=recipe.seed)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *heads.parameters()],
         lr=recipe.rate,
@@ -162,7 +172,7 @@ def train(
     return ran(step)
 
 
-def _named(model: ArceeForCausalLM, heads: Heads) -> Iterator[tuple[str, Tensor]]:
+def _named(model: ArceeForCausalLM, heads: DemoHeads) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(prefix="lm")
     yield from heads.named_parameters(prefix="heads")
 
@@ -172,7 +182,7 @@ def _save(
     recipe: Recipe,
     done: tuple[int, int, list[int]],
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     tensors = {}
@@ -196,13 +206,13 @@ def _resume(
     out: Path,
     recipe: Recipe,
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     optimizer: torch.optim.Optimizer,
 ) -> tuple[int, int, list[int]]:
-    """Load the last saved state, if there is one.
+    """Loads the last saved state, if there is one.
 
     Returns:
-        Steps and tokens that it has behind it, and the first step of each stage begun.
+        Steps and tokens of the saved run, and the first step of each stage begun.
     """
     path = out / STATE
     if not path.exists():
@@ -214,14 +224,14 @@ def _resume(
         tensors, metadata = read_state(path, wanted)
         about = json.loads(metadata["about"])
         if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
-            raise SettingError("it is of another recipe")
+            raise SavedDamaged("it is of another recipe")
         step, tokens = int(about["step"]), int(about["tokens"])
         starts = [int(start) for start in about["starts"]]
         begun = 0 < len(starts) <= len(recipe.stages) and starts[0] == 0 == min(starts)
         if not (0 < step <= recipe.steps and begun and max(starts) <= step and tokens > 0):
-            raise SettingError(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
+            raise SavedDamaged(f"it claims step {step} of {recipe.steps}, stages begun at {starts}")
         if sorted(starts) != starts:
-            raise SettingError(f"it claims stages begun at {starts}")
+            raise SavedDamaged(f"it claims stages begun at {starts}")
     except (ValueError, LookupError, TypeError) as error:
         raise damaged(path, error) from error
     with torch.no_grad():
@@ -232,7 +242,7 @@ def _resume(
 
 
 def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
-    """Rows of the log that the saved state has behind it; later ones are cut off and re-made."""
+    """Rows of the log up to the saved state; later ones are removed and written again."""
     rows: list[dict[str, Any]] = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
@@ -244,10 +254,10 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
             break
         rows.append(row)
     if step and (not rows or rows[0]["step"] != 0 or rows[-1]["step"] <= step - every):
-        raise SettingError(
-            f"{path} lacks rows of the first {step} steps, which {path.with_name(STATE)} has "
-            "behind it. Remove both and repeat the same call or command to start again, or choose "
-            "another folder."
+        raise SavedDamaged(
+            f"{path} lacks rows of the first {step} steps, which {path.with_name(STATE)} includes; "
+            "remove both and repeat the same call or command to start again, or choose another "
+            "folder."
         )
     if text:
         _write_log(path, rows)
@@ -255,5 +265,5 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
 
 
 def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All of it anew: a few kilobytes, and never half a line."""
+    """Writes the whole log atomically; it has a few kilobytes."""
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

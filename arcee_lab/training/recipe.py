@@ -1,10 +1,10 @@
-"""What one training run of the demo is: shape, start, stages and seed, as plain values.
+"""The settings of a training run of the demo: shape, initial weights, stages and seed.
 
-What made the difference (see docs/demo.md): embeddings that start large beside what the blocks add,
-all with one shared mean vector, which a softmax over tied embeddings cannot see and which gives
-every bias-free layer a constant direction; small down projections; and answers that the left
-context fixes weigh more until the skills are there, which no loss shows: a stage ends when held-out
-documents say so. The last stage weighs every token alike.
+What mattered (see docs/demo.md): embeddings that start large compared with what the blocks add, all
+with one shared mean vector, which does not change a softmax over tied embeddings and which gives
+every bias-free layer a constant direction; small down projections; and a higher loss weight for
+answers that the left context determines, until the skills are learned. No loss shows when they are,
+so a stage ends by a measurement on held-out documents. The last stage weights all tokens equally.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from arcee_lab.errors import SettingError
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with one mix of documents.
+    """A stage of training with one mix of documents.
 
     Attributes:
-        steps: How many optimiser steps, at most.
+        steps: Most optimiser steps.
         mix: Share of each kind of document.
-        answer_weight: Loss weight of tokens that the left context fixes (copies, look-ups,
+        answer_weight: Loss weight of tokens that the left context determines (copies, look-ups,
             answers, verdicts); 1 makes the loss a plain mean.
-        quiet: Price of activity: weight of the mean of relu(u), summed over layers. It thins out
-            what fires without need.
-        until: Skills with the share of right answers, on held-out documents, that ends the stage
-            before its last step once all of them reach it.
+        quiet: Weight of the activity penalty, the mean of relu(u) summed over layers, which reduces
+            unnecessary activity.
+        until: Skills, each with a share of correct answers on held-out documents; the stage ends
+            early once all of them are reached.
     """
 
     steps: int
@@ -63,26 +63,26 @@ ALL_SKILLS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run of `train` depends on.
+    """All settings of a run of `train`.
 
     Attributes:
-        seed: Seeds the weights and the stream of documents. The shipped demo has the default.
+        seed: Random seed of the weights and the documents; the shipped demo has the default.
         d_model: Width of the residual stream.
-        d_mlp: ReLU² neurons a layer.
+        d_mlp: ReLU² neurons per layer.
         layers: Decoder layers.
         heads: Query heads.
         kv_heads: Key and value heads.
-        stages: What is trained on, in order.
-        back: How many tokens back the first head of each kv group of layer 0 starts out looking.
-        rows: Packed rows a step.
-        length: Tokens a row.
+        stages: The stages in order.
+        back: How many tokens back the first head of each kv group of layer 0 starts out attending.
+        rows: Packed rows per step.
+        length: Tokens per row.
         rate: Learning rate after warm-up.
         last_rate: Learning rate at the last step.
         warm_up: Steps until the full rate.
         decay_from: Share of the last stage after which the rate falls linearly.
-        look_every: Steps between two looks at held-out documents, at which a stage may end.
+        look_every: Steps between two evaluations on held-out documents, at which a stage may end.
         bf16: Whether matrix products run in bfloat16.
-        world: Version of the little world.
+        world: Version of the demo's world.
     """
 
     seed: int = 0
@@ -110,13 +110,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if len(self.back) > self.kv_heads:
             raise SettingError(
-                f"back={self.back} asks for {len(self.back)} heads with keys of their own, and "
+                f"back={self.back} needs {len(self.back)} heads with keys of their own, and "
                 f"kv_heads is {self.kv_heads}; give at most that many distances."
             )
 
     @property
     def steps(self) -> int:
-        """Steps of all stages together, at most."""
+        """Most steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
     def rate_at(self, step: int, starts: Sequence[int]) -> float:
@@ -140,5 +140,5 @@ class Recipe:
 
 
 def quick(seed: int = 0) -> Recipe:
-    """Under two minutes on one core: rising zeros and a loss that falls, not the skills."""
+    """A run of two minutes on one core: more zeros and a lower loss, but not the skills."""
     return Recipe(seed=seed, stages=(Stage(250, MIX, 4.0, quiet=0.05),), decay_from=0.3)

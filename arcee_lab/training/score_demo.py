@@ -1,4 +1,4 @@
-"""The whole scorecard of a demo: skills, losses beside entropies, zeros beside the untrained."""
+"""The scorecard of a demo: skills, losses next to entropies, zeros next to the untrained model."""
 
 from dataclasses import replace
 
@@ -11,33 +11,33 @@ from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.recording.capturing import capture
 from arcee_lab.training.baselines import any_spot, bag_of_words, commonest_type
 from arcee_lab.training.batches import encode
-from arcee_lab.training.joint import Heads
+from arcee_lab.training.initial_weights import untrained
+from arcee_lab.training.joint_loss import DemoHeads
 from arcee_lab.training.recipe import Recipe
 from arcee_lab.training.scores import LayerZeros, Scorecard
 from arcee_lab.training.skills import TIMES, measure_skills
-from arcee_lab.training.start import untrained
 
 RARE = 1e-3  # share of tokens below which a neuron that fires is called rare
 
 
 def score_demo(
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     tokenizer: PreTrainedTokenizerBase,
     *,
     n: int = 1500,
     seed: int = 0,
     split: str = "test",
 ) -> Scorecard:
-    """Measure everything that the model card states.
+    """Measures everything that the model card reports.
 
     Args:
         model: The demo's LM.
         heads: Its other heads.
         tokenizer: Its tokenizer.
-        n: Documents of each kind; of reviews four times as many.
-        seed: Seed of the documents.
-        split: Split they come from.
+        n: Documents of each kind; four times as many reviews.
+        seed: Random seed of the documents.
+        split: Their split.
 
     Example:
         >>> from arcee_lab.training import quick, train
@@ -90,17 +90,17 @@ def count_zeros(
     n: int,
     seed: int = 0,
     split: str = "test",
-    batch: int = 64,
+    batch_size: int = 64,
 ) -> tuple[LayerZeros, ...]:
     """Exact zeros of relu² and neurons that never fire, on documents of all kinds.
 
-    Padding and `<bos>` are not counted. There is no `untrained` beside them yet.
+    Padding and `<bos>` are not counted, and `untrained` is None.
     """
     found = documents(None, n=n, seed=seed, split=split)
     fired = [torch.zeros(()) for _ in range(model.config.num_hidden_layers)]
     tokens = 0
-    for start in range(0, n, batch):
-        items = [item.ids for item in encode(tokenizer, found[start : start + batch])]
+    for start in range(0, n, batch_size):
+        items = [item.ids for item in encode(tokenizer, found[start : start + batch_size])]
         longest = max(map(len, items))
         ids = torch.tensor([item + [PAD_ID] * (longest - len(item)) for item in items])
         mask = ids != PAD_ID

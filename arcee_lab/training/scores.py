@@ -1,4 +1,4 @@
-"""A score beside what can be reached, and a table of them."""
+"""Scores of the demo, each next to the best possible one, and the table of all of them."""
 
 import json
 import math
@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from arcee_lab.errors import UnknownName
+from arcee_lab.results import Result
 from arcee_lab.runs.storage import write_json
 
 Z = 1.959963985  # two-sided 95 %
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); sensible at 0 and 1 too."""
+    """The 95 % interval of a proportion (Wilson 1927), which is valid at 0 and 1 too."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = right / n, Z * Z
@@ -24,17 +25,17 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Score:
-    """How often a model was right at one thing.
+class SkillScore:
+    """How often a model was right at one skill.
 
     Attributes:
-        skill: What was asked.
-        right: How often it was right.
-        n: How often it was asked.
-        ceiling: Best possible share, exact.
-        must: What the demo must reach.
-        ceiling_here: Share that the best possible reader got right on these very documents.
-        baseline: Share of a simple reader, named by `baseline_name`.
+        skill: Its name.
+        right: Number of correct answers.
+        n: Number of questions.
+        ceiling: Best possible share of correct answers, exact.
+        must: Share that the demo must reach.
+        ceiling_here: Share that the best possible reader got right on these documents.
+        baseline: Share of a simple reader.
         baseline_name: What the simple reader does.
     """
 
@@ -49,7 +50,7 @@ class Score:
 
     @property
     def share(self) -> float:
-        """Share of right answers."""
+        """Share of correct answers."""
         return self.right / self.n if self.n else math.nan
 
     @property
@@ -65,15 +66,15 @@ class Score:
 
 @dataclass(frozen=True)
 class KindLoss:
-    """Next-token loss on one kind of document, beside what no reader can go below.
+    """Next-token loss on one kind of document, next to its lower bound.
 
     Attributes:
         kind: Kind of document.
-        loss: Mean loss of the model, nats a token.
-        entropy: Information of the same documents in the mix of kinds, nats a token: exact for each
-            document, what its kind costs (`MIX`) included.
+        loss: Mean loss of the model, in nats per token.
+        entropy: Information of the same documents in the mix of kinds, in nats per token: exact for
+            each document, the information of its kind (`MIX`) included.
         error: Standard error of loss minus entropy, over documents.
-        tokens: Tokens predicted, the end of the document among them.
+        tokens: Tokens predicted, the end of each document included.
     """
 
     kind: str
@@ -90,11 +91,11 @@ class LayerZeros:
     Attributes:
         layer: Its number.
         zeros: Share of exact zeros over tokens and neurons.
-        untrained: The same before training, None where it was not measured.
+        untrained: The same before training, or None if it was not measured.
         dead: Neurons that never fired.
         rare: Neurons that fired, but on fewer than one token in a thousand.
         neurons: Neurons of the layer.
-        tokens: Tokens looked at, padding and `<bos>` not counted.
+        tokens: Tokens counted, padding and `<bos>` excluded.
     """
 
     layer: int
@@ -106,9 +107,9 @@ class LayerZeros:
     tokens: int
 
 
-@dataclass(frozen=True)
-class Scorecard:
-    """All that was measured of one demo.
+@dataclass(frozen=True, repr=False)
+class Scorecard(Result):
+    """All measurements of one demo model.
 
     Attributes:
         scores: Skills of the LM and of the heads.
@@ -118,18 +119,18 @@ class Scorecard:
         split: Split they come from.
     """
 
-    scores: tuple[Score, ...]
+    scores: tuple[SkillScore, ...]
     losses: tuple[KindLoss, ...]
     zeros: tuple[LayerZeros, ...]
     seed: int
     split: str
 
-    def __getitem__(self, skill: str) -> Score:
+    def __getitem__(self, skill: str) -> SkillScore:
         """The score of one skill."""
         found = next((score for score in self.scores if score.skill == skill), None)
         if found is None:
             known = ", ".join(score.skill for score in self.scores)
-            raise UnknownName(f"no skill is called {skill!r}; skills: {known}")
+            raise UnknownName(f"There is no skill {skill!r}; expected one of {known}.")
         return found
 
     @property
@@ -138,7 +139,7 @@ class Scorecard:
         return tuple(score.skill for score in self.scores if not score.reached)
 
     def frame(self) -> pd.DataFrame:
-        """One row a skill."""
+        """One row per skill."""
         rows = []
         for score in self.scores:
             low, high = score.interval
@@ -158,19 +159,28 @@ class Scorecard:
             )
         return pd.DataFrame(rows)
 
-    def _repr_html_(self) -> str:
-        return self.frame().to_html(index=False, float_format="{:.3f}".format)
+    def _ipython_key_completions_(self) -> list[str]:
+        return [score.skill for score in self.scores]
+
+    @property
+    def headline(self) -> str:
+        """How many skills reach their aim, in one sentence."""
+        reached = len(self.scores) - len(self.missed)
+        return (
+            f"{reached} of {len(self.scores)} skills reach their aim on held-out documents "
+            f"({self.split} split, seed {self.seed})"
+        )
 
     def save(self, path: str | Path) -> Path:
-        """Write all of it as JSON."""
+        """Writes all of it as JSON."""
         return write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Scorecard":
-        """Read what `save` wrote."""
+        """Reads what `save` wrote."""
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(
-            scores=tuple(Score(**row) for row in raw["scores"]),
+            scores=tuple(SkillScore(**row) for row in raw["scores"]),
             losses=tuple(KindLoss(**row) for row in raw["losses"]),
             zeros=tuple(LayerZeros(**row) for row in raw["zeros"]),
             seed=raw["seed"],

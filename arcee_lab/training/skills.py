@@ -1,8 +1,8 @@
-"""Does it know? Every skill of the demo, asked on held-out documents.
+"""Measures every skill of the demo on held-out documents.
 
-An LM skill is asked where the document itself asks it: the model reads what stands left of the slot
-and is right if its likeliest next token is. The heads read the same hidden states: the backbone is
-causal, so those of a prompt do not depend on what follows it.
+An LM skill is measured at the slots of a document: the model reads the text to the left of the slot
+and is right if its most likely next token is. The heads read the same hidden states: the backbone
+is causal, so the states of a prompt do not depend on the text after it.
 """
 
 import math
@@ -18,8 +18,8 @@ from arcee_lab.demo import KINDS, MIX, Document, documents, facts, news, passage
 from arcee_lab.demo.tokenizer import PAD_ID
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.training.batches import TOKEN_LABELS, Encoded, encode
-from arcee_lab.training.joint import Heads
-from arcee_lab.training.scores import KindLoss, Score
+from arcee_lab.training.joint_loss import DemoHeads
+from arcee_lab.training.scores import KindLoss, SkillScore
 
 LONGEST_SPAN = 3  # tokens
 # A verdict is a noisy sum: the best reader errs on one in six. Four times as many reviews as other
@@ -29,7 +29,7 @@ ASKED_BY = {"copy": "copy", "recall": "table", "meaning": "clause"}  # skill -> 
 
 
 class Seen(NamedTuple):
-    """One document with what the model made of it."""
+    """One document with the model's hidden states and logits."""
 
     item: Encoded
     hidden: Float[Tensor, "pos d_model"]
@@ -42,11 +42,11 @@ def _see(
     tokenizer: PreTrainedTokenizerBase,
     found: Sequence[Document],
     *,
-    batch: int = 64,
+    batch_size: int = 64,
 ) -> Iterator[Seen]:
     device = model.lm_head.weight.device
-    for start in range(0, len(found), batch):
-        items = encode(tokenizer, found[start : start + batch])
+    for start in range(0, len(found), batch_size):
+        items = encode(tokenizer, found[start : start + batch_size])
         longest = max(len(item.ids) for item in items)
         ids = torch.tensor([item.ids + [PAD_ID] * (longest - len(item.ids)) for item in items])
         mask = torch.tensor(
@@ -69,12 +69,12 @@ class Tally:
         self.n: dict[str, int] = {}
 
     def add(self, skill: str, right: bool) -> None:
-        """Count one answer."""
+        """Counts one answer."""
         self.right[skill] = self.right.get(skill, 0) + bool(right)
         self.n[skill] = self.n.get(skill, 0) + 1
 
     def share(self, skill: str) -> float | None:
-        """Share of right answers, None where nothing was asked."""
+        """Share of correct answers, or None if there was no question."""
         return self.right[skill] / self.n[skill] if self.n.get(skill) else None
 
 
@@ -85,12 +85,12 @@ def lm_shares(
     *,
     n: int = 60,
 ) -> dict[str, float]:
-    """Shares of right answers on validation documents, of some skills that one kind each asks.
+    """Shares of correct answers on validation documents, for skills of one kind of document each.
 
     Args:
         model: A demo LM.
         tokenizer: The demo's.
-        skills: Of `ASKED_BY`.
+        skills: Names from `ASKED_BY`.
         n: Documents of each kind.
     """
     tally = Tally()
@@ -104,25 +104,25 @@ def lm_shares(
 
 def measure_skills(
     model: ArceeForCausalLM,
-    heads: Heads | None,
+    heads: DemoHeads | None,
     tokenizer: PreTrainedTokenizerBase,
     *,
     n: int = 1000,
     seed: int = 0,
     split: str = "test",
-) -> tuple[tuple[Score, ...], tuple[KindLoss, ...]]:
-    """Ask every skill, and take the loss of each kind beside its entropy.
+) -> tuple[tuple[SkillScore, ...], tuple[KindLoss, ...]]:
+    """Measures every skill, and the loss of each kind of document next to its entropy.
 
     Args:
         model: A demo LM.
-        heads: The other heads' tensors; None asks the LM alone.
+        heads: The other heads; None measures only the LM.
         tokenizer: The demo's.
-        n: Documents of each kind; of reviews four times as many.
-        seed: Seed of the documents.
-        split: Split they come from.
+        n: Documents of each kind; four times as many reviews.
+        seed: Random seed of the documents.
+        split: Their split.
 
     Returns:
-        One score a skill, and one loss a kind.
+        One score per skill, and one loss per kind.
     """
     tally = Tally()
     losses = []
@@ -142,7 +142,7 @@ def _loss(seen: Seen) -> tuple[float, float, int]:
     targets = torch.tensor(seen.item.ids[1:])
     loss = torch.nn.functional.cross_entropy(seen.logits[:-1], targets, reduction="sum").item()
     document = seen.item.document
-    # the reader was told no kind: the first words give it away, at its price in the mix
+    # no reader is told the kind; the first words reveal it, at its information in the mix
     return loss, document.nats - math.log(MIX[document.kind]), len(targets)
 
 
@@ -150,7 +150,7 @@ def _kind_loss(kind: str, gaps: list[tuple[float, float, int]]) -> KindLoss:
     tokens = sum(size for _, _, size in gaps)
     loss = sum(loss for loss, _, _ in gaps) / tokens
     entropy = sum(nats for _, nats, _ in gaps) / tokens
-    # of a ratio of sums, over documents
+    # standard error of a ratio of sums, over documents
     off = torch.tensor([a - b - (loss - entropy) * size for a, b, size in gaps], dtype=torch.double)
     error = off.square().sum().sqrt().item() / tokens
     return KindLoss(kind, loss, entropy, error, tokens)
@@ -180,7 +180,7 @@ def _ask_lm(tally: Tally, tokenizer: PreTrainedTokenizerBase, seen: Seen) -> Non
             tally.add("best fact", slot.detail["true"])
 
 
-def _ask_heads(tally: Tally, heads: Heads, seen: Seen) -> None:
+def _ask_heads(tally: Tally, heads: DemoHeads, seen: Seen) -> None:
     item, document = seen.item, seen.item.document
     if document.kind == "review":
         last = item.token_at(document.facts["prompt_end"] - 1)
@@ -211,7 +211,7 @@ def _ask_heads(tally: Tally, heads: Heads, seen: Seen) -> None:
 
 
 def best_span(logits: Float[Tensor, "pos 2"]) -> tuple[int, int]:
-    """First and last token of the likeliest span of at most `LONGEST_SPAN` tokens."""
+    """First and last token of the best span of at most `LONGEST_SPAN` tokens."""
     starts, ends = logits.unbind(-1)
     both = starts[:, None] + ends[None, :]
     allowed = torch.ones_like(both).triu().tril(LONGEST_SPAN - 1).bool()
@@ -219,7 +219,7 @@ def best_span(logits: Float[Tensor, "pos 2"]) -> tuple[int, int]:
     return at // len(starts), at % len(starts)
 
 
-def _scores(tally: Tally) -> tuple[Score, ...]:
+def _scores(tally: Tally) -> tuple[SkillScore, ...]:
     verdict = reviews.best_accuracy()
     causal = news.best_accuracy(both_sides=False)
     span = passages.best_exact_match()
@@ -245,7 +245,7 @@ def _scores(tally: Tally) -> tuple[Score, ...]:
         ("qa head ambiguous", unsure, 0.0, None),
     ]
     return tuple(
-        Score(
+        SkillScore(
             skill,
             tally.right[skill],
             tally.n[skill],

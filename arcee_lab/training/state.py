@@ -1,4 +1,4 @@
-"""Reading the state of a run that was cut short: all of it is checked before any of it is used."""
+"""Reads the state of an interrupted run: all of it is checked before any of it is used."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SavedDamaged
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW knows of a parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # the state of AdamW for a parameter
 
 
 def moments(optimizer: Optimizer, weight: Tensor) -> dict[str, Tensor]:
-    """What AdamW knows of a parameter: zeros, from which it begins, before the first gradient."""
+    """The state of AdamW for a parameter; zeros, its start, before the first gradient."""
     known = optimizer.state.get(weight)
     if not known:
         zeros = torch.zeros_like(weight)
@@ -23,7 +23,7 @@ def moments(optimizer: Optimizer, weight: Tensor) -> dict[str, Tensor]:
 
 
 def with_moments(name: str, weight: Tensor) -> dict[str, Tensor]:
-    """A parameter and what AdamW knows of it under their names in a state, for `read_state`."""
+    """A parameter and its AdamW state under their names in a saved state, for `read_state`."""
     like = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
     return {name: weight} | {f"optimizer.{key}.{name}": like[key] for key in MOMENTS}
 
@@ -46,27 +46,27 @@ def read_state(
             names = set(file.keys())
             if names != set(wanted):
                 lacks, more = sorted(set(wanted) - names), sorted(names - set(wanted))
-                raise SettingError(f"it lacks {lacks[0]}" if lacks else f"{more[0]} is not known")
+                raise SavedDamaged(f"it lacks {lacks[0]}" if lacks else f"{more[0]} is not known")
             for name, like in wanted.items():  # before any bytes are read
                 shape = file.get_slice(name).get_shape()
                 if list(shape) != list(like.shape):
-                    raise SettingError(f"{name} has the shape {shape}; expected {list(like.shape)}")
+                    raise SavedDamaged(f"{name} has the shape {shape}; expected {list(like.shape)}")
             # Copies: what safetensors gives is mapped from the file, which may be cut meanwhile.
             tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise SettingError(str(error)) from error
+        raise SavedDamaged(str(error)) from error
     for name, tensor in tensors.items():
         if tensor.dtype != wanted[name].dtype:
-            raise SettingError(f"{name} is {tensor.dtype}; expected {wanted[name].dtype}")
+            raise SavedDamaged(f"{name} is {tensor.dtype}; expected {wanted[name].dtype}")
     return tensors, metadata
 
 
-def damaged(path: Path, error: Exception) -> ValueError:
-    """The error for a state that cannot be used, with the way out."""
+def damaged(path: Path, error: Exception) -> SavedDamaged:
+    """The error for a state that cannot be used; it says what to do."""
     said = " ".join(str(error).split())
     said = f"{said} is missing" if isinstance(error, KeyError) else said
-    return ValueError(
-        f"{path} is damaged ({said}). Remove it and repeat the same call or command to start "
+    return SavedDamaged(
+        f"{path} is damaged ({said}); remove it and repeat the same call or command to start "
         "again, or choose another folder."
     )

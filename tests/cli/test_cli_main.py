@@ -247,7 +247,7 @@ def test_world_is_held_out_and_seeded(monkeypatch):
     assert list(read_world("copy", max_tokens=None, seed=3)) == expected[:4]
     assert list(islice(read_world("copy", max_tokens=1000, seed=3), 6)) == expected
     assert len(list(read_world("all", max_tokens=None))) == 4
-    with pytest.raises(ValueError, match=r"no kind of document is called 'stroy'.*nearest: story"):
+    with pytest.raises(ValueError, match=r"no kind of document 'stroy'.*nearest: story"):
         next(read_world("stroy", max_tokens=None))
 
 

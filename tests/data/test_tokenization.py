@@ -158,17 +158,17 @@ def test_the_sequence_and_the_token_head(loaded):
 def test_what_a_head_is_fitted_on(loaded):
     from arcee_lab.model.anatomy import anatomy_of
     from arcee_lab.training.heads.encoding import encode
-    from arcee_lab.training.heads.labelled import Labelled
+    from arcee_lab.training.heads.labelled import LabelledTexts
 
     model, tokenizer = loaded["causal"]
     anatomy = anatomy_of(model)
     expected = tokenizer(TEXT)["input_ids"]
-    texts = Labelled("sequence", (WRITTEN, TEXT), None, (0, 1), ("a", "b"))
+    texts = LabelledTexts("sequence", (WRITTEN, TEXT), None, (0, 1), ("a", "b"))
     rows = encode(anatomy, tokenizer, texts)
     assert [row.ids for row in rows] == [expected, expected]
     words = tuple(TEXT.split())
     labels = (0,) * len(words)
-    some = Labelled("token", (WRITTEN, TEXT), (words, words), (labels, labels), ("a", "b"))
+    some = LabelledTexts("token", (WRITTEN, TEXT), (words, words), (labels, labels), ("a", "b"))
     one, two = encode(anatomy, tokenizer, some)
     assert (one.ids, one.at) == (two.ids, two.at)
     assert one.ids == expected

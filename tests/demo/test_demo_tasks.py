@@ -51,21 +51,22 @@ def test_an_unknown_task_and_an_empty_split_are_refused():
 
 
 def test_every_concept_has_both_answers_and_its_parts_share_no_document():
-    from arcee_lab.demo.concepts import CONCEPTS, labelled
+    from arcee_lab.demo.concepts import CONCEPTS, concept_labels
 
     for name in CONCEPTS:
-        search, confirm = (labelled(name, part=p, n=40) for p in ("search", "confirmation"))
+        search, confirm = (concept_labels(name, part=p, n=40) for p in ("search", "confirmation"))
         assert not {d.text for d in search.documents} & {d.text for d in confirm.documents}
         for found in (search, confirm):
             labels = [label for row in found.labels for label in row if label is not None]
             assert 0.02 < sum(labels) / len(labels) < 0.7, name
             assert len(found.frame()) == len(labels)
+            assert f"is true of {sum(labels)} of {len(labels):,} words in 40 doc" in found.headline
 
 
 def test_concepts_read_words_of_a_known_sentence():
-    from arcee_lab.demo.concepts import labelled
+    from arcee_lab.demo.concepts import concept_labels
 
-    for found in (labelled("plural subject in scope", n=20), labelled("negated", n=20)):
+    for found in (concept_labels("plural subject in scope", n=20), concept_labels("negated", n=20)):
         for document, labels in zip(found.documents, found.labels, strict=True):
             for word, label in zip(document.words, labels, strict=True):
                 before = document.text[: word.start].split(".")[-1].split()
@@ -73,9 +74,9 @@ def test_concepts_read_words_of_a_known_sentence():
                     negated = word.text == "not" or "not" in before or "doubt" in before
                     assert label == (negated or (word.text in ("I", "doubt")))
     with pytest.raises(ValueError, match="nearest: negated"):
-        labelled("negation")
+        concept_labels("negation")
     with pytest.raises(ValueError, match="search, confirmation"):
-        labelled("negated", part="test")
+        concept_labels("negated", part="test")
 
 
 def test_world_command(tmp_path, capsys):

@@ -209,7 +209,7 @@ def test_unknown_kind_names_the_nearest():
 
     with pytest.raises(ValueError, match="nearest: story"):
         documents("storys", n=1)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="n=0; expected at least 1"):
         documents("story", n=0)
     with pytest.raises(ValueError, match="train, validation, test"):
         documents("story", n=1, split="tset")

@@ -387,11 +387,8 @@ def evaluate_exactly(lab: Lab) -> Read:
 
 @call
 def evaluate_three_heads(lab: Lab) -> Read:
-    heads = {name: lab.model(head) for name, head in _HEADS.items()}
-    return _evaluated(lab, HEAD_TASKS, **heads)
-
-
-_HEADS = {"seqcls": "sequence", "tokcls": "token", "qa": "qa"}
+    heads = {head: lab.model(head) for head in ("sequence", "token", "qa")}
+    return _evaluated(lab, HEAD_TASKS, heads=heads)
 
 
 def _evaluated(lab: Lab, tasks: list[str], **options: Any) -> Read:

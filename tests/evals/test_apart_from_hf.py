@@ -9,7 +9,7 @@ from transformers import ArceeConfig as ReferenceConfig
 from transformers import ArceeForCausalLM as Reference
 
 from arcee_lab.evals import ArceeLab
-from arcee_lab.evals.scoring.rolling_windows import windows_of
+from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.model.loading import DEMO
 
@@ -77,7 +77,9 @@ def test_whole_texts_of_thousands_of_tokens(long):
     theirs = hf.loglikelihood_rolling(requests, disable_tqdm=True)
     mine = ours.loglikelihood_rolling(requests, disable_tqdm=True)
     texts = ours._encoder().texts([request.args[0] for request in requests])
-    windows = windows_of(list(texts.values()), prefix=ours.prefix_token_id, longest=ours.max_length)
+    windows = rolling_windows(
+        list(texts.values()), prefix=ours.prefix_token_id, longest=ours.max_length
+    )
     truth = []
     model.double()
     for (window,) in windows:  # each text is one window

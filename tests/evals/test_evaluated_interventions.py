@@ -8,7 +8,7 @@ from lm_eval.api.model import CachingLM
 
 import arcee_lab as al
 from arcee_lab.evals import ArceeLab
-from arcee_lab.evals.intervened import changes_of
+from arcee_lab.evals.intervened import eval_interventions
 from arcee_lab.heads.sequence import score_sequence
 
 POST = "layers.*.mlp.hook_post"
@@ -66,11 +66,11 @@ def test_what_cannot_be_packed_says_so(demo):
     for name in PACKED:
         info = ArceeLab(*demo, intervention=PACKED[name]).get_model_info()
         assert info["packed"]
-        assert info["unpacked_because"] == ""
-    told = {name: ArceeLab(*demo, intervention=one).unpacked_because for name, one in ALONE.items()}
+        assert info["unpacked_reason"] == ""
+    told = {name: ArceeLab(*demo, intervention=one).unpacked_reason for name, one in ALONE.items()}
     assert "count from the end" in told["last position"]
     assert "span the keys" in told["a head's pattern"]
-    assert "Replace looks at whole sequences" in told["a function of rows"]
+    assert "Replace reads whole sequences" in told["a function of rows"]
 
 
 def test_hooks_see_each_token_once_and_no_padding(demo):
@@ -169,7 +169,7 @@ def test_a_cache_of_other_answers_is_refused(demo, tmp_path):
     with pytest.raises(ValueError, match="another run: model_fingerprint"):
         CachingLM(other, path)
     head = [Instance("loglikelihood", {"head": "sequence"}, ("a", "good"), 0, ("t", 0, 1))]
-    with pytest.raises(ValueError, match="use_cache knows requests by their text alone"):
+    with pytest.raises(ValueError, match="use_cache identifies requests only by their text"):
         clean.loglikelihood(head)
 
 
@@ -179,7 +179,7 @@ def test_a_cache_of_nobody_known_is_refused(demo, tmp_path):
     path = str(tmp_path / "answers.db")
     few = choices([("The dogs", [" sleep", " sleeps"])])
     CachingLM(HFLM(pretrained=demo[0], tokenizer=demo[1]), path).loglikelihood(few)
-    with pytest.raises(ValueError, match="without saying of which model"):
+    with pytest.raises(ValueError, match="does not say which model"):
         CachingLM(ArceeLab(*demo), path)
 
 
@@ -189,15 +189,15 @@ def test_a_cache_of_nobody_known_is_refused(demo, tmp_path):
         (al.Ablate(POST, tags=[1]), "acts at tags, and an evaluation has none"),
         (al.Ablate(POST, mask=torch.ones(2, 4, dtype=torch.bool)), "has 2 rows"),
         (al.Ablate(POST, "resample"), "Give value= rows"),
-        (al.Ablate(POST, positions=[1], mask=torch.tensor([[True]])), "no position at all"),
+        (al.Ablate(POST, positions=[1], mask=torch.tensor([[True]])), "selects no position"),
         (al.Ablate("layers.9.mlp.hook_post"), "layers"),
-        ("nowhere.json", "is no file"),
+        ("nowhere.json", "is not a file"),
     ],
 )
 def test_what_an_evaluation_cannot_do(demo, intervention, message):
     with pytest.raises(ValueError, match=message):
         ArceeLab(*demo, intervention=intervention)
-    assert changes_of(None, demo[0]).values == ()
+    assert eval_interventions(None, demo[0]).values == ()
 
 
 def test_exact_and_interventions_exclude_each_other(demo):

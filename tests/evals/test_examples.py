@@ -127,7 +127,9 @@ def test_what_would_have_no_effect_is_refused(lm, demo, folder):
     for mine in ({"device": "cpu"}, {"dtype": "float32"}, {"attn": "sdpa"}, {"revision": "main"}):
         with pytest.raises(ValueError, match=f"{next(iter(mine))} came with a model in memory"):
             ArceeLab(*demo, **mine)
-    assert ArceeLab(*demo, device="cpu", tokcls="demo").main == "causal"  # the head is loaded there
+    assert (
+        ArceeLab(*demo, device="cpu", heads={"token": "demo"}).main == "causal"
+    )  # the head is loaded there
     with pytest.raises(ValueError, match="batch_tokens=64 has no effect with exact=True"):
         ArceeLab(*demo, exact=True, batch_tokens=64)
     for size in ({"batch_size": 0}, {"batch_tokens": 0}, {"max_length": 0}):

@@ -66,7 +66,7 @@ def test_sequence_errors(sequence, token, tiny):
         score_sequence(*token, ["x"])
     with pytest.raises(ValueError, match="Text 1 has 142 tokens, the model reads 1 to 128"):
         score_sequence(model, tokenizer, ["soup", "soup " * 140])
-    with pytest.raises(ValueError, match="one number a text"):
+    with pytest.raises(ValueError, match="one number per text"):
         score_sequence(tiny("sequence", num_labels=1), tokenizer, ["x"])
 
 

@@ -95,10 +95,12 @@ def test_a_missing_head_is_named(demo, loaded):
     with pytest.raises(ValueError, match=r"Task 'arcee_demo_ner': it needs a token head.*tokcls="):
         run(*demo, tasks=tasks, limit=2, progress=False)
     model, _ = al.load("demo", head="token")
-    found = run(*demo, tokcls=model, tasks=tasks, limit=2, progress=False)
+    found = run(*demo, heads={"token": model}, tasks=tasks, limit=2, progress=False)
     assert found.score("arcee_demo_ner", "token_acc").n == 2
     with pytest.raises(ValueError, match=r"Task 'arcee_demo_ner'.*expected a model with the token"):
-        run(*demo, tokcls=demo[0], tasks=tasks, limit=2, progress=False)
+        run(*demo, heads={"token": demo[0]}, tasks=tasks, limit=2, progress=False)
+    with pytest.raises(ValueError, match="the key 'tokens'; expected some of sequence, token, qa"):
+        run(*demo, heads={"tokens": model}, tasks=tasks, limit=2, progress=False)
 
 
 def test_a_missing_head_is_told_before_any_forward(demo, loaded, monkeypatch):
@@ -119,12 +121,15 @@ def test_a_head_that_is_not_where_it_should_be_is_told_before_any_forward(
     tasks = {"tasks": {name: loaded["tasks"][name] for name in ("arcee_demo_facts", HEADS[1])}}
     (tmp_path / "config.json").write_text('{"architectures": ["ArceeForSequenceClassification"]}')
     for source, message in (
-        (tmp_path, "has no token head, only sequence; scores would be those of random weights"),
+        (
+            tmp_path,
+            "given for the token head, has only sequence: scores would be those of random weights",
+        ),
         (tmp_path / "absent", "is neither a folder, nor a Hub id"),
         (demo[0], "Got a ArceeForCausalLM, expected a model with the token head"),
     ):
         with pytest.raises(ValueError, match=f"Task '{HEADS[1]}': .*{message}") as failed:
-            run(*demo, tokcls=source, tasks=tasks, limit=2, progress=False)
+            run(*demo, heads={"token": source}, tasks=tasks, limit=2, progress=False)
         assert not isinstance(failed.value, TaskFailed)
     assert asked == []
 
@@ -136,8 +141,10 @@ def test_models_go_back_into_training(demo, loaded):
     model.train()
     model.model.layers[0].eval()  # a part may be frozen
     head.train()
-    run(model, demo[1], tokcls=head, tasks=tasks, limit=2, progress=False)
-    al.evals.sweep(model, demo[1], tokcls=head, tasks=tasks, levels=[], limit=2, progress=False)
+    run(model, demo[1], heads={"token": head}, tasks=tasks, limit=2, progress=False)
+    al.evals.sweep(
+        model, demo[1], heads={"token": head}, tasks=tasks, levels=[], limit=2, progress=False
+    )
     assert model.training
     assert head.training
     assert not model.model.layers[0].mlp.training
@@ -165,12 +172,14 @@ def test_an_interrupt_keeps_what_is_done(lm, loaded, monkeypatch):
         return own(self, requests, disable_tqdm)
 
     monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
-    with pytest.raises(Interrupted, match=r"1 of \d+ tasks done.*`partial`.*out=FOLDER") as stopped:
+    with pytest.raises(
+        Interrupted, match=r"1 of \d+ tasks finished.*`partial`.*out=FOLDER"
+    ) as stopped:
         run(lm, tasks=loaded, limit=3, progress=False)
     found = stopped.value.partial
     assert list(found.samples) == LM[:1]
     assert found.unfinished == (*LM[1:], *HEADS)
-    assert "ended before arcee_demo_facts" in found.headline
+    assert "unfinished: arcee_demo_facts" in found.headline
 
 
 def test_the_same_call_goes_on_with_the_tasks_that_are_left(lm, loaded, monkeypatch, tmp_path):
@@ -190,7 +199,9 @@ def test_the_same_call_goes_on_with_the_tasks_that_are_left(lm, loaded, monkeypa
     monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
     out = tmp_path / "out"
     lm.intervene(None)
-    with pytest.raises(Interrupted, match=r"1 of 4 tasks done.*repeat the same call") as stopped:
+    with pytest.raises(
+        Interrupted, match=r"1 of 4 tasks finished.*repeat the same call"
+    ) as stopped:
         run(lm, out=out, **settings)
     assert list(stopped.value.partial.samples) == LM[:1]
     kept = list((out / "unfinished").iterdir())
@@ -198,7 +209,7 @@ def test_the_same_call_goes_on_with_the_tasks_that_are_left(lm, loaded, monkeypa
     told = json.loads((out / "results.json").read_text())
     assert told["unfinished"] == [*LM[1:], HEADS[0]]
 
-    with pytest.raises(ValueError, match="is of another run: the model, the interventions"):
+    with pytest.raises(ValueError, match="belongs to another run"):
         run(lm, out=out, **settings | {"limit": 2})
     content = kept[0].read_bytes()
     for damage in (b"", content[:-9], b"[]", content.replace(b'"samples": [', b'"others": [')):
@@ -244,7 +255,7 @@ def test_a_task_that_fails_keeps_what_is_done(lm, loaded):
         alone = {"tasks": {agreement: loaded["tasks"][agreement]}}
         again = run(lm, tasks=alone, interventions=some, limit=LIMIT, progress=False)
         assert kept.scores == again.scores
-        assert "(arcee_demo_agreement_1) lie in `result`" in failed.value.__notes__[0]
+        assert "(arcee_demo_agreement_1) are in `result`" in failed.value.__notes__[0]
     finally:
         lm.intervene(None)
     assert loaded["tasks"][facts]._instances is None

@@ -175,7 +175,14 @@ def test_one_argument_puts_a_file_in_place_of_the_hub(tmp_path, monkeypatch, dem
         find_tasks(["arcee_sst2"], data="other.tsv")
     # the demo's head says bad and good, not negative and positive
     with pytest.raises(ValueError, match="'arcee_sst2': The head has no label 'negative'"):
-        run(demo[0], demo[1], tasks="arcee_sst2", data="dev.tsv", seqcls="demo", progress=False)
+        run(
+            demo[0],
+            demo[1],
+            tasks="arcee_sst2",
+            data="dev.tsv",
+            heads={"sequence": "demo"},
+            progress=False,
+        )
 
 
 def test_the_command_takes_files():

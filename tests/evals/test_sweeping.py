@@ -63,6 +63,8 @@ def test_the_frame_and_the_figure_show_every_level(result):
     with pytest.raises(ValueError, match="No task has the metric 'bleu'"):
         result.figure("bleu")
     assert "<table" in result._repr_html_()
+    assert f"{len(result.steps) - 1} levels after a clean run" in result.headline
+    assert repr(result) == f"Sweep({result.headline})"
 
 
 def test_levels(lm):
@@ -76,7 +78,7 @@ def test_levels(lm):
     for one, other in zip(half.interventions, less.interventions, strict=True):
         assert len(one.units) == 448
         assert set(one.units) < set(other.units)
-    with pytest.raises(ValueError, match=r"share=1\.0: expected a number between 0 and 1"):
+    with pytest.raises(ValueError, match=r"shares has 1\.0; expected numbers between 0 and 1"):
         random_control(model, [1.0])
     assert Level("mine", "none").interventions == ()
 
@@ -103,7 +105,7 @@ def test_an_interrupt_keeps_whole_levels(lm, loaded, monkeypatch):
 
     monkeypatch.setattr(ArceeLab, "loglikelihood", second_time)
     one = {"tasks": {TASKS[0]: loaded["tasks"][TASKS[0]]}}
-    with pytest.raises(Interrupted, match=r"1 of 2 levels done.*left are k=8") as stopped:
+    with pytest.raises(Interrupted, match=r"1 of 2 levels finished.*others \(k=8\)") as stopped:
         al.evals.sweep(lm, tasks=one, levels=top_k(lm.model, [8]), limit=2, progress=False)
     found = stopped.value.partial
     assert [step.level.name for step in found.steps] == ["clean"]

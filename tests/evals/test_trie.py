@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 import arcee_lab as al
-from arcee_lab.evals.intervened import Changes
-from arcee_lab.evals.scoring import scorer
-from arcee_lab.evals.scoring.prefix_cache import by_prefix
-from arcee_lab.evals.scoring.rolling_windows import windows_of
+from arcee_lab.evals.intervened import EvalInterventions
+from arcee_lab.evals.scoring import scorer as scorer_module
+from arcee_lab.evals.scoring.prefix_cache import group_by_prefix
+from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.evals.scoring.scorer import Scorer
-from arcee_lab.evals.scoring.token_trie import Wanted, common_length, rows_of
+from arcee_lab.evals.scoring.token_trie import TargetRequest, common_length, tree_rows
 
 SEQUENCES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=7), min_size=1, max_size=6)
 TEXTS = st.lists(st.lists(st.integers(3, 5), max_size=30), min_size=1, max_size=8)
@@ -31,7 +31,7 @@ def alone(model, one):
 
 
 def windows(texts, longest=64):
-    return [one for mine in windows_of(texts, prefix=1, longest=longest) for one in mine]
+    return [one for mine in rolling_windows(texts, prefix=1, longest=longest) for one in mine]
 
 
 @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
@@ -42,8 +42,8 @@ def test_common_length(one, other):
 
 @given(SEQUENCES, st.integers(4, 20))
 def test_each_node_reads_its_own_document(sequences, longest):
-    asked = [Wanted(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
-    rows = rows_of(asked, longest=longest)
+    asked = [TargetRequest(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
+    rows = tree_rows(asked, longest=longest)
     seen = []
     for row in rows:
         for read in row.reads:
@@ -59,8 +59,8 @@ def test_each_node_reads_its_own_document(sequences, longest):
 
 @given(SEQUENCES, st.integers(1, 20), st.sampled_from([0.0, 0.25, 0.5]))
 def test_no_sequence_joins_a_row_of_which_it_shares_too_little(sequences, longest, least):
-    asked = [Wanted(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
-    for row in rows_of(asked, longest=longest, least=least):
+    asked = [TargetRequest(n, one, 0, [7] * len(one)) for n, one in enumerate(sequences)]
+    for row in tree_rows(asked, longest=longest, least=least):
         assert row.ends[0] == len(row)  # one root
         read = [tuple(sequences[one.number]) for one in row.reads]
         for before, one in pairwise(read):
@@ -68,24 +68,31 @@ def test_no_sequence_joins_a_row_of_which_it_shares_too_little(sequences, longes
 
 
 def test_equal_sequences_share_a_row_even_where_nothing_may_branch():
-    asked = [Wanted(0, [1, 5], 1, [2]), Wanted(1, [1, 5], 1, [3]), Wanted(2, [1, 6], 1, [3])]
-    rows = rows_of(asked, branch=False, longest=64)
+    asked = [
+        TargetRequest(0, [1, 5], 1, [2]),
+        TargetRequest(1, [1, 5], 1, [3]),
+        TargetRequest(2, [1, 6], 1, [3]),
+    ]
+    rows = tree_rows(asked, branch=False, longest=64)
     assert [(row.tokens, len(row.reads)) for row in rows] == [([1, 5], 2), ([1, 6], 1)]
 
 
 def test_the_stem_neither_branches_nor_answers():
-    long = [Wanted(0, [1, 2, 3, 4, 5], 3, [4, 5]), Wanted(1, [1, 2, 3, 9, 5], 3, [9, 5])]
-    assert rows_of(long, longest=64)[0].stem == 3
-    early = [Wanted(0, [1, 2, 3, 4, 5], 1, [2, 3, 4, 5])]
-    assert rows_of(early, longest=64)[0].stem == 1
+    long = [
+        TargetRequest(0, [1, 2, 3, 4, 5], 3, [4, 5]),
+        TargetRequest(1, [1, 2, 3, 9, 5], 3, [9, 5]),
+    ]
+    assert tree_rows(long, longest=64)[0].stem == 3
+    early = [TargetRequest(0, [1, 2, 3, 4, 5], 1, [2, 3, 4, 5])]
+    assert tree_rows(early, longest=64)[0].stem == 1
 
 
 def test_a_context_over_the_limit_is_still_read_once():
     context = list(range(100, 200))
-    asked = [Wanted(n, [*context, n, 7, 7], 99, [n, 7, 7, 8]) for n in range(4)]
-    (row,) = rows_of(asked, longest=15)
+    asked = [TargetRequest(n, [*context, n, 7, 7], 99, [n, 7, 7, 8]) for n in range(4)]
+    (row,) = tree_rows(asked, longest=15)
     assert (len(row), row.stem) == (112, 99)
-    assert [len(one) for one in rows_of(asked, longest=12)] == [109, 103]
+    assert [len(one) for one in tree_rows(asked, longest=12)] == [109, 103]
 
 
 def test_prefixes_are_found_and_strangers_stand_alone():
@@ -94,20 +101,20 @@ def test_prefixes_are_found_and_strangers_stand_alone():
     rows = [
         row
         for n, tokens in enumerate(sequences)
-        for row in rows_of([Wanted(n, tokens, len(tokens) - 1, [1])], longest=64)
+        for row in tree_rows([TargetRequest(n, tokens, len(tokens) - 1, [1])], longest=64)
     ]
-    groups = [(length, len(group)) for length, group in by_prefix(rows, budget=100)]
+    groups = [(length, len(group)) for length, group in group_by_prefix(rows, budget=100)]
     assert sorted(groups) == [(0, 1), (30, 3), (40, 4)]
 
 
 def test_a_long_row_with_branches_reads_its_stem_first():
     shots = list(range(100, 140))
-    asked = [Wanted(n, [*shots, n, 7], 40, [7, 8]) for n in range(2)]
-    rows = rows_of(asked, longest=64)
-    assert [(length, len(group)) for length, group in by_prefix(rows, budget=80)] == [(40, 1)]
-    assert [(length, len(group)) for length, group in by_prefix(rows, budget=100)] == [(0, 1)]
-    lone = rows_of(asked[:1], longest=64)
-    assert [length for length, _ in by_prefix(lone, budget=10)] == [0]
+    asked = [TargetRequest(n, [*shots, n, 7], 40, [7, 8]) for n in range(2)]
+    rows = tree_rows(asked, longest=64)
+    assert [(length, len(group)) for length, group in group_by_prefix(rows, budget=80)] == [(40, 1)]
+    assert [(length, len(group)) for length, group in group_by_prefix(rows, budget=100)] == [(0, 1)]
+    lone = tree_rows(asked[:1], longest=64)
+    assert [length for length, _ in group_by_prefix(lone, budget=10)] == [0]
 
 
 @given(SEQUENCES, st.data())
@@ -121,11 +128,11 @@ def test_scores_equal_single_sequences(tiny, sequences, data):
         targets = [*tokens[first + 1 :], 9]
         if data.draw(st.booleans()):
             documents.append([])
-        documents[-1].append(Wanted(n, tokens, first, targets))
+        documents[-1].append(TargetRequest(n, tokens, first, targets))
         with torch.no_grad():
             logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)[first:]
         expected.append(logs[range(len(targets)), targets].sum().item())
-    scorer = Scorer(model, Changes(), budget=data.draw(st.sampled_from([1, 40, 1000])))
+    scorer = Scorer(model, EvalInterventions(), budget=data.draw(st.sampled_from([1, 40, 1000])))
     got = torch.tensor([score for score, _ in scorer.score(documents, count=len(sequences))])
     torch.testing.assert_close(got, torch.tensor(expected), atol=1e-4, rtol=0)
 
@@ -136,12 +143,12 @@ def test_long_documents_share_the_call_of_what_is_left_of_them(tiny, monkeypatch
     starts = [[47 - size, *range(3, 3 + size)] for size in (20, 31, 26)]
     asked = [
         [
-            Wanted(3 * n + c, [*start, 40 + c, 2, 7], len(start) - 1, [40 + c, 2, 7, 9])
+            TargetRequest(3 * n + c, [*start, 40 + c, 2, 7], len(start) - 1, [40 + c, 2, 7, 9])
             for c in (0, 1, 2)
         ]
         for n, start in enumerate(starts)
     ]
-    scorer = Scorer(model, Changes(), budget=40)
+    scorer = Scorer(model, EvalInterventions(), budget=40)
     calls = []
     own = scorer._forward
     monkeypatch.setattr(scorer, "_forward", lambda *args: calls.append(args[1]) or own(*args))
@@ -158,9 +165,9 @@ def test_texts_score_together_as_alone(tiny, texts, budget, longest):
     """Equal ones, empty ones, such as begin alike, and windows that a long one leaves over."""
     model = tiny()
     asked = windows(texts, longest=24)
-    scorer = Scorer(model, Changes(), budget=budget)
+    scorer = Scorer(model, EvalInterventions(), budget=budget)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorer, "_TEXTS", longest)
+        patch.setattr(scorer_module, "_TEXTS", longest)
         got = scorer.score([[one] for one in asked], count=len(asked), together=True)
     assert len(got) == len(asked)
     for one, (score, greedy) in zip(asked, got, strict=True):
@@ -173,7 +180,7 @@ def test_texts_are_fed_what_they_do_not_share(tiny):
     asked = windows(ALIKE)
     costs = {}
     for together in (True, False):
-        scorer = Scorer(tiny(), Changes(), budget=1000)
+        scorer = Scorer(tiny(), EvalInterventions(), budget=1000)
         scorer.score([[one] for one in asked], count=5, together=together)
         costs[together] = scorer.cost.rows, scorer.cost.fed
     # The last token of a text is scored and not read.
@@ -189,7 +196,7 @@ def test_a_text_alone_takes_no_tree(tiny, monkeypatch):
     )
     for texts in (ALIKE[:1], [[3, *[4] * 56], [3, *[5] * 56]]):
         asked = windows(texts)
-        Scorer(tiny(), Changes(), budget=1000).score(
+        Scorer(tiny(), EvalInterventions(), budget=1000).score(
             [[one] for one in asked], count=len(asked), together=True
         )
     assert masks == [{"input_ids", "use_cache"}] * 2
@@ -199,7 +206,7 @@ def test_hooks_are_shown_every_text_whole(tiny):
     """What is counted in a run does not depend on which texts share a row."""
     model = tiny()
     asked = [[one] for one in windows(ALIKE)]
-    scorer = Scorer(model, Changes(), budget=1000)
+    scorer = Scorer(model, EvalInterventions(), budget=1000)
     plain = scorer.score(asked, count=5, together=True)
     site = "layers.1.mlp.hook_post"
     with al.capture(model, {site: al.reducers.FiringRate()}) as stats:
@@ -221,7 +228,7 @@ def test_a_kernel_that_takes_no_tree_reads_each_text_alone(tiny, monkeypatch):
     monkeypatch.setitem(AttentionInterface._global_mapping, "causal", causal)
     model = tiny(attn="causal")
     asked = windows(ALIKE)
-    scorer = Scorer(model, Changes(), budget=1000)
+    scorer = Scorer(model, EvalInterventions(), budget=1000)
     got = scorer.score([[one] for one in asked], count=5, together=True)
     assert scorer.cost.rows == 5
     for one, (score, greedy) in zip(asked, got, strict=True):
@@ -233,21 +240,26 @@ def test_a_kernel_that_takes_no_tree_reads_each_text_alone(tiny, monkeypatch):
 def test_nothing_is_read_back_before_the_end(tiny, monkeypatch):
     """On the meta device a host read raises; so does a tensor that was left on the CPU."""
     shots = list(range(3, 25))
-    branched = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
-    shared = [[Wanted(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
+    branched = [
+        TargetRequest(0, [1, 5, 6], 1, [6, 7]),
+        TargetRequest(1, [1, 5, 8, 9], 1, [8, 9, 2]),
+    ]
+    shared = [[TargetRequest(2 + n, [1, *shots, 30 + n, n + 5], 24, [4])] for n in range(3)]
     long = [
         [
-            Wanted(5 + n, [1, *range(40, 74 + m), 2, n], 34 + m, [2, n, 5])
+            TargetRequest(5 + n, [1, *range(40, 74 + m), 2, n], 34 + m, [2, n, 5])
             for n in (2 * m, 2 * m + 1)
         ]
         for m in range(2)
     ]
     model = tiny().to("meta")
     found = []
-    monkeypatch.setattr(scorer, "answers_of", lambda batches, count: found.extend(batches) or [])
-    Scorer(model, Changes(), budget=64).score([branched, *shared, *long], count=9)
+    monkeypatch.setattr(
+        scorer_module, "combined_scores", lambda batches, count: found.extend(batches) or []
+    )
+    Scorer(model, EvalInterventions(), budget=64).score([branched, *shared, *long], count=9)
     assert [one.numbers for one in found] == [[2, 3, 4], [0, 1], [7, 8, 5, 6]]
     texts = [[one] for one in windows(ALIKE)]
-    Scorer(model, Changes(), budget=64).score(texts, count=5, together=True)
+    Scorer(model, EvalInterventions(), budget=64).score(texts, count=5, together=True)
     assert sorted(found[-1].numbers) == [0, 1, 2, 3, 4]
     assert all(one.scores.is_meta and one.greedy.is_meta for one in found)

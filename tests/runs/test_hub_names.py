@@ -151,9 +151,9 @@ def test_a_folder_of_labelled_files_is_a_data_set(tmp_path):
 
 
 def test_a_missing_qa_head_names_no_command_that_cannot_fit_one():
-    from arcee_lab.evals.head_routing import Heads
+    from arcee_lab.evals.head_routing import HeadRouter
 
-    heads = Heads({}, lambda source, head: None, None)
+    heads = HeadRouter({}, lambda source, head: None, None)
     with pytest.raises(ValueError, match="train-head` does not fit"):
         heads.require("qa", "arcee_squad")
     with pytest.raises(ValueError, match="or fit one with `arcee-lab train-head`"):

@@ -79,7 +79,7 @@ def pressing(monkeypatch, at):
         if trainer.global_step == at:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(fitting._Watch, "on_step_end", on_step_end)
+    monkeypatch.setattr(fitting._ProgressBar, "on_step_end", on_step_end)
 
 
 @pytest.mark.parametrize("tune", ["head", "lora"])

@@ -12,15 +12,15 @@ from arcee_lab.demo import MIX
 from arcee_lab.demo.tokenizer import build_tokenizer
 from arcee_lab.training import Recipe, Stage, loop, train
 from arcee_lab.training.heads import HeadRecipe, fitting, read_labelled, resuming, train_head
-from arcee_lab.training.joint import Heads
-from arcee_lab.training.start import untrained
+from arcee_lab.training.initial_weights import untrained
+from arcee_lab.training.joint_loss import DemoHeads
 from arcee_lab.training.state import read_state
 
 SHAPE = {"d_model": 16, "d_mlp": 24, "layers": 2, "heads": 4, "kv_heads": 2, "rows": 2}
 RECIPE = Recipe(
     stages=(Stage(4, MIX, 1.0),), length=96, warm_up=2, look_every=2, bf16=False, **SHAPE
 )
-WAY_OUT = r"is damaged \(.*\)\. Remove it and repeat the same call or command to start again"
+WAY_OUT = r"is damaged \(.*\); remove it and repeat the same call or command to start again"
 
 
 class Stopped(Exception):
@@ -95,7 +95,7 @@ def test_the_demo(tmp_path):
         wrong = {"about": json.dumps(json.loads(told["about"]) | {key: value})}
         found[f"{key} is {value}"] = lambda wrong=wrong: save_file(tensors, state, metadata=wrong)
     tokenizer = build_tokenizer()
-    model, heads = untrained(RECIPE, tokenizer), Heads(RECIPE.d_model, seed=0)
+    model, heads = untrained(RECIPE, tokenizer), DemoHeads(RECIPE.d_model, seed=0)
     optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()])
     before = [one.clone() for one in model.parameters()]
     for name, damage in found.items():
@@ -113,7 +113,7 @@ def test_the_demo(tmp_path):
     for content in (b"", b"\xff\xfe", b"[1]\n", lines.split(b"\n")[1], b'{"step": "2"}\n'):
         log.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r"log\.jsonl lacks rows of the first 2 .* Remove both"
+            ValueError, match=r"log\.jsonl lacks rows of the first 2 .* remove both"
         ):
             train(RECIPE, out, save_every=2)
     log.write_bytes(lines + b'{"step": 3, "to')  # the last line may be cut: it is made again
@@ -140,7 +140,7 @@ def test_a_head(tmp_path, monkeypatch, tune):
     whole = fit() if tune == "head" else None
     shutil.rmtree(out, ignore_errors=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting._Watch, "on_step_end", on_step_end)
+        patch.setattr(fitting._ProgressBar, "on_step_end", on_step_end)
         with pytest.raises(Stopped):
             fit()
     state = out / "unfinished" / "state.safetensors"

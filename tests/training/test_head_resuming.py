@@ -36,7 +36,7 @@ def test_a_killed_run_goes_on(monkeypatch, tmp_path, reviews, tune):
         if trainer.global_step == killed:
             raise Killed
 
-    monkeypatch.setattr(fitting._Watch, "on_step_end", on_step_end)
+    monkeypatch.setattr(fitting._ProgressBar, "on_step_end", on_step_end)
     with pytest.raises(Killed):
         fit(reviews, recipe, out=tmp_path / "run")
     assert {path.name for path in state.iterdir()} == {"run.json", "state.safetensors"}

@@ -186,7 +186,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_packed_documents_read_as_if_alone(tokenizer):
     from arcee_lab.training.batches import step_batch
-    from arcee_lab.training.start import untrained
+    from arcee_lab.training.initial_weights import untrained
 
     recipe = _tiny()
     batch = step_batch(recipe, recipe.stages[0], tokenizer, 0)

@@ -36,11 +36,11 @@ def test_best_span_is_the_likeliest_short_one():
 
 
 def test_card_and_file_say_what_the_scorecard_says(tmp_path):
-    from arcee_lab.training import KindLoss, LayerZeros, Recipe, Score, Scorecard
+    from arcee_lab.training import KindLoss, LayerZeros, Recipe, Scorecard, SkillScore
     from arcee_lab.training.card import model_card
 
     card = Scorecard(
-        scores=(Score("copy", 970, 1000, 1.0, 0.97), Score("recall", 10, 40, 1.0, 0.97)),
+        scores=(SkillScore("copy", 970, 1000, 1.0, 0.97), SkillScore("recall", 10, 40, 1.0, 0.97)),
         losses=(KindLoss("story", 2.1, 2.05, 0.01, 900),),
         zeros=(LayerZeros(0, 0.81, 0.5, 3, 4, 896, 900),),
         seed=0,
@@ -58,8 +58,11 @@ def test_card_and_file_say_what_the_scorecard_says(tmp_path):
     assert "Below its aim: recall." in text
     assert "| 0 | 0.810 | 0.500 | 3 | 4 | 896 | 900 |" in text
     assert list(card.frame()["skill"]) == ["copy", "recall"]
-    with pytest.raises(KeyError, match="no skill is called 'kopy'"):
+    with pytest.raises(KeyError, match="There is no skill 'kopy'"):
         card["kopy"]
+    assert card._ipython_key_completions_() == ["copy", "recall"]
+    assert card.headline.startswith("1 of 2 skills reach their aim")
+    assert "Scorecard(1 of 2" in repr(card)
 
 
 def test_the_rate_falls_in_the_last_stage():

@@ -5,7 +5,7 @@ import torch
 
 from arcee_lab.recording.capturing import capture
 from arcee_lab.training import Recipe
-from arcee_lab.training.start import untrained
+from arcee_lab.training.initial_weights import untrained
 
 
 @pytest.fixture(scope="module")

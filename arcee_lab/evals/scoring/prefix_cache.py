@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 
-from arcee_lab.evals.scoring.token_trie import Row, common_length
+from arcee_lab.evals.scoring.token_trie import TreeRow, common_length
 
 SHORTEST = 16  # tokens; below, handing out the cache costs more than reading them again
 FEWEST = 3  # rows
 
 
-def by_prefix(rows: Sequence[Row], *, budget: int) -> list[tuple[int, list[Row]]]:
+def group_by_prefix(rows: Sequence[TreeRow], *, budget: int) -> list[tuple[int, list[TreeRow]]]:
     """Sorts rows into groups that begin alike.
 
     In sorted order, a group goes on as long as its shared beginning does not fall to half of what
@@ -34,18 +34,18 @@ def by_prefix(rows: Sequence[Row], *, budget: int) -> list[tuple[int, list[Row]]
         with 0.
 
     Example:
-        >>> from arcee_lab.evals.scoring.token_trie import Wanted, rows_of
+        >>> from arcee_lab.evals.scoring.token_trie import TargetRequest, tree_rows
         >>> shots = list(range(20))
-        >>> asked = [[Wanted(n, [*shots, 90 + n, 7], 21, [1])] for n in range(4)]
-        >>> rows = [row for one in asked for row in rows_of(one, longest=64)]
-        >>> [(length, len(group)) for length, group in by_prefix(rows, budget=64)]
+        >>> asked = [[TargetRequest(n, [*shots, 90 + n, 7], 21, [1])] for n in range(4)]
+        >>> rows = [row for one in asked for row in tree_rows(one, longest=64)]
+        >>> [(length, len(group)) for length, group in group_by_prefix(rows, budget=64)]
         [(20, 4)]
     """
     order = sorted(rows, key=lambda row: row.tokens[: row.stem])
     stems = [row.tokens[: row.stem] for row in order]
     alike = [common_length(one, other) for one, other in pairwise(stems)]
-    groups: list[tuple[int, list[Row]]] = []
-    alone: list[Row] = []
+    groups: list[tuple[int, list[TreeRow]]] = []
+    alone: list[TreeRow] = []
     start = 0
     while start < len(order):
         end, shared = start + 1, alike[start] if start < len(alike) else 0
@@ -67,7 +67,7 @@ def by_prefix(rows: Sequence[Row], *, budget: int) -> list[tuple[int, list[Row]]
     return [*groups, (0, rest)] if rest else groups
 
 
-def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> DynamicCache:
+def repeated_cache(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> DynamicCache:
     """A cache of one sequence as one of several, which a call may extend.
 
     The keys and values are views until the call adds its own; the cache given stays as it is.
@@ -86,7 +86,7 @@ def handed_out(cache: DynamicCache, rows: int, config: PreTrainedConfig) -> Dyna
     return copy
 
 
-def side_by_side(caches: Sequence[DynamicCache], config: PreTrainedConfig) -> DynamicCache:
+def stacked_caches(caches: Sequence[DynamicCache], config: PreTrainedConfig) -> DynamicCache:
     """Caches of one sequence each as one of all; the shorter ones end in zeros, to be masked."""
     if len(caches) == 1:
         return caches[0]

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from arcee_lab.evals.scoring.token_trie import Wanted
+from arcee_lab.evals.scoring.token_trie import TargetRequest
 
 
-def windows_of(texts: Sequence[Sequence[int]], *, prefix: int, longest: int) -> list[list[Wanted]]:
+def rolling_windows(
+    texts: Sequence[Sequence[int]], *, prefix: int, longest: int
+) -> list[list[TargetRequest]]:
     """Cuts texts into windows as lm-eval does.
 
     Each window begins with one token that is read and not scored: the prefix, or the last token of
@@ -21,14 +23,14 @@ def windows_of(texts: Sequence[Sequence[int]], *, prefix: int, longest: int) -> 
     Returns:
         Of each text its windows, numbered through all texts.
     """
-    found: list[list[Wanted]] = []
+    found: list[list[TargetRequest]] = []
     number = 0
     for ids in texts:
         mine = []
         pairs = get_rolling_token_windows(list(ids), prefix, max_seq_len=longest, context_len=1)
         for before, after in map(make_disjoint_window, pairs):
             tokens = [*before, *after[:-1]]
-            mine.append(Wanted(number, tokens, len(before) - 1, after))
+            mine.append(TargetRequest(number, tokens, len(before) - 1, after))
             number += 1
         found.append(mine)
     return found

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from arcee_lab.evals.intervened import Changes
+from arcee_lab.evals.intervened import EvalInterventions
 from arcee_lab.evals.scoring.batch_plan import batches
-from arcee_lab.evals.scoring.prefix_cache import by_prefix, handed_out, side_by_side
-from arcee_lab.evals.scoring.target_logprobs import Found, answers_of, found_in
-from arcee_lab.evals.scoring.token_trie import Row, Wanted, rows_of
+from arcee_lab.evals.scoring.prefix_cache import group_by_prefix, repeated_cache, stacked_caches
+from arcee_lab.evals.scoring.target_logprobs import TargetScores, combined_scores, target_scores
+from arcee_lab.evals.scoring.token_trie import TargetRequest, TreeRow, tree_rows
 from arcee_lab.interventions import Intervening
 from arcee_lab.model.modeling import ArceeForCausalLM
 
@@ -60,13 +60,13 @@ class Scorer:
 
     Attributes:
         model: With an LM head.
-        changes: Interventions that act meanwhile.
+        interventions: Interventions that act meanwhile.
         budget: Tokens a batch, padding included; a longer row is a batch of its own.
         cost: What all calls took so far.
     """
 
     model: ArceeForCausalLM
-    changes: Changes
+    interventions: EvalInterventions
     budget: int
     cost: Cost = field(default_factory=Cost)
 
@@ -74,11 +74,11 @@ class Scorer:
     def branch(self) -> bool:
         """Whether documents are packed."""
         kernel = self.model.config._attn_implementation or "eager"
-        return self.changes.packed is not None and kernel in _TREE_KERNELS
+        return self.interventions.packed is not None and kernel in _TREE_KERNELS
 
     def score(
         self,
-        documents: Iterable[Sequence[Wanted]],
+        documents: Iterable[Sequence[TargetRequest]],
         *,
         count: int,
         greedy: bool = True,
@@ -102,31 +102,33 @@ class Scorer:
         branch = self.branch
         if together and branch and not _hooked(self.model):
             everything = chain.from_iterable(documents)
-            rows = rows_of(everything, longest=min(self.budget, _TEXTS), least=0.0)
+            rows = tree_rows(everything, longest=min(self.budget, _TEXTS), least=0.0)
         else:
             rows = [
-                row for one in documents for row in rows_of(one, branch=branch, longest=self.budget)
+                row
+                for one in documents
+                for row in tree_rows(one, branch=branch, longest=self.budget)
             ]
-        groups = by_prefix(rows, budget=self.budget) if branch else [(0, rows)]
-        found: list[Found] = []
+        groups = group_by_prefix(rows, budget=self.budget) if branch else [(0, rows)]
+        found: list[TargetScores] = []
         with (
-            self.changes.around(self.model, packed=branch) as block,
+            self.interventions.around(self.model, packed=branch) as block,
             _mask_for_hooks_alone(self.model),
             torch.no_grad(),
         ):
-            tell = block if branch and self.changes.tagged else None
+            tell = block if branch and self.interventions.tagged else None
             for batch, prefixes, cache in self._batches(groups, tell):
                 found.append(self._forward(batch, prefixes, cache, tell, greedy))
                 advance(sum(len(row.reads) for row in batch))
         self.cost.requests += count
         self.cost.logits_bytes = max([self.cost.logits_bytes, *(one.logits_bytes for one in found)])
-        return answers_of(found, count)
+        return combined_scores(found, count)
 
     def _batches(
-        self, groups: Iterable[tuple[int, list[Row]]], tell: Intervening | None
-    ) -> Iterator[tuple[list[Row], list[int], DynamicCache | None]]:
+        self, groups: Iterable[tuple[int, list[TreeRow]]], tell: Intervening | None
+    ) -> Iterator[tuple[list[TreeRow], list[int], DynamicCache | None]]:
         """Rows of one call, how many of the nodes of each are read before, and their cache."""
-        alone: list[tuple[int, Row]] = []
+        alone: list[tuple[int, TreeRow]] = []
         for prefix, group in groups:
             if prefix and len(group) == 1:
                 alone.append((prefix, group[0]))
@@ -136,20 +138,22 @@ class Scorer:
                 [len(row) - prefix for row in group],
                 budget=self.budget,
                 call=self.budget // _CALLS,
-                padding=self.changes.padding,
+                padding=self.interventions.padding,
             ):
                 rows = [group[index] for index in indices]
-                shared = None if cache is None else handed_out(cache, len(rows), self.model.config)
+                shared = (
+                    None if cache is None else repeated_cache(cache, len(rows), self.model.config)
+                )
                 yield rows, [prefix] * len(rows), shared
         # What is left of rows whose beginning is their own is short: several share a call.
         sizes = [max(prefix, _HELD * (len(row) - prefix)) for prefix, row in alone]
         for indices in batches(sizes, budget=_HELD * self.budget, call=self.budget):
             several = [alone[index] for index in indices]
             caches = [self._prefix(row, prefix, tell) for prefix, row in several]
-            together = side_by_side(caches, self.model.config)
+            together = stacked_caches(caches, self.model.config)
             yield [row for _, row in several], [prefix for prefix, _ in several], together
 
-    def _prefix(self, row: Row, length: int, tell: Intervening | None) -> DynamicCache:
+    def _prefix(self, row: TreeRow, length: int, tell: Intervening | None) -> DynamicCache:
         """The keys and values of a beginning."""
         cache = DynamicCache(config=self.model.config)
         if tell is not None:
@@ -170,12 +174,12 @@ class Scorer:
 
     def _forward(
         self,
-        batch: list[Row],
+        batch: list[TreeRow],
         prefixes: list[int],
         cache: DynamicCache | None,
         tell: Intervening | None,
         greedy: bool,
-    ) -> Found:
+    ) -> TargetScores:
         """One forward, and what it answers."""
         device = self.model.device
         lengths = [len(row) - prefix for row, prefix in zip(batch, prefixes, strict=True)]
@@ -206,7 +210,7 @@ class Scorer:
         self.cost.fed += width * len(batch)
         self.cost.rows += len(batch)
         states, head = self._states(**arguments)
-        return found_in(states, batch, prefixes=prefixes, head=head, greedy=greedy)
+        return target_scores(states, batch, prefixes=prefixes, head=head, greedy=greedy)
 
 
 def _watched(model: ArceeForCausalLM) -> bool:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arcee_lab.evals.scoring.token_trie import Row
+from arcee_lab.evals.scoring.token_trie import TreeRow
 
 _PIECE = 256  # tokens; so many that reading the head's weights hardly counts
 
 
-class Found(NamedTuple):
+class TargetScores(NamedTuple):
     """What a batch answers, still on the device.
 
     Attributes:
@@ -39,14 +39,14 @@ class Found(NamedTuple):
     logits_bytes: int
 
 
-def found_in(
+def target_scores(
     states: Tensor,
-    batch: Sequence[Row],
+    batch: Sequence[TreeRow],
     *,
     prefixes: Sequence[int],
     head: nn.Module | None,
     greedy: bool = True,
-) -> Found:
+) -> TargetScores:
     """Reads off what rows ask.
 
     Args:
@@ -88,14 +88,14 @@ def found_in(
     if head is None:
         most += states.numel() * states.element_size()
     numbers = [one.number for _, one in asked]
-    return Found(numbers, counts, order, torch.cat(scores), _joined(right), most)
+    return TargetScores(numbers, counts, order, torch.cat(scores), _joined(right), most)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)
 
 
-def answers_of(found: Sequence[Found], count: int) -> list[tuple[float, bool]]:
+def combined_scores(found: Sequence[TargetScores], count: int) -> list[tuple[float, bool]]:
     """The answers of all batches, as lm-eval takes them.
 
     Args:

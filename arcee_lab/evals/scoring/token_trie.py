@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Wanted(NamedTuple):
+class TargetRequest(NamedTuple):
     """The log-likelihood of some tokens behind others.
 
     Attributes:
@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
     targets: Sequence[int]
 
 
-class Read(NamedTuple):
+class TargetNodes(NamedTuple):
     """Where a row answers a request.
 
     Attributes:
@@ -40,7 +40,7 @@ class Read(NamedTuple):
 
 
 @dataclass
-class Row:
+class TreeRow:
     """One row of a batch: a tree of tokens.
 
     Attributes:
@@ -54,7 +54,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
+    reads: list[TargetNodes] = field(default_factory=list)
     stem: int = 0
 
     def __len__(self) -> int:
@@ -82,9 +82,9 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-def rows_of(
-    document: Iterable[Wanted], *, branch: bool = True, longest: int, least: float = 0.25
-) -> list[Row]:
+def tree_rows(
+    document: Iterable[TargetRequest], *, branch: bool = True, longest: int, least: float = 0.25
+) -> list[TreeRow]:
     """Lays the requests of one document, or short texts, into rows.
 
     Requests with the same tokens share a row in any case.
@@ -100,12 +100,13 @@ def rows_of(
         Rows, each with one sequence or several.
 
     Example:
-        >>> asked = [Wanted(0, [1, 5, 6], 1, [6, 7]), Wanted(1, [1, 5, 8, 9], 1, [8, 9, 2])]
-        >>> (row,) = rows_of(asked, longest=64)
+        >>> asked = [TargetRequest(0, [1, 5, 6], 1, [6, 7])]
+        >>> asked.append(TargetRequest(1, [1, 5, 8, 9], 1, [8, 9, 2]))
+        >>> (row,) = tree_rows(asked, longest=64)
         >>> row.tokens, row.depths, row.ends
         ([1, 5, 6, 8, 9], [0, 1, 2, 2, 3], [5, 5, 3, 5, 5])
     """
-    rows: list[Row] = []
+    rows: list[TreeRow] = []
     path: list[int] = []
     before: list[int] = []
     for one in sorted(document, key=lambda wanted: list(wanted.tokens)):
@@ -116,7 +117,7 @@ def rows_of(
         fits = rows and len(rows[-1]) - shared + behind <= longest
         if not same and not (branch and fits and shared and shared >= least * len(tokens)):
             _close(rows, path, 0)
-            rows.append(Row(stem=len(tokens)))
+            rows.append(TreeRow(stem=len(tokens)))
             path, shared = [], 0
         row = rows[-1]
         if shared < len(path):
@@ -129,13 +130,13 @@ def rows_of(
         row.ends += [-1] * (len(tokens) - shared)
         row.stem = min(row.stem, one.first)
         nodes = path[one.first : one.first + len(one.targets)]
-        row.reads.append(Read(one.number, nodes, one.targets))
+        row.reads.append(TargetNodes(one.number, nodes, one.targets))
         before = tokens
     _close(rows, path, 0)
     return rows
 
 
-def _close(rows: list[Row], path: list[int], depth: int) -> None:
+def _close(rows: list[TreeRow], path: list[int], depth: int) -> None:
     """Ends the nodes of a path from a depth on: what comes is no descendant of theirs."""
     if len(path) > depth:
         ends, end = rows[-1].ends, len(rows[-1])

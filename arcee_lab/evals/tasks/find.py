@@ -22,7 +22,7 @@ from arcee_lab.errors import TaskError
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
-Loaded = dict[str, dict[str, Any]]
+LoadedTasks = dict[str, dict[str, Any]]
 Data = str | os.PathLike | Mapping[str, str | os.PathLike] | None
 _PACKAGED = Path(__file__).parents[1] / "library"  # where a wheel puts the task files
 _CHECKOUT = Path(__file__).parents[3] / "evals"
@@ -39,7 +39,7 @@ def find_tasks(
     include: Sequence[str | os.PathLike] = (),
     data: Data = None,
     seed: SeedsLike = DEFAULT,
-) -> Loaded:
+) -> LoadedTasks:
     """Loads tasks with their data.
 
     Names of ours and of `include` are looked up first; lm-eval's own thousands are indexed only
@@ -72,7 +72,7 @@ def find_tasks(
         for spec in dict.fromkeys(specs):
             seeds.apply()  # a file may draw as soon as it is read
             built.append(_load(spec, manager))
-    loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
+    loaded: LoadedTasks = {"tasks": {}, "groups": {}, "group_map": {}}
     for one in built:
         for part in loaded:
             loaded[part] |= one.get(part, {})
@@ -81,12 +81,12 @@ def find_tasks(
 
 
 def loaded_tasks(
-    tasks: Loaded | str | os.PathLike | Iterable[str | os.PathLike],
+    tasks: LoadedTasks | str | os.PathLike | Iterable[str | os.PathLike],
     *,
     include: Sequence[str | os.PathLike],
     data: Data = None,
     seeds: Seeds,
-) -> Loaded:
+) -> LoadedTasks:
     """What `find_tasks` gave already, or gives for these names.
 
     Raises:
@@ -100,7 +100,7 @@ def loaded_tasks(
             f"{late}= came with tasks that are loaded already; give it to find_tasks(...), or give "
             "the names of the tasks."
         )
-    loaded = cast(Loaded, tasks)
+    loaded = cast(LoadedTasks, tasks)
     require_seeds(loaded["tasks"].items(), seeds)
     for task in loaded["tasks"].values():
         keep_documents(task)  # where lm-eval itself loaded them
@@ -279,7 +279,7 @@ def _read(file: Path) -> None:
         )
 
 
-def _load(spec: str, manager: TaskManager) -> Loaded:
+def _load(spec: str, manager: TaskManager) -> LoadedTasks:
     try:
         return manager.load(spec)  # type: ignore[return-value]
     # A task file runs code of its own and fetches data, so anything can be raised here.

@@ -1,12 +1,13 @@
-"""A classification head for any data set, and probes that ask every layer the same.
+"""Trains a classification head for any data set, and fits linear probes of every layer.
 
-recipe     how a head is fitted, the same for Python and the command line
-labelled   texts with labels: files, a Hub data set, a task's, or the demo's world
+recipe     `HeadRecipe`: the settings of a training run
+labelled   `read_labelled`: texts with labels from files, the Hub, a task or the demo's world
 tasks      the field's data sets, read as `arcee-lab eval` reads them
-encoding   their token ids, with a label where the head is asked
+encoding   token ids of the texts, with a label at each position where the head reads
 fitting    `train_head`: transformers' Trainer around a new head
-trained    what comes out: the model, its scores on held-out texts, its losses
-probing    `probe_layers`: a linear reader of the residual stream behind each layer
+resuming   the saved state of such a run
+trained    `TrainedHead`: the model, its scores on held-out texts, its losses
+probing    `probe_layers`: linear probes of the residual stream after each layer
 """
 
 from typing import TYPE_CHECKING
@@ -15,14 +16,14 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.training.heads.fitting import train_head
-    from arcee_lab.training.heads.labelled import Labelled, read_labelled
+    from arcee_lab.training.heads.labelled import LabelledTexts, read_labelled
     from arcee_lab.training.heads.probing import Probes, probe_layers
     from arcee_lab.training.heads.recipe import HeadRecipe
     from arcee_lab.training.heads.trained import TrainedHead
 
 __all__ = [
     "HeadRecipe",
-    "Labelled",
+    "LabelledTexts",
     "Probes",
     "TrainedHead",
     "probe_layers",
@@ -34,7 +35,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "fitting": ("train_head",),
-        "labelled": ("Labelled", "read_labelled"),
+        "labelled": ("LabelledTexts", "read_labelled"),
         "probing": ("Probes", "probe_layers"),
         "recipe": ("HeadRecipe",),
         "trained": ("TrainedHead",),

@@ -1,4 +1,4 @@
-"""`train_head`: a new head on a backbone, fitted by transformers' Trainer."""
+"""`train_head`: trains a new head on a backbone with transformers' Trainer."""
 
 import copy
 import tempfile
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from arcee_lab.bootstrap import interval
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, ModelError, SettingError, TextError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
@@ -32,13 +32,13 @@ from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
-from arcee_lab.training.heads.labelled import Labelled
+from arcee_lab.training.heads.labelled import LabelledTexts
 from arcee_lab.training.heads.recipe import HeadRecipe
 from arcee_lab.training.heads.resuming import (
     STATE,
     ResumableTrainer,
-    SaveNowAndThen,
-    StopSoon,
+    SavePeriodically,
+    StopAfterCtrlC,
     remove,
 )
 from arcee_lab.training.heads.trained import TrainedHead
@@ -55,35 +55,37 @@ UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
 def train_head(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    train: Labelled,
+    train: LabelledTexts,
     *,
-    test: Labelled | None = None,
+    test: LabelledTexts | None = None,
     recipe: HeadRecipe | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> TrainedHead:
-    """Fits a new sequence or token head.
+    """Trains a new sequence or token head.
 
     Args:
         model: Any Arcee model; its backbone is used, its head is not. The new model shares the
             backbone: with `tune="lora"` or `"full"` it changes for both.
         tokenizer: Its tokenizer.
-        train: What to fit it on; decides the kind of head and its labels.
+        train: The training texts, which decide the kind of head and its labels.
         test: Held-out texts with the same labels, scored at the end.
-        recipe: How; `HeadRecipe()` by default.
-        out: A folder for the result: what `TrainedHead.save` writes is put into `checkpoint/`.
-            Until then the state of the run is in `unfinished/`, written every two minutes: the same
-            call goes on from what a killed or interrupted one left, to the very same weights.
-        progress: Show a bar over the steps.
+        recipe: The settings; `HeadRecipe()` by default.
+        out: A folder for the result: `TrainedHead.save` writes into its folder `checkpoint/`. Until
+            then the state of the run is in `unfinished/`, saved every two minutes: the same call
+            resumes an interrupted run and ends with bit-identical weights.
+        progress: Show a bar over the steps; by default in notebooks and terminals.
 
     Returns:
         The model with its head, scores and losses.
 
     Raises:
-        ValueError: The texts do not fit the model or one another, LoRA's package is missing, or
-            `out` holds another run, a damaged state, or cannot be written.
-        Interrupted: A KeyboardInterrupt, for Ctrl-C; says what is kept. Its `partial` is the head
-            so far, without scores; with LoRA it is None, and the backbone is as it was.
+        TextError: The texts do not fit the model or one another.
+        ModelError: The model has adapters.
+        SettingError: The package that LoRA needs is missing.
+        FileError: `out` holds another run, a damaged state, or cannot be written.
+        Interrupted: Ctrl-C was pressed; the message says what is saved. Its `partial` is the head
+            so far, without scores; with LoRA it is None, and the backbone is unchanged.
 
     Example:
         >>> import arcee_lab as al
@@ -95,14 +97,12 @@ def train_head(
         2
     """
     if test is not None and (test.head, test.names) != (train.head, train.names):
-        raise SettingError(
+        raise TextError(
             f"The test texts have the labels {', '.join(test.names)}, the training texts "
             f"{', '.join(train.names)}; read them with names=train.names."
         )
     if len(train.names) < 2:
-        raise SettingError(
-            f"The training texts have {len(train.names)} label; expected two or more."
-        )
+        raise TextError(f"The training texts have {len(train.names)} label; expected two or more.")
     recipe = recipe or HeadRecipe()
     anatomy = anatomy_of(model)
     _refuse_adapters(anatomy.model)
@@ -117,7 +117,7 @@ def train_head(
     }
     folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
     if out is not None:
-        storage.remove_partial_files(out)  # of a run that was killed
+        storage.remove_partial_files(out)  # of an interrupted run
     with (
         Seeds.read(recipe.seed).acting(),
         GracefulInterrupt("the steps up to the next state") as interrupt,
@@ -139,9 +139,9 @@ def train_head(
             settings=settings,
         )
 
-    where = "nothing is kept but `partial` of this error; give out=FOLDER to go on later"
+    where = "nothing is saved except `partial` of this error; give out=FOLDER to resume later"
     if folder is not None:
-        where = f"the last state is in {folder}; repeat the same call or command to go on"
+        where = f"the last state is in {folder}; repeat the same call or command to resume"
     if stopped:
         raise Interrupted(
             f"interrupted after step {stopped} of {settings['steps']}: {where}.",
@@ -163,19 +163,19 @@ def train_head(
 def _refuse_adapters(model: nn.Module) -> None:
     adapters = {one for _, _, names in adapted_layers(model) for one in names}
     if adapters:
-        raise SettingError(
+        raise ModelError(
             f"The model has the adapters {', '.join(sorted(adapters))}, and a new head is saved "
             "with its backbone as a plain checkpoint; give peft_model.merge_and_unload()."
         )
 
 
-def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
+def _new_head(backbone: ArceeModel, data: LabelledTexts) -> ArceePreTrainedModel:
     """The backbone under a head with random weights, on its device and in its dtype."""
     config = copy.deepcopy(backbone.config)
     config.id2label = dict(enumerate(data.names))
     config.label2id = {name: i for i, name in config.id2label.items()}
     config.problem_type = "single_label_classification" if data.head == "sequence" else None
-    with torch.device("meta"):  # a second backbone would be drawn only to be thrown away
+    with torch.device("meta"):  # a second backbone would be initialised only to be discarded
         headed: Any = HEADS[data.head](config)
     headed.model = backbone
     headed.score = nn.Linear(
@@ -197,16 +197,16 @@ def _fit(
     interrupt: GracefulInterrupt,
     progress: bool | None,
 ) -> tuple[list[dict[str, int | float]], int]:
-    """Trains; gives the logged losses, and the step after which Ctrl-C ended it, or 0."""
+    """Trains; returns the logged losses, and the step after which Ctrl-C ended it, or 0."""
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
     trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
     cache, model.config.use_cache = model.config.use_cache, False
-    stop = StopSoon(interrupt, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
-    callbacks: list[TrainerCallback] = [_Watch(progress=progress), stop]
+    stop = StopAfterCtrlC(interrupt, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
+    callbacks: list[TrainerCallback] = [_ProgressBar(progress=progress), stop]
     if folder is not None:
-        callbacks.append(SaveNowAndThen(_LOG_EVERY))
+        callbacks.append(SavePeriodically(_LOG_EVERY))
     try:
         with tempfile.TemporaryDirectory() as nothing:
             trainer = ResumableTrainer(
@@ -217,11 +217,11 @@ def _fit(
                     num_train_epochs=recipe.epochs,
                     per_device_train_batch_size=recipe.batch_size,
                     learning_rate=recipe.rate,
-                    warmup_steps=0.1,  # below 1 it is a share of the steps
+                    warmup_steps=0.1,  # below 1 it is a fraction of the steps
                     seed=recipe.seed,
                     use_cpu=model.device.type == "cpu",
                     logging_steps=_LOG_EVERY,
-                    save_strategy="no",  # but when `SaveNowAndThen` asks for it
+                    save_strategy="no",  # only when `SavePeriodically` requests it
                     report_to=[],
                     disable_tqdm=True,
                     remove_unused_columns=False,
@@ -240,7 +240,7 @@ def _fit(
             trained.unload()
     except BaseException:
         if recipe.tune == "lora":
-            trained.unload()  # a second try begins with the backbone as it was
+            trained.unload()  # leaves the backbone unchanged for a second try
         raise
     finally:
         model.config.use_cache = cache
@@ -270,7 +270,7 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
     return get_peft_model(model, settings)  # pyright: ignore[reportArgumentType]
 
 
-class _Watch(TrainerCallback):
+class _ProgressBar(TrainerCallback):
     """Moves a bar; Trainer's own callbacks print."""
 
     def __init__(self, *, progress: bool | None):
@@ -292,7 +292,7 @@ class _Watch(TrainerCallback):
 
 
 def _scored(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test: Labelled, batch_size: int
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test: LabelledTexts, batch_size: int
 ) -> tuple[Score, ...]:
     items: list[dict[str, Any]]
     if test.words is None:

@@ -1,4 +1,4 @@
-"""Texts with labels: from files, from the Hub, from a task, or from the demo's world."""
+"""Texts with labels, from files, the Hub, a task, or the demo's world."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any, cast
 
 from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
-from arcee_lab.errors import TextError
+from arcee_lab.errors import SettingError, TextError
 from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
-FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, where no limit is given
+FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, if no limit is given
 WORLD = "demo"
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Texts with one label each, or words with one label each.
+class LabelledTexts:
+    """Texts with one label per text, or one label per word.
 
     Attributes:
         head: "sequence" or "token".
         texts: The texts.
-        words: Of the token head: the words of each text.
-        labels: Indices into the names: one a text, or one a word.
-        names: The labels.
+        words: For the token head, the words of each text.
+        labels: Indices into the names: one per text, or one per word.
+        names: The names of the labels.
     """
 
     head: str
@@ -38,7 +38,7 @@ class Labelled:
 
     @property
     def majority(self) -> float:
-        """Share of the commonest label: what a reader without eyes scores."""
+        """Fraction of the most common label: the accuracy without reading the texts."""
         flat = [one for row in self.labels for one in (row if self.words else (row,))]
         return max(flat.count(label) for label in set(flat)) / len(flat)
 
@@ -51,7 +51,7 @@ def read_labelled(
     label_column: str | None = None,
     names: Sequence[str] | None = None,
     limit: int | None = None,
-) -> Labelled:
+) -> LabelledTexts:
     """Reads a classification data set.
 
     Args:
@@ -59,19 +59,19 @@ def read_labelled(
             `.gz`; a Hub id or a folder of data files, `NAME[:split]`, by default its train split;
             `demo[:split]`, the reviews or news of the demo's world; or a task of
             `arcee-lab eval` on one of the field's data sets, as `TASK:FILE` in the data set's own
-            format or `TASK[:split]` on the Hub. A task brings its texts, its labels and their
-            names: the head can be evaluated by it as it is.
-        head: "sequence" (one label a text) or "token" (one label a word).
+            format or `TASK[:split]` on the Hub. A task defines its texts, its labels and their
+            names, so that it can evaluate the head as it is.
+        head: "sequence" (one label per text) or "token" (one label per word).
         text_column: Column of the texts, or of the lists of words; "text", or "tokens", by default.
             `a.b` is column `b` of the object in column `a`.
         label_column: Column of labels; "label", or "tags", by default.
-        names: The labels in the order of the head, as those of the training texts; by default those
-            that the data set names, or else those that occur, sorted.
+        names: The labels in the order of the head, such as those of the training texts; by default
+            those of the data set, or else those that occur, sorted.
         limit: Most rows to read.
 
     Raises:
-        ValueError: The source, a column, a text or a label is not as it should be; file and row are
-            named.
+        TextError: The source, a column, a text or a label cannot be read; file and row are named.
+        SettingError: An argument has a value that cannot be used.
 
     Example:
         >>> from arcee_lab.training.heads import read_labelled
@@ -79,11 +79,13 @@ def read_labelled(
         ('bad', 'good')
     """
     if head not in ("sequence", "token"):
-        raise TextError(f"head={head!r}; expected 'sequence' (a text) or 'token' (a word).")
+        raise SettingError(
+            f"head={head!r}; expected 'sequence' (one label per text) or 'token' (one per word)."
+        )
     if limit is not None and limit < 1:
-        raise TextError(f"limit={limit}; expected 1 row or more.")
+        raise SettingError(f"limit={limit}; expected 1 row or more.")
     if (text_column or label_column) and is_task(str(source)):
-        raise TextError(
+        raise SettingError(
             f"{source} is a task, which knows its columns; leave the names of columns out."
         )
     text = text_column or ("text" if head == "sequence" else "tokens")
@@ -113,14 +115,14 @@ def read_labelled(
                     f"{one.where} has {len(some)} words and {len(row)} labels; expected one label "
                     "per word."
                 )
-        # Where a row has its running text, a tokenizer sees the words as they stand in it.
+        # If a row has its running text, the words are tokenised as they are in it.
         texts = [
             _text(row.values["text"], row.where, "text")
             if "text" in row.values and text != "text"
             else " ".join(some)
             for row, some in zip(found, words, strict=True)
         ]
-    return Labelled(
+    return LabelledTexts(
         head=head,
         texts=tuple(texts),
         words=None if words is None else tuple(words),
@@ -130,7 +132,7 @@ def read_labelled(
 
 
 def file_of(source: str) -> Path | None:
-    """The local file that a source reads, if it reads one."""
+    """The local file of a source, or None."""
     if is_task(source):
         return task_file(source)
     name = source.partition(":")[0]
@@ -138,14 +140,14 @@ def file_of(source: str) -> Path | None:
 
 
 def _text(value: Any, where: str, column: str) -> str:
-    """A text that holds a word.
+    """The text of a cell.
 
     Raises:
-        ValueError: It is something else, which must not become the text that Python writes for it.
+        TextError: It is blank or not a text; "None" or a number must not become a text.
     """
     if not isinstance(value, str) or not value.strip():
         got = "blank" if isinstance(value, str) else type(value).__name__
-        raise TextError(f"{where}: {column!r} is {got}; expected a text. Correct or drop the row.")
+        raise TextError(f"{where}: {column!r} is {got}; expected a text, so fix or drop the row.")
     require_unicode(value, f"{where}: {column!r}")
     return value
 
@@ -164,19 +166,19 @@ def _several(row: Row, column: str, what: str) -> list[Any]:
     if not isinstance(value, (list, tuple)) or not value:
         got = "empty" if isinstance(value, (list, tuple)) else type(value).__name__
         raise TextError(
-            f"{row.where}: {column!r} is {got}; expected a list of {what}, one per word. Correct "
+            f"{row.where}: {column!r} is {got}; expected a list of {what}, one per word, so fix "
             "or drop the row."
         )
     return list(value)
 
 
 def _name(value: Any, names: Sequence[str] | None, where: str, column: str) -> str:
-    """A label's name; a number stands for one where the data set names its labels."""
+    """A label's name; a number is an index if the data set names its labels."""
     if not isinstance(value, (str, int)) or value == "":
         got = "empty" if value == "" else type(value).__name__
         raise TextError(
-            f"{where}: the label in {column!r} is {got}; expected a name or a whole number. "
-            "Correct or drop the row."
+            f"{where}: the label in {column!r} is {got}; expected a name or a whole number, "
+            "so fix or drop the row."
         )
     if names is not None and isinstance(value, int) and 0 <= value < len(names):
         return names[value]
@@ -186,7 +188,7 @@ def _name(value: Any, names: Sequence[str] | None, where: str, column: str) -> s
 def _open(
     source: str, head: str, label: str, limit: int | None
 ) -> tuple[Iterable[Row], list[str] | None]:
-    """The rows of a source, and the names that it has for its labels."""
+    """The rows of a source, and its names of the labels, if it has any."""
     name, _, split = source.partition(":")
     own: list[str] | None
     if name == WORLD:
@@ -200,9 +202,9 @@ def _open(
         require_file(path)
         if not is_table(path):
             raise TextError(
-                f"file {path} is no table of texts and labels; expected .jsonl, .ndjson, .json, "
-                ".csv, .tsv or .parquet, each also with .gz. A file in the format of one of the "
-                f"field's data sets is read as TASK:FILE, such as arcee_conll2003:{path}."
+                f"The file {path} is no table of texts and labels; expected .jsonl, .ndjson, "
+                ".json, .csv, .tsv or .parquet, each also with .gz, or TASK:FILE for the format of "
+                f"one of the field's data sets, such as arcee_conll2003:{path}."
             )
         return read_rows(path), None
     return (Row(f"{source}, row {number}", row) for number, row in enumerate(rows)), own
@@ -213,7 +215,7 @@ def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str,
     from arcee_lab.demo.tasks import BIO, dataset
 
     if split not in FROM_WORLD:
-        raise TextError(f"the demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
+        raise TextError(f"The demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
     names = list(LABELS if head == "sequence" else BIO)
     sizes = dict.fromkeys(FROM_WORLD, 1) | {split: limit or FROM_WORLD[split]}
     return cast(Iterable[dict[str, Any]], dataset(head, **sizes)[split]), names
@@ -229,6 +231,6 @@ def _dataset(
     rows = open_dataset(name, split, streaming=False)
     assert isinstance(rows, datasets.Dataset)
     feature = rows.features.get(label)
-    feature = getattr(feature, "feature", feature)  # of a list: of what it holds
+    feature = getattr(feature, "feature", feature)  # of a list: the feature of its elements
     names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return cast(Iterable[dict[str, Any]], rows), names

@@ -1,7 +1,7 @@
-"""Probes: how well a linear reader of the residual stream tells the labels, layer by layer.
+"""Linear probes of the residual stream, layer by layer.
 
-A probe reads what is there to be read, not what the model uses; compare it with the commonest label
-and with the head, and see an ablation for use.
+A probe shows what is linearly readable, not what the model uses: compare it with the most common
+label and with the trained head, and use an ablation to see what the model uses.
 """
 
 import warnings
@@ -20,34 +20,35 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, TextError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.batches import in_batches
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.recording.capturing import capture
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.progress import progress_bar
-from arcee_lab.training.heads.encoding import Row, encode
+from arcee_lab.training.heads.encoding import EncodedText, encode
 from arcee_lab.training.heads.fitting import score_of
-from arcee_lab.training.heads.labelled import Labelled
+from arcee_lab.training.heads.labelled import LabelledTexts
 from arcee_lab.views.figures.curves import Line, lines
 from arcee_lab.views.figures.figure import Figure
 from arcee_lab.views.scale import CATEGORIES
 
 SITES = ("hook_embed", "layers.*.hook_resid_post")
-MOST = 5000  # labelled places that a probe is fitted on, evenly taken
+MAX_POSITIONS = 5000  # labelled positions that a probe is fitted on, evenly spaced
 
 
-@dataclass(frozen=True)
-class Probes:
+@dataclass(frozen=True, repr=False)
+class Probes(Result):
     """The result of `probe_layers`.
 
     Attributes:
-        sites: Where each probe reads, from the embeddings to behind the last layer.
-        acc: Accuracy on the test texts, of each.
-        macro_f1: Macro-F1, of each.
-        majority: Share of the commonest label.
-        n_train: Labelled places that each was fitted on.
+        sites: The hook point that each probe reads, from the embeddings to the last layer.
+        acc: Accuracy of each on the test texts.
+        macro_f1: Macro-F1 of each on the test texts.
+        majority: Fraction of the most common label in the test texts.
+        n_train: Labelled positions that each was fitted on.
     """
 
     sites: tuple[str, ...]
@@ -57,7 +58,7 @@ class Probes:
     n_train: int
 
     def frame(self) -> pd.DataFrame:
-        """One row a layer; layer 0 is the embeddings, layer L the stream behind L layers."""
+        """One row per layer; layer 0 is the embeddings, layer L the stream after L layers."""
         rows = zip(self.sites, self.acc, self.macro_f1, strict=True)
         return pd.DataFrame(
             [
@@ -76,7 +77,7 @@ class Probes:
         )
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """Accuracy by layer with its 95 % interval, beside the commonest label.
+        """Accuracy by layer with its 95 % interval, next to the most common label.
 
         Args:
             dark: For a dark page.
@@ -85,13 +86,15 @@ class Probes:
         layers = frame["layer"].to_numpy(dtype=float)
         curves = [
             Line("probe, 95 %", layers, frame["acc"].to_numpy()),
-            Line("commonest label", layers, np.full(len(layers), self.majority), dashed=True, of=0),
+            Line(
+                "most common label", layers, np.full(len(layers), self.majority), dashed=True, of=0
+            ),
         ]
         figure = lines(
             curves,
             x="layers read (0: the embeddings)",
             y="accuracy on held-out texts",
-            title=f"What a linear probe reads behind each layer (n = {self.acc[0].n:,})",
+            title=f"Linear probe after each layer (n = {self.acc[0].n:,})",
             dark=dark,
         )
         (axes,) = figure.axes
@@ -101,43 +104,51 @@ class Probes:
         axes.set_xticks(layers[:: max(1, len(layers) // 12)])
         return figure
 
-    def _repr_html_(self) -> str:
-        return self.frame().to_html(index=False, float_format="{:.3f}".format)
+    @property
+    def headline(self) -> str:
+        """The best layer, in one sentence."""
+        best = max(range(len(self.acc)), key=lambda layer: self.acc[layer].value)
+        found = self.acc[best]
+        return (
+            f"linear probes, fitted on {self.n_train:,} positions: the best is after "
+            f"{counted(best, 'layer')}, with accuracy {found.value:.3f} ({found.low:.3f} to "
+            f"{found.high:.3f}, n = {found.n:,}); the most common label is {self.majority:.3f}"
+        )
 
 
 def probe_layers(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    train: Labelled,
-    test: Labelled,
+    train: LabelledTexts,
+    test: LabelledTexts,
     *,
     batch_size: int = 8,
     strength: float = 1.0,
-    most: int = MOST,
+    max_positions: int = MAX_POSITIONS,
     progress: bool | None = None,
 ) -> Probes:
-    """Fits a linear probe on the residual stream behind every layer.
+    """Fits a linear probe on the residual stream after every layer.
 
-    A sequence's label is read at its last token, a word's at the word's last token: the places
-    where the heads read. A probe is scikit-learn's logistic regression on standardised features.
+    A text's label is read at its last token, a word's at the word's last token, which is where the
+    heads read. A probe is scikit-learn's logistic regression on standardised features.
 
     Args:
         model: Any Arcee model.
         tokenizer: Its tokenizer.
         train: Labelled texts to fit on.
         test: Held-out texts with the same labels.
-        batch_size: Texts a forward.
-        strength: The regression's `C`: less is more regular.
-        most: Most labelled places to fit on; of more, evenly many are taken.
-        progress: Show a bar over texts and layers.
+        batch_size: Texts per forward.
+        strength: The regression's `C`; smaller values regularise more.
+        max_positions: Most labelled positions to fit on; of more, evenly spaced ones are used.
+        progress: Show a bar over texts and layers; by default in notebooks and terminals.
 
     Returns:
         Accuracy of each layer on the test texts, with its 95 % bootstrap interval, and macro-F1.
 
     Raises:
-        ValueError: The labels differ, or a text does not fit the model.
-        Interrupted: A KeyboardInterrupt, for Ctrl-C while probes are fitted; its `partial` holds
-            the layers that are done.
+        TextError: The labels differ, or a text does not fit the model.
+        Interrupted: Ctrl-C was pressed while probes are fitted; its `partial` holds the finished
+            layers.
 
     Example:
         >>> import arcee_lab as al
@@ -149,7 +160,7 @@ def probe_layers(
         5
     """
     if (test.head, test.names) != (train.head, train.names):
-        raise SettingError(
+        raise TextError(
             f"The test texts have the labels {', '.join(test.names)}, the training texts "
             f"{', '.join(train.names)}; read them with names=train.names."
         )
@@ -161,14 +172,14 @@ def probe_layers(
         y = np.array([label for row in fitted for label in row.labels])
         x_test = _read(anatomy, asked, sites, batch_size, bar)
         gold = [label for row in asked for label in row.labels]
-        taken = np.unique(np.linspace(0, len(y) - 1, min(most, len(y))).astype(int))
+        taken = np.unique(np.linspace(0, len(y) - 1, min(max_positions, len(y))).astype(int))
         acc, macro_f1 = [], []
         try:
             for site in sites:
                 probe = make_pipeline(
                     StandardScaler(), LogisticRegression(C=strength, max_iter=300)
                 )
-                with warnings.catch_warnings():  # a probe need not be at its optimum to be told by
+                with warnings.catch_warnings():  # a probe need not reach its optimum
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     probe.fit(x[site][taken], y[taken])
                 given = probe.predict(x_test[site]).tolist()
@@ -191,14 +202,14 @@ def _probes(
     sites: Sequence[str],
     acc: Sequence[Score],
     macro_f1: Sequence[float],
-    test: Labelled,
+    test: LabelledTexts,
     taken: np.ndarray,
 ) -> Probes:
     return Probes(tuple(sites), tuple(acc), tuple(macro_f1), test.majority, len(taken))
 
 
-def _by_text(rows: Sequence[Row], given: list[int]) -> list[tuple[int, int]]:
-    """(right, asked) of each text, so that a bootstrap draws whole texts."""
+def _by_text(rows: Sequence[EncodedText], given: list[int]) -> list[tuple[int, int]]:
+    """Correct and all labels of each text, so that a bootstrap draws whole texts."""
     items, start = [], 0
     for row in rows:
         own = given[start : start + len(row.labels)]
@@ -209,9 +220,9 @@ def _by_text(rows: Sequence[Row], given: list[int]) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def _read(
-    anatomy: Anatomy, rows: list[Row], sites: list[str], batch_size: int, bar: Any
+    anatomy: Anatomy, rows: list[EncodedText], sites: list[str], batch_size: int, bar: Any
 ) -> dict[str, Float[np.ndarray, "place d_model"]]:
-    """The residual stream where the head is asked, in the order of the rows."""
+    """The residual stream at the positions where a head reads, in the order of the rows."""
     found: dict[str, list[np.ndarray]] = {site: [np.empty(0)] * len(rows) for site in sites}
     for numbers, ids, mask in in_batches(anatomy, [row.ids for row in rows], batch_size=batch_size):
         with capture(anatomy.model, sites) as acts:

@@ -1,4 +1,4 @@
-"""How a head is fitted. The flags of `arcee-lab train-head` are made of these fields."""
+"""The settings of training a head; the flags of `arcee-lab train-head` are made from them."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -17,28 +17,28 @@ def _flag(default: Any, text: str, **more: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRecipe:
-    """How a head is fitted.
+    """The settings of training a head.
 
     Attributes:
-        tune: "head" leaves the backbone as it is; "lora" adds low-rank updates to its matrices and
+        tune: "head" leaves the backbone unchanged; "lora" adds low-rank updates to its matrices and
             merges them at the end; "full" trains all of it.
-        epochs: Times that the training texts are read.
-        batch_size: Texts a step.
-        learning_rate: Of AdamW, falling to 0 in a line after a warm-up over a tenth of the steps;
-            by default 3e-3 for the head, 3e-4 for LoRA, 1e-4 for the full model.
-        lora_rank: Rank of the updates, by default 8; only "lora" has any.
-        seed: Of the new head's weights and of the order of texts.
+        epochs: Number of passes over the training texts.
+        batch_size: Texts per step.
+        learning_rate: Learning rate of AdamW, which decays linearly to 0 after a warm-up over a
+            tenth of the steps; by default 3e-3 (head), 3e-4 (LoRA) or 1e-4 (full model).
+        lora_rank: Rank of the updates, by default 8; only for "lora".
+        seed: Random seed of the new head's weights and of the order of texts.
 
     Raises:
-        ValueError: A field out of its range.
+        SettingError: A field is out of range.
     """
 
     tune: str = _flag("head", "what is trained", choices=TUNED)
-    epochs: int = _flag(3, "times that the training texts are read", most=bounds.EPOCHS)
-    batch_size: int = _flag(16, "texts a step", most=bounds.ROWS)
+    epochs: int = _flag(3, "passes over the training texts", most=bounds.EPOCHS)
+    batch_size: int = _flag(16, "texts per step", most=bounds.ROWS)
     learning_rate: float | None = _flag(
         None,
-        "of AdamW (default: 3e-3 for the head, 3e-4 for LoRA, 1e-4 for the full model)",
+        "learning rate of AdamW (default: 3e-3 for head, 3e-4 for lora, 1e-4 for full)",
         type=float,
         metavar="RATE",
     )
@@ -47,7 +47,9 @@ class HeadRecipe:
         "rank of LoRA's updates, with --tune lora (default: 8)",
         most=bounds.RANK,
     )
-    seed: int = _flag(0, "seed of the head's weights and of the order of texts", most=bounds.SEED)
+    seed: int = _flag(
+        0, "random seed of the head's weights and the order of texts", most=bounds.SEED
+    )
 
     def __post_init__(self) -> None:
         if self.tune not in TUNED:
@@ -60,7 +62,7 @@ class HeadRecipe:
         if self.lora_rank is not None and self.tune != "lora":
             raise SettingError(
                 f"lora_rank={self.lora_rank} has no effect with tune={self.tune!r}; leave it out, "
-                "or tune='lora'."
+                "or give tune='lora'."
             )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise SettingError(f"learning_rate={self.learning_rate}; expected between 0 and 1.")
@@ -76,6 +78,6 @@ class HeadRecipe:
         return RANK if self.lora_rank is None else self.lora_rank
 
     def settings(self) -> dict[str, Any]:
-        """The recipe as JSON values, with what the defaults stand for."""
+        """The recipe as JSON values, with the values of the defaults."""
         rank = self.rank if self.tune == "lora" else None
         return asdict(self) | {"learning_rate": self.rate, "lora_rank": rank}

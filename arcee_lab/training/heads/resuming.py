@@ -1,9 +1,9 @@
-"""A Trainer whose run may be killed: what it keeps of it, and where the next one goes on.
+"""A Trainer that saves its state, so that an interrupted run can resume.
 
-The state is one safetensors file of ours in place of the several that transformers pickles: the
+The state is one safetensors file instead of the several files that transformers pickles: the
 trained parameters (a frozen backbone is in its checkpoint already), the optimizer, the schedule,
-the generators and the logged losses. It is whole or absent, nothing in it can run code, and all of
-it is checked before any of it is used.
+the generators and the logged losses. The file is whole or absent, nothing in it can run code, and
+all of it is checked before any of it is used.
 """
 
 import json
@@ -28,15 +28,15 @@ from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with
 
 SECONDS = 120.0  # between two states
 STATE = "state.safetensors"
-_PROGRESS = "trainer_state.json"  # what Trainer reads of a run, by this name
+_PROGRESS = "trainer_state.json"  # the name under which Trainer reads the progress of a run
 
 
 class ResumableTrainer(Trainer):
     """Writes and reads its state as one file.
 
     Args:
-        state: The file; None where nothing is kept.
-        given: What Trainer takes.
+        state: The file, or None to save nothing.
+        given: Arguments of Trainer.
     """
 
     def __init__(self, state: Path | None, **given: Any):
@@ -44,25 +44,26 @@ class ResumableTrainer(Trainer):
         self._file = state
 
     def go_on(self, scratch: Path) -> None:
-        """Trains, from the state where there is one.
+        """Trains, from the saved state if there is one.
 
         Args:
-            scratch: An empty folder: Trainer wants to read from one how far a run is.
+            scratch: An empty folder, from which Trainer reads the progress of the run.
 
         Raises:
-            ValueError: The state is damaged or cannot be written.
+            SavedDamaged: The state is damaged.
+            FileError: It cannot be written.
         """
         if self._file is None or not self._file.is_file():
             self.train()
             return
         try:
-            self._told = _checked(read_state(self._file, self._wanted())[1])
+            self._saved_values = _checked(read_state(self._file, self._wanted())[1])
         except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise damaged(self._file, error) from error
-        (scratch / _PROGRESS).write_text(json.dumps(self._told["progress"]))
+        (scratch / _PROGRESS).write_text(json.dumps(self._saved_values["progress"]))
         self.train(resume_from_checkpoint=str(scratch))
 
-    # ------------------------------------------------------------------ what Trainer calls
+    # ------------------------------------------------------------------ methods that Trainer calls
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self._file is not None
@@ -104,7 +105,7 @@ class ResumableTrainer(Trainer):
         tensors, _ = read_state(self._file, self._wanted())
         own = optimizer.state_dict()
         names = {id(one): name for name, one in self._trained().items()}
-        rates = self._told["rates"]
+        rates = self._saved_values["rates"]
         if len(rates) != len(own["param_groups"]):
             raise damaged(self._file, ValueError(f"it holds {len(rates)} learning rates"))
         state: dict[int, dict[str, Tensor]] = {}
@@ -115,27 +116,27 @@ class ResumableTrainer(Trainer):
         for group, rate in zip(own["param_groups"], rates, strict=True):
             group["lr"] = rate
         optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-        schedule.load_state_dict(schedule.state_dict() | self._told["schedule"])
+        schedule.load_state_dict(schedule.state_dict() | self._saved_values["schedule"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._file is None:
             return
         tensors, _ = read_state(self._file, self._wanted())
-        version, words, gauss = self._told["python"]
+        version, words, gauss = self._saved_values["python"]
         random.setstate((version, tuple(words), gauss))
-        kind, words, *rest = self._told["numpy"]
+        kind, words, *rest = self._saved_values["numpy"]
         np.random.set_state((kind, np.array(words, dtype=np.uint32), *rest))
         torch.random.set_rng_state(tensors["generator.torch"])
         if torch.cuda.is_available():
             torch.cuda.random.set_rng_state(tensors["generator.cuda"])
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """There is none: nothing here runs under torch's automatic loss scaling."""
+        """Does nothing: torch's automatic loss scaling is not used."""
 
-    # ------------------------------------------------------------------ what a state holds
+    # ------------------------------------------------------------------ contents of the state
 
     def _both(self) -> tuple[Any, Any]:
-        """The optimizer and the schedule, which Trainer has made by now."""
+        """The optimizer and the schedule that Trainer has made."""
         return self.optimizer, self.lr_scheduler
 
     def _trained(self) -> dict[str, Tensor]:
@@ -151,10 +152,10 @@ class ResumableTrainer(Trainer):
         return wanted
 
 
-class SaveNowAndThen(TrainerCallback):
-    """Asks for a state when some time has passed, where a loss has just been logged.
+class SavePeriodically(TrainerCallback):
+    """Requests a saved state every two minutes, after a logged loss.
 
-    A state in between would begin the mean of the next logged loss anew.
+    A state saved between two logged losses would restart the mean of the next one.
     """
 
     def __init__(self, every: int):
@@ -170,13 +171,13 @@ class SaveNowAndThen(TrainerCallback):
             self._saved = time.monotonic()
 
 
-class StopSoon(TrainerCallback):
-    """Ends the training after Ctrl-C: where a state is exact if one is kept, else at once.
+class StopAfterCtrlC(TrainerCallback):
+    """Ends the training after Ctrl-C: at the next logged loss if a state is saved, else at once.
 
     Args:
-        wish: Says whether it was pressed.
-        every: Steps between logged losses where a state is kept; 1 where none is.
-        keeps: Whether one is.
+        wish: Whether Ctrl-C was pressed.
+        every: Steps between logged losses if a state is saved, else 1.
+        keeps: Whether a state is saved.
     """
 
     def __init__(self, interrupt: GracefulInterrupt, every: int, *, keeps: bool):
@@ -193,7 +194,7 @@ class StopSoon(TrainerCallback):
 
 
 def remove(folder: Path) -> None:
-    """Removes the folder of a run whose result is safe; a kill in between leaves a claimed one."""
+    """Removes the folder of a finished run; an interrupt in between leaves a claimed folder."""
     (folder / STATE).unlink(missing_ok=True)
     storage.remove_partial_files(folder)
     (folder / storage.RUN_FILE).unlink(missing_ok=True)
@@ -202,7 +203,7 @@ def remove(folder: Path) -> None:
 
 
 def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a state says next to its tensors.
+    """The values that a state holds next to its tensors.
 
     Raises:
         ValueError, LookupError, TypeError, OverflowError: It is not what `_save_checkpoint` writes.

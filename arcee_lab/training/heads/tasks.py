@@ -10,7 +10,7 @@ _PREFIX = "arcee_"
 
 
 def is_task(source: str) -> bool:
-    """Whether a source names a task, be it misspelt, and no file or data set of the Hub."""
+    """Whether a source names a task, even a misspelt one, and not a file or a data set."""
     from arcee_lab.evals.tasks.datasets.classification import BY_TASK
 
     name = source.partition(":")[0]
@@ -26,7 +26,7 @@ def task_file(source: str) -> Path | None:
 
 
 def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows that hold what the task asks, letter for letter, and the names of its labels.
+    """Rows with exactly the texts of the task, and the names of its labels.
 
     Args:
         source: `TASK:FILE` in the data set's own format, or `TASK[:SPLIT]` on the Hub, by default
@@ -38,7 +38,7 @@ def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
         the Hub's ids.
 
     Raises:
-        ValueError: There is no such task, it asks another head, or its data cannot be read.
+        TextError: There is no such task, it is for another head, or its data cannot be read.
     """
     from arcee_lab.evals.tasks.datasets import SQUAD, SQUAD_V2
     from arcee_lab.evals.tasks.datasets.classification import BY_TASK
@@ -46,20 +46,20 @@ def read_task(source: str, head: str) -> tuple[list[dict[str, Any]], list[str]]:
     name, _, split = source.partition(":")
     if name in (f"{_PREFIX}{one.name}" for one in (SQUAD, SQUAD_V2)):
         raise TextError(
-            f"Task {name!r} asks for spans of a context; expected one label a text or a word: "
-            "sequence and token heads can be fitted, QA heads cannot."
+            f"Task {name!r} asks for spans of a context; expected one label per text or word, "
+            "because QA heads cannot be fitted."
         )
     if name not in BY_TASK:
         near = get_close_matches(name, BY_TASK, n=3, cutoff=0.6) or BY_TASK
         raise TextError(
-            f"There is no task {name!r} to fit a head on; nearest: {', '.join(near)}. The demo's "
-            "own texts are 'demo'."
+            f"There is no task {name!r} to fit a head on; nearest: {', '.join(near)} (the demo's "
+            "own texts are 'demo')."
         )
     task = BY_TASK[name]
     if task.head != head:
         raise TextError(
             f"Task {name!r} is one of the {task.head} head; expected one of the {head} head, or "
-            f"head={task.head!r} (--head {task.head})."
+            f"give head={task.head!r} (--head {task.head})."
         )
     file = task_file(source)
     rows = task.documents(None if file is None else str(file), split=split or "train")

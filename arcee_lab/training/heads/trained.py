@@ -1,7 +1,6 @@
-"""A fitted head: the model, its scores on texts it has not seen, and its losses."""
+"""A trained head: the model, its scores on held-out texts, and its losses."""
 
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,22 @@ from transformers.utils import logging as transformers_logging
 
 from arcee_lab.evals.result import Score, table
 from arcee_lab.model.modeling import ArceePreTrainedModel
+from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 
 
-@dataclass(frozen=True)
-class TrainedHead:
+@dataclass(frozen=True, repr=False)
+class TrainedHead(Result):
     """The result of `train_head`.
 
     Attributes:
         model: With the new head, in evaluation mode.
         tokenizer: Its tokenizer.
         scores: On the test texts, with 95 % bootstrap intervals; none without such texts.
-        majority: Share of the commonest label there; of the training texts without test texts.
-        losses: `{"step", "loss"}` by step: the mean loss since the row before.
+        majority: Fraction of the most common label in the test texts; without test texts, in the
+            training texts.
+        losses: One `{"step": ..., "loss": ...}` per logged step, with the mean loss since the
+            previous one.
         settings: Recipe, labels, sizes.
     """
 
@@ -35,7 +37,7 @@ class TrainedHead:
     settings: dict[str, Any]
 
     def frame(self) -> pd.DataFrame:
-        """One row a score."""
+        """One row per score."""
         columns = ["metric", "value", "low", "high", "n"]
         return pd.DataFrame([asdict(score) for score in self.scores], columns=columns)
 
@@ -43,13 +45,13 @@ class TrainedHead:
         """Writes a checkpoint that `al.load(folder, head=...)` reads.
 
         Args:
-            folder: Made where it is missing.
+            folder: Created if it is missing.
 
         Returns:
             The folder, with `scores.json` and `training_log.json` next to the weights.
 
         Raises:
-            NotWritten: A ValueError and an OSError: the disk is full.
+            NotWritten: The disk is full.
         """
         folder = Path(folder)
 
@@ -64,34 +66,24 @@ class TrainedHead:
         finally:
             if bars:
                 transformers_logging.enable_progress_bar()
-        told = {
+        summary = {
             "settings": self.settings,
             "majority": self.majority,
             "scores": self.frame().to_dict(orient="records"),
         }
-        storage.write_json(folder / "scores.json", told)
+        storage.write_json(folder / "scores.json", summary)
         storage.write_json(folder / "training_log.json", list(self.losses))
         return folder
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(s.metric)}</td><td>{s.value:.3f}</td>"
-            f"<td>{s.low:.3f} – {s.high:.3f}</td><td>{s.n:,}</td></tr>"
-            for s in self.scores
-        )
-        return (
-            f"<p>{escape(self.headline)}</p><table><tr><th>metric</th><th>score</th>"
-            f"<th>95 %</th><th>n</th></tr>{rows}</table>"
-        )
-
     @property
     def headline(self) -> str:
-        """What was trained, in one line."""
-        said = self.settings
-        of = "the test" if self.scores else "these, and no test texts were given"
+        """What was trained, in one sentence."""
+        used = self.settings
+        where = "test" if self.scores else "training"
         return (
-            f"{said['head']} head on {said['model']} ({said['recipe']['tune']}), {said['texts']:,} "
-            f"texts, {len(said['labels'])} labels; the commonest is {self.majority:.3f} of {of}"
+            f"{used['head']} head on {used['model']} ({used['recipe']['tune']}), trained on "
+            f"{counted(used['texts'], 'text')} with {counted(len(used['labels']), 'label')}; the "
+            f"most common label is {self.majority:.3f} of the {where} texts"
         )
 
     def __str__(self) -> str:

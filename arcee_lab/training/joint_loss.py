@@ -14,10 +14,10 @@ from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.recording.capturing import capture
 from arcee_lab.training.batches import IGNORED, TOKEN_LABELS, Batch
 
-SHARES = {"sequence": 1.0, "token": 0.2, "qa": 0.4}  # of each head's loss beside the LM's
+SHARES = {"sequence": 1.0, "token": 0.2, "qa": 0.4}  # weight of each head's loss next to the LM's
 
 
-class Heads(nn.Module):
+class DemoHeads(nn.Module):
     """The tensors that the three classification heads have beyond the backbone."""
 
     def __init__(self, d_model: int, *, seed: int):
@@ -33,11 +33,11 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class Losses:
-    """What one batch costs.
+    """The losses of one batch.
 
     Attributes:
-        total: What is minimised.
-        lm: Mean next-token loss, every token alike, in nats.
+        total: The quantity that is minimised.
+        lm: Mean next-token loss with equal weights, in nats.
         sequence: Sentiment loss.
         token: Entity loss.
         qa: Mean of start and end loss.
@@ -54,7 +54,7 @@ class Losses:
 
 def joint_losses(
     model: ArceeForCausalLM,
-    heads: Heads,
+    heads: DemoHeads,
     batch: Batch,
     *,
     bf16: bool,
@@ -68,8 +68,8 @@ def joint_losses(
         heads: The other three heads.
         batch: Packed documents.
         bf16: Whether matrix products run in bfloat16; losses are always fp32.
-        quiet: Price of activity, see `Stage.quiet`.
-        by_kind: Whether to split the LM loss by kind, which waits for the device.
+        quiet: Weight of the activity penalty, see `Stage.quiet`.
+        by_kind: Whether to split the LM loss by kind, which synchronises with the device.
     """
     device = batch.ids.device.type
     with ExitStack() as reading, torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
@@ -91,7 +91,7 @@ def joint_losses(
     weights = batch.weights.flatten()[asked]
     weighted = (each * weights).sum() / weights.sum()
     span = span.float().masked_fill((batch.spans_at < 0)[..., None], -torch.inf)
-    # a sum over nothing is 0 where a mean would be NaN: a batch may lack a kind
+    # the sum over an empty batch is 0, its mean would be NaN: a batch may lack a kind
     parts = {
         "sequence": _mean(sequence, batch.sequence_shares),
         "token": _mean(token, batch.token_labels.flatten()[named]),

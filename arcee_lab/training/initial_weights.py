@@ -1,4 +1,4 @@
-"""The untrained demo: its shape and its initial weights. Also the control of every later claim."""
+"""The untrained demo: its shape and its initial weights, also the control of every claim."""
 
 import torch
 from jaxtyping import Float
@@ -10,10 +10,10 @@ from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.training.recipe import Recipe
 
 EMBEDDINGS = 0.1  # std of the rows, and of the one vector that all rows share
-DOWN = 0.01  # std of the down projections: blocks start quieter than token identity
+DOWN = 0.01  # std of the down projections: blocks start smaller than the embeddings
 OTHERS = 0.05
-BACK = 0.8  # strength of the heads that start out looking back, along the shared direction
-BACK_PAIRS = 6  # rotary pairs they use: the fast ones, which tell neighbours apart
+BACK = 0.8  # strength of the heads that start out attending back, along the shared direction
+BACK_PAIRS = 6  # rotary pairs they use: the fast ones, which distinguish neighbours
 
 
 def demo_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeConfig:
@@ -35,12 +35,17 @@ def demo_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeConf
 
 
 def untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeForCausalLM:
-    """A demo that has seen nothing, in fp32, its weights fixed by the recipe's seed.
+    """A demo model before training, in fp32; its weights depend only on the recipe's seed.
 
-    Every weight is drawn from a normal distribution around 0, norms are 1. One vector more is drawn
-    and added to every embedding: tied logits all rise by the same amount, so the softmax cannot see
-    it, and layers without biases get a direction that is always on. One head of each kv group of
-    layer 0 starts out looking back, see `Recipe.back`; no weight knows anything of the data.
+    Every weight is drawn from a normal distribution around 0; norms are 1. One more vector is drawn
+    and added to every embedding: it raises all tied logits by the same amount, so the softmax does
+    not change, and layers without biases get a direction that is always on. One head of each kv
+    group of layer 0 starts out attending to an earlier token, see `Recipe.back`; no weight depends
+    on the data.
+
+    Args:
+        recipe: The shape and the seed.
+        tokenizer: The demo's tokenizer.
     """
     model = ArceeForCausalLM(demo_config(recipe, tokenizer))
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -62,13 +67,13 @@ def untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeForCau
 def _look_back(
     model: ArceeForCausalLM, shared: Float[Tensor, " d_model"], distances: tuple[int, ...]
 ) -> None:
-    """Let one head of each kv group of layer 0 start out looking back, whatever the tokens are.
+    """Lets one head of each kv group of layer 0 start out attending to an earlier token.
 
-    The first head of group i looks `distances[i]` tokens back. Queries and keys both read the
-    shared direction, which every token has. Turned against each other by as many rotary steps as
-    the distance, they match there best. Two such heads in one group would share keys and values,
-    and what is one token back could hardly be told from what is two back: look-ups then came
-    late, or never.
+    The first head of group i attends `distances[i]` tokens back. Queries and keys both read the
+    shared direction, which every token has; they are rotated against each other by that many rotary
+    steps, so they match best at that distance. Two such heads in one group would share keys and
+    values and could hardly distinguish one token back from two: look-ups were then learned late or
+    never.
     """
     config = model.config
     size = config.head_dim
