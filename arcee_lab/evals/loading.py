@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.data.limits import require_context
 from arcee_lab.errors import SettingError
 from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, Source, checkpoint_heads
-from arcee_lab.model.anatomy import anatomy
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.loading import load
 
 
@@ -90,11 +90,11 @@ class Loader:
         sources: dict[str, Source] = dict(heads)
         if isinstance(pretrained, nn.Module):
             _require_loading(asdict(self), heads.values())
-            model: Any = anatomy(pretrained).model
+            model: Any = anatomy_of(pretrained).model
             if tokenizer is None:
                 raise SettingError("A model in memory needs its tokenizer; give tokenizer= too.")
             tokenizer = copy.deepcopy(tokenizer)  # lm-eval may give it a pad token
-            main = anatomy(model).legend.head
+            main = anatomy_of(model).legend.head
             if head not in ("auto", main):
                 raise SettingError(
                     f"head={head!r}, but the model in memory has the {main} head; leave head= out."
@@ -121,7 +121,7 @@ def require_reads(model: nn.Module, max_length: int) -> None:
     Raises:
         SettingError: It reads fewer.
     """
-    reads = anatomy(model).backbone.config.max_position_embeddings
+    reads = anatomy_of(model).backbone.config.max_position_embeddings
     if max_length > reads:
         raise SettingError(
             f"max_length={max_length}, but the model reads {reads} tokens at most; give "

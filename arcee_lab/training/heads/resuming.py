@@ -175,7 +175,7 @@ class StopAfterCtrlC(TrainerCallback):
     """Ends the training after Ctrl-C: at the next logged loss if a state is saved, else at once.
 
     Args:
-        wish: Whether Ctrl-C was pressed.
+        interrupt: Whether Ctrl-C was pressed.
         every: Steps between logged losses if a state is saved, else 1.
         keeps: Whether a state is saved.
     """
