@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from dense import Letters, activations, pair, plant
+from full_disk import fill_at_every_write
 
 from arcee_lab.errors import Interrupted
 
@@ -628,6 +629,30 @@ def test_twenty_random_kills_of_the_command(tmp_path, command, demo):
             out = tmp_path / f"out-{finished}"
     assert forked(partial(command, out, *analyses), None) == 0
     assert content(out) == wanted
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_any_write_of_the_command(tmp_path, command, counted, monkeypatch, capsys):
+    """Every write fails once; the same command continues, and ends with the undisturbed files."""
+    import arcee_lab
+
+    loaded = arcee_lab.load("demo")
+    monkeypatch.setattr(arcee_lab, "load", lambda *args, **settings: loaded, raising=False)
+    analyses = ("overlap", "cett")
+    assert command(tmp_path / "whole", *analyses) == 0
+    out = tmp_path / "out"
+
+    def run():
+        capsys.readouterr()
+        if command(out, *analyses):
+            (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+            raise ValueError(line)
+
+    failed = fill_at_every_write(out, run)
+    files = {Path(name).name for name, _ in failed}
+    assert {"run.json", "report.json", "counts.safetensors", "report.html"} <= files
+    assert any(name.startswith("resume-0") for name in files)
+    assert content(out) == content(tmp_path / "whole")
 
 
 def forked(work, after):
