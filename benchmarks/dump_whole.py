@@ -3,7 +3,7 @@
     python3 run.py bench dump_whole [--quick] [--no-peers] [--out FILE]
 
 The cache of delphi gathers the nonzeros above 1e-5 of all tokens in memory and saves them by latent
-range; nnsight saves dense tensors, which end in one numpy file a layer.
+range; nnsight saves dense tensors, which end in one numpy file per layer.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def delphi(model, tokenizer, texts, folder: Path) -> dict[str, float]:
 
 
 def nnsight(model, tokenizer, texts, folder: Path) -> dict[str, float]:
-    """An nnsight trace a batch, saved tensors to one dense numpy file a layer."""
+    """An nnsight trace per batch, saved tensors to one dense numpy file per layer."""
     import nnsight as library
 
     folder.mkdir()

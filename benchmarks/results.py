@@ -61,7 +61,7 @@ def ratio_table(title: str, results: Mapping[str, Paired], targets: Mapping[str,
     lines = [
         f"### {title}",
         "",
-        "| what | CPU ms a call | ratio, median | quartiles | target | |",
+        "| what | CPU ms per call | ratio, median | quartiles | target | |",
         "|---|---:|---:|---|---:|---|",
     ]
     for name, result in results.items():

@@ -25,7 +25,7 @@ model, tokenizer = al.load(MODEL, device=DEVICE)
 config = model.config
 print(
     f"{config.num_hidden_layers} layers, d_model {config.hidden_size}, "
-    f"{config.intermediate_size} neurons a layer, {config.num_attention_heads} heads over "
+    f"{config.intermediate_size} neurons per layer, {config.num_attention_heads} heads over "
     f"{config.num_key_value_heads} kv heads, {model.num_parameters():,} parameters"
 )
 

@@ -56,8 +56,8 @@ for site in list(acts)[:4]:
 # %% [markdown]
 # ## Any call
 #
-# A block may hold any call. Several forwards give a list a site, and so does `generate`, one tensor
-# a step. What cached decoding computes is what the whole text gives.
+# A block may hold any call. Several forwards give a list per site; `generate` does too, with one
+# tensor per step. What cached decoding computes is what the whole text gives.
 
 # %%
 with al.capture(model, f"layers.{last}.mlp.hook_post") as steps, torch.no_grad():

@@ -201,7 +201,7 @@ store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds th
 # %% [markdown]
 # ## For other programs
 #
-# `parquet` has a row a nonzero, sorted by neuron; DuckDB, polars and pandas read it. `delphi`,
+# `parquet` has a row per nonzero, sorted by neuron; DuckDB, polars and pandas read it. `delphi`,
 # `saelens` and `coo` are there too, and each export states what it loses.
 
 # %%

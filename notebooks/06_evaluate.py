@@ -36,7 +36,7 @@ print(f"{len(tasks['tasks'])} tasks on {MODEL}")
 #
 # `al.evals.run` returns a frame and the samples. Here is the first metric of each task. The ceiling
 # is what the best possible reader scores: exact, or, for `ner` and the texts, on all documents of
-# the task. Nats a word are the better the fewer they are, so there the ceiling is a floor.
+# the task. Lower nats per word is better, so there the ceiling is a floor.
 
 # %%
 clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)

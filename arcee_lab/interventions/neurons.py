@@ -1,4 +1,4 @@
-"""Fewer neurons a token: the k largest, those above a threshold, those that add enough."""
+"""Fewer neurons per token: the k largest, those above a threshold, those that add enough."""
 
 from dataclasses import dataclass
 from typing import Any

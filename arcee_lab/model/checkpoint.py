@@ -93,7 +93,7 @@ def check_folder(folder: Path) -> None:
     if kind != "arcee":
         raise CheckpointError(
             f"{folder} is a checkpoint of model_type {kind!r}; arcee_lab reads 'arcee' models "
-            "(arcee-ai/AFM-4.5B and kin). Use transformers for others."
+            "(arcee-ai/AFM-4.5B and related models). Use transformers for others."
         )
     for file in _weight_files(folder):
         try:

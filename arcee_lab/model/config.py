@@ -19,10 +19,10 @@ class ArceeConfig(PreTrainedConfig):
     Attributes:
         vocab_size: Rows of the embedding and of the LM head.
         hidden_size: Width of the residual stream (d_model).
-        intermediate_size: ReLU² neurons a layer (d_mlp).
+        intermediate_size: ReLU² neurons per layer (d_mlp).
         num_hidden_layers: Decoder layers.
         num_attention_heads: Query heads.
-        num_key_value_heads: Key and value heads (kv_head); `None` means one a query head.
+        num_key_value_heads: Key and value heads (kv_head); `None` means one per query head.
         head_dim: Width of a head (d_head); `None` means `hidden_size // num_attention_heads`.
         hidden_act: Always "relu2": the MLP is `down_proj(relu(up_proj(x))**2)`.
         max_position_embeddings: Longest context in tokens.

@@ -273,7 +273,7 @@ class ArceeForCausalLM(ArceePreTrainedModel, GenerationMixin):
                 the positions of an index or boolean tensor.
 
         Returns:
-            `loss` (mean nats a token, if labels were given) and `logits` `[batch, pos, vocab]`.
+            `loss` (mean nats per token, if labels were given) and `logits` `[batch, pos, vocab]`.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -8,10 +8,10 @@ a cell shows its number or its token, never colour alone.
     page       one self-contained HTML page
     scale      the colours
     figure     the matplotlib style
-    layers     bars and ridges, one a layer
+    layers     bars and ridges, one per layer
     curves     curves with intervals; a grid of cells
     bands      measured points with intervals, on log axes too
-    nested     bars inside bars, one a layer
+    nested     bars inside bars, one per layer
     together   pairs of units, and what a few groups of them hold
     quality    scores against sparsity, one panel a task
     raster     units against tokens

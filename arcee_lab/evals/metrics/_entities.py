@@ -20,7 +20,7 @@ def entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     """The entities of a sequence of labels.
 
     Args:
-        labels: One a word: "O", or a side (B, I, E, S) and a type, as "B-PER".
+        labels: One per word: "O", or a side (B, I, E, S) and a type, as "B-PER".
 
     Returns:
         Type, first and last word of each.
@@ -55,7 +55,7 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
     """One document's item for each score of this page.
 
     Args:
-        gold: Right labels, one a word.
+        gold: Right labels, one per word.
         given: The labels of a head, as many.
 
     Returns:
@@ -66,7 +66,7 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
         ValueError: Not as many labels as words.
     """
     if len(gold) != len(given):
-        raise SettingError(f"Got {len(given)} labels for {len(gold)} words; expected one a word.")
+        raise SettingError(f"Got {len(given)} labels for {len(gold)} words; expected one per word.")
     there, found = entities(gold), entities(given)
     counts = (len(there & found), len(found), len(there))
     right = [a == b for a, b in zip(gold, given, strict=True)]

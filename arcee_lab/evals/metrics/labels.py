@@ -25,7 +25,7 @@ def label_items(gold: int, log_probs: Sequence[float]) -> dict[str, Any]:
 
     Args:
         gold: Index of the right label.
-        log_probs: Natural logarithms, one a label.
+        log_probs: Natural logarithms, one per label.
 
     Returns:
         `acc`, `nll` (nats) and `brier` (the squared distance to the right answer, summed over the

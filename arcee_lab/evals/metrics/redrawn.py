@@ -59,7 +59,7 @@ def redrawn(
     Args:
         aggregation: An `Aggregation`, or any function that lm-eval aggregates with. One that is no
             function of sums is called for each draw, at most 200 times.
-        items: What it takes, one a document.
+        items: What it takes, one per document.
         draws: How often.
         seed: Of the draw; equal for all metrics of a task, so that they vary together.
 

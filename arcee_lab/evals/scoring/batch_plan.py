@@ -12,7 +12,7 @@ def batches(
 
     Args:
         lengths: Tokens of each row, in any order.
-        budget: Tokens a batch, padding included; a longer row is a batch of its own.
+        budget: Tokens per batch, padding included; a longer row is a batch of its own.
         call: What a call costs, in tokens.
         padding: Whether rows of a batch may differ in length.
 

@@ -26,7 +26,7 @@ def group_by_prefix(rows: Sequence[TreeRow], *, budget: int) -> list[tuple[int, 
 
     Args:
         rows: In any order.
-        budget: Tokens a batch. A row that fills more than half of it is a batch of its own anyway,
+        budget: Tokens per batch. A row that fills more than half of it is a batch of its own,
             and so a group of its own if it branches.
 
     Returns:

@@ -18,7 +18,7 @@ def rolling_windows(
     Args:
         texts: Token ids of each.
         prefix: The token before a text.
-        longest: Tokens a window.
+        longest: Tokens per window.
 
     Returns:
         Of each text its windows, numbered through all texts.

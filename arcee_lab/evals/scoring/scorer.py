@@ -29,7 +29,7 @@ from arcee_lab.model.modeling import ArceeForCausalLM
 
 _CALLS = 20  # that cost as much as the tokens of a full batch, beside their own
 _HELD = 4  # budgets of tokens whose keys and values wait for a call that they share
-_TEXTS = 96  # tokens a row of whole texts; its tree's attention grows with the square
+_TEXTS = 96  # tokens per row of whole texts; its tree's attention grows with the square
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
 
 
@@ -61,7 +61,7 @@ class Scorer:
     Attributes:
         model: With an LM head.
         interventions: Interventions that act meanwhile.
-        budget: Tokens a batch, padding included; a longer row is a batch of its own.
+        budget: Tokens per batch, padding included; a longer row is a batch of its own.
         cost: What all calls took so far.
     """
 

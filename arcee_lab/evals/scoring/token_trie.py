@@ -92,7 +92,7 @@ def tree_rows(
     Args:
         document: Requests that may share tokens; no others come in.
         branch: Whether different sequences may share a row.
-        longest: Tokens a row of several sequences may have behind what all of them share.
+        longest: Tokens that a row of several sequences may have behind what all of them share.
         least: The part of its tokens that a sequence must share to be let into a row. One token is
             asked for in any case: a row has one root.
 

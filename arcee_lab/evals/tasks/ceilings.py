@@ -51,7 +51,7 @@ token_acc = partial(_best_name_score, "token_acc")
 
 @cache
 def entropy(kind: str) -> float:
-    """Nats a word that the documents of a text task hold."""
+    """Nats per word that the documents of a text task hold."""
     rows = demo_documents.texts(kind=kind, n=TEXTS)["test"]
     return sum(rows["nats"]) / sum(rows["words"])
 

@@ -91,7 +91,7 @@ def passages(*, n: int, seed: int = 0, **_: Any) -> DatasetDict:
 def pairs(
     *, skill: str, n: int, attractors: int | None = None, seed: int = 0, **_: Any
 ) -> DatasetDict:
-    """Places where one of two words is right, one a document.
+    """Places where one of two words is right, one per document.
 
     Args:
         skill: "agreement" or "verdict".
@@ -124,7 +124,7 @@ def pairs(
 
 
 def words(*, skill: str, n: int, seed: int = 0, **_: Any) -> DatasetDict:
-    """Places where one word is right, one a document.
+    """Places where one word is right, one per document.
 
     Args:
         skill: "fact" or "recall".

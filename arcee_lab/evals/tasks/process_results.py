@@ -41,7 +41,7 @@ def text_said(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
 
 
 def words_labelled(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """A token task: a JSON list of labels, one a word."""
+    """A token task: a JSON list of labels, one per word."""
     (labels,) = results
     return entity_items(doc["labels"], json.loads(labels))
 

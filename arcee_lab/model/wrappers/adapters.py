@@ -1,4 +1,4 @@
-"""Adapters inside a model's layers (PEFT's LoRA and kin): which are active, and what weight acts.
+"""Adapters inside a model's layers, as PEFT's LoRA: which are active, and what weight acts.
 
 A layer with an adapter is known by what PEFT's layers have, so that peft need not be installed.
 """

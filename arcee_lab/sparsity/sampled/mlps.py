@@ -3,7 +3,7 @@
     a = act(up(x))        y = down(a)        act(u) = relu(u)² or relu(u)
 
 Our Arcee is one; of transformers' models Nemotron, NanoChat, Jais2, Persimmon and OPT are others. A
-gated MLP (SwiGLU and kin) multiplies two projections, so a zero of its activation means something
+gated MLP (such as SwiGLU) multiplies two projections, so a zero of its activation means something
 else: it is refused. So is a mixture of experts: a routed expert sees some tokens only, and what it
 does at the others is no zero.
 """

@@ -189,7 +189,7 @@ class TruncationCurves(Result):
         """
         from arcee_lab.views.figures.bands import Axis, Band, bands
 
-        labels = {"delta_nll": "ΔNLL, nats a token", "kl": "KL from the untouched model, nats"}
+        labels = {"delta_nll": "ΔNLL, nats per token", "kl": "KL from the untouched model, nats"}
         if what not in labels:
             raise SettingError(f"figure(what={what!r}): expected 'delta_nll' or 'kl'.")
         frame = self.frame()

@@ -24,7 +24,7 @@ def labelled(rows: Rows, source: Source, names: Sequence[str]) -> list[dict[str,
         first files of CoNLL-2003 write B- only between neighbours of one type.
 
     Raises:
-        ValueError: A row lacks a column, has another label, or not one a word.
+        ValueError: A row lacks a column, has another label, or not one per word.
     """
     documents = []
     for number, row in enumerate(rows):
