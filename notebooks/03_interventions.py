@@ -276,7 +276,9 @@ full = np.full(len(counts), float(untouched.mean()))
 lines(
     [
         Line("ranked by attribution", x, by_rank.mean(-1).numpy()),
-        Line("others, mean ± SD of 3", x, draws.mean(-1).numpy(), half=draws.std(-1).numpy()),
+        Line(
+            "others, mean ± SD of 3", x, draws.mean(-1).numpy(), ci_half_width=draws.std(-1).numpy()
+        ),
         Line("none off", x, full, dashed=True, of=1),
     ],
     x="neurons switched off",
