@@ -4,8 +4,9 @@ A command is a module of this package with `HELP` (one sentence), `EXAMPLE` (a l
 `add_arguments(parser)` and `run(args) -> int`. It imports heavy packages inside `run`, so that
 `arcee-lab --help` is fast.
 
-Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted; 2 and 130 print
-one line to stderr that says why. Anything else is a bug and keeps its traceback.
+Exit codes: 0 done, 2 bad input or a file that cannot be written, 130 interrupted, 141 the reader of
+a pipe left; 2 and 130 print one line to stderr that says why. Anything else is a bug and keeps its
+traceback.
 """
 
 import argparse

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if not builder.is_file():
         raise SettingError(
             f"the tour needs the repository, and {builder} does not exist; clone it and "
-            "run `python3 run.py` there"
+            "run `python3 run.py` there."
         )
     folder = storage.fresh_folder(args.out, "tour")
     world, own = folder / "world", folder / "readme"
@@ -77,7 +77,9 @@ def _self_check() -> str:
     found = self_check(model)
     assert found is not None  # the demo's weights are plain tensors
     if not found.passed:
-        raise SettingError(f"the demo does not compute what its weights say: {found}; reinstall it")
+        raise SettingError(
+            f"the demo does not compute what its weights say: {found}; reinstall it."
+        )
     return (
         "Relative difference from arithmetic written from the weights, four tokens: logits "
         f"{found.output:.1e},\nsum of the residual stream {found.residual:.1e}, MLP outputs "
@@ -114,7 +116,7 @@ def _child(command: list[str], *, quiet: bool = False) -> str:
     )
     if child.returncode:
         print(child.stderr or "", file=sys.stderr, end="")
-        raise SettingError(f"this step failed with exit code {child.returncode}; see above")
+        raise SettingError(f"this step failed with exit code {child.returncode}; see above.")
     return child.stdout
 
 

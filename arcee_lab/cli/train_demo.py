@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, measures, and writes checkpoint, scores and card."""
     import torch
-    from tqdm import tqdm
 
+    from arcee_lab.runs.progress import progress_bar
     from arcee_lab.runs.storage import require_local, write_atomic
     from arcee_lab.training import Recipe, quick, train
     from arcee_lab.training.card import model_card
@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     recipe = quick(args.seed) if args.quick else Recipe(seed=args.seed)
     start = time.monotonic()
-    with tqdm(total=recipe.steps * recipe.rows * recipe.length, unit="tok", unit_scale=True) as bar:
+    with progress_bar(
+        total=recipe.steps * recipe.rows * recipe.length, unit="tok", unit_scale=True, show=None
+    ) as bar:
 
         def show(step: int, loss: float) -> None:
             bar.update((step + 1) * recipe.rows * recipe.length - bar.n)

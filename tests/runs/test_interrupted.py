@@ -35,7 +35,7 @@ def test_a_notebook_shows_one_line(capsys):
     found = shell.run_cell(code)
     assert found.error_in_exec.partial == [1]
     shown = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert shown == ["Interrupted: 3 of 5 are kept."]
+    assert shown == ["Interrupted: 3 of 5 are kept.", "line 3: deep()"]
     assert issubclass(Interrupted, KeyboardInterrupt)
     assert not issubclass(Interrupted, Exception)
 
@@ -103,7 +103,7 @@ def test_training_a_head_saves_a_state_and_goes_on(tmp_path, monkeypatch, texts,
 
 def test_a_head_without_a_folder_is_kept_in_the_error(monkeypatch, texts):
     pressing(monkeypatch, 3)
-    said = r"after step 3 of 12: nothing is kept but `partial`.*out=FOLDER"
+    said = r"after step 3 of 12: nothing is saved except `partial`.*out=FOLDER"
     with pytest.raises(Interrupted, match=said) as stopped:
         fit(texts, al.load("demo", head="base")[0])
     assert stopped.value.partial.scores == ()

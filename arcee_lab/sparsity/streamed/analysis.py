@@ -1,11 +1,11 @@
-"""What an analysis is: a name, a state of tensors, an update a layer, and a result at the end.
+"""What an analysis is: a name, a state of tensors, an update per layer, and a result at the end.
 
 The pass runs the model once and shows every layer to every analysis that asked for it. An analysis
 keeps what it needs in a `State`, whose tensors add up (`core.state`), so states of two texts, of
 two ranks, or of an interrupted and resumed run combine exactly and in any grouping.
 
 A streamed analysis subclasses `Analysis` and is listed in `registry.STREAMED`. One that needs
-further forward passes (CETT, truncation curves, co-activation, a trained probe) is a function
+further forward passes (CETT, CETT-PPL, truncation curves) is a function
 
     analysis(model, tokenizer, windows, *, batch_size, progress) -> a frozen dataclass, a `Result`
 
