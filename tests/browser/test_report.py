@@ -74,8 +74,8 @@ def test_shows_headings_figures_and_the_table(page):
         assert page.get_by_role("heading", name=heading, exact=True).is_visible()
     for picture in page.get_by_role("img").all():
         assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
-    # One passage, zeros, rates, layer by token, and the twelve results of the core and the pass.
-    assert page.get_by_role("img").count() == 4 + 12
+    # One passage, zeros, rates, layer by token, and the thirteen results of the core and the pass.
+    assert page.get_by_role("img").count() == 4 + 13
     table = page.get_by_role("table").first
     assert table.is_visible()
     assert table.get_by_role("row").count() == 1 + 3

@@ -56,7 +56,7 @@ def test_gpus_are_taken_by_local_rank(monkeypatch):
 def test_two_processes(tmp_path):
     torchrun(
         """
-        from arcee_lab import ranks
+        from arcee_lab.runs import ranks
         with ranks.joined() as here:
             assert here.size == 2
             name = "ab"[here.rank]

@@ -10,7 +10,7 @@ import logging
 from tiny_calls import batch_of
 from transformers.distributed.configuration_utils import DistributedConfig
 import arcee_lab as al
-from arcee_lab import ranks
+from arcee_lab.runs import ranks
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 from arcee_lab.reducers import FiringRate, MeanCovariance, Moments, TopK
 

@@ -7,9 +7,9 @@ import logging
 from tiny_calls import EVERYTHING, batch_of
 from transformers.distributed.configuration_utils import DistributedConfig
 import arcee_lab as al
-from arcee_lab import ranks
+from arcee_lab.runs import ranks
 from arcee_lab.model import ArceeConfig
-from arcee_lab.model.anatomy import HEADS, anatomy
+from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.hooks.tensor_parallel import shards_of
 
 logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -163,10 +163,10 @@ def test_a_cache_of_other_answers_is_refused(demo, tmp_path):
     clean = ArceeLab(*demo)
     first = CachingLM(clean, path).loglikelihood(few)
     assert CachingLM(ArceeLab(*demo), path).loglikelihood(few) == first
-    with pytest.raises(ValueError, match="another run: interventions differ"):
+    with pytest.raises(ValueError, match=r"another run \(interventions differ\)"):
         CachingLM(ArceeLab(*demo, intervention=PACKED["top-k"]), path)
     other = ArceeLab("demo", dtype="bfloat16", device="cpu")
-    with pytest.raises(ValueError, match="another run: model_fingerprint"):
+    with pytest.raises(ValueError, match=r"another run \(model_fingerprint"):
         CachingLM(other, path)
     head = [Instance("loglikelihood", {"head": "sequence"}, ("a", "good"), 0, ("t", 0, 1))]
     with pytest.raises(ValueError, match="use_cache identifies requests only by their text"):
@@ -188,7 +188,7 @@ def test_a_cache_of_nobody_known_is_refused(demo, tmp_path):
     [
         (al.Ablate(POST, tags=[1]), "acts at tags, and an evaluation has none"),
         (al.Ablate(POST, mask=torch.ones(2, 4, dtype=torch.bool)), "has 2 rows"),
-        (al.Ablate(POST, "resample"), "Give value= rows"),
+        (al.Ablate(POST, "resample"), "give value= rows"),
         (al.Ablate(POST, positions=[1], mask=torch.tensor([[True]])), "selects no position"),
         (al.Ablate("layers.9.mlp.hook_post"), "layers"),
         ("nowhere.json", "is not a file"),

@@ -119,10 +119,10 @@ def test_what_would_have_no_effect_is_refused(lm, demo, folder):
         al.evals.sweep(lm, tasks=loaded, include=[folder], **quiet)
     for mine in ({"batch_size": 8}, {"device": "cpu"}, {"exact": True}):
         with pytest.raises(
-            ValueError, match=f"{next(iter(mine))} came with a model that is an Arc"
+            ValueError, match=f"already an ArceeLab; pass {next(iter(mine))} to its constructor"
         ):
             run(lm, tasks=loaded, **mine, **quiet)
-    with pytest.raises(ValueError, match="batch_size came with"):
+    with pytest.raises(ValueError, match="already an ArceeLab; pass batch_size"):
         al.evals.sweep(lm, tasks=loaded, batch_size=2, **quiet)
     for mine in ({"device": "cpu"}, {"dtype": "float32"}, {"attn": "sdpa"}, {"revision": "main"}):
         with pytest.raises(ValueError, match=f"{next(iter(mine))} came with a model in memory"):

@@ -194,5 +194,5 @@ def test_the_command_takes_files():
         "arcee_squad": "b=c.json",
     }
     assert _data([]) is None
-    with pytest.raises(ValueError, match="give one FILE, or TASK=FILE"):
+    with pytest.raises(ValueError, match="expected one FILE, or TASK=FILE per task"):
         _data(["a.tsv", "b.tsv"])

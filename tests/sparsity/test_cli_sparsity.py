@@ -140,7 +140,7 @@ def test_jsonl_parquet_and_dataset_folders_are_read(tmp_path, capsys):
         (["demo", "--text", "{tmp}/empty.txt"], "holds no text"),
         (["demo", "--text", "{tmp}/binary.txt"], "is binary"),
         (["demo", "--text", "{tmp}/bad.jsonl"], "bad.jsonl line 2 is not JSON"),
-        (["demo", "--dataset", "{tmp}/none"], "is no folder here"),
+        (["demo", "--dataset", "{tmp}/none"], "is neither a folder"),
         (["demo", "--world", "storys"], "nearest: story"),
         (["{tmp}/model", "--world", "story"], "neither a folder"),
         (["{tmp}", "--world", "story"], "config.json"),

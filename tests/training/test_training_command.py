@@ -9,7 +9,7 @@ import pytest
     ("words", "said"),
     [
         (["--seed", "-1"], "whole number"),
-        (["--seed", "4294967296"], "whole number up to 4294967295"),
+        (["--seed", "4294967296"], "expected at most 4294967295"),
         (["--threads", "0"], "whole number above 0"),
         ([], "--out"),
     ],

@@ -262,8 +262,8 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     ("words", "said"),
     [
         (["--train", "none.jsonl"], "file none.jsonl is missing"),
-        (["--train", "demo", "--probes"], "--probes needs --test"),
-        (["--train", "demo", "--test", "demo"], "--test demo is what --train names"),
+        (["--train", "demo", "--probes"], "--probes needs held-out texts"),
+        (["--train", "demo", "--test", "demo"], "--test demo names the training texts"),
         (["--train", "demo", "--learning-rate", "3"], "learning_rate=3.0; expected between"),
     ],
 )
