@@ -72,7 +72,8 @@ def recorded(title: str) -> str:
 
 def test_committed_results_are_whole_and_pass():
     sections = re.split(r"^## ", (BENCHMARKS / "RESULTS.md").read_text(), flags=re.M)[1:]
-    assert all("- Command: `python3 run.py bench " in section for section in sections)
+    command = re.compile(r"^- Command: `(?:\w+=\S+ )*python3 run\.py (?:bench|test)", re.M)
+    assert all(command.search(section) for section in sections)
     text = next(section for section in sections if section.startswith("What hook points cost"))
     assert int(re.search(r"median of (\d+) ratios", text)[1]) >= 31
     for name in ("transformers again (A/A)", "TransformerLens, idle", "nnsight, trace"):

@@ -45,7 +45,8 @@ class PassEstimate:
     def __str__(self) -> str:
         sample, then = "", ""
         if self.sampled:
-            sample = f"1 window in {self.sample_every} sampled ({self.sampled:,} tokens); "
+            of = "all windows" if self.sample_every == 1 else f"1 window in {self.sample_every}"
+            sample = f"{of} sampled ({self.sampled:,} tokens); "
         if self.further:
             then = f", then {_about(self.further_seconds)} for {', '.join(self.further)}"
         passes = counted(self.forwards, "forward pass", "forward passes")

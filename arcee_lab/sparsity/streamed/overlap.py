@@ -66,7 +66,7 @@ class OverlapResult(Result):
         )
         return (
             f"{int(self.jaccard.windows.max()):,} windows: neighbouring tokens share {first:.1%} "
-            f"of the neurons that either uses; by chance it were {chance:.1%}"
+            f"of the neurons that either uses ({chance:.1%} expected by chance)"
         )
 
     def frame(self) -> "pd.DataFrame":
