@@ -49,7 +49,7 @@ def test_a_failing_step_ends_the_tour_with_2(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tour.subprocess, "run", lambda *args, **kwargs: failed)
     assert run(tmp_path) == 2
     said = capsys.readouterr().err
-    assert said.endswith("this step failed with exit code 1; see above\n")
+    assert said.endswith("this step failed with exit code 1; see above.\n")
     assert said.startswith("why\n")
 
 
