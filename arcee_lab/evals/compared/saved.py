@@ -72,6 +72,8 @@ def _samples(folder: Path, task: str, scores: tuple[Any, ...]) -> list[dict[str,
                 f"{', '.join([*missing, *metrics]) or 'arguments'} is missing or wrong; run the "
                 "evaluation again."
             )
+        for metric in (m for f, m in wanted if f == sample["filter"]):
+            sample[metric] = _tupled(sample[metric])  # as the metrics' functions expect them
         if isinstance(sample["arguments"], dict):  # lm-eval's own form of saved samples
             sample["arguments"] = [list(one.values()) for one in sample["arguments"].values()]
     for name, n in counts.items():
@@ -82,6 +84,10 @@ def _samples(folder: Path, task: str, scores: tuple[Any, ...]) -> list[dict[str,
                 "Run the evaluation again."
             )
     return samples
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def _text(path: Path) -> str:
