@@ -1,4 +1,4 @@
-"""arcee_lab: look into Arcee models, measure them, change them, judge them.
+"""arcee_lab: read, measure, change and evaluate Arcee models.
 
 import arcee_lab as al
 

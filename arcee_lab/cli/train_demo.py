@@ -1,4 +1,4 @@
-"""`arcee-lab train-demo`: make the demo's weights again, or see how they come about."""
+"""`arcee-lab train-demo`: trains the demo's weights again, or a shorter version of them."""
 
 import argparse
 import time
@@ -6,7 +6,7 @@ import time
 from arcee_lab.cli import flags
 from arcee_lab.runs import bounds
 
-HELP = "Train the demo from its seed; killed at any point, the same command goes on."
+HELP = "Train the demo from its seed; rerun an interrupted command to resume."
 EXAMPLE = "arcee-lab train-demo --out out/demo --quick"
 
 

@@ -83,7 +83,7 @@ def default_context(model: Any) -> int:
 
 
 def require_context(model: Any, tokens: int, name: str) -> None:
-    """Checks that a model can read so many tokens at once.
+    """Checks that a model can read a number of tokens in one forward.
 
     Args:
         model: The model.

@@ -40,7 +40,7 @@ Interfaces:
 * A document of a head's task has the column `head` ("sequence", "token" or "qa") and what the head
   reads: `words` (token), or `question` and `context` (qa). A sequence task is multiple choice with
   the labels as choices and the text as context; token and qa tasks are `generate_until`.
-* lm-eval gets from the token head a JSON list of labels, from the QA head a text.
+* lm-eval gets a JSON list of labels from the token head, and a text from the QA head.
 * The ceilings of a task are in its file, as `metadata: {ceilings: {metric: value}}`; a value is a
   number, or a function without arguments (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
 * Optional columns: `text` (token: the running text; by default the words joined by spaces) and

@@ -166,7 +166,7 @@ def train(
             if interrupt.requested and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
                 raise Interrupted(
                     f"interrupted after step {step}, which is saved in {out}; repeat the same call "
-                    "or command to go on.",
+                    "or command to resume.",
                     partial=ran(step),
                 )
     return ran(step)

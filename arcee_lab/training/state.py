@@ -51,7 +51,7 @@ def read_state(
                 shape = file.get_slice(name).get_shape()
                 if list(shape) != list(like.shape):
                     raise SavedDamaged(f"{name} has the shape {shape}; expected {list(like.shape)}")
-            # Copies: what safetensors gives is mapped from the file, which may be cut meanwhile.
+            # Copies: what safetensors gives is mapped from the file, which may be cut later.
             tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:

@@ -84,7 +84,7 @@ class SparseRows:
 
     @property
     def counts(self) -> np.ndarray:
-        """Entries a row."""
+        """Entries per row."""
         return np.diff(self.offsets)
 
     @property

@@ -166,8 +166,8 @@ def _rewrite(
         for name, file in repair.files.items():
             if computed[name].sha256 != file.sha256:
                 raise StoreDamaged(
-                    f"shard {repair.number}, {file.path}, comes out with other bits: the "
-                    "recomputed file does not match the checksum in the manifest (written on "
+                    f"shard {repair.number}, {file.path}: the recomputed file does not match the "
+                    "checksum in the manifest (written on "
                     f"{manifest.settings.get('device')} with {_versions(manifest)}). The damaged "
                     "file stays; repair it on the kind of machine that wrote it, or dump it again."
                 )
