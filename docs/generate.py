@@ -70,7 +70,7 @@ def files() -> str:
 
 def arguments() -> str:
     """A table of the public calls that take a shared word: a row per call, a column per word."""
-    text = (ROOT / "docs" / "arguments.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "arguments.md").read_text(encoding="utf-8")
     words = re.findall(r"^\| `(\w+)` \| (?!.*\|.*\|)", text, re.MULTILINE)
     lines = ["| call | " + " | ".join(f"`{word}`" for word in words) + " |"]
     lines.append("|---" * (len(words) + 1) + "|")
@@ -133,10 +133,10 @@ def _parts(path: Path) -> set[str]:
 
 
 PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
-    ("docs/design.md", "folders", folders),
-    ("docs/design.md", "imports", imports),
+    ("docs/explanation/design.md", "folders", folders),
+    ("docs/explanation/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
-    ("docs/arguments.md", "arguments", arguments),
+    ("docs/reference/arguments.md", "arguments", arguments),
 )
 
 

@@ -341,5 +341,5 @@ pd.DataFrame(rows, columns=["switched off", "heads", "loss"]).round(3)
 # ## Next steps
 #
 # - Change activations instead of reading them: `03_interventions`.
-# - All sites and spellings: `docs/sites.md`; head statistics: `docs/attention.md`.
+# - All sites and spellings: `docs/reference/sites.md`; head statistics: `docs/how-to/attention.md`.
 # - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

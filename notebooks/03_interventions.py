@@ -375,6 +375,6 @@ print(f"{len(units)} neurons of layer {number} ablated, equal logits:", torch.eq
 # %% [markdown]
 # ## Next steps
 #
-# - Every kind of intervention and every condition: `docs/interventions.md`
-# - Traces, batches of prompts, the stock model's names: `docs/nnsight.md`
+# - Every kind of intervention and every condition: `docs/how-to/interventions.md`
+# - Traces, batches of prompts, the stock model's names: `docs/how-to/nnsight.md`
 # - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

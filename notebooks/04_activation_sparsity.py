@@ -335,4 +335,4 @@ if DEVICE == "cpu" and model.dtype == torch.float32:
 # - As files, with a report to send around: `arcee-lab sparsity demo --world all --out out/zeros`
 # - Two models, checkpoints or quantisations on the same text: `report.compare(other)`
 # - A cut as an intervention: `with al.intervene(model, allowed.interventions(0.01)): ...`
-# - Every row with its formula and source: docs/sparsity.md
+# - Every row with its formula and source: docs/explanation/sparsity.md

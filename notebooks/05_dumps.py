@@ -217,5 +217,5 @@ shutil.rmtree(folder.parent)
 # ## Next steps
 #
 # - The same from a shell: `arcee-lab dump demo --world all --max-tokens 20000 --out out/acts`
-# - AFM-4.5B on one GPU and on eight: [docs/dumps.md](../docs/dumps.md)
-# - The format, with a reader in 40 lines: [docs/formats.md](../docs/formats.md)
+# - AFM-4.5B on one GPU and on eight: [docs/how-to/dumps.md](../docs/how-to/dumps.md)
+# - The format, with a reader in 40 lines: [docs/reference/formats.md](../docs/reference/formats.md)

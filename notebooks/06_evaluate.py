@@ -272,7 +272,7 @@ frame.pivot_table(
 # %% [markdown]
 # ## Next steps
 #
-# The same from a shell: `arcee-lab eval MODEL --tasks arcee_all --out DIR`, with
-# `--intervention FILE` for what `al.interventions.to_json` writes. `--tasks afm` runs lm-eval's own
-# tasks, `--tasks arcee_standard` the field's data sets for heads; see docs/evals.md. A head for
-# another data set comes from `arcee-lab train-head`.
+# The same from a shell: `arcee-lab eval MODEL --tasks arcee_all --out DIR`, with `--intervention
+# FILE` for what `al.interventions.to_json` writes. `--tasks afm` runs lm-eval's own tasks, `--tasks
+# arcee_standard` the field's data sets for heads; see docs/how-to/evals.md. A head for another data
+# set comes from `arcee-lab train-head`.

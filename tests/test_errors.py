@@ -12,6 +12,7 @@ from traitlets import Type
 from arcee_lab import errors
 
 ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
 CLASSES = {name: getattr(errors, name) for name in errors.__all__}
 CELL = """\
 from arcee_lab.sites import Legend
@@ -74,7 +75,7 @@ def test_an_interrupt_holds_what_is_done():
     assert errors.Interrupted("stopped", partial=3).partial == 3
 
 
-@pytest.mark.parametrize("text", [errors.__doc__, (ROOT / "docs" / "errors.md").read_text("utf-8")])
+@pytest.mark.parametrize("text", [errors.__doc__, PAGE])
 def test_the_drawn_tree_is_the_tree(text):
     parents = {}
     above = {}
@@ -93,7 +94,6 @@ def test_the_drawn_tree_is_the_tree(text):
 
 
 def test_examples_of_the_page_run(capsys):
-    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(block, {})
     assert "no/such/folder" in capsys.readouterr().out

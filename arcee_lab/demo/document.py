@@ -27,7 +27,8 @@ class Word:
         text: The word as it stands, without the space before it.
         start: Index of its first character in the document.
         end: Index after its last character.
-        tags: What is true of it, e.g. `{"role": "noun", "number": "plural"}`; see docs/demo.md.
+        tags: What is true of it, e.g. `{"role": "noun", "number": "plural"}`; see
+            docs/explanation/demo.md.
     """
 
     text: str

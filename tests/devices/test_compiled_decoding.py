@@ -104,7 +104,7 @@ assert not torch._dynamo.utils.counters["graph_break"]
 
 @pytest.mark.slow
 def test_the_blocks_of_the_page_run(run_clean):
-    page = (TESTS.parent / "docs" / "sites.md").read_text(encoding="utf-8")
+    page = (TESTS.parent / "docs" / "reference" / "sites.md").read_text(encoding="utf-8")
     section = page.split("## Captures inside compiled graphs")[1].split("## The attention")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     assert len(blocks) == 2

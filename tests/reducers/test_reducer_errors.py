@@ -263,7 +263,9 @@ def test_no_token_at_all(model):
 
 
 def test_the_rows_of_the_page_are_what_errors_say():
-    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "errors.md").read_text(
+        encoding="utf-8"
+    )
     section = page[page.index("## Reducing") :].split("\n## ")[0]
     folder = Path(al.reducers.__file__).parent
     files = [*folder.rglob("*.py"), *(folder.parent / "recording").glob("*.py")]
