@@ -7,10 +7,12 @@
 `<!-- generated: imports -->` in design.md: which part of the package imports which.
 `<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
 `<!-- generated: arguments -->` in arguments.md: which public call takes which of the shared words.
+`<!-- generated: pages -->` in docs/README.md: every page, by kind.
 """
 
 import ast
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -82,6 +84,30 @@ def arguments() -> str:
     return "\n".join(lines)
 
 
+def pages() -> str:
+    """Every page of the documentation, by kind."""
+    lines: list[str] = []
+    for heading, folder, pattern in (
+        ("Tutorials", "notebooks", "[0-9]*.py"),
+        ("How-to", "docs/how-to", "*.md"),
+        ("Reference", "docs/reference", "*.md"),
+        ("Explanation", "docs/explanation", "*.md"),
+    ):
+        lines += ["", f"## {heading}", ""]
+        found = []
+        for path in (ROOT / folder).glob(pattern):
+            (title, *_) = re.findall(
+                r"^(?:# )?# (?!%%)(.+)$", path.read_text("utf-8"), re.MULTILINE
+            )
+            target = path.with_suffix(".ipynb") if path.suffix == ".py" else path
+            link = os.path.relpath(target, ROOT / "docs").replace(os.sep, "/")
+            # Tutorials have an order, their numbers; the other pages that of their titles.
+            key = path.name if path.suffix == ".py" else title
+            found.append((key, f"- [{title}]({link})"))
+        lines += [line for _, line in sorted(found)]
+    return "\n".join(lines).strip()
+
+
 def public_calls() -> dict[str, Callable[..., object]]:
     """Every public function, and the classes that a user calls with settings of a run, by name."""
     import arcee_lab
@@ -137,6 +163,7 @@ PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("docs/explanation/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
     ("docs/reference/arguments.md", "arguments", arguments),
+    ("docs/README.md", "pages", pages),
 )
 
 

@@ -1,4 +1,4 @@
-"""The reader of docs/reference/formats.md, which knows nothing of this package, reads every encoding."""
+"""The reader of docs/reference/formats.md, which knows nothing of this package."""
 
 import re
 from pathlib import Path

@@ -34,7 +34,7 @@ def same(one, two, *, but=()):
 @settings(max_examples=6)
 @given(batch_size=st.integers(1, 13), sample_every=st.sampled_from([1, 2, 3]))
 def test_batches_change_nothing(model, batch_size, sample_every):
-    """In double precision, the shape of a batch flips no neuron; rounded terms may differ by a unit."""
+    """In double precision the batch flips no neuron; rounded terms may differ by a unit."""
     from arcee_lab.sparsity import measure
     from arcee_lab.sparsity.core import window_means
 
