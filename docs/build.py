@@ -88,14 +88,22 @@ def build(out: Path) -> int:
     settings |= {"docs_dir": str(source), "site_dir": str(out), "nav": collect(source)}
     for plugin in settings["plugins"]:
         if isinstance(plugin, dict) and "mkdocstrings" in plugin:
-            plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
+            python = plugin["mkdocstrings"]["handlers"]["python"]
+            python["paths"] = [str(ROOT)]
+            python["options"]["extensions"] = [str(HERE / "griffe_examples.py")]
     config = source.with_suffix(".yml")
     config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    code = subprocess.call(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(config)],
+    # Not --quiet: with it mkdocs counts no warnings, and --strict fails for none.
+    child = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config)],
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "JUPYTER_PLATFORM_DIRS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    return code or int(bool(missing))
+    said = [line for line in child.stderr.splitlines() if not line.startswith("INFO")]
+    print(*said, sep="\n", end="\n" * bool(said), file=sys.stderr)
+    return child.returncode or int(bool(missing))
 
 
 def main() -> int:
@@ -105,7 +113,7 @@ def main() -> int:
     out = parser.parse_args().out.resolve()
     code = build(out)
     if not code:
-        print(f"{out / 'README.html' if False else out / 'index.html'}")
+        print(out / "index.html")
     return code
 
 

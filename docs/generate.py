@@ -7,6 +7,7 @@
 `<!-- generated: imports -->` in design.md: which part of the package imports which.
 `<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
 `<!-- generated: arguments -->` in arguments.md: which public call takes which of the shared words.
+`<!-- generated: transformerlens -->` in from_transformerlens.md: the hook points under both names.
 `<!-- generated: pages -->` in docs/README.md: every page, by kind.
 """
 
@@ -81,6 +82,25 @@ def arguments() -> str:
         if set(words) & set(known):
             cells = (_default(known[word]) if word in known else "" for word in words)
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def transformerlens() -> str:
+    """A table of the hook points that TransformerLens has too, under its name and under ours."""
+    from arcee_lab.sites import EMBED, FINAL, LAYER, Legend
+
+    paths = {"layers": "blocks", "self_attn": "attn", "norm": "ln_final"}
+    paths |= {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
+    lines = ["| TransformerLens | here |", "|---|---|"]
+    for site in (EMBED, *LAYER, *FINAL):
+        ours = site.template.replace("{L}", "0")
+        last = ours.rpartition(".")[2]
+        if last in ("hook_scale", "hook_scores", "hook_relu"):  # another quantity, or none there
+            continue
+        theirs = ".".join(paths.get(word, word) for word in ours.split("."))
+        theirs = theirs.replace("hook_normalized", "hook_out")
+        assert Legend(n_layers=1, head="causal").canonical(theirs) == ours
+        lines.append(f"| `{theirs}` | `{ours}` |")
     return "\n".join(lines)
 
 
@@ -163,6 +183,7 @@ PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("docs/explanation/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
     ("docs/reference/arguments.md", "arguments", arguments),
+    ("docs/how-to/from_transformerlens.md", "transformerlens", transformerlens),
     ("docs/README.md", "pages", pages),
 )
 

@@ -25,7 +25,9 @@ class Written(TypedDict):
 @cache
 def load() -> griffe.Module:
     """The package as griffe reads it."""
-    found = griffe.load(PACKAGE, search_paths=[str(ROOT)], resolve_aliases=True)
+    found = griffe.load(
+        PACKAGE, search_paths=[str(ROOT)], resolve_aliases=True, try_relative_path=False
+    )
     assert isinstance(found, griffe.Module)
     return found
 
@@ -79,9 +81,10 @@ def write(folder: Path) -> Written:
     inside = folder / "python"
     inside.mkdir(parents=True)
     packages = []
+    described: set[str] = set()
     for package, names in public().items():
         page = inside / f"{package}.md"
-        page.write_text(_package_page(package, names), encoding="utf-8")
+        page.write_text(_package_page(package, names, described), encoding="utf-8")
         packages.append(page)
     commands = folder / "commands.md"
     commands.write_text(_commands_page(), encoding="utf-8")
@@ -111,7 +114,7 @@ def _paths(names: dict[str, griffe.Object]) -> set[str]:
     return {value.path for value in names.values()}
 
 
-def _package_page(package: str, names: dict[str, griffe.Object]) -> str:
+def _package_page(package: str, names: dict[str, griffe.Object], described: set[str]) -> str:
     lines = [f"# {package} {{#{package}}}", "", _prose(package), ""]
     elsewhere = {name: value for name, value in names.items() if home(value.path) != package}
     if elsewhere:
@@ -124,7 +127,8 @@ def _package_page(package: str, names: dict[str, griffe.Object]) -> str:
         lines.append("")
     here = [name for name in names if name not in elsewhere]
     lines += [f"::: {package}.{name}\n" for name in here]
-    results = sorted({path for name in here for path in _results(names[name])})
+    results = sorted({path for name in here for path in _results(names[name])} - described)
+    described.update(results)
     if results:
         lines += ["## What the calls return", ""]
         for path in results:
@@ -139,8 +143,11 @@ def _results(value: griffe.Object) -> list[str]:
     found = []
     for part in value.returns.iterate(flat=True):
         path = part.canonical_path if isinstance(part, griffe.ExprName) else ""
-        if path.startswith(f"{PACKAGE}.") and not home(path):
-            found.append(path)
+        if path.startswith(f"{PACKAGE}."):
+            target = load()[path.removeprefix(f"{PACKAGE}.")]
+            target = target.final_target if target.is_alias else target
+            if target.is_class and not home(target.path):
+                found.append(target.path)
     return found
 
 
