@@ -180,6 +180,12 @@ def test_a_face_shows_its_public_names_and_nothing_else(name):
         package.nothing  # noqa: B018
 
 
+def test_inner_faces_are_reached_from_the_outer_ones():
+    for name in PUBLIC:
+        outer, _, inner = f"arcee_lab.{name}".rpartition(".")
+        assert inner in dir(importlib.import_module(outer)), name
+
+
 @pytest.mark.parametrize("name", faces())
 def test_type_checkers_see_the_same_names(name):
     source = ast.parse(FILES[name].read_text(encoding="utf-8"))

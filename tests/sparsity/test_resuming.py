@@ -18,7 +18,7 @@ import torch
 from dense import Letters, activations, pair, plant
 from full_disk import fill_at_every_write
 
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, OtherRun
 
 TEXTS = [
     "".join(chr(ord("a") + (3 * number + place * (1 + number % 4)) % 8) for place in range(length))
@@ -181,7 +181,6 @@ def test_an_unchanged_state_goes_on(models, saved, tmp_path):
 )
 def test_a_state_of_another_release_is_refused(models, saved, tmp_path, version, writer):
     """States of 0.1 state no version."""
-    from arcee_lab.errors import OtherRun
     from arcee_lab.sparsity import measure
 
     def change(about, tensors):
@@ -432,6 +431,18 @@ def further_saved(models, tmp_path_factory):
         "state-further.safetensors",
     }
     return folder
+
+
+def test_results_of_another_seed_are_refused(models, further_saved, tmp_path):
+    from arcee_lab.sparsity import measure
+
+    for path in further_saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(OtherRun, match="its seed is 0, not 1"):
+        measure(
+            models[0], Letters(), TEXTS, analyses=["cett", "truncation"], seed=1,
+            resume=tmp_path / "state.safetensors", batch_size=2, context=16,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("change", FURTHER_WRONG.values(), ids=FURTHER_WRONG.keys())

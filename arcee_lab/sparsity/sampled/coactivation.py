@@ -31,6 +31,7 @@ from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import draw
@@ -55,7 +56,7 @@ class CoActivationResult(Result):
         neurons: The neurons that were looked at.
         fired: Which of them fired at each of N tokens; neither padding nor first positions.
         held_out: Tokens of the documents on which experts are tried, not made.
-        seed: Of the sample, the sketch and the random groups.
+        seed: Random seed of the sample, of the neurons drawn, and of the random groups.
     """
 
     model: str
@@ -226,6 +227,7 @@ def coactivation(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> CoActivationResult:
     """Which neurons of one layer fire together, on a sample of tokens.
 
@@ -238,7 +240,8 @@ def coactivation(
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the documents drawn, of the neurons drawn, and of the random groups.
+        seed: Random seed of the documents drawn, the neurons drawn, and the random groups.
+        progress: Whether to show a bar.
 
     Raises:
         ValueError: A layer or neuron that the model lacks, fewer than two documents and windows,
@@ -263,7 +266,9 @@ def coactivation(
         )
     fired, groups = [], []
     here = index.to(model.device)
-    for batch in sample.batches(batch_size, model.device):
+    for batch in progress_bar(
+        sample.batches(batch_size, model.device), show=progress, unit="batch"
+    ):
 
         def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
             fired.append(a[counted].index_select(1, here))
