@@ -1,4 +1,4 @@
-"""arcee_lab: look into Arcee models, measure them, change them, judge them.
+"""arcee_lab: look into Arcee models, measure them, change them, evaluate them.
 
 import arcee_lab as al
 

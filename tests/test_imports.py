@@ -148,6 +148,11 @@ def test_folders_stay_readable():
     assert not {folder.name for folder, files in full.items() if files > MOST_FILES}
 
 
+def test_folders_of_tests_have_the_names_of_parts():
+    folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert folders - PARTS == {"browser", "devices"}  # as CONTRIBUTING.md says
+
+
 def test_import_is_light(run_clean):
     loaded = run_clean("import sys, arcee_lab; print(*sys.modules)").split()
     heavy = {"torch", "nnsight", "lm_eval", "matplotlib", "IPython", "transformers", "pandas"}

@@ -56,7 +56,7 @@ def measure(
             are active, by default.
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the report over all of them.
-        resume: A file to save the state to every minute and to go on from after an interruption.
+        resume: A file to save the state to every minute, and to resume from after an interruption.
             Ranks need one each. Results of the analyses after the pass are saved next to it, each
             as soon as it is there. Both are removed at the end.
         keep_resume: Leave them at the end too: for a caller that has yet to save the report, and

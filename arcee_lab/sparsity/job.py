@@ -212,11 +212,13 @@ def _interrupted(run: Pass, label: str | None, ranks: Ranks, resume: Path | None
 
 def _go_on(resume: Path | None) -> str:
     if resume is None:
-        return "Give resume=FILE, and the same call goes on where it was interrupted."
+        return "Give resume=FILE, and the same call resumes where it was interrupted."
     return (
-        f"The same call goes on from what {resume} holds."
+        f"The same call resumes from what {resume} holds."
         if resume.is_file()
-        else (f"Nothing was saved to {resume} yet, so the same call starts anew.")
+        else (
+            f"Nothing was saved to {resume} yet, so the same call starts again from the beginning."
+        )
     )
 
 

@@ -15,8 +15,8 @@ class TargetRequest(NamedTuple):
     Attributes:
         number: Of the request, among all that are scored together.
         tokens: What the model reads: the context and all but the last token of the continuation.
-        first: Index of the token behind which the first target stands.
-        targets: The continuation; target t stands behind token `first + t`.
+        first: Index of the token that the first target follows.
+        targets: The continuation; target t follows token `first + t`.
     """
 
     number: int

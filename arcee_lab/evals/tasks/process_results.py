@@ -25,7 +25,7 @@ def word_said(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> 
 
 
 def text_read(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """A whole text: its log-likelihood beside what it holds."""
+    """A whole text: its log-likelihood, and what it holds."""
     ((likelihood, _),) = results
     return likelihood_items(likelihood, doc["words"], doc["nats"])
 

@@ -9,8 +9,9 @@ Source: Zhang et al., "ReLU² Wins", arXiv:2402.03804 (cumulative error of tail 
 al., "Sparsing Law", arXiv:2411.02335, equation 3. Without a gate ‖n_i‖ = a_i ‖w_i‖, so the cut is a
 threshold per neuron, `relu(u_i) < sqrt(eps / ‖w_i‖)`: one comparison, which `al.Cett` makes.
 
-The papers search eps by bisection, at a matrix product a step. Here each token's active neurons are
-sorted by ‖n_i‖ into bins once; running sums over the bins then give CETT at all edges, exactly.
+The papers search eps by bisection, at one matrix product per step. Here each token's active
+neurons are sorted by ‖n_i‖ into bins once; running sums over the bins then give CETT at all
+edges, exactly.
 """
 
 from collections.abc import Iterable, Sequence

@@ -184,23 +184,23 @@ class CoActivationResult(Result):
 
     @cached_property
     def _order(self) -> Int[Tensor, " neuron"]:
-        """Neurons so that those that fire together stand together; what cannot be told is last."""
+        """Neurons that fire together are adjacent; those of undefined correlation come last."""
         from scipy.cluster.hierarchy import leaves_list, linkage
         from scipy.spatial.distance import squareform
 
         seen = self.fired[~self.held_out]
         together = _together(seen).double()
         often = together.diagonal()
-        told = ((often > 0) & (often < len(seen))).nonzero()[:, 0]
+        known = ((often > 0) & (often < len(seen))).nonzero()[:, 0]
         rest = torch.ones(len(often), dtype=torch.bool)
-        rest[told] = False
-        if len(told) > 2:
+        rest[known] = False
+        if len(known) > 2:
             # Rounding can take a phi of 1 above it.
-            distance = (1 - _phi(together[told][:, told], len(seen))).clamp(min=0).numpy()
+            distance = (1 - _phi(together[known][:, known], len(seen))).clamp(min=0).numpy()
             np.fill_diagonal(distance, 0)
             tree = linkage(squareform(distance, checks=False), "average")
-            told = told[torch.from_numpy(leaves_list(tree).astype(np.int64))]
-        return torch.cat([told, rest.nonzero()[:, 0]])
+            known = known[torch.from_numpy(leaves_list(tree).astype(np.int64))]
+        return torch.cat([known, rest.nonzero()[:, 0]])
 
     def _groupings(self, number: int) -> dict[str, Tensor]:
         lots = torch.randperm(len(self.neurons), generator=torch.Generator().manual_seed(self.seed))

@@ -9,7 +9,7 @@
                 the token's neurons                  top-k, arXiv:2506.06644
     fat         a > eps, one eps everywhere          FAT-eps in Luo et al., "Sparsing Law",
                                                      arXiv:2411.02335
-    cett        ‖n_i‖ >= eps, one eps a layer        CETT, see `arcee_lab.sparsity.sampled._cett`
+    cett        ‖n_i‖ >= eps, one eps per layer      CETT, see `arcee_lab.sparsity.sampled._cett`
     random      k of the active neurons by lot       the floor that any rule has to beat
 
 One end of every rule keeps everything. Spark's own rule subtracts the threshold as
