@@ -16,8 +16,9 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "arcee_lab"
@@ -131,22 +132,23 @@ def pages() -> str:
 def public_calls() -> dict[str, Callable[..., object]]:
     """Every public function, and the classes that a user calls with settings of a run, by name."""
     import arcee_lab
-    from arcee_lab.training import heads
 
     found: dict[str, Callable[..., object]] = {}
-    packages = {"": arcee_lab, "training.heads.": heads}
-    packages |= {
-        f"{name}.": value
-        for name in arcee_lab.__all__
-        if inspect.ismodule(value := getattr(arcee_lab, name))
-    }
-    for prefix, package in packages.items():
+    for prefix, package in _packages("", arcee_lab):
         for name in package.__all__:
             call = getattr(package, name)
             settings = name in ("ArceeLab", "DumpConfig", "HeadRecipe")
             if (settings or inspect.isfunction(call)) and call not in found.values():
                 found[prefix + name] = call
     return found
+
+
+def _packages(prefix: str, package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    """The package and the public ones inside it, each with what its names begin with."""
+    yield prefix, package
+    for name in package.__all__:
+        if inspect.ismodule(inner := getattr(package, name)) and hasattr(inner, "__all__"):
+            yield from _packages(f"{prefix}{name}.", inner)
 
 
 def _default(parameter: inspect.Parameter) -> str:

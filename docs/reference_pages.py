@@ -95,6 +95,7 @@ def _prose(package: str) -> str:
     """The docstring of a package; lists of its modules, whose columns are aligned, as they are."""
     module = load() if package == PACKAGE else load()[package.removeprefix(f"{PACKAGE}.")]
     text = module.docstring.value if module.docstring else ""
+    text = re.sub(r"^Example:\n", "Example:\n\n", text, flags=re.MULTILINE)  # then a block
     parts = re.split(r"\n\s*\n", text)
     aligned = re.compile(r"^(?! ).*\S {2,}\S", re.MULTILINE)
     return "\n\n".join(f"```text\n{x}\n```" if aligned.search(x) else x for x in parts)

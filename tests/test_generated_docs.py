@@ -112,7 +112,6 @@ WORDS = (
 
 def test_the_table_of_arguments_agrees_with_the_signatures():
     import arcee_lab
-    import arcee_lab.training.heads  # which the table names
 
     text = (ROOT / "docs" / "reference" / "arguments.md").read_text(encoding="utf-8")
     meanings, table = text.split("<!-- generated: arguments -->")

@@ -4,7 +4,7 @@ The only part of the package that imports lm_eval. Importing it registers the mo
 that a task file with a `!function` of ours also works under plain `lm-eval run`.
 
     runner.py            `run`: tasks one after the other, interrupts, saved tasks
-    result.py            what `run` returns: `Evaluation`, `Score`; `TaskFailed`
+    result.py            what `run` returns: `Evaluation`, `Score`
     scores.py            scores of tasks and groups with their bootstrap draws
     finished_tasks.py    finished tasks of a run, saved so that it can resume
     progress.py          one bar over all documents
@@ -53,8 +53,9 @@ from arcee_lab._lazy import lazy_exports
 from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
+    from arcee_lab.evals import metrics
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import Evaluation, TaskFailed
+    from arcee_lab.evals.result import Evaluation
     from arcee_lab.evals.runner import run
     from arcee_lab.evals.sweeps import Sweep, sweep
 
@@ -62,7 +63,7 @@ __all__ = [
     "ArceeLab",
     "Evaluation",
     "Sweep",
-    "TaskFailed",
+    "metrics",
     "register",
     "run",
     "sweep",
@@ -74,10 +75,11 @@ __getattr__, __dir__ = lazy_exports(
     {
         "lm_eval_registry": ("register",),
         "model": ("ArceeLab",),
-        "result": ("Evaluation", "TaskFailed"),
+        "result": ("Evaluation",),
         "runner": ("run",),
         "sweeps": ("Sweep", "sweep"),
     },
+    packages=("metrics",),
 )
 
 register()

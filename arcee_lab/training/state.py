@@ -62,7 +62,7 @@ def read_state(
     return tensors, metadata
 
 
-def damaged(path: Path, error: Exception) -> SavedDamaged:
+def damaged(path: Path, error: Exception | str) -> SavedDamaged:
     """The error for a state that cannot be used; it says what to do."""
     said = " ".join(str(error).split())
     said = f"{said} is missing" if isinstance(error, KeyError) else said

@@ -1,4 +1,4 @@
-"""Where a data set lies: on the Hub, or in a file."""
+"""Where a data set is stored: on the Hub, or in a file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
