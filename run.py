@@ -27,7 +27,7 @@ ROOT, LINT = Path(__file__).resolve().parent, "docs/lint.py"
 TASKS = {
     "tour": [["-P", "-m", "arcee_lab", "tour", "--out", str(ROOT / "out")]],
     "setup": [["-c", "import torch; print('ready: torch', torch.__version__)"]],
-    "test": [["-m", "pytest", "-n", "2", "--dist", "loadgroup"]],
+    "test": [["-m", "pytest", "-n", "2", "--dist", "loadfile"]],
     "lab": [["-P", "-m", "arcee_lab", "lab", "--folder", str(ROOT / "notebooks")]],
     "check": [["-mruff", "check"], ["-mruff", "format", "--check"], ["-mpyright"], [LINT]],
     "docs": [["docs/build.py"]],

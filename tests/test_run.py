@@ -104,7 +104,7 @@ def test_arguments_pass_through(run, calls):
     run.main(["bench", "idle", "--rounds", "3"])
     run.main([])
     words = [command for command, _ in calls.seen]
-    pytest_ = ["-m", "pytest", "-n", "2", "--dist", "loadgroup"]
+    pytest_ = ["-m", "pytest", "-n", "2", "--dist", "loadfile"]
     assert words[0][1:] == [*pytest_, "-m", "not slow", "tests/test_run.py", "-k", "help"]
     assert words[1][1:] == [*pytest_, "-x"]
     assert words[2][1:] == [str(ROOT / "notebooks/build.py"), "01_first_look"]

@@ -36,8 +36,8 @@ def tiny(head="causal", layers=2):
 """
 
 
-def test_one_full_graph_records_what_an_eager_capture_does(run_clean):
-    run_clean(
+def test_one_full_graph_records_what_an_eager_capture_does(run_forked):
+    run_forked(
         PRELUDE
         + """
 model = tiny()
@@ -70,9 +70,9 @@ assert not torch._dynamo.utils.counters["graph_break"]
     )
 
 
-def test_hooks_captures_and_gradients_are_obeyed(run_clean):
+def test_hooks_captures_and_gradients_are_obeyed(run_forked):
     """What a compiled model alone would ignore."""
-    run_clean(
+    run_forked(
         PRELUDE
         + """
 model = tiny(layers=1)
@@ -125,8 +125,8 @@ for head in ("base", "sequence"):
 
 
 @pytest.mark.slow
-def test_a_real_compiler_agrees_within_rounding(run_clean):
-    run_clean(
+def test_a_real_compiler_agrees_within_rounding(run_forked):
+    run_forked(
         PRELUDE
         + """
 model = tiny()

@@ -209,8 +209,8 @@ def test_measurements_refuse_a_forward_of_another_thread(tiny, demo):
         intruders.clear()
 
 
-def test_a_compiled_recorder_is_of_one_thread(run_clean):
-    said = run_clean(
+def test_a_compiled_recorder_is_of_one_thread(run_forked):
+    said = run_forked(
         """
         import threading
         import torch, arcee_lab as al

@@ -106,9 +106,9 @@ def test_settings_out_of_range(make, said):
         make()
 
 
-def test_words_among_which_one_may_choose(run_clean):
+def test_words_among_which_one_may_choose(run_forked):
     """Without the shape checks, which would speak first."""
-    said = run_clean(
+    said = run_forked(
         """
         from arcee_lab.reducers import FiringRate, Quantile
         for make in (lambda: FiringRate(first="never"), lambda: Quantile(by="layer")):
@@ -124,9 +124,9 @@ def test_words_among_which_one_may_choose(run_clean):
     ]
 
 
-def test_settings_of_another_kind(run_clean):
+def test_settings_of_another_kind(run_forked):
     """Without the shape checks; a unit 3.7 is not taken for unit 3."""
-    said = run_clean(
+    said = run_forked(
         """
         import numpy as np
         from arcee_lab.reducers import *
