@@ -3,7 +3,7 @@
     python3 run.py bench lens_values [--out FILE]
 
 A tiny Arcee whose norms have weights far from 1 runs under TransformerLens' bridge, and every
-activation of its cache is stored beside the weights. Nothing of arcee_lab takes part. The file is
+activation of its cache is stored next to the weights. Nothing of arcee_lab takes part. The file is
 renewed only when TransformerLens or the model changes.
 """
 

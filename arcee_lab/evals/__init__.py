@@ -4,7 +4,7 @@ The only part of the package that imports lm_eval. Importing it registers the mo
 that a task file with a `!function` of ours also works under plain `lm-eval run`.
 
     runner.py            `run`: tasks one after the other, interrupts, saved tasks
-    result.py            what `run` returns: `Evaluation`, `Score`; `TaskFailed`
+    result.py            what `run` returns: `Evaluation`, `Score`
     scores.py            scores of tasks and groups with their bootstrap draws
     finished_tasks.py    finished tasks of a run, saved so that it can resume
     progress.py          one bar over all documents
@@ -48,7 +48,7 @@ Interfaces:
 * A document of a head's task has the column `head` ("sequence", "token" or "qa") and what the head
   reads: `words` (token), or `question` and `context` (qa). A sequence task is multiple choice with
   the labels as choices and the text as context; token and qa tasks are `generate_until`.
-* lm-eval gets from the token head a JSON list of labels, from the QA head a text.
+* lm-eval gets a JSON list of labels from the token head, and a text from the QA head.
 * The ceilings of a task are in its file, as `metadata: {ceilings: {metric: value}}`; a value is a
   number, or a function without arguments (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
 * Optional columns: `text` (token: the running text; by default the words joined by spaces) and
@@ -61,10 +61,11 @@ from arcee_lab._lazy import lazy_exports
 from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
+    from arcee_lab.evals import metrics
     from arcee_lab.evals.compared._compare import compare
     from arcee_lab.evals.compared.comparison import Comparison
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import Evaluation, TaskFailed
+    from arcee_lab.evals.result import Evaluation
     from arcee_lab.evals.runner import run
     from arcee_lab.evals.sweeps import Sweep, sweep
 
@@ -73,8 +74,8 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Sweep",
-    "TaskFailed",
     "compare",
+    "metrics",
     "register",
     "run",
     "sweep",
@@ -88,10 +89,11 @@ __getattr__, __dir__ = lazy_exports(
         "compared.comparison": ("Comparison",),
         "lm_eval_registry": ("register",),
         "model": ("ArceeLab",),
-        "result": ("Evaluation", "TaskFailed"),
+        "result": ("Evaluation",),
         "runner": ("run",),
         "sweeps": ("Sweep", "sweep"),
     },
+    packages=("metrics",),
 )
 
 register()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from arcee_lab.errors import TaskError, UnknownName
+from arcee_lab.errors import UnknownName
 from arcee_lab.evals.compared.saved import read_saved, samples_file
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
@@ -214,29 +214,6 @@ class Evaluation(Result):
             for score in self.scores
         )
         return f"<p>{escape(self.headline)}.</p><table><tr>{head}</tr>{rows}</table>"
-
-
-class TaskFailed(TaskError):
-    """A task could not be scored; the results before it are kept.
-
-    Attributes:
-        result: The finished tasks of `al.evals.run`, or the finished levels of `al.evals.sweep`.
-    """
-
-    def __init__(self, message: str, result: Any):
-        super().__init__(message)
-        self.result = result
-
-    @classmethod
-    def of(cls, task: str, error: Exception, result: Evaluation) -> "TaskFailed":
-        """An error that names the task; a note says where the finished tasks are."""
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        head = f"Task {task!r}"
-        failed = cls(reason if reason.startswith(head) else f"{head}: {reason}", result)
-        if result.samples:
-            done = ", ".join(result.samples)
-            failed.add_note(f"The finished tasks ({done}) are in `result` of this error.")
-        return failed
 
 
 def table(scores: Sequence[Score]) -> str:

@@ -3,7 +3,7 @@
 spots        what is patched at once: a site, or one position, head or unit of it
 pairs        two aligned batches, and a metric read from their logits
 metrics      LogitDifference
-sweep        `patch_sweep`: one patch after another, many a forward
+sweep        `patch_sweep`: one patch after another, many per forward
 attribution  `patch_attribution`: all patches at once, estimated from one gradient
 effects      PatchEffects: frame, heat map, and one method against the other
 """
