@@ -39,6 +39,7 @@ PUBLIC = (
     "evals.metrics",
     "interventions",
     "model",
+    "neurons",
     "patching",
     "reducers",
     "sparsity",
