@@ -1,8 +1,10 @@
-"""Neurons: what they do, and which of them carry a concept.
+"""Neurons: where each one fires, what it does, and which of them carry a concept.
 
-search    `find`: which units carry a label, with its controls
-labels    where labels come from: the demo, character spans, BIO files, patterns, functions
-weights   what the weights say: effects on the logits, classes, attribution to neurons
+_exemplars  the call `exemplars`: one pass over texts for all neurons
+reading     the pass and its result
+labels      where labels come from: the demo, character spans, BIO files, patterns, functions
+search      `find`: which units carry a label, with its controls
+weights     what the weights say: effects on the logits, classes, attribution to neurons
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.neurons import labels
+    from arcee_lab.neurons._exemplars import exemplars
+    from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -21,12 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Control",
     "Effects",
+    "Exemplar",
+    "Exemplars",
     "Found",
     "FoundLabel",
     "FoundUnit",
     "LogitAttribution",
     "attribute_neurons",
     "effects",
+    "exemplars",
     "find",
     "labels",
     "logit_attribution",
@@ -35,11 +42,24 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "_exemplars": ("exemplars",),
+        "reading.result": (
+            "Exemplar",
+            "Exemplars",
+        ),
         "search._find": ("find",),
-        "search.found": ("Control", "Found", "FoundLabel", "FoundUnit"),
+        "search.found": (
+            "Control",
+            "Found",
+            "FoundLabel",
+            "FoundUnit",
+        ),
         "weights._effects": ("effects",),
         "weights.attribution": ("attribute_neurons",),
-        "weights.direct": ("LogitAttribution", "logit_attribution"),
+        "weights.direct": (
+            "LogitAttribution",
+            "logit_attribution",
+        ),
         "weights.result": ("Effects",),
     },
     packages=("labels",),
