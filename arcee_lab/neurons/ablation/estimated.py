@@ -74,8 +74,7 @@ def ablation_estimate(
     windows = windows_of(anatomy.model, tokenizer, texts, context=context, max_tokens=max_tokens)
     sites = [f"layers.{number}.mlp.hook_post" for number in numbers]
     device = anatomy.model.get_input_embeddings().weight.device
-    slopes: Any = 0.0  # sums of a·g and of g, by layer
-    sums: Any = 0.0  # of a over tokens that are not first
+    slopes: Any = 0.0  # sums of a·g, of g, and of a over tokens that are not first, by layer
     tokens = counted = 0
     rounds = -(-len(windows) // batch_size)
     with progress_bar(show=progress, total=rounds, unit="forward") as bar:
@@ -95,11 +94,11 @@ def ablation_estimate(
                 )
                 posts = [acts[site] for site in sites]
                 gradients = torch.autograd.grad(loss, posts)
-            real = mask.bool()
-            here = (real & ~batch.first.to(device)).to(torch.float64)
-            rows = [_sums(x.detach(), g, real) for x, g in zip(posts, gradients, strict=True)]
+            real = batch.attention_mask.bool()
+            here = real & ~batch.first
+            with torch.no_grad():
+                rows = [_sums(x, g, real, here) for x, g in zip(posts, gradients, strict=True)]
             slopes = slopes + torch.stack(rows)
-            sums = sums + torch.stack([_over(x.detach(), here) for x in posts])
             tokens += int((real[:, 1:] & real[:, :-1]).sum())
             counted += int(here.sum())
             bar.update()
@@ -107,7 +106,7 @@ def ablation_estimate(
         raise TextError("the texts hold no token to predict; expected two tokens or more.")
     change = -slopes[:, 0]
     if how == "mean":
-        change = change + sums / max(1, counted) * slopes[:, 1]
+        change = change + slopes[:, 2] / max(1, counted) * slopes[:, 1]
     return AblationEstimate(tuple(numbers), how, (change / tokens).cpu(), tokens)
 
 
@@ -115,11 +114,12 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_()
 
 
-def _sums(x: Tensor, gradient: Tensor, real: Tensor) -> Tensor:
-    """Sums of x·g and of g over real tokens, `[2, d_mlp]`."""
-    x, gradient = x[real].double(), gradient[real].double()
-    return torch.stack([(x * gradient).sum(0), gradient.sum(0)]).cpu()
-
-
-def _over(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum("bpu,bp->u", x.double(), weight.to(x.device)).cpu()
+def _sums(x: Tensor, gradient: Tensor, real: Tensor, here: Tensor) -> Tensor:
+    """Sums of x·g and of g over real tokens, and of x over some of them, `[3, d_mlp]`."""
+    x, gradient = x.double(), gradient.double()
+    weights = [mask.to(x.device, torch.float64) for mask in (real, here)]
+    found = [
+        torch.einsum("bpu,bp->u", values, weight)
+        for values, weight in ((x * gradient, weights[0]), (gradient, weights[0]), (x, weights[1]))
+    ]
+    return torch.stack(found).cpu()

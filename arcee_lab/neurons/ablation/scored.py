@@ -36,14 +36,14 @@ def score(
         anatomy: Of the model.
         hidden: What the final norm gives in each copy.
         base: The same without a change.
-        ids: Token ids.
-        real: Which tokens are no padding.
+        ids: Token ids, on the CPU, so that nothing waits for the device.
+        real: Which tokens are no padding, on the CPU too.
     """
     model: Any = anatomy.model
     head = model.lm_head
-    predicted = (real[:, :-1] & real[:, 1:]).to(base.device)
-    row, pos = predicted.nonzero(as_tuple=True)
-    targets = ids.to(base.device)[row, pos + 1]
+    row, pos = (real[:, :-1] & real[:, 1:]).nonzero(as_tuple=True)
+    targets = ids[row, pos + 1].to(base.device)
+    row, pos = row.to(base.device), pos.to(base.device)
     shape = hidden.shape[:2]
     nll, kl = (torch.zeros(shape, dtype=torch.float64, device=base.device) for _ in range(2))
     step = max(1, _AT_ONCE // anatomy.size("vocab"))
