@@ -5,6 +5,7 @@ reading     the pass and its result
 labels      where labels come from: the demo, character spans, BIO files, patterns, functions
 search      `find`: which units carry a label, with its controls
 weights     what the weights say: effects on the logits, classes, attribution to neurons
+ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from arcee_lab._lazy import lazy_exports
 if TYPE_CHECKING:
     from arcee_lab.neurons import labels
     from arcee_lab.neurons._exemplars import exemplars
+    from arcee_lab.neurons.ablation._ablate import ablate
+    from arcee_lab.neurons.ablation.estimated import ablation_estimate
+    from arcee_lab.neurons.ablation.named import Neuron
+    from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.weights.result import Effects
 
 __all__ = [
+    "AblationEstimate",
+    "Ablations",
     "Control",
     "Effects",
     "Exemplar",
@@ -31,6 +38,9 @@ __all__ = [
     "FoundLabel",
     "FoundUnit",
     "LogitAttribution",
+    "Neuron",
+    "ablate",
+    "ablation_estimate",
     "attribute_neurons",
     "effects",
     "exemplars",
@@ -43,6 +53,13 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "_exemplars": ("exemplars",),
+        "ablation._ablate": ("ablate",),
+        "ablation.estimated": ("ablation_estimate",),
+        "ablation.named": ("Neuron",),
+        "ablation.outcome": (
+            "AblationEstimate",
+            "Ablations",
+        ),
         "reading.result": (
             "Exemplar",
             "Exemplars",
