@@ -1,7 +1,9 @@
-"""Neurons: what they do, and which of them carry a concept.
+"""Neurons: where each one fires, what it does, and which of them carry a concept.
 
-labels    where labels come from: the demo, character spans, BIO files, patterns, functions
-weights   what the weights say: effects on the logits, classes, attribution to neurons
+_exemplars    the call `exemplars`: one pass over texts for all neurons
+reading       the pass and its result
+labels        where labels come from: the demo, character spans, BIO files, patterns, functions
+weights       what the weights say: effects on the logits, classes, attribution to neurons
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +12,8 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.neurons import labels
+    from arcee_lab.neurons._exemplars import exemplars
+    from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.weights._effects import effects
     from arcee_lab.neurons.weights.attribution import attribute_neurons
     from arcee_lab.neurons.weights.direct import LogitAttribution, logit_attribution
@@ -17,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Effects",
+    "Exemplar",
+    "Exemplars",
     "LogitAttribution",
     "attribute_neurons",
     "effects",
+    "exemplars",
     "labels",
     "logit_attribution",
 ]
@@ -27,6 +34,8 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "_exemplars": ("exemplars",),
+        "reading.result": ("Exemplar", "Exemplars"),
         "weights._effects": ("effects",),
         "weights.attribution": ("attribute_neurons",),
         "weights.direct": ("LogitAttribution", "logit_attribution"),
