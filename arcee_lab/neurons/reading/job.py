@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, OtherRun, SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
-from arcee_lab.neurons.reading import negatives
+from arcee_lab.neurons.reading import files, negatives
 from arcee_lab.neurons.reading.domains import Texts, corpus_of
 from arcee_lab.neurons.reading.facts import Facts
 from arcee_lab.neurons.reading.result import Exemplars
@@ -182,6 +182,9 @@ class ExemplarsJob:
             if ranks.first:
                 storage.make_folder(folder)
             ranks.barrier()
+            if (finished := self._finished(folder)) is not None:
+                ranks.barrier()
+                return finished
             resume = folder / f"resume-{ranks.rank}.safetensors"
         try:
             states = run.run(ranks, resume=resume, progress=progress)
@@ -194,6 +197,26 @@ class ExemplarsJob:
             ranks.barrier()  # until all is written, an interrupted run may need what was saved
             resume.unlink(missing_ok=True)
         return found
+
+    def _finished(self, folder: Path) -> Exemplars | None:
+        """What an earlier call with the same settings and texts has written to its end."""
+        if not (folder / files.FILE).is_file():
+            return None
+        saved, run = Exemplars.load(folder), self.planned
+        n_tokens, n_windows = int(run.counted.sum()), len(run.corpus.windows)
+        ours = self.facts.over(n_tokens=n_tokens, n_windows=n_windows)
+        storage.check_same_run(folder, saved.facts.as_json(), ours.as_json())
+        texts = [
+            (corpus.windows.ids, corpus.windows.bounds, corpus.windows.documents, corpus.domains)
+            for corpus in (saved.corpus, run.corpus)
+        ]
+        same = all(np.array_equal(a, b) for a, b in zip(*texts, strict=True))
+        if not same or saved.corpus.names != run.corpus.names:
+            raise OtherRun(
+                f"output folder {folder} holds a run over other texts; choose a new folder, or "
+                "remove this one."
+            )
+        return saved
 
     def _result(self, states: dict[int, State]) -> Exemplars:
         one = states[self.facts.layers[0]]
