@@ -1,9 +1,10 @@
 """Neurons: where each one fires, what it does, and which of them carry a concept.
 
-_exemplars    the call `exemplars`: one pass over texts for all neurons
-reading       the pass and its result
-labels        where labels come from: the demo, character spans, BIO files, patterns, functions
-weights       what the weights say: effects on the logits, classes, attribution to neurons
+_exemplars  the call `exemplars`: one pass over texts for all neurons
+reading     the pass and its result
+labels      where labels come from: the demo, character spans, BIO files, patterns, functions
+search      `find`: which units carry a label, with its controls
+weights     what the weights say: effects on the logits, classes, attribution to neurons
 """
 
 from typing import TYPE_CHECKING
@@ -14,19 +15,26 @@ if TYPE_CHECKING:
     from arcee_lab.neurons import labels
     from arcee_lab.neurons._exemplars import exemplars
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.search._find import find
+    from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
     from arcee_lab.neurons.weights.attribution import attribute_neurons
     from arcee_lab.neurons.weights.direct import LogitAttribution, logit_attribution
     from arcee_lab.neurons.weights.result import Effects
 
 __all__ = [
+    "Control",
     "Effects",
     "Exemplar",
     "Exemplars",
+    "Found",
+    "FoundLabel",
+    "FoundUnit",
     "LogitAttribution",
     "attribute_neurons",
     "effects",
     "exemplars",
+    "find",
     "labels",
     "logit_attribution",
 ]
@@ -35,10 +43,23 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "_exemplars": ("exemplars",),
-        "reading.result": ("Exemplar", "Exemplars"),
+        "reading.result": (
+            "Exemplar",
+            "Exemplars",
+        ),
+        "search._find": ("find",),
+        "search.found": (
+            "Control",
+            "Found",
+            "FoundLabel",
+            "FoundUnit",
+        ),
         "weights._effects": ("effects",),
         "weights.attribution": ("attribute_neurons",),
-        "weights.direct": ("LogitAttribution", "logit_attribution"),
+        "weights.direct": (
+            "LogitAttribution",
+            "logit_attribution",
+        ),
         "weights.result": ("Effects",),
     },
     packages=("labels",),
