@@ -14,8 +14,8 @@ HELP = "Find where every neuron fires: top and drawn windows, rates, histograms,
 EXAMPLE = "arcee-lab neurons demo --world all --max-tokens 20000 --out out/neurons"
 COUNTS = {
     "top": (20, "windows with the largest values, per neuron"),
-    "strata": (10, "groups that drawn windows are cut into by their maximum"),
-    "per_stratum": (5, "drawn windows of each group"),
+    "strata": (10, "octaves of window maxima, up to the largest, from which windows are drawn"),
+    "per_stratum": (5, "windows drawn from each octave"),
     "negatives": (20, "windows in which the neuron never fires"),
 }
 

@@ -27,8 +27,8 @@ class Facts:
         n_tokens: Tokens that were counted.
         n_windows: Windows that were read.
         top: Windows with the largest maxima, per neuron.
-        strata: Groups of the sample.
-        sample: Windows drawn, per neuron.
+        strata: Octaves, up to that of a neuron's largest value.
+        per_stratum: Windows drawn from each.
         n_negatives: Windows without the neuron, per neuron.
         pool: Windows that these come from.
         role: Which messages count; None counts all tokens.
@@ -46,7 +46,7 @@ class Facts:
     n_windows: int
     top: int
     strata: int
-    sample: int
+    per_stratum: int
     n_negatives: int
     pool: int
     role: str | None
@@ -56,7 +56,7 @@ class Facts:
     def places(self) -> Places:
         """The sizes of the states; no more places than there are windows."""
         dtype = _DTYPES[self.dtype]
-        return Places(self.top, self.sample, self.pool, self.context, dtype)
+        return Places(self.top, self.strata, self.per_stratum, self.pool, self.context, dtype)
 
     def over(self, *, n_tokens: int, n_windows: int) -> "Facts":
         """The same of another part of the text."""

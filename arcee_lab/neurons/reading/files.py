@@ -71,7 +71,7 @@ class LayerFiles(Mapping[int, State]):
         return len(self._facts.layers)
 
     def _impossible(self, tensors: State) -> str | None:
-        for name in ("top", "sample"):
+        for name in ("top", "drawn"):
             windows = tensors[f"{name}_windows"].long()
             positions, values = tensors[f"{name}_positions"], tensors[f"{name}_values"]
             if bool((windows < -1).any() or (windows >= len(self._lengths)).any()):

@@ -17,13 +17,12 @@ from arcee_lab.neurons.reading.domains import Texts, corpus_of
 from arcee_lab.neurons.reading.facts import Facts
 from arcee_lab.neurons.reading.result import Exemplars
 from arcee_lab.neurons.reading.runner import Pass
-from arcee_lab.neurons.reading.state import State
+from arcee_lab.neurons.reading.state import BINS, State
 from arcee_lab.results import counted
 from arcee_lab.runs import bounds, storage
 from arcee_lab.runs.ranks import Ranks
 
 _STATISTICS = 1.15  # a pass takes about so many times its forwards
-_STRATA = 1000  # at the most
 _TOKENS = 1024  # of the forward that is timed, at the most
 
 
@@ -67,7 +66,7 @@ class ExemplarsJob:
         batch_size: Windows per forward.
         max_tokens: Tokens to read.
         top: Windows with the largest maxima.
-        strata: Groups of the sample.
+        strata: Octaves that windows are drawn from.
         per_stratum: Windows of each.
         negatives: Windows without the neuron.
         seed: Of what is drawn.
@@ -101,7 +100,7 @@ class ExemplarsJob:
         whole = {"top": top, "per_stratum": per_stratum, "batch_size": batch_size}
         for name, value in whole.items():
             _require_whole(name, value, least=1, most=bounds.ANY)
-        _require_whole("strata", strata, least=1, most=_STRATA)
+        _require_whole("strata", strata, least=1, most=BINS)
         _require_whole("negatives", negatives, least=0, most=bounds.ANY)
         _require_whole("seed", seed, least=0, most=bounds.SEED)
         inner = anatomy.model
@@ -122,7 +121,7 @@ class ExemplarsJob:
             # More places than windows would stay empty.
             top=min(top, len(windows)),
             strata=strata,
-            sample=min(strata * per_stratum, len(windows)),
+            per_stratum=min(per_stratum, len(windows)),
             n_negatives=min(negatives, len(windows)),
             pool=len(drawn),
             role=None,

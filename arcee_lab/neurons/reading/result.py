@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -138,14 +138,26 @@ class Exemplars(Result):
         return self._listed("top", layer, unit)
 
     def stratified(self, layer: int, unit: int) -> tuple[tuple[Exemplar, ...], ...]:
-        """Windows drawn at random from all in which a neuron fires, by their maximum.
+        """Windows drawn at random by the octave of a neuron's maximum there, the lowest first.
 
-        The draw is uniform; put in order and cut into strata of equal size, the lowest first, each
-        stratum stands for a tenth (with `strata=10`) of the windows in which the neuron fires.
+        The last stratum is the octave of the largest value, the one before it goes from a half to a
+        quarter of that, and so on. In each, all windows were equally likely; `histogram` tells how
+        many there are. A stratum lists its windows by falling maximum, as `top` does.
+
+        Returns:
+            One tuple per stratum; empty where no window has its maximum there.
         """
-        drawn = sorted(self._listed("sample", layer, unit), key=lambda one: (one.value, one.window))
-        cuts = np.linspace(0, len(drawn), self.facts.strata + 1).round().astype(int).tolist()
-        return tuple(tuple(drawn[a:b]) for a, b in pairwise(cuts))
+        drawn = self._listed("drawn", layer, unit)
+        octaves = state.octaves(torch.tensor([one.value for one in drawn])).tolist()
+        highest = int(state.octaves(self.maxima(layer)[unit]))
+        by_octave: dict[int, list[Exemplar]] = {}
+        for octave, one in zip(octaves, drawn, strict=True):
+            by_octave.setdefault(octave, []).append(one)
+        wanted = range(highest - self.facts.strata + 1, highest + 1)
+        return tuple(
+            tuple(sorted(by_octave.get(octave, ()), key=lambda one: (-one.value, one.window)))
+            for octave in wanted
+        )
 
     def negatives(self, layer: int, unit: int) -> tuple[int, ...]:
         """Windows in which a neuron never fires, alike in length and domain to its top windows.

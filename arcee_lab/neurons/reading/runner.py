@@ -20,7 +20,7 @@ from arcee_lab.errors import ModelError, TextError
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
-from arcee_lab.neurons.reading import hashing, state
+from arcee_lab.neurons.reading import hashing, on_cpu, state
 from arcee_lab.neurons.reading.domains import Corpus
 from arcee_lab.neurons.reading.state import Places, Rows, State
 from arcee_lab.runs import saved_state
@@ -148,7 +148,11 @@ class Pass:
     def so_far(self) -> dict[int, State]:
         """The states of what this rank has read, on the CPU."""
         return {
-            layer: {name: x.cpu() for name, x in kept.items()}
+            layer: state.ordered(
+                {name: x.cpu() for name, x in kept.items()},
+                self.places,
+                torch.from_numpy(self.neurons(layer)),
+            )
             for layer, kept in self.states.items()
         }
 
@@ -172,6 +176,7 @@ class Pass:
                 Rows(
                     torch.from_numpy(np.array(numbers, np.int64)),
                     torch.from_numpy(counted),
+                    int(counted.sum()),
                     tuple(pooled),
                     tuple(self._slots[numbers[row]] for row in pooled),
                 ),
@@ -185,7 +190,12 @@ class Pass:
             "model": model_name(model),
             "dtype": str(model.dtype),
             "layers": list(self.layers),
-            "places": [self.places.top, self.places.sample, self.places.pool],
+            "places": [
+                self.places.top,
+                self.places.strata,
+                self.places.per_stratum,
+                self.places.pool,
+            ],
             "seed": self.seed,
             "rank": ranks.rank,
             "processes": ranks.size,
@@ -227,7 +237,7 @@ class Pass:
         for part in map(_nested, parts[1:]):
             for layer in whole:
                 neurons = torch.from_numpy(self.neurons(layer))
-                whole[layer] = state.merge(whole[layer], part[layer], neurons)
+                whole[layer] = state.merge(whole[layer], part[layer], self.places, neurons)
         return whole
 
     def _save(self, path: Path, run: Mapping[str, Any]) -> None:
@@ -268,6 +278,7 @@ class _Reader(Watch):
         self._backbone, self._device = run.anatomy.backbone, run.anatomy.model.device
         self._run = run
         self._neurons: dict[int, Tensor] = {}
+        self._on_cpu: dict[int, on_cpu.Lists] = {}
         self._forward: Forward | None = None
         self._there: dict[torch.device, Rows] = {}
 
@@ -282,9 +293,16 @@ class _Reader(Watch):
 
     def _on_activation(self, name: str, x: Tensor) -> None:
         layer, device = int(name.split(".")[1]), x.device
+        run, rows = self._run, self._rows(device)
         if layer not in self._neurons:
-            self._neurons[layer] = hashing.on(device, self._run.neurons(layer))
-        state.add(self._run.states[layer], x, self._rows(device), self._neurons[layer])
+            keys = torch.from_numpy(run.neurons(layer))
+            self._neurons[layer] = keys.to(device, non_blocking=True)
+            if on_cpu.fits(x, run.places):
+                self._on_cpu[layer] = on_cpu.Lists(run.states[layer], run.places, keys.numpy())
+        if layer in self._on_cpu:
+            self._on_cpu[layer].add(x, rows)
+        else:
+            state.add(run.states[layer], run.places, x, rows, self._neurons[layer])
 
     def _rows(self, device: torch.device) -> Rows:
         # The layers of one model may be on several devices.
@@ -294,6 +312,7 @@ class _Reader(Watch):
             self._there[device] = Rows(
                 rows.windows.to(device, non_blocking=True),
                 rows.counted.to(device, non_blocking=True),
+                rows.tokens,
                 rows.pooled,
                 rows.slots,
             )
