@@ -1,0 +1,1 @@
+"""Internal: what the weights say about neurons."""
