@@ -1,6 +1,6 @@
 """Ablation and patching of heads against one plain run each, and what copying on the demo needs."""
 
-from itertools import combinations
+from itertools import combinations, islice
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tiny_calls import batch_of, reference_of
 
 import arcee_lab as al
 from arcee_lab.attention import Induction, Offset
-from arcee_lab.demo import documents
+from arcee_lab.demo import stream
 from arcee_lab.patching import LogitDifference, Spot, ablate_sweep
 
 METRIC = LogitDifference(7, 11)
@@ -141,12 +141,12 @@ def test_refuses(tiny, case):
 
 def copies(n, seed):
     """Documents in which a string of different syllables is said twice."""
-    found = []
-    for document in documents("copy", n=40 * n, seed=seed, split="test"):
+
+    def plain(document):
         said = [word.text for word in document.words if word.tags.get("role") == "syllable"]
-        if len(said) >= 6 and len(set(said)) == len(said) // 2:
-            found.append(document)
-    return found[:n]
+        return len(said) >= 6 and len(set(said)) == len(said) // 2
+
+    return list(islice(filter(plain, stream("copy", seed=seed, split="test")), n))
 
 
 class Copying:
