@@ -39,6 +39,8 @@ PUBLIC = (
     "evals.metrics",
     "interventions",
     "model",
+    "neurons",
+    "neurons.labels",
     "patching",
     "reducers",
     "sparsity",
