@@ -33,6 +33,7 @@ PUBLIC = (
     "attention",
     "data",
     "demo",
+    "directions",
     "dump",
     "errors",
     "evals",
