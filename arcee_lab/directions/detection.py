@@ -14,7 +14,7 @@ from arcee_lab.directions import methods
 from arcee_lab.directions.auroc import auroc, interval, resampled
 from arcee_lab.directions.controls import control_of
 from arcee_lab.directions.direction import Check, Direction
-from arcee_lab.directions.methods import Fit, Method
+from arcee_lab.directions.methods import Alike, Fit, Method
 from arcee_lab.directions.reading import (
     MAX_POSITIONS,
     SITES,
@@ -57,6 +57,8 @@ class Detection(Result):
         chosen: Number of the site that separates best within the documents to fit on: choosing it
             did not look at those to confirm on.
         missing: Why there is no control with random weights; "" if there is one.
+        alike: Sites left out because the two classes have the same mean there, such as the
+            embeddings where all labelled tokens are one token.
     """
 
     concept: str
@@ -65,6 +67,7 @@ class Detection(Result):
     directions: tuple[Direction, ...]
     chosen: int
     missing: str
+    alike: tuple[str, ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -114,6 +117,8 @@ class Detection(Result):
             f"{counted(len(self.sites), 'site')}; with shuffled labels {shuffled.low:.3f} to "
             f"{shuffled.high:.3f}"
         )
+        if self.alike:
+            text += f"; the classes have the same mean at {', '.join(self.alike)}"
         if gap is None:
             return f"{text}; no control with random weights: {self.missing}"
         return f"{text}; above random weights by {gap.value:.3f} ({gap.low:.3f} to {gap.high:.3f})"
@@ -233,7 +238,7 @@ def detect(
     if control is not None:
         _require_alike(model, control, names)
     known = _Known(concept, method, model_name(model), model_fingerprint(model))
-    directions, chosen = [], []
+    directions, chosen, alike = [], [], []
     groups = _groups(anatomy_of(model), names, len(places.row))
     passes = len(groups) * (1 if control is None else 2)
     with progress_bar(total=passes * len(places.rows), show=progress) as bar:
@@ -242,12 +247,24 @@ def detect(
             other = None if control is None else _read(control, places, group, batch_size, bar)
             for site in group:
                 z = None if other is None else other[site]
-                directions.append(
-                    _tried(x[site], z, places, fit, known, site, shuffles=shuffles, seed=seed)
-                )
+                try:
+                    found = _tried(
+                        x[site], z, places, fit, known, site, shuffles=shuffles, seed=seed
+                    )
+                except Alike:
+                    if len(names) == 1:
+                        raise
+                    alike.append(site)
+                    continue
+                directions.append(found)
                 chosen.append(_within(x[site], places, fit, seed))
+    if not directions:
+        raise SettingError(
+            f"The tokens with {concept!r} have the same mean as the others at all "
+            f"{len(names)} sites; choose another concept or other sites."
+        )
     best = int(np.argmax(np.round(chosen, 6)))
-    return Detection(concept, method, known.model, tuple(directions), best, missing)
+    return Detection(concept, method, known.model, tuple(directions), best, missing, tuple(alike))
 
 
 def method_of(method: str, strength: float) -> Method:
@@ -336,8 +353,7 @@ def _tried(
     checks = [check(AUROC, value, draws)]
     checks.append(check(SHUFFLED, *_shuffled(x, places, fit, shuffles, seed)))
     if other is not None:
-        control = fit(other[here], places.truth[here])
-        control_scores = other[there].astype(np.float64) @ control.vector
+        control_scores = _scores(other, places.truth[here], places, fit)
         control_draws = resampled(control_scores, truth, document, seed=seed)
         control_value = auroc(control_scores, truth)
         checks.append(check(RANDOM, control_value, control_draws))
@@ -380,6 +396,17 @@ def direction_of(
     )
 
 
+def _scores(
+    x: Float[np.ndarray, "place d"], labels: Bool[np.ndarray, " fit"], places: Places, fit: Method
+) -> Float[np.ndarray, " held"]:
+    """Scores of the tokens to confirm on, by a control; all the same where it finds nothing."""
+    try:
+        vector = fit(x[places.fit], labels).vector
+    except Alike:
+        return np.zeros(int((~places.fit).sum()))
+    return x[~places.fit].astype(np.float64) @ vector
+
+
 def _shuffled(
     x: Float[np.ndarray, "place d"], places: Places, fit: Method, shuffles: int, seed: int
 ) -> tuple[float, Float[np.ndarray, " draw"]]:
@@ -390,7 +417,7 @@ def _shuffled(
     each = max(1, bootstrap.DRAWS // shuffles)
     for number in range(shuffles):
         labels = order.permutation(places.truth[here])
-        scores = x[there].astype(np.float64) @ fit(x[here], labels).vector
+        scores = _scores(x, labels, places, fit)
         values.append(auroc(scores, places.truth[there]))
         draws.append(
             resampled(
@@ -414,5 +441,8 @@ def _within(x: Float[np.ndarray, "place d"], places: Places, fit: Method, seed: 
     for part in (truth[held], truth[~held]):
         if part.all() or not part.any():
             return float("-inf")  # too few documents to choose by
-    vector = fit(x[here][~held], truth[~held]).vector
+    try:
+        vector = fit(x[here][~held], truth[~held]).vector
+    except Alike:
+        return float("-inf")
     return auroc(x[here][held].astype(np.float64) @ vector, truth[held])

@@ -22,6 +22,10 @@ class Fit(NamedTuple):
     threshold: float
 
 
+class Alike(SettingError):
+    """The two classes have the same mean, so no direction tells them apart."""
+
+
 Method = Callable[[Float[np.ndarray, "n d"], Bool[np.ndarray, " n"]], Fit]
 
 
@@ -99,7 +103,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
             "in bfloat16 or float32."
         )
     if not length:
-        raise SettingError(
+        raise Alike(
             "The two classes have the same mean, so no direction leads from one to the other; "
             "choose another site or concept."
         )
