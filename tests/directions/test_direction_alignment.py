@@ -23,13 +23,10 @@ def interchanged(model, tokenizer, case, basis, pairs):
         one, two = (
             torch.tensor([tokenizer(texts[n]).input_ids]) for texts in (case.prompts, case.sources)
         )
-        held = []
-        handle = layer.register_forward_hook(lambda m, args, out: held.append(out[:, -1].clone()))
         with torch.no_grad():
-            model(two)
-        handle.remove()
+            there = model(two, output_hidden_states=True).hidden_states[3][:, -1]
 
-        def edit(m, args, out, source=held[0]):
+        def edit(m, args, out, source=there):
             new = out.clone()
             new[:, -1] += (source - out[:, -1]) @ basis.T @ basis
             return new
@@ -59,7 +56,7 @@ def test_it_finds_what_decides_the_verb(demo, case):
         versus=case.versus,
         concept="plural",
         toward=[True] * len(case.prompts),
-        steps=40,
+        steps=25,
         seed=1,
         progress=False,
     )

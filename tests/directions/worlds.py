@@ -56,7 +56,7 @@ def number_case(n: int) -> Case:
     """Singular subjects behind which other nouns stand, and the same sentences in the plural."""
     singular = {form(noun, "plural"): noun for noun in NOUNS}
     prompts, sources, target, versus = [], [], [], []
-    for document in documents("story", n=20 * n, seed=3, split="test"):
+    for document in documents("story", n=10 * n, seed=3, split="test"):
         for slot in document.slots:
             before = [w for w in document.words if w.end <= slot.start]
             at = max(i for i, w in enumerate(before) if w.tags.get("part") == "subject")

@@ -58,7 +58,7 @@ def neuron(
     if not length:
         raise SettingError(f"Neuron {unit} of layer {layer} has weights of 0 only; take another.")
     bias = getattr(mlp.up_proj, "bias", None)
-    offset = 0.0 if bias is None else float(bias[unit])
+    offset = 0.0 if bias is None else float(bias.detach()[unit])
     return Direction(
         site=site,
         vectors=(vector / length).float()[None],
