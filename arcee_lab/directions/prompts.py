@@ -77,6 +77,20 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def require_positions(self, positions: Numbers | None) -> None:
+        """Checks that every prompt has a token at each position.
+
+        Raises:
+            TextError: One has not.
+        """
+        for number, row in enumerate(self.rows):
+            for position in positions or ():
+                if not -len(row) <= position < len(row):
+                    raise TextError(
+                        f"Prompt {number} has {len(row)} tokens and no token at position "
+                        f"{position}; give longer prompts or another position."
+                    )
+
     def batches(
         self, batch_size: int, numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[Numbers, dict[str, Tensor]]]:

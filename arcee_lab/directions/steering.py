@@ -214,6 +214,7 @@ def steer(
     direction.require(model)
     require_site(direction, model)
     anatomy, where = asked.anatomy, positions_of(positions)
+    asked.require_positions(where)
     edits = [_adds(direction, strength, where) for strength in given]
     drawn = _random_step(direction, seed)
     controls = [_steps(direction, drawn, strength, where) for strength in given]

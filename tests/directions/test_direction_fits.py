@@ -193,19 +193,21 @@ def test_components_of_contrast_pairs(demo):
 @pytest.mark.parametrize("bias", [False, True])
 def test_neurons_are_columns_and_rows(tiny, bias):
     model = tiny(mlp_bias=bias)
+    unit = 40
     mlp = model.model.layers[2].mlp
     if bias:
-        torch.nn.init.normal_(mlp.up_proj.bias)
-    written = al.directions.neuron(model, 2, 40)
-    torch.testing.assert_close(written.step, mlp.down_proj.weight[:, 40].detach())
-    read = al.directions.neuron(model, 2, 40, part="reads")
+        torch.nn.init.normal_(mlp.up_proj.bias, std=0.1)
+        mlp.up_proj.bias.data[unit] = 0.05
+    written = al.directions.neuron(model, 2, unit)
+    torch.testing.assert_close(written.step, mlp.down_proj.weight[:, unit].detach())
+    read = al.directions.neuron(model, 2, unit, part="reads")
     with torch.no_grad(), al.capture(model, [read.site, "layers.2.mlp.hook_post"]) as acts:
         model(torch.randint(3, 50, (2, 9)))
-    fires = acts["layers.2.mlp.hook_post"][..., 40] > 0
+    fires = acts["layers.2.mlp.hook_post"][..., unit] > 0
     assert 0 < fires.sum() < fires.numel()
     assert torch.equal(read.score(acts[read.site]) > 0, fires)
     # Strength 1 raises u by 1.
-    row = mlp.up_proj.weight[40].detach()
+    row = mlp.up_proj.weight[unit].detach()
     assert float(row @ read.step) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -221,9 +223,14 @@ def test_random_weights_keep_sizes_and_nothing_else(demo):
             continue
         # n draws: the deviation of the sample's deviation is about 1 / sqrt(2 n) of it.
         bound = 6 / (2 * ours.numel()) ** 0.5
-        assert float(theirs.std() / ours.std()) == pytest.approx(1, abs=bound)
+        assert float(theirs.detach().std() / ours.detach().std()) == pytest.approx(1, abs=bound)
         assert (
-            abs(float(torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1])) < 0.1
+            abs(
+                float(
+                    torch.corrcoef(torch.stack([ours.detach().flatten(), theirs.flatten()]))[0, 1]
+                )
+            )
+            < 0.1
         )
     assert twin.lm_head.weight is twin.model.embed_tokens.weight
     assert not twin.training

@@ -129,7 +129,9 @@ BAD = [
     ({"prompts": ["The dog", " "]}, "prompts 1 is empty"),
     ({"sources": ["The dogs"]}, "There are 1 sources and 2 prompts"),
     ({"sources": ["The dogs", "The big cats"], "positions": None}, "Source 1 has 4 tokens"),
-    ({"sources": ["The dogs", "The cats"], "positions": 9}, "no token at positions"),
+    ({"positions": 9}, "Prompt 0 has 3 tokens and no token at position 9"),
+    ({"positions": [0, -4]}, "no token at position -4"),
+    ({"sources": ["The dogs", "It"], "positions": 2}, "Source 1 has no token at positions"),
     ({"target": "keep the"}, "expected an answer of one token"),
     ({"target": ["sleep"] * 3}, "answers for 3 prompts and 2 prompts"),
     ({"versus": None}, "give versus="),
@@ -142,12 +144,10 @@ BAD = [
 def test_what_cannot_be_steered_is_refused(demo, changes, said):
     model, tokenizer = demo
     settings = {"prompts": ["The dog", "The cat"], "target": "sleep", "versus": "sleeps"}
-    settings |= {"strengths": [1.0], "progress": False}
+    settings |= {"strengths": [1.0], "progress": False} | changes
+    prompts = settings.pop("prompts")
     with pytest.raises(al.errors.ArceeLabError, match=said) as caught:
-        settings |= changes
-        al.directions.steer(
-            model, tokenizer, direction_for(model), settings.pop("prompts"), **settings
-        )
+        al.directions.steer(model, tokenizer, direction_for(model), prompts, **settings)
     assert str(caught.value).endswith(".")
 
 

@@ -10,6 +10,8 @@ import arcee_lab as al
 from arcee_lab.directions.auroc import auroc
 from arcee_lab.directions.reading import find_places
 
+pytestmark = pytest.mark.slow
+
 SITES = {"number": 3, "review": 3, "person": 2}  # the layer that is read
 
 

@@ -103,6 +103,7 @@ def distributed_alignment(
         raise SiteError(
             f"site={site!r} names {len(names)} hook points; expected one, and positions."
         )
+    prompts.require_positions(chosen)
     there = Sources(prompts, rows_of(anatomy, tokenizer, sources, "sources"), names[0], chosen)
     n = len(prompts)
     width = anatomy.size(anatomy.legend.sites()[names[0]].axes[-1])
