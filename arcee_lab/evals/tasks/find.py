@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from arcee_lab.errors import TaskError
+from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -135,7 +136,7 @@ def _look_up(
     manager = TaskManager(include_path=where, include_defaults=False, metadata=told)
     ours = all(paths[name] or _complete(name, manager) for name in asked)
     if not ours:
-        manager = TaskManager(include_path=where, metadata=told)
+        add_default_tasks(manager)
     specs: list[str] = []
     for name in asked:
         specs += paths[name] or _matching(name, manager)
