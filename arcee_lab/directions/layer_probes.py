@@ -7,7 +7,7 @@ label and with the trained head, and use an ablation to see what the model uses.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ from arcee_lab.views.scale import CATEGORIES
 MAX_POSITIONS = 5000  # labelled positions that a probe is fitted on, evenly spaced
 
 
+@runtime_checkable
 class LabelledRow(Protocol):
     """One text as token ids, and a label at some of its positions."""
 
@@ -185,7 +186,7 @@ def probe_rows(
                     probe.fit(x[site][taken], y[taken])
                 given = probe.predict(x_test[site])
                 acc.append(accuracy(asked, given == gold))
-                macro_f1.append(float(f1_score(gold, given, average="macro", zero_division=0)))
+                macro_f1.append(float(f1_score(gold, given, average="macro", zero_division=0.0)))  # type: ignore[arg-type]
                 bar.update(1)
         except KeyboardInterrupt:
             raise Interrupted(

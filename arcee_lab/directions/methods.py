@@ -57,7 +57,7 @@ def logistic_probe(strength: float) -> Method:
         with warnings.catch_warnings():  # a probe need not reach its optimum
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe.fit(scaler.transform(x), y)
-        return _raw(probe.coef_[0], float(probe.intercept_[0]), scaler)
+        return _raw(probe.coef_[0], float(np.ravel(probe.intercept_)[0]), scaler)
 
     return fit
 
@@ -75,7 +75,7 @@ def ridge_probe(penalty: float) -> Method:
 
         scaler = StandardScaler().fit(x.astype(np.float64))
         probe = Ridge(alpha=penalty).fit(scaler.transform(x), np.where(y, 1.0, -1.0))
-        return _raw(probe.coef_, float(probe.intercept_), scaler)
+        return _raw(np.asarray(probe.coef_), float(probe.intercept_), scaler)
 
     return fit
 
