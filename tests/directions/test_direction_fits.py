@@ -224,13 +224,7 @@ def test_random_weights_keep_sizes_and_nothing_else(demo):
         # n draws: the deviation of the sample's deviation is about 1 / sqrt(2 n) of it.
         bound = 6 / (2 * ours.numel()) ** 0.5
         assert float(theirs.detach().std() / ours.detach().std()) == pytest.approx(1, abs=bound)
-        assert (
-            abs(
-                float(
-                    torch.corrcoef(torch.stack([ours.detach().flatten(), theirs.flatten()]))[0, 1]
-                )
-            )
-            < 0.1
-        )
+        pair = torch.stack([ours.detach().flatten(), theirs.detach().flatten()])
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.1
     assert twin.lm_head.weight is twin.model.embed_tokens.weight
     assert not twin.training

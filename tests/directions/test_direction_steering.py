@@ -93,6 +93,24 @@ def test_success_and_cost_are_those_of_plain_hooks(demo, case, batch_size):
     assert "random direction" in curve.headline
 
 
+def test_a_label_of_a_sequence_head_is_steered():
+    model, tokenizer = al.load("demo", head="sequence")
+    texts = ["Review: The soup was good. Verdict:", "Review: The room was not nasty. Verdict:"]
+    found = direction_for(model)
+    settings = {"target": "bad", "versus": "good", "strengths": [1.0], "progress": False}
+    curve = al.directions.steer(model, tokenizer, found, texts, **settings)
+    for column, strength in enumerate(curve.strengths):
+        said = []
+        for text in texts:
+            edit = [found.add(strength, positions=-1)] if strength else []
+            with torch.no_grad(), al.intervene(model, edit):
+                logits = model(torch.tensor([tokenizer(text).input_ids])).logits[0]
+            said.append(bool(logits[0] > logits[1]))
+        assert curve.success[column] == np.mean(said)
+    with pytest.raises(al.errors.ModelError, match="read from a causal head"):
+        al.directions.steer(model, tokenizer, found, texts, neutral=texts, **settings)
+
+
 def test_whole_sequences_of_one_length_are_replaced(demo, case):
     model, tokenizer = demo
     curve = al.directions.steer(
@@ -131,7 +149,7 @@ BAD = [
     ({"sources": ["The dogs", "The big cats"], "positions": None}, "Source 1 has 4 tokens"),
     ({"positions": 9}, "Prompt 0 has 3 tokens and no token at position 9"),
     ({"positions": [0, -4]}, "no token at position -4"),
-    ({"sources": ["The dogs", "It"], "positions": 2}, "Source 1 has no token at positions"),
+    ({"sources": ["The dogs", "The"], "positions": 2}, "Source 1 has no token at positions"),
     ({"target": "keep the"}, "expected an answer of one token"),
     ({"target": ["sleep"] * 3}, "answers for 3 prompts and 2 prompts"),
     ({"versus": None}, "give versus="),
