@@ -1,5 +1,7 @@
 """Neurons: what they do, and which of them carry a concept.
 
+ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
+search    `find`: which units carry a label, with its controls
 labels    where labels come from: the demo, character spans, BIO files, patterns, functions
 weights   what the weights say: effects on the logits, classes, attribution to neurons
 """
@@ -10,16 +12,32 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.neurons import labels
+    from arcee_lab.neurons.ablation._ablate import ablate
+    from arcee_lab.neurons.ablation.estimated import ablation_estimate
+    from arcee_lab.neurons.ablation.named import Neuron
+    from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.search._find import find
+    from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
     from arcee_lab.neurons.weights.attribution import attribute_neurons
     from arcee_lab.neurons.weights.direct import LogitAttribution, logit_attribution
     from arcee_lab.neurons.weights.result import Effects
 
 __all__ = [
+    "AblationEstimate",
+    "Ablations",
+    "Control",
     "Effects",
+    "Found",
+    "FoundLabel",
+    "FoundUnit",
     "LogitAttribution",
+    "Neuron",
+    "ablate",
+    "ablation_estimate",
     "attribute_neurons",
     "effects",
+    "find",
     "labels",
     "logit_attribution",
 ]
@@ -27,6 +45,12 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ablation._ablate": ("ablate",),
+        "ablation.estimated": ("ablation_estimate",),
+        "ablation.named": ("Neuron",),
+        "ablation.outcome": ("AblationEstimate", "Ablations"),
+        "search._find": ("find",),
+        "search.found": ("Control", "Found", "FoundLabel", "FoundUnit"),
         "weights._effects": ("effects",),
         "weights.attribution": ("attribute_neurons",),
         "weights.direct": ("LogitAttribution", "logit_attribution"),

@@ -470,6 +470,55 @@ def answer(lab: Lab) -> Read:
     return lambda: [[one.text, one.start, one.end, one.score] for one in found]
 
 
+# -------------------------------------------------------------------------------- neurons
+
+
+@call
+def effects_of_neurons(lab: Lab) -> Read:
+    found = al.neurons.effects(lab.model(), layers=-1, top=3)
+    return lambda: [found.promoted_by, found.suppressed_by, found.read_by, found.variance]
+
+
+@call
+def attribute_logits_to_neurons(lab: Lab) -> Read:
+    found = al.neurons.logit_attribution(lab.model(), lab.batch(), layers=[1, 3])
+    return lambda: found.values
+
+
+@call
+def attribute_a_direction_to_neurons(lab: Lab) -> Read:
+    model = lab.model()
+    with al.capture(model, "layers.1.mlp.hook_post") as acts, torch.no_grad():
+        model(**lab.batch())
+    down = model.model.layers[1].mlp.down_proj.weight.detach()
+    found = al.neurons.attribute_neurons(acts["layers.1.mlp.hook_post"], down, down[:, 0])
+    return lambda: found
+
+
+@call
+def find_units(lab: Lab) -> Read:
+    labels = al.neurons.labels.demo("news", n=12)
+    settings = {"names": "person", "shuffles": 2, "untrained": False, "progress": False}
+    found = al.neurons.find(lab.model(), lab.tokenizer, labels, **settings)
+    return lambda: found["person"].best.f1
+
+
+@call
+def ablate_neurons(lab: Lab) -> Read:
+    units = [(0, 3), (3, 594), [(0, 5), (1, 7)]]
+    found = [
+        al.neurons.ablate(lab.model(), lab.tokenizer, units, TEXTS, how=how, progress=False)
+        for how in ("zero", "mean", "resample")
+    ]
+    return lambda: [[one.nll, one.kl, one.base] for one in found]
+
+
+@call
+def estimate_ablations(lab: Lab) -> Read:
+    found = al.neurons.ablation_estimate(lab.model(), lab.tokenizer, TEXTS, how="mean")
+    return lambda: found.change
+
+
 @call
 def trace_with_nnsight(lab: Lab) -> Read:
     """Last: nnsight replaces Tensor.backward for good."""
