@@ -8,7 +8,6 @@ finding/      `mean_difference`, `logistic`, `ridge`, `contrast_pca`, `neuron`,
               `distributed_alignment`: the ways to find one
 detection     `detect`: a direction at every layer, next to its controls
 auroc         the AUROC and its resampling by documents
-controls      the model with random weights, and whether there is memory for it
 steering      `steer`: success and cost over strength
 prompts       prompts with answers, and the sources that are put in their place
 layer_probes  probes of any number of labels at every layer, for heads

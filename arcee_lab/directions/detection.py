@@ -12,7 +12,6 @@ from torch import nn
 from arcee_lab import bootstrap
 from arcee_lab.directions import methods
 from arcee_lab.directions.auroc import auroc, interval, resampled
-from arcee_lab.directions.controls import control_of
 from arcee_lab.directions.direction import Check, Direction
 from arcee_lab.directions.methods import Alike, Fit, Method
 from arcee_lab.directions.reading import (
@@ -27,6 +26,7 @@ from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.neurons.labels.labelled import Labels
+from arcee_lab.neurons.search.controls import Untrained, untrained_copy
 from arcee_lab.results import Result, counted
 from arcee_lab.runs.progress import progress_bar
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 METHODS = ("mean difference", "logistic", "ridge")
-AUROC, SHUFFLED, RANDOM, GAP = (
+AUROC, SHUFFLED, UNTRAINED, GAP = (
     "AUROC",
     "AUROC, shuffled labels",
-    "AUROC, random weights",
-    "AUROC minus that of random weights",
+    "AUROC, untrained copy",
+    "AUROC minus that of the untrained copy",
 )
 _GATHERED = 2**30  # bytes of activations that are held at once
 
@@ -56,7 +56,7 @@ class Detection(Result):
         directions: One per site, in forward order, each with its checks.
         chosen: Number of the site that separates best within the documents to fit on: choosing it
             did not look at those to confirm on.
-        missing: Why there is no control with random weights; "" if there is one.
+        missing: Why there is no untrained copy to compare with; "" if there is one.
         alike: Sites left out because the two classes have the same mean there, such as the
             embeddings where all labelled tokens are one token.
     """
@@ -84,13 +84,13 @@ class Detection(Result):
         return next((c for c in self.directions[site].checks if c.name == name), None)
 
     def frame(self) -> "pd.DataFrame":
-        """One row per site: AUROC, that of shuffled labels, of random weights, and the difference.
+        """One row per site: AUROC, that of shuffled labels, of the untrained copy, and the gap.
 
         Each with the ends of its 95 % interval.
         """
         import pandas as pd
 
-        columns = {AUROC: "auroc", SHUFFLED: "shuffled", RANDOM: "random", GAP: "gap"}
+        columns = {AUROC: "auroc", SHUFFLED: "shuffled", UNTRAINED: "untrained", GAP: "gap"}
         rows = []
         for number, site in enumerate(self.sites):
             row: dict[str, Any] = {"site": site}
@@ -120,8 +120,10 @@ class Detection(Result):
         if self.alike:
             text += f"; the classes have the same mean at {', '.join(self.alike)}"
         if gap is None:
-            return f"{text}; no control with random weights: {self.missing}"
-        return f"{text}; above random weights by {gap.value:.3f} ({gap.low:.3f} to {gap.high:.3f})"
+            return f"{text}; no untrained copy to compare with: {self.missing}"
+        return (
+            f"{text}; above the untrained copy by {gap.value:.3f} ({gap.low:.3f} to {gap.high:.3f})"
+        )
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """AUROC by site with its 95 % interval, and the controls.
@@ -134,7 +136,7 @@ class Detection(Result):
 
         frame = self.frame()
         x = np.arange(len(frame), dtype=float)
-        names = {"auroc": self.method, "random": "random weights", "shuffled": "shuffled labels"}
+        names = {"auroc": self.method, "untrained": "untrained copy", "shuffled": "shuffled labels"}
         shown = [column for column in names if column in frame]
         figure = lines(
             [Line(f"{names[column]}, 95 %", x, frame[column].to_numpy()) for column in shown],
@@ -173,7 +175,7 @@ def detect(
     max_positions: int = MAX_POSITIONS,
     strength: float = 1.0,
     shuffles: int = 20,
-    random_model: nn.Module | bool | None = None,
+    untrained: nn.Module | bool | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Detection:
@@ -181,8 +183,8 @@ def detect(
 
     A direction is fitted on one half of the documents and tried on the other. Two controls say
     what the AUROC would be without the concept or without the training: directions fitted on
-    shuffled labels, whose interval is over shuffles and documents, and the same method on the model
-    with random weights, whose difference to the model is paired by document.
+    shuffled labels, whose interval is over shuffles and documents, and the same method on a copy of
+    the model with weights drawn anew, whose difference to the model is paired by document.
 
     A direction that detects a concept need not be one that the model uses: `steer` tries that.
 
@@ -201,16 +203,17 @@ def detect(
             class.
         strength: Of the probes: logistic regression's C, and the inverse of ridge's penalty.
         shuffles: How often the labels are shuffled.
-        random_model: The model to compare with. None makes a copy with random weights if there is
-            memory for it, and says so if there is not; True makes it or raises; False makes none.
-        seed: Of the division into halves, the shuffles, the intervals and the random weights.
+        untrained: As for `al.neurons.find`: a model to take as the untrained control; True for a
+            copy with weights drawn anew, False for none. None takes a copy where it fits into half
+            of the free memory, and otherwise the result says that this control is missing.
+        seed: Of the division into halves, the shuffles, the intervals and the copy's weights.
         progress: Whether a bar is shown.
 
     Raises:
-        SettingError: There is no such label or method, or a number is out of its range.
+        SettingError: There is no such label or method, a number is out of its range, or
+            `untrained=True` and no copy can be made.
         SiteError: A site has not one vector per token.
         TextError: A half lacks one of the two classes.
-        DeviceError: `random_model=True` and there is no room for it.
 
     Example:
         >>> import arcee_lab as al
@@ -234,7 +237,7 @@ def detect(
         max_positions=max_positions,
         seed=seed,
     )
-    control, missing = control_of(model, random_model, seed=seed)
+    control, missing = _control(model, untrained, seed)
     if control is not None:
         _require_alike(model, control, names)
     known = _Known(concept, method, model_name(model), model_fingerprint(model))
@@ -300,6 +303,20 @@ def _read(
     )
 
 
+def _control(model: nn.Module, untrained: nn.Module | bool | None, seed: int) -> Untrained:
+    if isinstance(untrained, nn.Module):
+        return Untrained(untrained, "")
+    if untrained is False:
+        return Untrained(None, "it was left out")
+    made = untrained_copy(anatomy_of(model), seed=seed)
+    if untrained and made.model is None:
+        raise SettingError(
+            f"untrained=True asks for a copy of the model, and there is none: {made.missing}. Give "
+            "a model, or False."
+        )
+    return made
+
+
 def _require_alike(model: nn.Module, control: nn.Module, names: list[str]) -> None:
     ours, theirs = anatomy_of(model), anatomy_of(control)
     legend = ours.legend.sites()
@@ -307,7 +324,7 @@ def _require_alike(model: nn.Module, control: nn.Module, names: list[str]) -> No
         axis = legend[name].axes[-1]
         if name not in theirs.legend.sites() or ours.size(axis) != theirs.size(axis):
             raise ModelError(
-                f"random_model has no {name} of the width {ours.size(axis)}; expected a model of "
+                f"untrained has no {name} of the width {ours.size(axis)}; expected a model of "
                 "the same shape, such as one with fresh weights."
             )
 
@@ -356,7 +373,7 @@ def _tried(
         control_scores = _scores(other, places.truth[here], places, fit)
         control_draws = resampled(control_scores, truth, document, seed=seed)
         control_value = auroc(control_scores, truth)
-        checks.append(check(RANDOM, control_value, control_draws))
+        checks.append(check(UNTRAINED, control_value, control_draws))
         checks.append(check(GAP, value - control_value, draws - control_draws))
     scale = methods.distance(x[here], places.truth[here], found.vector)
     return direction_of(

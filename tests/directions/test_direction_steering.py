@@ -7,6 +7,7 @@ from worlds import number_case
 
 import arcee_lab as al
 from arcee_lab.directions import Direction
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.neurons.labels import spans
 
 SITE = "layers.2.hook_resid_post"
@@ -225,19 +226,19 @@ def test_what_cannot_be_detected_is_refused(demo, changes, said):
 
 
 def test_a_missing_control_is_said(demo, monkeypatch):
-    from arcee_lab.directions import controls
+    from arcee_lab.neurons.search import controls
 
     labels = al.neurons.labels.demo("review", n=12)
-    monkeypatch.setattr(controls, "free_memory", lambda device: 1000)
+    own = controls.untrained_copy(anatomy_of(demo[0]), seed=1).model
+    monkeypatch.setattr(controls, "_free", lambda device: 1000)
     settings = {"sites": ["hook_embed", SITE], "shuffles": 2, "progress": False}
     found = al.directions.detect(*demo, labels, "negated", **settings)
-    assert "no control with random weights: a copy takes" in found.headline
-    assert "random" not in found.frame()
-    with pytest.raises(al.errors.DeviceError, match="No control with random weights can be made"):
-        al.directions.detect(*demo, labels, "negated", random_model=True, **settings)
-    own = controls.random_weights(demo[0], seed=1)
-    found = al.directions.detect(*demo, labels, "negated", random_model=own, **settings)
-    assert set(found.frame()) >= {"random", "gap", "gap_low"}
+    assert "no untrained copy to compare with: it needs" in found.headline
+    assert "untrained" not in found.frame()
+    with pytest.raises(al.errors.SettingError, match="asks for a copy of the model, and there is"):
+        al.directions.detect(*demo, labels, "negated", untrained=True, **settings)
+    found = al.directions.detect(*demo, labels, "negated", untrained=own, **settings)
+    assert set(found.frame()) >= {"untrained", "gap", "gap_low"}
     assert found.figure()._repr_png_().startswith(b"\x89PNG")
 
 

@@ -42,12 +42,12 @@ def test_it_detects_almost_as_well_as_the_best_possible_reader(loaded, name):
         sites=f"layers.{SITES[name]}.hook_resid_post",
         max_positions=1500,
         batch_size=32,
-        random_model=True,
+        untrained=True,
         progress=False,
     )
     own, shuffled, gap = (
         found.check(what, 0)
-        for what in ("AUROC", "AUROC, shuffled labels", "AUROC minus that of random weights")
+        for what in ("AUROC", "AUROC, shuffled labels", "AUROC minus that of the untrained copy")
     )
     places = find_places(model, tokenizer, fit, concept, confirm=confirm, max_positions=1_000_000)
     ceiling = auroc(best("confirm", 150), places.truth[~places.fit])

@@ -30,7 +30,7 @@ def mean_difference(
     """The direction from the mean of the tokens without a label to the mean of those with it.
 
     The usual choice for steering. Strength 1 is the distance between the means; the threshold is in
-    the middle. `detect` does the same at every layer and compares it with random weights.
+    the middle. `detect` does the same at every layer and compares it with an untrained copy.
 
     Source: Rimsky et al., "Steering Llama 2 via Contrastive Activation Addition", arXiv:2312.06681.
 
@@ -209,4 +209,4 @@ def _at_one_site(
             f"site={how['sites']!r} names {len(names)} hook points; expected one. al.directions."
             "detect takes several."
         )
-    return detect(model, tokenizer, labels, concept, random_model=False, **how).directions[0]
+    return detect(model, tokenizer, labels, concept, untrained=False, **how).directions[0]
