@@ -34,6 +34,7 @@ PUBLIC = (
     "attention",
     "data",
     "demo",
+    "directions",
     "dump",
     "errors",
     "evals",

@@ -308,6 +308,71 @@ def patch_attribution(lab: Lab) -> Read:
     return lambda: [[one.effects, one.base, one.source] for one in found]
 
 
+SITE = "layers.1.hook_resid_post"
+
+
+def _labels() -> Any:
+    return al.neurons.labels.demo("review", n=12)
+
+
+@call
+def detect_a_concept(lab: Lab) -> Read:
+    found = al.directions.detect(
+        lab.model(),
+        lab.tokenizer,
+        _labels(),
+        "negated",
+        sites=["hook_embed", SITE],
+        shuffles=2,
+        progress=False,
+    )
+    return lambda: [found.frame(), [one.vectors for one in found.directions]]
+
+
+@call
+def steer_and_save_a_direction(lab: Lab) -> Read:
+    model = lab.model()
+    found = al.directions.mean_difference(
+        model, lab.tokenizer, _labels(), "negated", site=SITE, shuffles=2, progress=False
+    )
+    again = al.directions.load(found.save(lab.folder / "d.safetensors"), model)
+    curve = al.directions.steer(
+        model,
+        lab.tokenizer,
+        again,
+        CORRUPT,
+        target="sleep",
+        versus="sleeps",
+        sources=CLEAN,
+        neutral=TEXTS,
+        strengths=[1.0],
+        progress=False,
+    )
+    return lambda: [found.vectors, found.scale, curve.frame(), curve.whole]
+
+
+@call
+def other_ways_to_find_directions(lab: Lab) -> Read:
+    model, words = lab.model(), ("dog", "cat", "bird", "goat")
+    base, other = [f"The {w}" for w in words], [f"The {w}s" for w in words]
+    more = {"site": SITE, "progress": False}
+    pairs = al.directions.contrast_pca(model, lab.tokenizer, other, base, shuffles=2, **more)
+    trained = al.directions.distributed_alignment(
+        model, lab.tokenizer, base, other, target="sleep", versus="sleeps", steps=2, **more
+    )
+    parts = [al.directions.neuron(model, 1, 7, part=part) for part in ("writes", "reads")]
+    return lambda: [[one.vectors, one.scale] for one in (pairs, trained, *parts)]
+
+
+@call
+def labels_that_heads_predict(lab: Lab) -> Read:
+    found = [
+        al.directions.predicted_labels(lab.model(head), lab.tokenizer, TEXTS)
+        for head in ("sequence", "token", "qa")
+    ]
+    return lambda: [dict(one.spans) for one in found]
+
+
 @call
 def sparse_decode_is_refused(lab: Lab) -> Read:
     """It finds the active rows with the host; on a device that would wait at every layer."""
