@@ -9,8 +9,6 @@ from arcee_lab.views.html_page import page, picture
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arcee_lab.evals.compared.comparison import Comparison
-
 _FLIPS = 40  # documents shown per task and metric
 _LONGEST = 400  # characters shown of a prompt; its end is what the model answers to
 _COLUMNS = [
@@ -30,11 +28,11 @@ _COLUMNS = [
 ]
 
 
-def comparison_page(comparison: "Comparison") -> str:
+def comparison_page(comparison: Any) -> str:
     """The page, as one string of HTML without scripts.
 
     Args:
-        comparison: What it shows.
+        comparison: The `Comparison` that it shows.
     """
     from arcee_lab.views.figures.figure import png
 
@@ -62,7 +60,7 @@ def comparison_page(comparison: "Comparison") -> str:
     return page(f"Compared with {comparison.base}", f"{comparison.headline}.", sections)
 
 
-def _flips(comparison: "Comparison") -> list[tuple[str, str, str]]:
+def _flips(comparison: Any) -> list[tuple[str, str, str]]:
     """One section per run and task: documents that are right in one of both runs only."""
     sections = []
     for one in comparison.differences:
