@@ -16,6 +16,14 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
     intervened.py        interventions in an evaluation: which can be packed, document positions
     request_cache.py     whose answers a use_cache file holds
     lm_eval_registry.py  registers `arcee-lab` with lm-eval
+    compared/            `compare`: paired differences of runs, saved runs read back
+        _compare             matches documents and redraws them
+        comparison           `Comparison`, `Difference`: table, forest plot, flipped documents
+        matching             which documents are the same
+        significance         McNemar's exact test, Holm's correction
+        aggregations         aggregations by name
+        saved                folders of saved runs
+        report               the page of a comparison
     scoring/             packed log-likelihoods of the LM head
         packable_documents   requests grouped by document
         tokenization         token ids of contexts and continuations
@@ -54,6 +62,8 @@ from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
     from arcee_lab.evals import metrics
+    from arcee_lab.evals.compared._compare import compare
+    from arcee_lab.evals.compared.comparison import Comparison
     from arcee_lab.evals.model import ArceeLab
     from arcee_lab.evals.result import Evaluation
     from arcee_lab.evals.runner import run
@@ -61,8 +71,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArceeLab",
+    "Comparison",
     "Evaluation",
     "Sweep",
+    "compare",
     "metrics",
     "register",
     "run",
@@ -73,6 +85,8 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "compared._compare": ("compare",),
+        "compared.comparison": ("Comparison",),
         "lm_eval_registry": ("register",),
         "model": ("ArceeLab",),
         "result": ("Evaluation",),
