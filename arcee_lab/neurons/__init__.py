@@ -7,10 +7,11 @@ reading/     the pass and its result
   job          a run in two steps: plan, estimate, run
   runner       the pass: forwards, ranks, resuming
   state        what is kept of a layer, and how it adds up; hashing: what is drawn
+  on_cpu       the same sums from the bits of the activations
   negatives    windows in which a neuron never fires
   domains      texts by domain
   values       values per token, computed again
-  files        a run on disk; facts: what a run says of itself
+  files        a run on disk; facts: what a run says of itself; checking: what cannot be
 """
 
 from typing import TYPE_CHECKING
@@ -20,10 +21,12 @@ from arcee_lab._lazy import lazy_exports
 if TYPE_CHECKING:
     from arcee_lab.neurons._exemplars import exemplars
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.reading.state import Places
 
 __all__ = [
     "Exemplar",
     "Exemplars",
+    "Places",
     "exemplars",
 ]
 
@@ -32,5 +35,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "_exemplars": ("exemplars",),
         "reading.result": ("Exemplar", "Exemplars"),
+        "reading.state": ("Places",),
     },
 )

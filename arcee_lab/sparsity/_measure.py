@@ -21,6 +21,7 @@ def measure(
     batch_size: int = 8,
     context: int | None = None,
     max_tokens: int | None = None,
+    role: str | None = None,
     label: str | None = None,
     ranks: Ranks | None = None,
     resume: str | Path | None = None,
@@ -49,6 +50,9 @@ def measure(
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
+        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
+            and so on for all but theirs; by the tokenizer's chat template. First tokens stay
+            separate, and analyses after the pass are refused.
         label: What the report is called next to others; the model's name, and the adapters that
             are active, by default.
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
@@ -65,8 +69,9 @@ def measure(
 
     Raises:
         ValueError: Empty texts, a bad limit, fewer tokens than `max_tokens`, limits for windows
-            that are cut already, nothing but first tokens or padding, an unknown analysis, a gated
-            MLP, NaN activations, or a resume file that is damaged or of another run.
+            that are cut already, a role that the texts do not show, nothing but first tokens or
+            padding, an unknown analysis, a gated MLP, NaN activations, or a resume file that is
+            damaged or of another run.
         Interrupted: Ctrl-C, or a notebook's stop button; its `partial` is the report over what was
             done. The first one lets the current forward end, a second one stops at once.
 
@@ -88,6 +93,7 @@ def measure(
         batch_size=batch_size,
         context=context,
         max_tokens=max_tokens,
+        role=role,
     )
     return job.run(
         label=label, ranks=ranks, resume=resume, keep_resume=keep_resume, progress=progress
