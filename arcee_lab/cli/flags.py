@@ -290,6 +290,7 @@ def add_compute(
     batch_size: int = 8,
     max_tokens: int | None = None,
     texts: bool = True,
+    seeds_what: str = "--world",
 ) -> None:
     """Adds `--device`, `--dtype`, `--batch-size`, `--max-tokens` and `--seed`.
 
@@ -297,8 +298,8 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
-        texts: Whether the command reads texts; if not, there is no `--max-tokens` and no `--seed`,
-            the random seed of `--world`.
+        texts: Whether the command reads texts; if not, there is no `--max-tokens` and no `--seed`.
+        seeds_what: What `--seed` is the random seed of, for its help.
     """
     add_place(parser)
     parser.add_argument(
@@ -317,7 +318,11 @@ def add_compute(
             help=f"stop after this many tokens of text (default: {max_tokens or 'no limit'})",
         )
         parser.add_argument(
-            "--seed", type=seed, default=0, metavar="N", help="random seed of --world (default: 0)"
+            "--seed",
+            type=seed,
+            default=0,
+            metavar="N",
+            help=f"random seed of {seeds_what} (default: 0)",
         )
 
 

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_domains(parser, "kinds of text to compare; a name may be repeated")
     flags.add_role(parser)
     flags.add_out(parser)
-    flags.add_compute(parser)
+    flags.add_compute(
+        parser, seeds_what="--world, and of the samples of cett, cett_ppl and truncation"
+    )
     parser.add_argument(
         "--context",
         type=flags.positive,
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, saves, and says where the results are. Under torchrun, ranks share the work."""
     domains = flags.read_domains(args)
-    flags.require_used_seed(args)
+    _require_used_seed(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load
@@ -97,6 +99,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_used_seed(args: argparse.Namespace) -> None:
+    """Checks that `--seed` has an effect: on the documents of `--world`, or on an analysis."""
+    if args.seed and not args.world:
+        from arcee_lab.sparsity import registry
+
+        if not set(registry.chosen(args.analyses)) & set(registry.FURTHER):
+            flags.require_used_seed(args)
+
+
 def _resume(folder: Path, ranks: "Ranks") -> Path:
     return folder / f"resume-{ranks.rank}.safetensors"
 
@@ -121,6 +132,7 @@ def _measured(
         analyses=args.analyses,
         sample_every=args.sample_every,
         batch_size=args.batch_size,
+        seed=args.seed,
     )
     if ranks.first:
         folder.mkdir(exist_ok=True)

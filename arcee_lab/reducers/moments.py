@@ -104,7 +104,7 @@ class Moments(Reducer):
             return
         for piece, mask in pieces(x, token_mask):
             count = mask.sum()
-            # Not a product: what stands at padding may be NaN.
+            # Not a product: the values at padding may be NaN.
             values = torch.where(mask[:, None], piece, 0.0).to(dtype)
             weights = mask.to(dtype)
             mean = weights @ values / count.clamp(min=1)

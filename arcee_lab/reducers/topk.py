@@ -48,7 +48,7 @@ class Largest(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a value: unit, rank (from 0), value, row, position."""
+        """One row per value: unit, rank (from 0), value, row, position."""
         import pandas as pd
 
         k = self.values.shape[-1]
@@ -76,7 +76,7 @@ class TopK(Reducer):
     all else, so that it shows. A unit that never fires has its zeros at the first tokens.
 
     Attributes:
-        k: Values a unit.
+        k: Values per unit.
 
     Example:
         >>> import arcee_lab as al
