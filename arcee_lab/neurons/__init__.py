@@ -5,7 +5,7 @@ reading     the pass and its result
 labels      where labels come from: the demo, character spans, BIO files, patterns, functions
 search      `find`: which units carry a label, with its controls
 weights     what the weights say: effects on the logits, classes, attribution to neurons
-ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
+ablation    `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
 """
 
 from typing import TYPE_CHECKING
