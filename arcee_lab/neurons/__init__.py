@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.reading.state import Places
     from arcee_lab.neurons.search._find import find
@@ -41,7 +42,9 @@ __all__ = [
     "LogitAttribution",
     "Neuron",
     "Places",
+    "TargetAblations",
     "ablate",
+    "ablate_target",
     "ablation_estimate",
     "attribute_neurons",
     "effects",
@@ -61,6 +64,10 @@ __getattr__, __dir__ = lazy_exports(
         "ablation.outcome": (
             "AblationEstimate",
             "Ablations",
+        ),
+        "ablation.targeted": (
+            "TargetAblations",
+            "ablate_target",
         ),
         "reading.result": (
             "Exemplar",

@@ -531,6 +531,13 @@ def ablate_neurons(lab: Lab) -> Read:
 
 
 @call
+def ablate_neurons_for_a_class(lab: Lab) -> Read:
+    model, units = lab.model("sequence"), [(0, 3), (3, 594)]
+    found = al.neurons.ablate_target(model, lab.tokenizer, units, TEXTS, "good", progress=False)
+    return lambda: [found.base, found.values]
+
+
+@call
 def estimate_ablations(lab: Lab) -> Read:
     found = al.neurons.ablation_estimate(lab.model(), lab.tokenizer, TEXTS, how="mean")
     return lambda: found.change
