@@ -9,7 +9,7 @@ from torch import nn
 
 import arcee_lab as al
 from arcee_lab import reducers
-from benchmarks.gpu import shapes
+from benchmarks.gpu import lenses, shapes
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Found, Row
 
@@ -248,4 +248,5 @@ def rows(large: Large) -> list[Row]:
         Row("capture onto the host", partial(_capture_to_host, large=large)),
         Row("pattern of all heads", partial(_pattern, large=large)),
         Row("patch_attribution", partial(_attribution, large=large), packages=("pandas",)),
+        *lenses.rows(large),
     ]
