@@ -218,7 +218,7 @@ def heads(
     """Reads statistics of attention heads while the model runs inside the block.
 
     The pattern is computed next to the fast kernel, a few queries at a time, so that no tensor of
-    `[head, q_pos, k_pos]` exists and logits do not change by a bit. Scores have the model's dtype,
+    `[head, q_pos, k_pos]` exists and logits stay bit-identical. Scores have the model's dtype,
     softmax and statistics are fp32, sums over tokens fp64 and counts int64. Works in every call
     that `al.capture` takes: padding, packed rows, 4-D masks, cached decode and `generate`, and
     under `al.intervene`, where the pattern that flows on is read. Nothing is read back from the

@@ -3,10 +3,10 @@
 spots        what is patched at once: a site, or one position, head or unit of it
 pairs        two aligned batches, and a metric read from their logits
 metrics      LogitDifference
-sweep        `patch_sweep`: one patch after another, many a forward
-ablation     `ablate_sweep`: one ablation after another
+sweep        `patch_sweep`: one patch after another, many per forward
 attribution  `patch_attribution`: all patches at once, estimated from one gradient
 effects      PatchEffects: frame, heat map, and one method against the other
+ablation     `ablate_sweep`: one ablation after another
 """
 
 from typing import TYPE_CHECKING
@@ -38,7 +38,10 @@ __getattr__, __dir__ = lazy_exports(
         "attribution": ("patch_attribution",),
         "effects": ("PatchEffects",),
         "metrics": ("LogitDifference",),
-        "spots": ("Spot", "Spots"),
+        "spots": (
+            "Spot",
+            "Spots",
+        ),
         "sweep": ("patch_sweep",),
     },
 )

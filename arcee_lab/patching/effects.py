@@ -1,4 +1,4 @@
-"""What patching found: an effect a spot and pair, and the frames and figures drawn from it."""
+"""What patching found: an effect per spot and pair, and the frames and figures drawn from it."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Activation patching, one spot after another, many a forward."""
+"""Activation patching, one spot after another, many per forward."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,11 +1,11 @@
-"""What docs/attention.md says runs, and names every statistic there is."""
+"""What docs/how-to/attention.md says runs, and names every statistic there is."""
 
 import re
 from pathlib import Path
 
 import arcee_lab as al
 
-PAGE = (Path(__file__).parents[2] / "docs" / "attention.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "attention.md").read_text(encoding="utf-8")
 
 
 def test_python_blocks_run_in_order():
@@ -13,7 +13,7 @@ def test_python_blocks_run_in_order():
     assert len(blocks) == 6
     names: dict = {"__name__": "docs"}
     for block in blocks:
-        exec(compile(block, "docs/attention.md", "exec"), names)
+        exec(compile(block, "docs/how-to/attention.md", "exec"), names)
     assert names["rows"].shape[:3] == (2, 2, 1)
     assert (names["rows"].sum(-1) - 1).abs().max() < 1e-5
     second = names["stats"]["second"].mean

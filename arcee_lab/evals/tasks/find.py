@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from arcee_lab.errors import TaskError
+from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -135,7 +136,7 @@ def _look_up(
     manager = TaskManager(include_path=where, include_defaults=False, metadata=told)
     ours = all(paths[name] or _complete(name, manager) for name in asked)
     if not ours:
-        manager = TaskManager(include_path=where, metadata=told)
+        add_default_tasks(manager)
     specs: list[str] = []
     for name in asked:
         specs += paths[name] or _matching(name, manager)
@@ -151,8 +152,8 @@ def _told(data: Data) -> dict[str, Any] | None:
     return {"data": os.fspath(data)}
 
 
-def _not_asked_for(name: str, asked: Iterable[str]) -> ValueError:
-    return ValueError(
+def _not_asked_for(name: str, asked: Iterable[str]) -> TaskError:
+    return TaskError(
         f"data names the task {name!r}, which is not among those that were asked for: "
         f"{', '.join(asked)}."
     )
@@ -171,7 +172,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if not readers:
             raise TaskError(
                 f"data={os.fspath(data)!r} is read by none of the tasks {', '.join(tasks)}; leave "
-                "it out, or ask for one of the field's data sets (see docs/evals.md)."
+                "it out, or ask for one of the field's data sets (see docs/how-to/evals.md)."
             )
         return
     for name in data:
@@ -180,7 +181,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if name not in readers:
             raise TaskError(
                 f"data names the task {name!r}, which reads no file; leave it out (see "
-                "docs/evals.md for those that do)."
+                "docs/how-to/evals.md for those that do)."
             )
 
 

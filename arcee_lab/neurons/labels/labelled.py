@@ -142,6 +142,7 @@ class Labels(Result):
         from arcee_lab.data.windows import cut
 
         wanted = self.require(names)
+        _require_fast(tokenizer)
         windows = cut(tokenizer, self.texts, context=context)
         truth = np.zeros((windows.n_tokens, len(wanted)), dtype=bool)
         asked = np.zeros_like(truth)
@@ -278,11 +279,7 @@ def _pieces(tokenizer: Any, text: str) -> tuple[list[int], Int[np.ndarray, "pos 
     """Token ids of a text, and the characters of each, without white space before a word."""
     from arcee_lab.data.tokenization import token_offsets
 
-    if not getattr(tokenizer, "is_fast", False):
-        raise TextError(
-            f"{type(tokenizer).__name__} cannot say which characters a token has; expected a fast "
-            "tokenizer, which al.load gives where the checkpoint has one."
-        )
+    _require_fast(tokenizer)
     ids, offsets = token_offsets(tokenizer, text)
     special = tokenizer.all_special_ids
     pieces = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
@@ -293,6 +290,14 @@ def _pieces(tokenizer: Any, text: str) -> tuple[list[int], Int[np.ndarray, "pos 
         elif word := piece.lstrip():
             pieces[place, 0] = end - len(word)
     return list(ids), pieces
+
+
+def _require_fast(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise TextError(
+            f"{type(tokenizer).__name__} cannot say which characters a token has; expected a fast "
+            "tokenizer, which al.load gives where the checkpoint has one."
+        )
 
 
 def texts_of(texts: Any) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def head_map(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws a number a head; blank means that there is none.
+    """Draws one number per head; blank means that there is none.
 
     Args:
         values: `[layer, head]`, from 0 up.
@@ -54,7 +54,7 @@ def head_maps(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws several numbers a head side by side, each with colours of its own.
+    """Draws several numbers per head side by side, each with colours of its own.
 
     Args:
         panels: What is shown -> `[layer, head]`, from 0 up.
