@@ -13,7 +13,7 @@ from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.evals.result import Score, plain
 from arcee_lab.runs import storage
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FinishedTasks:
             done = FinishedTask(
                 list(found["samples"]),
                 [
-                    (Score(**score | {"members": ()}), np.array(drawn, dtype=float))
+                    (Score(**score | {"members": (), "weights": ()}), np.array(drawn, dtype=float))
                     for score, drawn in found["scores"]
                 ],
                 {key: int(value) for key, value in found["cost"].items()},

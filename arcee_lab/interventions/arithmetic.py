@@ -20,7 +20,7 @@ class Scale(Intervention):
     The shared arguments are those of `Intervention`.
 
     Attributes:
-        factor: A number, or a tensor over the site's feature axes, e.g. one factor a unit.
+        factor: A number, or a tensor over the site's feature axes, e.g. one factor per unit.
     """
 
     factor: Any

@@ -1,9 +1,11 @@
-"""Neurons: what they do, and which of them carry a concept.
+"""Neurons: where each one fires, what it does, and which of them carry a concept.
 
+_exemplars  the call `exemplars`: one pass over texts for all neurons
+reading     the pass and its result
+labels      where labels come from: the demo, character spans, BIO files, patterns, functions
+search      `find`: which units carry a label, with its controls
+weights     what the weights say: effects on the logits, classes, attribution to neurons
 ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
-search    `find`: which units carry a label, with its controls
-labels    where labels come from: the demo, character spans, BIO files, patterns, functions
-weights   what the weights say: effects on the logits, classes, attribution to neurons
 """
 
 from typing import TYPE_CHECKING
@@ -12,10 +14,12 @@ from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from arcee_lab.neurons import labels
+    from arcee_lab.neurons._exemplars import exemplars
     from arcee_lab.neurons.ablation._ablate import ablate
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -28,6 +32,8 @@ __all__ = [
     "Ablations",
     "Control",
     "Effects",
+    "Exemplar",
+    "Exemplars",
     "Found",
     "FoundLabel",
     "FoundUnit",
@@ -37,6 +43,7 @@ __all__ = [
     "ablation_estimate",
     "attribute_neurons",
     "effects",
+    "exemplars",
     "find",
     "labels",
     "logit_attribution",
@@ -45,15 +52,31 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "_exemplars": ("exemplars",),
         "ablation._ablate": ("ablate",),
         "ablation.estimated": ("ablation_estimate",),
         "ablation.named": ("Neuron",),
-        "ablation.outcome": ("AblationEstimate", "Ablations"),
+        "ablation.outcome": (
+            "AblationEstimate",
+            "Ablations",
+        ),
+        "reading.result": (
+            "Exemplar",
+            "Exemplars",
+        ),
         "search._find": ("find",),
-        "search.found": ("Control", "Found", "FoundLabel", "FoundUnit"),
+        "search.found": (
+            "Control",
+            "Found",
+            "FoundLabel",
+            "FoundUnit",
+        ),
         "weights._effects": ("effects",),
         "weights.attribution": ("attribute_neurons",),
-        "weights.direct": ("LogitAttribution", "logit_attribution"),
+        "weights.direct": (
+            "LogitAttribution",
+            "logit_attribution",
+        ),
         "weights.result": ("Effects",),
     },
     packages=("labels",),

@@ -23,6 +23,7 @@ from arcee_lab.errors import Interrupted, SavedDamaged
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.results import Result, counted
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.held_out import held_out, read
@@ -81,6 +82,7 @@ def train(
     *,
     save_every: int = 200,
     on_step: Callable[[int, float], None] | None = None,
+    progress: bool | None = None,
 ) -> Trained:
     """Trains the demo, or resumes an interrupted run of the same recipe.
 
@@ -89,6 +91,7 @@ def train(
         out: Folder of the run; created if it is missing, resumed if it holds this recipe's run.
         save_every: Steps between two saved states.
         on_step: Called after each step with its number and loss.
+        progress: Whether to show a bar over the tokens of the rows.
 
     Returns:
         The trained model with its log.
@@ -125,7 +128,17 @@ def train(
         took = tuple(end - start for start, end in pairwise([*starts, step]))
         return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
 
-    with GracefulInterrupt("the current step") as interrupt:
+    per_step = recipe.rows * recipe.length
+    with (
+        GracefulInterrupt("the current step") as interrupt,
+        progress_bar(
+            total=recipe.steps * per_step,
+            initial=done * per_step,
+            unit="tok",
+            unit_scale=True,
+            show=progress,
+        ) as bar,
+    ):
 
         def look(step: int, loss: float | None, tokens: int) -> dict[str, float]:
             until = recipe.stages[len(starts) - 1].until
@@ -151,9 +164,12 @@ def train(
             torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
             optimizer.step()
             tokens += int((batch.kinds >= 0).sum())
-            if on_step:
-                on_step(step, losses.lm.item())
             step += 1
+            if not bar.disable:
+                bar.set_postfix(step=step, loss=f"{losses.lm.item():.3f}", refresh=False)
+                bar.update(per_step)
+            if on_step:
+                on_step(step - 1, losses.lm.item())
             ended = step == starts[-1] + stage.steps
             if step % recipe.look_every == 0 or ended:
                 skills = look(step, losses.lm.item(), tokens)
@@ -166,7 +182,7 @@ def train(
             if interrupt.requested and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
                 raise Interrupted(
                     f"interrupted after step {step}, which is saved in {out}; repeat the same call "
-                    "or command to go on.",
+                    "or command to resume.",
                     partial=ran(step),
                 )
     return ran(step)

@@ -1,4 +1,4 @@
-"""Prove on a GPU what the tests prove on a CPU; see docs/gpu_proof.md.
+"""Prove on a GPU what the tests prove on a CPU; see docs/how-to/gpu_proof.md.
 
 Exits 0 if every core row passed, 1 if one failed or did not run, 2 for wrong arguments, 3 without
 CUDA. It uses the Python that runs it, installs nothing, and makes no request but for --model.

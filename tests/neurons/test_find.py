@@ -184,7 +184,7 @@ def test_a_dimension_that_falls_is_found():
 
 
 def test_a_label_of_nothing_is_not_confirmed():
-    """Labels drawn by lot: the best of all units looks better than chance and is not confirmed."""
+    """Random labels: the best of all units looks better than chance and is not confirmed."""
     model, tokenizer = random_model(3), Letters.tokenizer()
     draw = random.Random(0)
     texts = texts_of(4, 60)

@@ -152,8 +152,8 @@ def _told(data: Data) -> dict[str, Any] | None:
     return {"data": os.fspath(data)}
 
 
-def _not_asked_for(name: str, asked: Iterable[str]) -> ValueError:
-    return ValueError(
+def _not_asked_for(name: str, asked: Iterable[str]) -> TaskError:
+    return TaskError(
         f"data names the task {name!r}, which is not among those that were asked for: "
         f"{', '.join(asked)}."
     )
@@ -172,7 +172,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if not readers:
             raise TaskError(
                 f"data={os.fspath(data)!r} is read by none of the tasks {', '.join(tasks)}; leave "
-                "it out, or ask for one of the field's data sets (see docs/evals.md)."
+                "it out, or ask for one of the field's data sets (see docs/how-to/evals.md)."
             )
         return
     for name in data:
@@ -181,7 +181,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if name not in readers:
             raise TaskError(
                 f"data names the task {name!r}, which reads no file; leave it out (see "
-                "docs/evals.md for those that do)."
+                "docs/how-to/evals.md for those that do)."
             )
 
 

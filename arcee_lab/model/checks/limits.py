@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arcee_lab.errors import ModelError
+from arcee_lab.errors import CheckpointError, ModelError
 from arcee_lab.model.config import ArceeConfig
 
 # Well above any model there is, and small enough that nothing hangs or fills the memory.
@@ -171,8 +171,8 @@ def _is_number(value: object) -> bool:
     return -_MOST_NUMBER <= value <= _MOST_NUMBER  # false for NaN
 
 
-def _wrong(where: object, name: str, value: object, expected: str) -> ValueError:
-    return ValueError(
+def _wrong(where: object, name: str, value: object, expected: str) -> CheckpointError:
+    return CheckpointError(
         f"{where} does not describe a model: {name} is {_short(value)}; expected {expected}."
     )
 

@@ -219,7 +219,7 @@ class Found(Result):
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """F1 of each label's best unit, next to its controls."""
-        from arcee_lab.views.figures.found_units import found_bars
+        from arcee_lab.views.figures.forest import found_bars
 
         return found_bars(
             [f"{one.label}  {one.best.name}" for one in self.labels],

@@ -192,7 +192,7 @@ def _counted(sample: Sample) -> int:
 def _sizes(
     model: Any, sample: Sample, found: Sequence[Mlp], batch_size: int
 ) -> Float[Tensor, " bin"]:
-    """How many activations of all layers lie in each thirty-second of an octave."""
+    """How many activations of all layers are in each thirty-second of an octave."""
     edges = _edges(model.device)
     sizes = torch.zeros(len(edges) + 1, dtype=torch.int64, device=model.device)
     for batch in sample.batches(batch_size, model.device):
