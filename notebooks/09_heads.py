@@ -45,6 +45,21 @@ product = acts["norm.hook_normalized"][0, 1] @ person.direction(model) + person.
 print(f"{person.name}: {value.item():.2f} from the logits, {product.item():.2f} from the direction")
 
 # %% [markdown]
+# ## Which parts add up to it?
+#
+# With the final norm's scale held, the difference of the two logits is a sum of what the embedding,
+# each attention and each MLP write. These are the parts at that name, the largest first.
+
+# %%
+parts = al.lens.attribute(
+    model, tokenizer, "Vukil resigned .", "B-PER", versus="B-ORG", positions=1
+)
+table = parts.frame()
+whole = table[table["head"].isna()]
+print(f"they add up to {whole['logit'].sum():.2f}")
+whole.sort_values("logit", key=abs, ascending=False)[["label", "logit"]].head(6)
+
+# %% [markdown]
 # ## What it predicts, as labels
 #
 # `predicted_labels` turns the head's answers into labels of tokens, which every search here takes.
