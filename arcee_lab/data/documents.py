@@ -15,9 +15,11 @@ from arcee_lab.data.rows import (
 )
 from arcee_lab.data.tokenization import is_conversation, render
 from arcee_lab.errors import TextError, WrongType
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.hub import is_hub_id
 
 
+@checked
 def read_files(
     paths: Iterable[str | Path], *, column: str | None = None, tokenizer: Any = None
 ) -> Iterator[str]:
@@ -84,6 +86,7 @@ def _text_of(row: Row, column: str, tokenizer: Any) -> str:
     return value
 
 
+@checked
 def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
     """Yields the documents of a Hugging Face data set, one per row, in order.
 

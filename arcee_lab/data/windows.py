@@ -19,6 +19,7 @@ from torch import Tensor
 from arcee_lab.data.rows import require_unicode
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import SettingError, TextError, WrongType
+from arcee_lab.runs.arguments import checked
 
 _TOKENIZE_AT_ONCE = 256
 
@@ -119,6 +120,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
     return [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 
 
+@checked
 def cut(
     tokenizer: Any,
     texts: Iterable[str],

@@ -19,6 +19,7 @@ from arcee_lab.demo.reviews import write_clause, write_review
 from arcee_lab.demo.stories import write_story
 from arcee_lab.demo.strings import write_brackets, write_copy, write_table
 from arcee_lab.errors import SettingError
+from arcee_lab.runs.arguments import checked
 
 VERSION = "1"  # of every list, probability and rule of this folder; a checkpoint belongs to one
 
@@ -65,6 +66,7 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+@checked
 def stream(
     kind: str | None, *, seed: int | str, split: str = "train", mix: Mapping[str, float] = MIX
 ) -> Iterator[Document]:
@@ -99,6 +101,7 @@ def stream(
         yield document
 
 
+@checked
 def documents(
     kind: str | None = None, *, n: int, seed: int = 0, split: str = "test"
 ) -> list[Document]:

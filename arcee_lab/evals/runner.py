@@ -26,6 +26,7 @@ from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks, quiet_lm_eval
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -34,6 +35,7 @@ MOST_DRAWS = 1_000_000
 UNFINISHED = "unfinished"  # the folder of finished tasks of a run that is not, below `out`
 
 
+@checked
 def run(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,

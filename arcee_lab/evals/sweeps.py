@@ -22,6 +22,7 @@ from arcee_lab.evals.tasks.find import LoadedTasks, loaded_tasks
 from arcee_lab.recording.capturing import capture
 from arcee_lab.reducers import FiringRate
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Sweep(Result):
         )
 
 
+@checked
 def sweep(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,

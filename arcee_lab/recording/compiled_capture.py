@@ -16,6 +16,7 @@ from arcee_lab.model.attention_pattern import AttentionMatrices
 from arcee_lab.recording.memory import CapturePlan, plan
 from arcee_lab.reducers.running.compiled_context import CompiledReducing
 from arcee_lab.reducers.running.requests import resolve_requests
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import Axes
 
 
@@ -127,6 +128,7 @@ def capture_compiled(
 ) -> CompiledCapture: ...
 
 
+@checked
 def capture_compiled(
     model: nn.Module,
     sites: str | Sequence[str] | Mapping[str, Any],

@@ -11,6 +11,7 @@ from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +72,7 @@ class CapturePlan(Result):
         return pd.DataFrame(rows, columns=["site", "shape", "dtype", "bytes"])
 
 
+@checked
 def plan(
     model: nn.Module,
     sites: str | Sequence[str],

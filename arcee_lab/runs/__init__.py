@@ -6,5 +6,8 @@ interrupt  Ctrl-C between two steps
 progress   progress bars
 seeds      random seeds of evaluations
 bounds     the largest numbers accepted from outside
+arguments  arguments of public calls against their types
+devices    names of devices
+json_text  JSON from outside, bounded
 hub        which names may be looked up on the Hub
 """

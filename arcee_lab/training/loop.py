@@ -22,7 +22,9 @@ from arcee_lab.demo.tokenizer import build_tokenizer
 from arcee_lab.errors import Interrupted, SavedDamaged
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.json_text import parse_json
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.held_out import held_out, read
@@ -75,6 +77,7 @@ def _spread(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "zeros"} | zeros
 
 
+@checked
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -222,7 +225,7 @@ def _resume(
         wanted |= with_moments(name, weight)
     try:
         tensors, metadata = read_state(path, wanted)
-        about = json.loads(metadata["about"])
+        about = parse_json(metadata["about"], "its header")
         if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
             raise SavedDamaged("it is of another recipe")
         step, tokens = int(about["step"]), int(about["tokens"])
@@ -247,7 +250,7 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line, "a row")
             if row["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):

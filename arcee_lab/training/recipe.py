@@ -13,6 +13,7 @@ from typing import Any
 
 from arcee_lab.demo import MIX, VERSION
 from arcee_lab.errors import SettingError
+from arcee_lab.runs.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Recipe:
         return asdict(self)
 
 
+@checked
 def quick(seed: int = 0) -> Recipe:
     """A run of two minutes on one core: more zeros and a lower loss, but not the skills."""
     return Recipe(seed=seed, stages=(Stage(250, MIX, 4.0, quiet=0.05),), decay_from=0.3)

@@ -18,6 +18,7 @@ from arcee_lab.dump.reading.firings import Firings, TopFirings
 from arcee_lab.dump.reading.reader import Reader, as_numpy, empty_rows
 from arcee_lab.errors import SettingError
 from arcee_lab.results import counted, page
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.dataset import ActivationDataset
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from arcee_lab.dump.reading.stats import FiringStats
 
 
+@checked
 def open(path: str | os.PathLike[str] | Folder, *, tokenizer: Any = None) -> "Store":
     """Opens an activation store.
 

@@ -31,6 +31,7 @@ from arcee_lab.dump.writing.writer_threads import WriterThreads
 from arcee_lab.errors import FileError, Interrupted
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar, shown
 from arcee_lab.runs.ranks import Ranks, joined
@@ -38,6 +39,7 @@ from arcee_lab.runs.ranks import Ranks, joined
 Texts = Iterable[str] | Windows
 
 
+@checked
 def write(
     model: Any,
     tokenizer: Any,
@@ -88,6 +90,7 @@ def write(
     return job.run(out, progress=progress)
 
 
+@checked
 def plan(
     model: Any,
     tokenizer: Any,

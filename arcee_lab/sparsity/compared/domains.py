@@ -17,6 +17,7 @@ import numpy as np
 
 from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.compared.comparison import divergence, hot_overlap
 from arcee_lab.sparsity.core.counts import Counted
 
@@ -120,6 +121,7 @@ class Domains(Result):
         )
 
 
+@checked
 def domains(reports: Mapping[str, Counted]) -> Domains:
     """Puts the reports of one model on several texts side by side.
 

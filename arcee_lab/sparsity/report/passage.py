@@ -14,6 +14,7 @@ from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
 
@@ -95,6 +96,7 @@ class Passage(Result):
         return "".join(f"<p>layer {n}</p>{self.strip(n)}" for n in range(len(self.active)))
 
 
+@checked
 def read_passage(
     model: Any,
     tokenizer: Any,

@@ -25,6 +25,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
@@ -37,6 +38,7 @@ _RANGE = (1e-3, 0.9)  # the CETT that the edges have to cover
 _CHUNK = 2**26  # bytes of running sums at once
 
 
+@checked
 def cett(
     model: Any,
     tokenizer: Any,

@@ -34,6 +34,7 @@ from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
@@ -152,6 +153,7 @@ class Probe(Result):
         return resamples(len(self.tokens), seed=self.seed)
 
 
+@checked
 def probe(
     model: Any,
     tokenizer: Any,

@@ -23,6 +23,7 @@ from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.interventions import Cett
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
@@ -145,6 +146,7 @@ class CettPerplexity(Result):
         return self.curves.norms.shape[1]
 
 
+@checked
 def cett_ppl(
     model: Any,
     tokenizer: Any,

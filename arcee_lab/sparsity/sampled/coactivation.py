@@ -31,6 +31,7 @@ from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import draw
@@ -215,6 +216,7 @@ class CoActivationResult(Result):
         ).double()
 
 
+@checked
 def coactivation(
     model: Any,
     tokenizer: Any,

@@ -17,6 +17,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.keep_block import truncating
@@ -34,6 +35,7 @@ _CETT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
 _OCTAVES, _PER_OCTAVE = (-40, 24), 32  # of the thresholds that "fat" may take
 
 
+@checked
 def truncation(
     model: Any,
     tokenizer: Any,

@@ -28,6 +28,7 @@ from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
@@ -52,6 +53,7 @@ _LOG_EVERY = 10  # steps
 UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
 
 
+@checked
 def train_head(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
 from arcee_lab.errors import SettingError, TextError
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
@@ -43,6 +44,7 @@ class LabelledTexts:
         return max(flat.count(label) for label in set(flat)) / len(flat)
 
 
+@checked
 def read_labelled(
     source: str | Path,
     *,

@@ -27,6 +27,7 @@ from arcee_lab.heads.batches import in_batches
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.recording.capturing import capture
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.training.heads.encoding import EncodedText, encode
 from arcee_lab.training.heads.fitting import score_of
@@ -116,6 +117,7 @@ class Probes(Result):
         )
 
 
+@checked
 def probe_layers(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
