@@ -1,5 +1,6 @@
 """Reads the texts of files and data sets one at a time, numbered as in the user's file."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def read_files(
     """
     if isinstance(paths, (str, Path)):
         raise WrongType(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
+    paths = list(paths)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise WrongType(f"paths hold {path!r}; expected texts or paths that name files.")
     files = [Path(path) for path in paths]
     for path in files:
         require_file(path)

@@ -87,6 +87,7 @@ class Windows:
         """Documents that gave at least one window."""
         return len(np.unique(self.documents))
 
+    @checked
     def batches(self, batch_size: int) -> Iterator[PaddedBatch]:
         """Yields the windows as padded batches, shortest first, which keeps padding low.
 
@@ -154,6 +155,11 @@ def cut(
         >>> [tokenizer.decode(ids) for ids in windows]
         ['<bos> The lamp above the doors finds the', '<bos> red king.']
     """
+    if tokenizer is None:
+        raise WrongType(
+            "tokenizer is None; expected the model's tokenizer, which only windows that are cut "
+            "already do without."
+        )
     if isinstance(texts, str):
         raise WrongType("texts is one string; expected a list of documents, so pass [text].")
     if context < 2:

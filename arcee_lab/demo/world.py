@@ -88,6 +88,12 @@ def stream(
         check_kind(kind)
     if split not in SPLITS:
         raise SettingError(f"There is no split {split!r}; expected one of {', '.join(SPLITS)}.")
+    if kind is None:
+        unknown = [name for name in mix if name not in _WRITERS]
+        if unknown or not mix or not all(type(p) in (int, float) and p >= 0 for p in mix.values()):
+            raise SettingError(
+                f"mix is {dict(mix)}; expected a share from 0 to 1 of some of {', '.join(KINDS)}."
+            )
     # a text seed goes through SHA-512, the same everywhere; hash() would differ by process
     rng = random.Random(f"little world {VERSION}/{kind}/{split}/{seed}")
     while True:

@@ -127,7 +127,7 @@ class Constant:
             ) from error
         if not sizes_known or math.prod(shape) * dtype.itemsize != len(data):
             raise SettingError(
-                f"A tensor of {values['dtype']} {shape} does not take {len(data)} bytes."
+                f"A tensor of {values['dtype']} {str(shape)[:80]} does not take {len(data)} bytes."
             )
         if not data:
             return cls(torch.empty(shape, dtype=dtype))

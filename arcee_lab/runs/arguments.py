@@ -45,6 +45,7 @@ def checked(function: Function) -> Function:
         WrongType: At the call: an argument is of another type, or two are swapped.
     """
     signature = inspect.signature(function)
+    called = function.__qualname__.removesuffix(".__init__")
     order = [
         p.name
         for p in signature.parameters.values()
@@ -62,11 +63,11 @@ def checked(function: Function) -> Function:
         for name, value in zip(order, args, strict=False):
             rule = rules.get(name)
             if rule is not None and not _fits(rule, value):
-                raise _wrong(function.__name__, signature, rules, name, args, kwargs)
+                raise _wrong(called, signature, rules, name, args, kwargs)
         for name, value in kwargs.items():
             rule = rules.get(name)
             if rule is not None and not _fits(rule, value):
-                raise _wrong(function.__name__, signature, rules, name, args, kwargs)
+                raise _wrong(called, signature, rules, name, args, kwargs)
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
@@ -202,12 +203,24 @@ def _instance(kind: type) -> Rule | None:
         held = [one for one in vars(kind) if not one.startswith("_")]
         return Rule(lambda x: all(_has(x, one) for one in held), f"a {kind.__name__} or its like")
     module, name = kind.__module__, kind.__name__
-    if kind is PurePath or issubclass(kind, os.PathLike):
-        return Rule(lambda x: isinstance(x, kind), "a path", is_path=True)
+    if issubclass(kind, os.PathLike):
+        return Rule(lambda x: isinstance(x, os.PathLike), "a path", is_path=True)
     if module == "collections.abc" or kind in (list, tuple, dict, set):
         word = _CONTAINERS.get(name, f"a {name}")
-        return Rule(lambda x: isinstance(x, kind) and not isinstance(x, str | bytes), word)
+        # Arrays and tensors are no Sequence to Python, and can be read like one.
+        if name in ("Sequence", "Iterable", "Collection"):
+            return Rule(lambda x: _is_listed(x, kind), word)
+        return Rule(lambda x: isinstance(x, kind), word)
     return Rule(lambda x: isinstance(x, kind), _CLASSES.get(name, f"a {name}"))
+
+
+def _is_listed(value: Any, kind: type) -> bool:
+    if isinstance(value, str | bytes):
+        return False
+    return isinstance(value, kind) or (
+        all(hasattr(type(value), name) for name in ("__len__", "__getitem__", "__iter__"))
+        and not isinstance(value, Mapping)
+    )
 
 
 def _has(value: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
-from arcee_lab.errors import Interrupted, SavedDamaged
+from arcee_lab.errors import Interrupted, SavedDamaged, SettingError
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
@@ -108,6 +108,8 @@ def train(
         >>> run = train(quick(), "out/quick")  # doctest: +SKIP
         >>> run.frame()[["step", "lm", "zeros.1"]]  # doctest: +SKIP
     """
+    if save_every < 1:
+        raise SettingError(f"save_every={save_every}; expected at least 1 step.")
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
     remove_partial_files(out)
     tokenizer = build_tokenizer()

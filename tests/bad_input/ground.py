@@ -25,6 +25,18 @@ class Ground:
         self.folder = folder
         self._copies = 0
 
+    def warm_up(self) -> None:
+        """Imports what is slow to import, and makes every file."""
+        import arcee_lab as al
+        import arcee_lab.training.heads
+
+        for name in dir(al):
+            getattr(al, name)
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+        al.evals.run(self.model, self.tokenizer, tasks="arcee_demo_text_copy", limit=1)
+
     def names(self) -> dict[str, Any]:
         """What expressions of cases may name."""
         return {
@@ -35,6 +47,8 @@ class Ground:
             "tmp": self.folder,
             "ground": self,
             "new": self.new,
+            "labelled": self.read_labelled,
+            "small_config": self.small_config,
         }
 
     def new(self) -> Path:
@@ -143,6 +157,26 @@ class Ground:
         """A file of labelled texts."""
         rows = [{"text": t, "label": "ab"[i % 2]} for i, t in enumerate(TEXTS)]
         return self.file("labelled.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    @cached_property
+    def read_labelled(self) -> Any:
+        """The same, read."""
+        import arcee_lab as al
+
+        return al.training.heads.read_labelled(self.labelled, head="sequence")
+
+    def small_config(self, **changed: Any) -> Any:
+        """A configuration like the checkpoint's."""
+        import arcee_lab as al
+
+        fields = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        heads = ("num_attention_heads", "num_key_value_heads", "pad_token_id")
+        return al.ArceeConfig(**{name: self.config[name] for name in (*fields, *heads)}, **changed)
+
+    @property
+    def cut_store(self) -> Path:
+        """A store that lacks a file."""
+        return self.changed(self.store, "tokens/00000.safetensors", None)
 
     @cached_property
     def store(self) -> Path:

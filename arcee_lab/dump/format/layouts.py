@@ -42,12 +42,15 @@ class Builder:
         (2, [[0.0, 1.5], [0.0, 0.0], [0.5, 0.0]])
     """
 
-    def __init__(self, layout: str, *, width: int, dtype: torch.dtype):
+    def __init__(
+        self, layout: str, *, width: int, dtype: torch.dtype, refuse_infinite: bool = False
+    ):
         if layout not in LAYOUTS:
             raise SettingError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
         self._layout = layout
         self._width = width
         self._dtype = dtype
+        self._refuse_infinite = refuse_infinite
         self.tokens = 0
         self._by_unit: dict[int, SparseRows] = {}
         self._by_token: dict[int, SparseRows] = {}
@@ -62,7 +65,8 @@ class Builder:
             at: Position of the first token in the shard; by default after the tokens added so far.
 
         Returns:
-            How many of the values are NaN. They are stored like any other.
+            How many of the values are NaN, or with `refuse_infinite` NaN or infinite. They are
+            stored like any other.
 
         Raises:
             SettingError: Another width or dtype, or more than 65,536 tokens in all.
@@ -81,11 +85,11 @@ class Builder:
         if self._layout not in SPARSE_LAYOUTS:
             bits = bits.copy(order="C")
             self._dense[at] = sparse.from_bits(bits, self._dtype)
-            return sparse.count_nan(bits, self._dtype)
+            return sparse.count_nan(bits, self._dtype, infinite=self._refuse_infinite)
         rows = self._by_unit[at] = sparse.compress(bits, columns=True)
         if self._layout == "both":
             self._by_token[at] = sparse.compress(bits)
-        return sparse.count_nan(rows.values, self._dtype)
+        return sparse.count_nan(rows.values, self._dtype, infinite=self._refuse_infinite)
 
     @property
     def bytes(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import ArceeLabError, CheckpointError
+from arcee_lab.errors import CheckpointError
 from arcee_lab.model import checkpoint
 from arcee_lab.model.checks import limits
 from arcee_lab.model.config import ArceeConfig
@@ -42,8 +42,6 @@ def checked_config(
     _check_quantisation(fields, where)
     try:
         return fields, ArceeConfig.from_pretrained(source, trust_remote_code=False)
-    except ArceeLabError:
-        raise
     # transformers reads the fields with code that expects what it wrote itself.
     except Exception as error:
         raise CheckpointError(

@@ -32,6 +32,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
@@ -221,7 +222,7 @@ def probe(
 
     handle = mlp.up.register_forward_pre_hook(keep)
     try:
-        for batch in sample.batches(batch_size, model.device):
+        for batch in sample.batches(batch_size, device_of(model)):
 
             def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
                 posts.append(a[counted])

@@ -29,6 +29,7 @@ from torch import Tensor
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
@@ -264,8 +265,8 @@ def coactivation(
             "one to try them."
         )
     fired, groups = [], []
-    here = index.to(model.device)
-    for batch in sample.batches(batch_size, model.device):
+    here = index.to(device_of(model))
+    for batch in sample.batches(batch_size, device_of(model)):
 
         def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
             fired.append(a[counted].index_select(1, here))
