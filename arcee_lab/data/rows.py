@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arcee_lab.errors import TextError
-from arcee_lab.runs.json_text import parse_json
+from arcee_lab.runs.json_text import parse_json, reason
 from arcee_lab.runs.paths import no_file
 
 LARGEST = 1 << 30  # bytes that are held in memory at once
@@ -135,9 +135,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        said = reason(error)
         raise TextError(
-            f"file {path} cannot be read: {reason}. Check it, or get it again."
+            f"file {path} cannot be read: {said}. Check it, or get it again."
         ) from error
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from arcee_lab.errors import CheckpointError
-from arcee_lab.runs.json_text import read_object
+from arcee_lab.runs.json_text import read_object, reason
 
 # What a folder is read for; nothing else in it is opened.
 READ = {".jinja", ".json", ".model", ".safetensors", ".txt"}
@@ -90,8 +90,8 @@ def check_folder(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{file} is damaged or truncated ({error}); expected a complete safetensors file. "
-                "Download or copy it again."
+                f"{file} is damaged or truncated ({reason(error)}); expected a complete "
+                "safetensors file. Download or copy it again."
             ) from None
 
 
@@ -266,7 +266,9 @@ def load_head(model: nn.Module, file: Path) -> None:
         with safe_open(file, framework="pt") as tensors:
             found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated ({error}); get it again.") from None
+        raise CheckpointError(
+            f"{file} is damaged or truncated ({reason(error)}); get it again."
+        ) from None
     own = {key: p for key, p in model.named_parameters() if HEAD_KEYS.match(key)}
     shapes = {key: tuple(p.shape) for key, p in own.items()}
     if {key: tuple(t.shape) for key, t in found.items()} != shapes:

@@ -13,6 +13,7 @@ from typing import Any
 
 from arcee_lab.errors import ArceeLabError, SavedDamaged
 
+_LONGEST_REASON = 300  # characters
 LONGEST = 2**28  # bytes; the index of a large model has a few million
 
 
@@ -107,9 +108,10 @@ def kind_of(value: Any) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why the system or a library failed, on one line, without a number of the system."""
+    """Why the system or a library failed: one short line, without a number of the system."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
-    return said or type(error).__name__
+    said = said or type(error).__name__
+    return said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON - 3]}..."
 
 
 class _NoNumber(ValueError):

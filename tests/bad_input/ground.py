@@ -153,6 +153,32 @@ class Ground:
         return self.file("texts.jsonl", "".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
 
     @cached_property
+    def csv(self) -> Path:
+        """The same as a table with commas."""
+        rows = "".join(f'{number},"{text}"\n' for number, text in enumerate(TEXTS))
+        return self.file("texts.csv", f"number,text\n{rows}")
+
+    @cached_property
+    def parquet(self) -> Path:
+        """The same as a Parquet file."""
+        import pandas as pd
+
+        path = self.file("texts.parquet", "")
+        pd.DataFrame({"text": TEXTS, "number": range(len(TEXTS))}).to_parquet(path)
+        return path
+
+    @cached_property
+    def with_head(self) -> Path:
+        """The checkpoint with a sequence head of its own."""
+        import torch
+        from safetensors.torch import save
+
+        weights = save({"score.weight": torch.zeros(2, 16)})
+        folder = self.changed(self.checkpoint, "heads/sequence.safetensors", weights)
+        names = '{"sequence": {"id2label": {"0": "a", "1": "b"}}}'
+        return self.changed(folder, "heads.json", names)
+
+    @cached_property
     def labelled(self) -> Path:
         """A file of labelled texts."""
         rows = [{"text": t, "label": "ab"[i % 2]} for i, t in enumerate(TEXTS)]

@@ -17,6 +17,7 @@ from arcee_lab.errors import StoreDamaged
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.json_text import reason
 from arcee_lab.runs.progress import progress_bar
 
 _CELLS = 1 << 26  # that are decoded at once
@@ -165,7 +166,7 @@ def _wrong(
     except shard_files.ShardDamaged as error:
         return error.why
     except (ValueError, OSError) as error:
-        return str(error)
+        return reason(error)
     finally:
         folder.release(file.path)
     return None

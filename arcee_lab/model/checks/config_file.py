@@ -1,6 +1,5 @@
 """The one place where a config.json, or the heads.json next to it, becomes a configuration."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from arcee_lab.errors import CheckpointError
 from arcee_lab.model import checkpoint
 from arcee_lab.model.checks import limits
 from arcee_lab.model.config import ArceeConfig
+from arcee_lab.runs.json_text import reason
 
 
 def checked_config(
@@ -45,7 +45,7 @@ def checked_config(
     # transformers reads the fields with code that expects what it wrote itself.
     except Exception as error:
         raise CheckpointError(
-            f"The config.json of {source} does not describe a model: {_said(error)}; get the file "
+            f"The config.json of {source} does not describe a model: {reason(error)}; get the file "
             "again."
         ) from error
 
@@ -75,7 +75,7 @@ def _downloaded(name: str) -> dict[str, Any]:
         return ArceeConfig.get_config_dict(name, trust_remote_code=False)[0]
     except Exception as error:
         raise CheckpointError(
-            f"The Hub did not give the config of {name!r}: {_said(error)}. Check the name, the "
+            f"The Hub did not give the config of {name!r}: {reason(error)}. Check the name, the "
             "network, and `hf auth login` for a gated model; 'demo' works offline."
         ) from error
 
@@ -94,8 +94,3 @@ def _check_quantisation(fields: Mapping[str, Any], where: object) -> None:
         f"{where} does not describe a model: quantization_config.quant_method is "
         f"{str(method)[:40]!r}; expected one that transformers knows, such as bitsandbytes or fp8."
     )
-
-
-def _said(error: Exception) -> str:
-    said = re.sub(r"\s+", " ", str(error)).strip(" .") or type(error).__name__
-    return said if len(said) <= 300 else f"{said[:297]}..."

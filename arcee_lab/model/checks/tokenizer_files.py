@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arcee_lab.errors import CheckpointError
 from arcee_lab.model import checkpoint
+from arcee_lab.runs.json_text import reason
 
 _CONFIG = "tokenizer_config.json"
 
@@ -32,11 +33,9 @@ def read_tokenizer(source: Path | str, *, vocab_size: int) -> PreTrainedTokenize
         # ends in an exception of its own, which is none of Python's.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        said = said if len(said) <= 300 else f"{said[:297]}..."
         raise CheckpointError(
-            f"{source} has no usable tokenizer ({type(error).__name__}: {said}); save one there "
-            "with tokenizer.save_pretrained(folder)."
+            f"{source} has no usable tokenizer ({type(error).__name__}: {reason(error)}); "
+            "save one there with tokenizer.save_pretrained(folder)."
         ) from None
     if largest >= vocab_size:
         raise CheckpointError(

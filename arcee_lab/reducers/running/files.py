@@ -22,7 +22,7 @@ from arcee_lab.reducers.moments import Moments
 from arcee_lab.reducers.quantile import Quantile
 from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State, reducer_of, settings_of
 from arcee_lab.reducers.topk import TopK
-from arcee_lab.runs.json_text import read_json
+from arcee_lab.runs.json_text import read_json, reason
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 from arcee_lab.sites import LOGIT_AXES, Legend
 
@@ -90,7 +90,7 @@ def read(folder: Path, *, reducers: Iterable[type[Reducer]] = ()) -> SavedStatis
     try:
         return _read(folder, read_json(where), reducers)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else error
+        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else reason(error)
         raise SavedDamaged(f"{where} cannot be used: {said}. Make the statistics anew.") from None
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from arcee_lab.errors import FileError
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
-from arcee_lab.runs.json_text import parse_json
+from arcee_lab.runs.json_text import parse_json, reason
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -107,7 +107,7 @@ def history(log: str | Path) -> History:
         zeros = np.array([row["zeros"] for row in rows], dtype=np.float64)
         steps, tokens = (np.array([row[name] for row in rows]) for name in ("step", "tokens"))
     except OSError as error:
-        raise FileError(f"training log {path} cannot be read: {error.strerror}.") from error
+        raise FileError(f"training log {path} cannot be read: {reason(error)}.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise FileError(
             f"{path} is no training log ({error}); expected JSONL with step, tokens and zeros."
