@@ -2,6 +2,8 @@
 
 storage    atomic files, JSON, folders that belong to one run
 ranks      the processes of one job
+one_writer one process at a time for the folder of a run
+paths      what is at a path, in words
 interrupt  Ctrl-C between two steps
 progress   progress bars
 seeds      random seeds of evaluations

@@ -203,7 +203,7 @@ def _instance(kind: type) -> Rule | None:
         held = [one for one in vars(kind) if not one.startswith("_")]
         return Rule(lambda x: all(_has(x, one) for one in held), f"a {kind.__name__} or its like")
     module, name = kind.__module__, kind.__name__
-    if issubclass(kind, os.PathLike):
+    if issubclass(kind, PurePath) or kind is os.PathLike:
         return Rule(lambda x: isinstance(x, os.PathLike), "a path", is_path=True)
     if module == "collections.abc" or kind in (list, tuple, dict, set):
         word = _CONTAINERS.get(name, f"a {name}")

@@ -25,6 +25,7 @@ from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.json_text import parse_json
+from arcee_lab.runs.one_writer import only_writer
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.held_out import held_out, read
@@ -111,6 +112,18 @@ def train(
     if save_every < 1:
         raise SettingError(f"save_every={save_every}; expected at least 1 step.")
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
+    with only_writer(out):
+        return _train(recipe, out, save_every=save_every, on_step=on_step)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    save_every: int,
+    on_step: Callable[[int, float], None] | None,
+) -> Trained:
+    """Trains in a folder that no other process writes to."""
     remove_partial_files(out)
     tokenizer = build_tokenizer()
     model = untrained(recipe, tokenizer)

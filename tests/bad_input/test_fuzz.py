@@ -1,4 +1,4 @@
-"""Mutated files end in an error of our tree, or are read: a short run always, a long one as slow."""
+"""Mutated files end in an error of our tree, or are read: a short run, and a long one (slow)."""
 
 import json
 import os

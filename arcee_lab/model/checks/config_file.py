@@ -57,17 +57,22 @@ def head_labels(path: Path, head: str) -> dict[int, str] | None:
         ValueError: If the file is absent or has anything else in their place.
     """
     of_head = checkpoint.read_json(path).get(head, {})
-    named = of_head.get("id2label") if isinstance(of_head, dict) else of_head
-    if named is None and isinstance(of_head, dict):
+    if isinstance(of_head, dict) and of_head.get("id2label") is None:
         return None
-    right = isinstance(named, dict) and 0 < len(named) <= limits.MOST_LABELS
-    numbers = {str(number) for number in range(len(named))} if right else set()
-    if not right or set(named) != numbers or not all(isinstance(x, str) for x in named.values()):
+    named = of_head.get("id2label") if isinstance(of_head, dict) else None
+    if not isinstance(named, dict) or not _are_labels(named):
         raise CheckpointError(
             f"{path} has no labels of the {head} head as id2label; expected an object with the "
             "numbers from 0 and a name for each. Get the file again."
         )
     return {number: named[str(number)] for number in range(len(named))}
+
+
+def _are_labels(named: Mapping[Any, Any]) -> bool:
+    if not 0 < len(named) <= limits.MOST_LABELS:
+        return False
+    numbers = {str(number) for number in range(len(named))}
+    return set(named) == numbers and all(isinstance(label, str) for label in named.values())
 
 
 def _downloaded(name: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def check_numbers(fields: Mapping[str, Any], where: object) -> None:
         if isinstance(value, list) and last in ("short_factor", "long_factor"):
             if len(value) > _LONGEST_LIST or not all(map(_is_number, value)):
                 raise _wrong(where, name, value, f"at most {_LONGEST_LIST:,} finite numbers")
-        elif not _is_number(value) or (last in _POSITIVE and value <= 0):
+        elif isinstance(value, list) or not _is_number(value) or (last in _POSITIVE and value <= 0):
             raise _wrong(where, name, value, "a finite number, above 0 where it divides")
         elif last == "partial_rotary_factor" and value > 1:
             raise _wrong(where, name, value, "a share of the head's width, at most 1")
