@@ -1,6 +1,7 @@
 """`arcee-lab eval`: lm-eval tasks on the LM and the classification heads, with intervals."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from arcee_lab.cli import flags
 from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds, storage
+from arcee_lab.runs.progress import shown
 from arcee_lab.runs.seeds import DEFAULT
 
 if TYPE_CHECKING:
@@ -94,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
 
+    _say("reading the task files")
     heads = {"sequence": args.seqcls, "token": args.tokcls, "qa": args.qa}
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
+    _say(f"loading {args.model}")
     model = ArceeLab(
         args.model,
         heads={head: given for head, given in heads.items() if given is not None},
@@ -134,6 +138,12 @@ def run(args: argparse.Namespace) -> int:
         ) from failed  # not bad input but a fault, shown with its traceback
     _show(result, args.out)
     return 0
+
+
+def _say(text: str) -> None:
+    """Tells a person at a terminal what takes its time before the bar appears."""
+    if shown(None):
+        print(f"{text} ...", file=sys.stderr)
 
 
 def _show(result: "Evaluation", folder: Path) -> None:

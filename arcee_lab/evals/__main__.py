@@ -17,6 +17,7 @@ from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
 from arcee_lab.evals.lm_eval_registry import NAME
+from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once
 from arcee_lab.evals.tasks.find import check_names, task_folder
 from arcee_lab.runs.seeds import DEFAULT, Seeds
@@ -79,9 +80,10 @@ def _with_our_tasks(*, only: bool) -> Iterator[None]:
         given = settings.get("include_path") or []
         folders = given if isinstance(given, list) else [given]
         settings["include_path"] = [str(task_folder()), *map(str, folders)]
-        if only:
-            settings["include_defaults"] = False
-        own(self, *args, **settings)
+        defaults = settings.get("include_defaults", True) and not only
+        own(self, *args, **settings | {"include_defaults": False})
+        if defaults:
+            add_default_tasks(self)
 
     tasks.TaskManager.__init__ = init  # type: ignore[method-assign]
     try:

@@ -65,6 +65,52 @@ def test_batches_give_the_same_bytes_as_one_tensor(sizes, density, layout):
     assert builder.tokens == builder.bytes == 0
 
 
+@given(
+    pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6).flatmap(st.permutations),
+    unused=st.integers(0, 3),
+    turned=st.booleans(),
+    density=st.sampled_from([0.0, 0.04, 0.3, 1.0]),
+    layout=st.sampled_from(LAYOUTS),
+    seed=st.integers(0, 99),
+)
+def test_pieces_in_any_order_give_the_same_bytes_as_one_tensor(
+    pieces, unused, turned, density, layout, seed
+):
+    # Two forwards hold the tokens of the shard in another order, between rows of other shards.
+    x = activations(sum(pieces), 17, density, torch.bfloat16)
+    generator = np.random.default_rng(seed)
+    starts = np.cumsum([0, *pieces[:-1]])
+    spans = [np.arange(start, start + n) for start, n in zip(starts, pieces, strict=True)]
+    generator.shuffle(spans)
+    builder = Builder(layout, width=17, dtype=x.dtype)
+    half = len(spans) // 2
+    for part in (spans[:half], spans[half:]):
+        if part:
+            at = np.concatenate(part)
+            batch = torch.cat([torch.ones(unused, 17, dtype=x.dtype), x[at]])
+            batch = batch.t().contiguous().t() if turned else batch
+            builder.add(batch, rows=np.arange(unused, unused + len(at)), at=at)
+    assert save(dict(builder.finish().tensors)) == save(dict(encode(x, layout).tensors))
+
+
+def test_missing_and_repeated_tokens_are_noticed():
+    for at in (1, np.array([0, 0])):
+        builder = Builder("neuron", width=3, dtype=torch.float32)
+        builder.add(torch.ones(2, 3), at=at)
+        with pytest.raises(AssertionError, match="missing, or were added twice"):
+            builder.finish()
+
+
+@pytest.mark.parametrize("entries", [1, 40, 10**6])
+def test_sorting_in_pieces_changes_nothing(monkeypatch, entries):
+    monkeypatch.setattr(sparse, "_SORTED", entries)
+    rows = sparse.compress(bits(activations(50, 17, 0.3, torch.float16)))
+    got, expected = sparse.transpose_in_pieces(rows), rows.transposed()
+    for name in ("offsets", "index", "values"):
+        assert np.array_equal(getattr(got, name), getattr(expected, name))
+    assert got.width == expected.width == 50
+
+
 @pytest.mark.parametrize("layout", EXACT)
 def test_odd_values_come_back_to_the_bit(layout):
     odd = [float("nan"), float("inf"), -1.5, 6e-8, 65504.0, 2.0**-24]

@@ -11,8 +11,10 @@ The nonzeros are stored in the smallest of three encodings at a shard's density;
 `arcee_lab.dump.format.sparse.encoding_of`. Only `dense` keeps the sign of a zero.
 """
 
-from typing import TypeVar
+import itertools
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,12 +27,15 @@ from arcee_lab.errors import SettingError
 
 LAYOUTS = ("neuron", "both", "dense", "int8")
 SPARSE_LAYOUTS = ("neuron", "both")
-Chunk = TypeVar("Chunk", SparseRows, Tensor)
 MOST_TOKENS = sparse.LONGEST  # of a shard: a token's number within it takes 16 bits
 
 
 class Builder:
     """Collects the activations of one site batch by batch, compressed, until a shard is full.
+
+    Tokens may arrive in any order. Rows of a CPU's activations are compressed as they come and
+    sorted by unit once per shard. A GPU's activations come transposed, so they are compressed by
+    unit piece by piece.
 
     Example:
         >>> import torch
@@ -52,17 +57,25 @@ class Builder:
         self._dtype = dtype
         self._refuse_infinite = refuse_infinite
         self.tokens = 0
-        self._by_unit: dict[int, SparseRows] = {}
-        self._by_token: dict[int, SparseRows] = {}
-        self._dense: dict[int, Tensor] = {}
+        self._positions: list[np.ndarray] = []  # in the shard, of the tokens of each part below
+        self._rows: list[SparseRows] = []
+        self._columns: list[SparseRows] = []
+        self._dense: list[Tensor] = []
 
-    def add(self, x: Float[Tensor, "token width"], *, at: int | None = None) -> int:
+    def add(
+        self,
+        x: Float[Tensor, "token width"],
+        *,
+        rows: np.ndarray | None = None,
+        at: np.ndarray | int | None = None,
+    ) -> int:
         """Adds some tokens; the tensor may be changed afterwards.
 
         Args:
-            x: Activations on the CPU, in the site's dtype. Half of the work is a transposition,
-                which is saved if `x.t()` is contiguous.
-            at: Position of the first token in the shard; by default after the tokens added so far.
+            x: Activations on the CPU, in the site's dtype.
+            rows: The rows of `x` that are tokens of the shard; by default all.
+            at: The position in the shard of each of these tokens, or of the first of contiguous
+                ones; by default after the tokens added so far.
 
         Returns:
             How many of the values are NaN, or with `refuse_infinite` NaN or infinite. They are
@@ -75,63 +88,100 @@ class Builder:
             raise SettingError(
                 f"got {list(x.shape)} {x.dtype}; expected width {self._width} and {self._dtype}."
             )
-        if self.tokens + len(x) > MOST_TOKENS:
+        n = len(x) if rows is None else len(rows)
+        if self.tokens + n > MOST_TOKENS:
             raise SettingError(
-                f"a shard of {self.tokens + len(x)} tokens; expected at most {MOST_TOKENS}."
+                f"a shard of {self.tokens + n} tokens; expected at most {MOST_TOKENS}."
             )
-        at = self.tokens if at is None else at
-        self.tokens += len(x)
+        if not isinstance(at, np.ndarray):
+            at = np.arange(n) + (self.tokens if at is None else at)
+        if rows is not None and n == len(x) and (np.diff(rows) == 1).all():
+            rows = None  # every token of the batch, in order
+        self.tokens += n
         bits = sparse.to_bits(x)
         if self._layout not in SPARSE_LAYOUTS:
-            bits = bits.copy(order="C")
-            self._dense[at] = sparse.from_bits(bits, self._dtype)
+            bits = bits.copy(order="C") if rows is None else bits[rows]
+            self._dense.append(sparse.from_bits(bits, self._dtype))
+            self._positions.append(at)
             return sparse.count_nan(bits, self._dtype, infinite=self._refuse_infinite)
-        rows = self._by_unit[at] = sparse.compress(bits, columns=True)
-        if self._layout == "both":
-            self._by_token[at] = sparse.compress(bits)
-        return sparse.count_nan(rows.values, self._dtype, infinite=self._refuse_infinite)
+        if self._by_columns(bits):
+            return self._add_columns(bits, np.arange(n) if rows is None else rows, at)
+        part = sparse.compress(bits, rows=rows)
+        self._rows.append(part)
+        self._positions.append(at)
+        return self._count(part)
+
+    def _count(self, part: SparseRows) -> int:
+        return sparse.count_nan(part.values, self._dtype, infinite=self._refuse_infinite)
+
+    def _by_columns(self, bits: np.ndarray) -> bool:
+        """Whether this shard is compressed by unit; its first part decides."""
+        if self._rows or self._columns:
+            return bool(self._columns)
+        return bits.T.flags.c_contiguous and not bits.flags.c_contiguous
+
+    def _add_columns(self, bits: np.ndarray, rows: np.ndarray, at: np.ndarray) -> int:
+        """Compresses each piece of contiguous tokens by unit."""
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(at) != 1)) + 1
+        n_nan = 0
+        for low, high in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+            part = sparse.compress(bits[rows[low] : rows[high - 1] + 1], columns=True)
+            self._columns.append(part)
+            self._positions.append(at[low:high])
+            n_nan += self._count(part)
+        return n_nan
 
     @property
     def bytes(self) -> int:
         """Bytes held in memory."""
-        sparse_rows = [*self._by_unit.values(), *self._by_token.values()]
-        held = sum(r.offsets.nbytes + r.index.nbytes + r.values.nbytes for r in sparse_rows)
-        return held + sum(x.nbytes for x in self._dense.values())
+        held = sum(
+            part.offsets.nbytes + part.index.nbytes + part.values.nbytes
+            for part in [*self._rows, *self._columns]
+        )
+        return held + sum(x.nbytes for x in self._dense)
 
     def finish(self) -> Block:
         """Returns the block and starts the next one."""
         if not self.tokens:
             self.add(torch.zeros(0, self._width, dtype=self._dtype))
+        positions = np.concatenate(self._positions)
+        order = np.argsort(positions, kind="stable")
+        assert np.array_equal(positions[order], np.arange(self.tokens)), (
+            "tokens of a shard are missing, or were added twice"
+        )
         tensors: dict[str, Tensor] = {}
         nonzeros = None
         if self._layout in SPARSE_LAYOUTS:
-            by_unit = sparse.concat_columns(self._in_order(self._by_unit))
+            by_unit, by_token = self._sorted(order)
             nonzeros = len(by_unit.values)
             tensors |= _named(UNIT, by_unit, self._dtype)
             if self._layout == "both":
-                tensors |= _named(
-                    TOKEN, sparse.concat_rows(self._in_order(self._by_token)), self._dtype
-                )
+                tensors |= _named(TOKEN, by_token(), self._dtype)
         else:
-            x = torch.cat(self._in_order(self._dense))
+            x = torch.empty(self.tokens, self._width, dtype=self._dtype)
+            for part, at in zip(self._dense, self._positions, strict=True):
+                x[torch.from_numpy(at)] = part
             if self._layout == "int8":
                 tensors[TOKEN + "values"], tensors[TOKEN + "scales"] = quantise(x)
             else:
                 tensors[TOKEN + "values"] = x
         block = Block(tensors, self.tokens, self._width, self._dtype, nonzeros)
-        self.tokens, self._by_unit, self._by_token, self._dense = 0, {}, {}, {}
+        self.tokens = 0
+        self._positions, self._rows, self._columns, self._dense = [], [], [], []
         return block
 
-    def _in_order(self, parts: dict[int, Chunk]) -> list[Chunk]:
-        """The added parts in the order of their tokens; each token was added once."""
-        end = 0
-        for at in sorted(parts):
-            assert at == end, f"tokens {end} to {at} of a shard are missing, or were added twice"
-            part = parts[at]
-            end += (
-                part.width if isinstance(part, SparseRows) and parts is self._by_unit else len(part)
-            )
-        return [parts[at] for at in sorted(parts)]
+    def _sorted(self, order: np.ndarray) -> tuple[SparseRows, Callable[[], SparseRows]]:
+        """The nonzeros by unit, and what makes them by token, both in the order of the shard."""
+        if self._columns:
+            first = [int(at[0]) for at in self._positions]
+            parts = [self._columns[part] for part in np.argsort(first)]
+            by_unit = sparse.concat_columns(parts)
+            return by_unit, by_unit.transposed
+        rows = sparse.concat_rows(self._rows)
+        self._rows = []  # their memory is needed for what follows
+        if (np.diff(order) != 1).any():
+            rows = rows.take(order)
+        return sparse.transpose_in_pieces(rows), lambda: rows
 
 
 def least_bytes(layout: str, *, tokens: int, width: int, itemsize: int, nonzeros: int) -> int:

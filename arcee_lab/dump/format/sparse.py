@@ -18,6 +18,7 @@ _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 _TILE = 128
 _ENTRIES = 1 << 14  # of a piece that are merged at once
+_SORTED = 1 << 21  # entries that are sorted at once; each takes 8 bytes meanwhile
 _CACHED = 1 << 18  # cells of a matrix that are processed at once
 
 
@@ -123,7 +124,9 @@ def index_dtype(width: int) -> np.dtype:
     return np.dtype(np.uint16 if width <= LONGEST else np.uint32)
 
 
-def compress(bits: np.ndarray, *, columns: bool = False) -> SparseRows:
+def compress(
+    bits: np.ndarray, *, columns: bool = False, rows: np.ndarray | None = None
+) -> SparseRows:
     """Finds the nonzeros of a matrix of bit patterns; zeros of either sign are left out.
 
     Some rows at a time, whose intermediate results fit the cache and need no new memory.
@@ -131,13 +134,16 @@ def compress(bits: np.ndarray, *, columns: bool = False) -> SparseRows:
     Args:
         bits: The matrix.
         columns: Whether its columns become the rows of the result.
+        rows: The rows of the matrix to take, by default all; not together with `columns`.
     """
     width, n_rows = bits.shape if columns else bits.shape[::-1]
+    n_rows = n_rows if rows is None else len(rows)
     step = max(_TILE, _CACHED // max(1, width))
     pieces = []
     for start in range(0, max(1, n_rows), step):
-        rows = slice(start, start + step)
-        pieces.append(_compress(transpose(bits[:, rows]) if columns else bits[rows]))
+        part = slice(start, start + step)
+        chosen = part if rows is None else rows[part]
+        pieces.append(_compress(transpose(bits[:, part]) if columns else bits[chosen]))
     return concat_rows(pieces)
 
 
@@ -192,6 +198,21 @@ def concat_columns(pieces: Sequence[SparseRows]) -> SparseRows:
             index[target] = piece.index[entries] + index.dtype.type(first[number])
             values[target] = piece.values[entries]
     return SparseRows(offsets, index, values, width)
+
+
+def transpose_in_pieces(rows: SparseRows) -> SparseRows:
+    """`rows.transposed()`, with less memory for large matrices: sorts some rows at a time."""
+    n_pieces = -(-len(rows.values) // _SORTED) or 1
+    step = max(1, -(-len(rows) // n_pieces))
+    pieces = []
+    for start in range(0, max(1, len(rows)), step):
+        offsets = rows.offsets[start : start + step + 1]
+        entries = slice(offsets[0], offsets[-1])
+        piece = SparseRows(
+            offsets - offsets[0], rows.index[entries], rows.values[entries], rows.width
+        )
+        pieces.append(piece.transposed())
+    return concat_columns(pieces)
 
 
 def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from arcee_lab.dump.format.layouts import SPARSE_LAYOUTS, Builder
@@ -15,6 +16,7 @@ from arcee_lab.dump.writing.shard_writer import SiteBatch
 from arcee_lab.results import Result, counted
 
 _PROBES = 3
+_HEADER = 4096  # bytes, of a file and of its record in the manifest
 _AHEAD = 1.2  # how much denser the text may be than the sampled batches
 
 
@@ -178,13 +180,26 @@ def _spread(shards: Sequence[PlannedShard]) -> list[tuple[PlannedShard, Sequence
 
 def _count(site: StoredSite, batch: SiteBatch) -> int:
     builder = Builder(site.layout, width=site.width, dtype=site.torch_dtype)
-    places = 0
-    for piece in batch.pieces:
-        x = batch.x[piece.source : piece.source + piece.length]
-        builder.add(x.to(site.torch_dtype), at=places)
-        places += piece.length
+    rows = np.concatenate([np.arange(p.source, p.source + p.length) for p in batch.pieces])
+    builder.add(batch.x.to(site.torch_dtype), rows=rows)
     block = builder.finish()
-    return places * site.width if block.nonzeros is None else block.nonzeros
+    return len(rows) * site.width if block.nonzeros is None else block.nonzeros
+
+
+def largest_bytes(plan: BatchPlan, sites: Mapping[str, StoredSite]) -> int:
+    """An upper bound of the size of a store: no value is zero, each file has a long header.
+
+    Args:
+        plan: All batches.
+        sites: The stored sites.
+    """
+    total = (BYTES_OF_TOKEN + 4 * len(plan.tags)) * plan.n_tokens
+    for shard in plan.shards:
+        total += _HEADER
+        for site in sites.values():
+            offsets = 8 * (site.width + len(shard) + 2)
+            total += _bytes(site, len(shard), 1.0) + offsets + _HEADER
+    return total
 
 
 def _site(site: StoredSite, shards: Sequence[PlannedShard], density: float) -> SiteEstimate:

@@ -15,7 +15,7 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.manifest import Manifest, StoredShard
 from arcee_lab.dump.reading.store import Store, open
 from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard, plan_shards
-from arcee_lab.dump.writing.estimate import DumpEstimate, estimate, size
+from arcee_lab.dump.writing.estimate import DumpEstimate, estimate, largest_bytes, size
 from arcee_lab.dump.writing.provenance import Provenance, stored_sites
 from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.dump.writing.resume import (
@@ -234,7 +234,10 @@ class DumpJob:
         free = folder.free_bytes()
         if free is None:
             return
-        needed = int(self.estimate().most_bytes * n_tokens / self.plan.n_tokens)
+        share = n_tokens / self.plan.n_tokens
+        if largest_bytes(self.plan, self.sites) * share <= free:
+            return  # without an estimate, which takes a few forwards
+        needed = int(self.estimate().most_bytes * share)
         if needed > free:
             raise FileError(
                 f"the dump needs up to {size(needed)} and {folder} has {size(free)} free; expected "

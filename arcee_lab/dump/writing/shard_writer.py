@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,11 +84,11 @@ class ShardWriter:
         if batch.ready is not None:
             batch.ready.synchronize()
         builder = self._builders[name]
-        for piece in batch.pieces:
-            rows = batch.x[piece.source : piece.source + piece.length]
-            n_nan = builder.add(rows.to(self.sites[name].torch_dtype), at=piece.at)
-            if n_nan:
-                raise self._nan(name, piece, n_nan)
+        x = batch.x.to(self.sites[name].torch_dtype)
+        rows = np.concatenate([np.arange(p.source, p.source + p.length) for p in batch.pieces])
+        at = np.concatenate([np.arange(p.at, p.at + p.length) for p in batch.pieces])
+        if builder.add(x, rows=rows, at=at):
+            raise self._nan(name, batch)
         if edits_of(batch.x) != batch.edits:
             raise SiteError(
                 f"{name} was changed in place after it was recorded, by a hook at a later site "
@@ -114,7 +115,12 @@ class ShardWriter:
             ),
         )
 
-    def _nan(self, name: str, piece: Piece, n_nan: int) -> ModelError:
+    def _nan(self, name: str, batch: SiteBatch) -> ModelError:
+        """The error for the first piece that holds NaN."""
+        for piece in batch.pieces:
+            n_nan = int(batch.x[piece.source : piece.source + piece.length].isnan().sum())
+            if n_nan:
+                break
         here = slice(piece.at, piece.at + piece.length)
         windows = self.tokens.windows[here]
         documents = self.tokens.documents[here]

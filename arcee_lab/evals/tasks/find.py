@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from arcee_lab.errors import TaskError, WrongType
+from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
 from arcee_lab.evals.tasks.names import require_known, unknown_task
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
@@ -141,7 +142,7 @@ def _look_up(
         for name in asked:
             if not paths[name] and not _complete(name, manager):
                 require_known(name, manager.all_tasks)
-        manager = TaskManager(include_path=where, metadata=told)
+        add_default_tasks(manager)
     specs: list[str] = []
     for name in asked:
         specs += paths[name] or _matching(name, manager)
