@@ -43,8 +43,6 @@ def read_files(
         TextError: A file is missing, unreadable, binary or empty, a row has no text, or a column
             was named and no file is a table. The message names the file and the line or row.
     """
-    if isinstance(paths, (str, Path)):
-        raise WrongType(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
     paths = list(paths)
     for path in paths:
         if not isinstance(path, str | os.PathLike):

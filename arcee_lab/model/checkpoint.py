@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.parent} has no {path.name}; expected a checkpoint folder with one."
         )
-    return read_object(path, error=CheckpointError)
+    return read_object(path, error=CheckpointError, nan=True)  # a field that is NaN is named
 
 
 def check_paths(folder: Path) -> None:
@@ -129,7 +129,9 @@ def _shard_names(folder: Path, index: Path) -> list[str]:
         raise CheckpointError(
             f"{index} has a weight_map that does not name a file per weight; get the file again."
         )
-    if not isinstance(whole.get("metadata"), dict):  # transformers reads the total size from it
+    if shards and not isinstance(
+        whole.get("metadata"), dict
+    ):  # transformers reads the total size from it
         raise CheckpointError(f"{index} has no metadata; get the file again.")
     names = sorted(set(shards.values()))
     for name in names:

@@ -124,8 +124,8 @@ def _sentence(called: str, name: str, value: Any, rule: Rule) -> str:
             f"{name} of {called} is {_short(str(value))}, which holds a null byte; expected a "
             "path, and no path has one."
         )
-    if name == "texts" and isinstance(value, str):
-        return f"texts of {called} is one text; expected a list of texts, so pass [text]."
+    if name in ("texts", "paths") and isinstance(value, str | PurePath):
+        return f"{name} of {called} is one {name[:-1]}; expected a list, so pass [{name[:-1]}]."
     return f"{name} of {called} is {_short(value)}; expected {rule.expected}."
 
 

@@ -22,6 +22,7 @@ def read_json(
     *,
     error: type[ArceeLabError] = SavedDamaged,
     do: str = "get the file again",
+    nan: bool = False,
 ) -> Any:
     """The value in a JSON file.
 
@@ -29,6 +30,7 @@ def read_json(
         path: The file.
         error: The class of the error.
         do: What the user can do about a bad file, for the error.
+        nan: As for `parse_json`.
 
     Raises:
         ArceeLabError: Of the given class: the file is no plain file, cannot be read, is too long,
@@ -48,7 +50,7 @@ def read_json(
         if isinstance(failed, ArceeLabError):
             raise
         raise error(f"{path} cannot be read ({reason(failed)}); {do}.") from failed
-    return parse_json(raw, path, error=error, do=do)
+    return parse_json(raw, path, error=error, do=do, nan=nan)
 
 
 def read_object(
@@ -56,9 +58,10 @@ def read_object(
     *,
     error: type[ArceeLabError] = SavedDamaged,
     do: str = "get the file again",
+    nan: bool = False,
 ) -> dict[str, Any]:
     """The object in a JSON file; as `read_json`, and another value is an error."""
-    value = read_json(path, error=error, do=do)
+    value = read_json(path, error=error, do=do, nan=nan)
     if not isinstance(value, dict):
         raise error(f"{path} holds {kind_of(value)}; expected a JSON object; {do}.")
     return value

@@ -272,12 +272,16 @@ def _differences(
         one, other = theirs.get(key), ours.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other, f"{inside}{key}.")
-        elif one != other and any(
-            isinstance(x, str) and _CHECKSUM.fullmatch(x) for x in (one, other)
-        ):
+        elif one != other and (_is_checksum(one) or _is_checksum(other)):
             yield f"{inside}{key}{_DIFFERS}"
         elif one != other:
             yield f"{inside}{key} is {_short(one)}, not {_short(other)}"
+
+
+def _is_checksum(value: Any) -> bool:
+    if isinstance(value, list) and value:
+        return all(map(_is_checksum, value))
+    return isinstance(value, str) and _CHECKSUM.fullmatch(value) is not None
 
 
 def _short(value: Any) -> str:
