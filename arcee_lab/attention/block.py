@@ -15,7 +15,6 @@ from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.attention_pattern import AttentionMatrices, AttentionPart
 from arcee_lab.results import Result, counted
-from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -202,7 +201,6 @@ def _join(readings: list[Reading]) -> Reading:
     return Reading(**parts)
 
 
-@checked
 def heads(
     model: nn.Module,
     statistics: Statistic | Sequence[Statistic],

@@ -4,6 +4,8 @@ from threading import get_ident
 
 import torch
 
+from arcee_lab.errors import SiteError
+
 # -1 outside of a backward. torch's own checkpointing asks the same.
 _graph_task = torch._C._current_graph_task_id
 
@@ -60,8 +62,8 @@ class OneThread:
             return False
         raise self._strange()
 
-    def _strange(self) -> ValueError:
-        return ValueError(
+    def _strange(self) -> SiteError:
+        return SiteError(
             f"The model ran in another thread than the one that opened {self._what}, which would "
             "mix what belongs to the two. Open the block in the thread that calls the model, let "
             "one thread use the model at a time, or give each thread a model of its own."

@@ -23,7 +23,6 @@ from arcee_lab.interventions.device_cache import Placed
 from arcee_lab.interventions.slices import write
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.results import counted, page
-from arcee_lab.runs.arguments import checked
 
 CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps how a layer is checkpointed
 
@@ -267,7 +266,6 @@ def _call_hook(block: object, hook: Callable, *args: object) -> object:
     return hook(*args)
 
 
-@checked
 def intervene(
     model: nn.Module, interventions: Intervention | Iterable[Intervention]
 ) -> Intervening:

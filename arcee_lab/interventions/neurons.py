@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import BySite, as_value
@@ -140,9 +140,9 @@ def _column_norms(place: Place) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32)).norm(dim=0)
 
 
-def _unreadable(place: Place) -> ValueError:
+def _unreadable(place: Place) -> ModelError:
     mlp = place.name.rsplit(".", 1)[0]
-    return ValueError(
+    return ModelError(
         f"Cett needs the weights of {mlp}.down_proj as plain numbers, and they are quantised or "
-        "offloaded. Use al.Threshold with thresholds of your own."
+        "on no device. Use al.Threshold with thresholds of your own."
     )

@@ -353,5 +353,5 @@ def capture(
     )
     if request.reducers:
         return Reducing(request)
-    where = None if device is None else read_device(device)
+    where = None if device is None else read_device(device, computes=False)
     return Capture(request, device=where, grad=grad)

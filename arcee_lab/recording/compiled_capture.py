@@ -29,7 +29,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         plan: Shapes and dtypes of the buffers.
     """
 
-    def __init__(self, anatomy: Anatomy, plan: CapturePlan, selection: Selection, *, backend: str):
+    def __init__(self, anatomy: Anatomy, plan: CapturePlan, selection: Selection, *, backend: Any):
         super().__init__(
             anatomy,
             batch=plan.batch,
@@ -108,7 +108,7 @@ def capture_compiled(
     batch: int,
     length: int,
     cache_length: int | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledReducing: ...
 
 
@@ -124,7 +124,7 @@ def capture_compiled(
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledCapture: ...
 
 
@@ -140,7 +140,7 @@ def capture_compiled(
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledCapture | CompiledReducing:
     """Compiles a model together with the recording of some of its sites, in one graph.
 

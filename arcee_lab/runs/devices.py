@@ -5,8 +5,12 @@ import torch
 from arcee_lab.errors import DeviceError
 
 
-def read_device(device: str | torch.device) -> torch.device:
+def read_device(device: str | torch.device, *, computes: bool = True) -> torch.device:
     """A device by its name.
+
+    Args:
+        device: Its name, such as "cpu" or "cuda:1".
+        computes: Whether it has to compute; torch's meta device holds no values.
 
     Raises:
         DeviceError: There is no such device, or this torch cannot compute on it.
@@ -18,7 +22,7 @@ def read_device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-        if found.type == "meta":
+        if computes and found.type == "meta":
             raise RuntimeError("it holds no values.")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:

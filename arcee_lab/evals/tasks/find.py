@@ -158,8 +158,8 @@ def _told(data: Data) -> dict[str, Any] | None:
     return {"data": os.fspath(data)}
 
 
-def _not_asked_for(name: str, asked: Iterable[str]) -> ValueError:
-    return ValueError(
+def _not_asked_for(name: str, asked: Iterable[str]) -> TaskError:
+    return TaskError(
         f"data names the task {name!r}, which is not among those that were asked for: "
         f"{', '.join(asked)}."
     )
