@@ -5,9 +5,10 @@ usage: python3 run.py [TASK] [ARGUMENTS...]      further arguments go to the tas
 
   tour       look at the demo model: sparsity, a report and a notebook, in out/ (the default)
   setup      make the environment and say what is in it
-  test       pytest without the slow tests; --all runs every test
+  test       pytest without the slow tests, two processes; --all runs every test
   lab        JupyterLab in notebooks/
-  check      ruff check, ruff format --check and pyright
+  check      ruff check, ruff format --check, pyright and the language of all texts
+  docs       build the site into out/site, without a network
   notebooks  execute notebooks/NN_name.py into notebooks/NN_name.ipynb
   bench      benchmarks/NAME.py or all, in an environment of its own (.venv-bench)
   gpu        prove it on a GPU, with the Python that runs this file; installs nothing
@@ -22,13 +23,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT, LINT = Path(__file__).resolve().parent, "docs/lint.py"
 TASKS = {
     "tour": [["-P", "-m", "arcee_lab", "tour", "--out", str(ROOT / "out")]],
     "setup": [["-c", "import torch; print('ready: torch', torch.__version__)"]],
-    "test": [["-m", "pytest"]],
+    "test": [["-m", "pytest", "-n", "2", "--dist", "loadfile"]],
     "lab": [["-P", "-m", "arcee_lab", "lab", "--folder", str(ROOT / "notebooks")]],
-    "check": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "pyright"]],
+    "check": [["-mruff", "check"], ["-mruff", "format", "--check"], ["-mpyright"], [LINT]],
+    "docs": [["docs/build.py"]],
     "notebooks": [[str(ROOT / "notebooks" / "build.py")]],
     "bench": [[str(ROOT / "benchmarks")]],
     "gpu": [[str(ROOT / "benchmarks" / "gpu")]],
@@ -86,15 +88,13 @@ def main(argv):
     kind = (".venv-bench", "dev,bench") if task == "bench" else (".venv", "dev")
     python = sys.executable if task == "gpu" else environment(*kind)
     if task == "test":
-        fast = [] if "--all" in rest else ["-m", "not slow"]
-        rest = fast + [word for word in rest if word != "--all"]
+        rest = ["-m", "not slow"] * ("--all" not in rest) + [w for w in rest if w != "--all"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would eat the cores
     signal.signal(signal.SIGINT, lambda *_: None)  # the child answers Ctrl-C
     cwd = None if task in ("tour", "lab", "gpu") else ROOT  # these read the user's paths
     codes = [subprocess.call([python, *command, *rest], cwd=cwd) for command in TASKS[task]]
-    code = next((code for code in codes if code), 0)
-    return code if code >= 0 else 128 - code  # as shells report a signal
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)  # as shells do
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""arcee_lab: look into Arcee models, measure them, change them, judge them.
+"""arcee_lab: read, measure, change and evaluate Arcee models.
 
-import arcee_lab as al
-
-model, tokenizer = al.load("demo")  # or a folder, or a Hub id
-batch = tokenizer("The dogs near the barn sleep .", return_tensors="pt")
-with al.capture(model, "layers.*.mlp.hook_post") as acts:
-    model(**batch)
-print((acts["layers.1.mlp.hook_post"] == 0).float().mean())  # exact zeros of relu(u)²
+Example:
+    >>> import arcee_lab as al
+    >>> model, tokenizer = al.load("demo")  # or a folder, or a Hub id
+    >>> batch = tokenizer("The dogs near the barn sleep .", return_tensors="pt")
+    >>> with al.capture(model, "layers.*.mlp.hook_post") as acts:
+    ...     output = model(**batch)
+    >>> zeros = (acts["layers.1.mlp.hook_post"] == 0).float().mean()  # exact zeros of relu(u)²
 """
 
 from typing import TYPE_CHECKING
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
         attention,
         data,
         demo,
+        directions,
         dump,
         errors,
         evals,
         interventions,
+        lens,
         model,
+        neurons,
         patching,
         reducers,
         sparsity,
@@ -84,13 +87,16 @@ __all__ = [
     "capture_compiled",
     "data",
     "demo",
+    "directions",
     "dump",
     "errors",
     "evals",
     "intervene",
     "interventions",
+    "lens",
     "load",
     "model",
+    "neurons",
     "patch_attribution",
     "patch_sweep",
     "patching",
@@ -142,11 +148,14 @@ __getattr__, __dir__ = lazy_exports(
         "attention",
         "data",
         "demo",
+        "directions",
         "dump",
         "errors",
         "evals",
         "interventions",
+        "lens",
         "model",
+        "neurons",
         "patching",
         "reducers",
         "sparsity",

@@ -8,8 +8,11 @@
     ├── CheckpointError    files of a model or tokenizer are missing, damaged, unsafe or foreign
     ├── DeviceError        a device, dtype or process group that cannot be used here
     ├── TextError          texts, rows, labels or tokens that cannot be read
-    ├── FileError          a file or folder that cannot be read or written
+    │   └── TooFewTokens   the texts hold fewer tokens than were requested
+    ├── FileError          a file or folder that cannot be read
+    │   ├── NotWritten     a file or folder cannot be written: a full disk (an OSError too)
     │   ├── StoreDamaged   an activation store does not match its manifest
+    │   │   └── ShardDamaged   ... and one of its shards is why
     │   ├── SavedDamaged   a saved report, statistic or resume state is damaged
     │   └── OtherRun       a folder or saved state belongs to another run
     ├── TaskError          evaluation tasks that cannot be found, read or compared
@@ -24,6 +27,7 @@ expected, what to do.
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -33,18 +37,23 @@ __all__ = [
     "FileError",
     "Interrupted",
     "ModelError",
+    "NotWritten",
     "OtherRun",
     "SavedDamaged",
     "SettingError",
+    "ShardDamaged",
     "SiteError",
     "StoreDamaged",
     "TaskError",
+    "TaskFailed",
     "TextError",
+    "TooFewTokens",
     "UnknownName",
     "WrongType",
 ]
 
 FULL_TRACEBACK = "ARCEE_LAB_FULL_TRACEBACK"
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # in errors of libraries that are written in Rust
 _CELL = re.compile("ipykernel_|<ipython-input-")  # files of cells, in notebooks and in terminals
 
 
@@ -97,12 +106,75 @@ class TextError(ArceeLabError):
     """Texts, rows, labels or tokens cannot be read."""
 
 
+class TooFewTokens(TextError):
+    """The texts hold fewer tokens than requested.
+
+    Args:
+        found: Tokens of the texts.
+        tokens: Requested tokens.
+        name: The setting that requests them.
+
+    Attributes:
+        found: Tokens of the texts.
+    """
+
+    def __init__(self, found: int, tokens: int, name: str):
+        super().__init__(
+            f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
+            f"leave {name} out to take what there is."
+        )
+        self.found = found
+
+
 class FileError(ArceeLabError):
     """A file or folder cannot be read or written."""
 
 
+class NotWritten(OSError, FileError):
+    """A file or folder could not be written or removed; what it held before is unchanged.
+
+    Args:
+        path: The file or folder.
+        error: The error of the system or of the library that wrote.
+
+    Attributes:
+        path: The file or folder.
+        reason: Why, in the system's words.
+    """
+
+    def __init__(self, path: Path | str, error: Exception):
+        number = SYSTEM_ERROR.search(str(error))
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+        self.reason = reason or " ".join(str(error).split()).rstrip(".")
+        super().__init__(
+            f"{path} cannot be written: {self.reason}. Make room or get permission there, then "
+            "repeat the same call or command: what was finished before is kept."
+        )
+        self.path = path
+
+
 class StoreDamaged(FileError):
     """An activation store does not match its manifest."""
+
+
+class ShardDamaged(StoreDamaged):
+    """A shard file of an activation store does not match the manifest.
+
+    Args:
+        path: The file.
+        why: What is wrong with it.
+
+    Attributes:
+        why: What is wrong with it.
+    """
+
+    def __init__(self, path: object, why: str):
+        why = why.rstrip(".")
+        super().__init__(
+            f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
+            "store, and with --repair computes it again."
+        )
+        self.why = why
 
 
 class SavedDamaged(FileError):
@@ -115,6 +187,18 @@ class OtherRun(FileError):
 
 class TaskError(ArceeLabError):
     """Evaluation tasks cannot be found, read or compared."""
+
+
+class TaskFailed(TaskError):
+    """A task ended with an error while it ran; the results before it are kept.
+
+    Attributes:
+        result: The finished tasks of `al.evals.run`, or the finished levels of `al.evals.sweep`.
+    """
+
+    def __init__(self, message: str, result: Any):
+        super().__init__(message)
+        self.result = result
 
 
 class UnknownName(ArceeLabError, KeyError):

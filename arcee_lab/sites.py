@@ -268,7 +268,7 @@ class Legend:
         wanted, names = self._readable(text)[:_LONGEST_NAME], list(islice(sites, _MOST_NAMES))
         near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
         have = f"the model has layers 0 to {self.n_layers - 1} and the head {self.head!r}"
-        hint = f"nearest: {', '.join(near)}" if near else "see docs/sites.md for all names"
+        hint = f"nearest: {', '.join(near)}" if near else "all names: docs/reference/sites.md"
         shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
         return f"{shown!r} matches no hook point ({have}); {hint}."
 
@@ -303,7 +303,7 @@ def head_name(layer: int, head: int) -> str:
 
 
 def markdown_table() -> str:
-    """The legend as a Markdown table, one row per hook point; docs/sites.md holds it."""
+    """The legend as a Markdown table, one row per hook point; docs/reference/sites.md holds it."""
     rows = ["| name | shape | what |", "|---|---|---|"]
     for site in (EMBED, *LAYER, *FINAL):
         name = site.template.replace("{L}", "L")

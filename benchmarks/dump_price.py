@@ -1,4 +1,4 @@
-"""What a dump costs beside plain forwards, on the demo and at one AFM layer's shape.
+"""What a dump costs compared with plain forwards, on the demo and at one AFM layer's shape.
 
 python3 run.py bench dump_price [--quick] [--out FILE]
 """
@@ -92,7 +92,7 @@ def price_table(verdicts: Verdicts, *, rounds: int, tokens: int) -> str:
         ratio, noise, writer = price(one_job, rounds=rounds if one_job is job else 3)
         lines.append(verdicts.row(f"{what}: main thread", ratio, limit))
         lines.append(f"| {what}: plain against plain (A/A) | {noise:.3g} | | |")
-        lines.append(f"| {what}: the writer's thread, beside it | {writer:.3g} | | |")
+        lines.append(f"| {what}: the writer's thread, at the same time | {writer:.3g} | | |")
     return "\n".join(lines)
 
 
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         body,
         command="python3 run.py bench dump_price" + (" --quick" if args.quick else ""),
         method="CPU time of the main thread; all neurons and the last norm are dumped, so that no "
-        f"forward is cut short. Median of {rounds} rounds (3 of the AFM layer), each a dump beside "
+        f"forward is cut short. Median of {rounds} rounds (3 of the AFM layer), each next to "
         "two plain passes over the same batches; the A/A rows are those two against each other. Of "
         "the writer's thread its own CPU time over that of a plain pass. The allocator "
         f"{'keeps' if kept else 'may return'} freed pages.",

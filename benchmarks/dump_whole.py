@@ -1,4 +1,4 @@
-"""Whole dumps, a process each: time, memory, bytes, beside delphi's cache and nnsight with numpy.
+"""Whole dumps, a process each: time, memory, bytes, next to delphi's cache and nnsight with numpy.
 
     python3 run.py bench dump_whole [--quick] [--no-peers] [--out FILE]
 
@@ -183,7 +183,9 @@ def whole_table(verdicts: Verdicts, *, tokens: int, peers: bool) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes the report and fails where a target is missed."""
-    parser = argparse.ArgumentParser(prog="run.py bench", description="Whole dumps, beside peers.")
+    parser = argparse.ArgumentParser(
+        prog="run.py bench", description="Whole dumps, compared with other tools."
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")

@@ -1,4 +1,4 @@
-"""How activations lie on disk: bytes, writing and reading, beside zarr and delphi's layout.
+"""How activations are stored: bytes, writing and reading, next to zarr and delphi's layout.
 
     python3 run.py bench dumps [--quick] [--no-peers] [--out FILE]
 
@@ -47,7 +47,7 @@ def activations(zeros: float) -> torch.Tensor:
     gain = 1 + 0.2 * torch.randn(TOKENS, 1, generator=generator)
     low, high = -8.0, 8.0
     x = torch.randn(TOKENS, WIDTH, generator=generator)
-    for _ in range(30):  # the shift at which so many are zero
+    for _ in range(30):  # the shift at which that share is zero
         shift = (low + high) / 2
         share = float((x[:256] + spread + shift <= 0).float().mean())
         low, high = (shift, high) if share > zeros else (low, shift)
@@ -105,8 +105,8 @@ def layout_table(verdicts: Verdicts, *, rounds: int, peers: bool) -> list[str]:
         "| what | measured | target | |",
         "|---|---:|---:|---|",
     ]
-    beside = ["", "| beside it, at 90 % zeros | of dense | write, CPU s | 64 neurons, CPU ms |"]
-    beside += ["|---|---:|---:|---:|"]
+    others = ["", "| others, at 90 % zeros | of dense | write, CPU s | 64 neurons, CPU ms |"]
+    others += ["|---|---:|---:|---:|"]
     units = np.random.default_rng(0).choice(WIDTH, size=64, replace=False).tolist()
     for zeros, (most, parquet) in SIZES.items():
         x = activations(zeros)
@@ -134,12 +134,12 @@ def layout_table(verdicts: Verdicts, *, rounds: int, peers: bool) -> list[str]:
             lines.append(verdicts.row("64 neurons, from opening the store", read, READ, unit=" ms"))
             expected = x[:, units].nonzero().shape[0]
             assert len(al.dump.open(folder / "s").neurons(0, units)) == expected
-            beside.append(f"| arcee_lab | {share:.3f} | {spent:.2f} | {read:.1f} |")
+            others.append(f"| arcee_lab | {share:.3f} | {spent:.2f} | {read:.1f} |")
             for name, peer in {"delphi's layout": delphi_layout, "zarr, zstd 3": zarr}.items():
                 if peers:
                     size, spent, read = peer(x, units, folder / name, rounds)
-                    beside.append(f"| {name} | {size / dense:.3f} | {spent:.2f} | {read:.1f} |")
-    return ["\n".join(lines), "\n".join(beside)]
+                    others.append(f"| {name} | {size / dense:.3f} | {spent:.2f} | {read:.1f} |")
+    return ["\n".join(lines), "\n".join(others)]
 
 
 def delphi_layout(
@@ -200,9 +200,7 @@ def zarr(x: torch.Tensor, units: list[int], folder: Path, rounds: int) -> tuple[
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes the report and fails where a target is missed."""
-    parser = argparse.ArgumentParser(
-        prog="run.py bench", description="How activations lie on disk."
-    )
+    parser = argparse.ArgumentParser(prog="run.py bench", description="How activations are stored.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and tokens")
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")

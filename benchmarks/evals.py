@@ -1,4 +1,4 @@
-"""How fast evaluation is: our `arcee-lab` beside lm-eval's `hf`, same requests, same process.
+"""How fast evaluation is: our `arcee-lab` next to lm-eval's `hf`, same requests, same process.
 
     python3 run.py bench evals [--rounds N] [--out FILE]
 
@@ -71,7 +71,7 @@ SHAPES = {
 }
 PARAGRAPH = (math.log(60), 1.0)  # words: half have 60 or fewer, a sixth over 160
 ERROR = 1e-4  # nats that a log-likelihood may differ by,
-ULP = 2.0**-23  # beside the rounding of the sum itself, which hf makes in fp32
+ULP = 2.0**-23  # in addition to the rounding of the sum itself, which hf makes in fp32
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Words:
         self.rng = random.Random(seed)
 
     def some(self, low: int, high: int) -> str:
-        """A text of so many words."""
+        """A text of n words."""
         return " ".join(itertools.islice(self.words, self.rng.randint(low, high)))
 
 
@@ -200,7 +200,7 @@ class Counted:
         def call(inps, *args, **kwargs):
             logits = own(inps, *args, **kwargs)
             self.fed += inps.numel()
-            # log_softmax in fp32 stands beside the logits.
+            # log_softmax in fp32 exists next to the logits.
             self.bytes = max(self.bytes, logits.numel() * (logits.element_size() + 4))
             return logits
 
@@ -242,7 +242,7 @@ def compare(
 
 
 def worst(expected: list, got: list) -> tuple[float, float]:
-    """The difference of log-likelihoods that is largest beside what it may be, and that."""
+    """The difference of log-likelihoods that is largest compared with its bound, and the bound."""
     pairs = [
         [one[0] if isinstance(one, tuple) else one for one in pair]
         for pair in zip(expected, got, strict=True)
@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
             print(line, flush=True)
         tables.append("\n".join(lines))
     write_section(
-        "Evaluation beside lm-eval's hf",
+        "Evaluation compared with lm-eval's hf",
         tables,
         command=f"python3 run.py bench evals --rounds {args.rounds}",
         method=f"CPU time of the process; median of {args.rounds} ratios, each of two runs side by "

@@ -1,10 +1,10 @@
-"""How far evaluation in bf16 is from fp32: our `arcee-lab` beside lm-eval's `hf`.
+"""How far evaluation in bf16 is from fp32: our `arcee-lab` next to lm-eval's `hf`.
 
     python3 run.py bench evals_half [--seeds N] [--out FILE]
 
 All score the same requests on the demo: `hf` in fp32, which is taken for right, `hf` in bf16 as it
 comes, and ours in bf16. The tasks are drawn from several seeds, since the difference of the errors
-is small beside each of them. Every question whose best answer is another one than in fp32 is
+is small compared with each of them. Every question whose best answer is another one than in fp32 is
 listed.
 """
 

@@ -1,4 +1,4 @@
-"""What hook points cost: our Arcee, idle and under capture, beside transformers' own.
+"""What hook points cost: our Arcee, idle and under capture, next to transformers' own.
 
     python3 run.py bench idle [--rounds N] [--no-peers] [--out FILE]
 

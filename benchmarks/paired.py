@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Paired:
-    """What a contestant costs beside the reference.
+    """What a contestant costs compared with the reference.
 
     Attributes:
         milliseconds: Median CPU time of one call.
-        ratios: Its time over the reference's, one a pair.
+        ratios: Its time over the reference's, one per pair.
     """
 
     milliseconds: float

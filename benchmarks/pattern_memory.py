@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         ["\n".join(table)],
         command="python3 run.py bench pattern_memory",
         method="the largest resident set of a fresh process that runs one forward, median of "
-        f"{args.processes} processes a row. Statistics: entropy, mass on the first token, mass one "
+        f"{args.processes} processes per row. Statistics: entropy, first-token mass, mass one "
         "back, four strongest keys, distance, with the values of every token.",
         path=args.out,
     )

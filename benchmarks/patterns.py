@@ -1,4 +1,4 @@
-"""How long the attention pattern takes beside the fast kernel.
+"""How long the attention pattern takes next to the fast kernel.
 
     python3 run.py bench patterns [--rounds N] [--no-peers] [--out FILE]
 
@@ -35,7 +35,7 @@ TARGETS = {"arcee_lab, pattern of one layer": 1.04, "arcee_lab, pattern of all l
 def ours(
     model: ArceeForCausalLM, ids: torch.Tensor, forward: Callable[[], torch.Tensor]
 ) -> dict[str, Callable[[], object]]:
-    """Patterns and statistics beside the fast kernel; logits stay the same to the last bit."""
+    """Patterns and statistics next to the fast kernel; logits stay the same to the last bit."""
 
     def captured(sites: str, **cuts: int) -> object:
         with al.capture(model, sites, **cuts) as acts:

@@ -1,4 +1,4 @@
-"""What statistics cost while the model runs, beside keeping activations and counting afterwards.
+"""What statistics cost while the model runs, compared with counting stored activations.
 
     python3 run.py bench reducers [--rounds N] [--no-peers] [--out FILE]
 
@@ -147,7 +147,7 @@ def run(*, rounds: int, peers: bool) -> dict[str, Paired]:
             }
             for name, count in counters.items():
                 for mine, theirs in zip(expected, count(), strict=True):
-                    # Under TransformerLens' eager kernel a value may round to the other side of 0.
+                    # Under TransformerLens' eager kernel, values may round to the other side of 0.
                     assert np.abs(mine - theirs).max() <= 2, name
             contestants |= counters
         others = {name: reducing(model, reducer, batch) for name, reducer in OTHERS.items()}

@@ -1,4 +1,4 @@
-"""What measuring sparsity costs: beside an MLP's forward at AFM-4.5B's shape, and on the demo.
+"""What measuring sparsity costs: next to an MLP's forward at AFM-4.5B's shape, and on the demo.
 
     python3 run.py bench sparsity [--rounds N] [--full-size] [--out FILE]
 
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     limits = ({CORE: 0.15, ALL: 0.25}, {CORE: 1.5, ALL: 2.0})
     tables = [
         ratio_table(
-            f"Cost beside one MLP forward: 2560 x 18432, bf16, {TOKENS:,} tokens, {density:.0%} of "
+            f"Cost over one MLP forward: 2560 x 18432, bf16, {TOKENS:,} tokens, {density:.0%} of "
             "activations not 0 (ratio = cost / forward)",
             layer,
             limits[0],

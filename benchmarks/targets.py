@@ -1,4 +1,4 @@
-"""What was measured beside what was asked for."""
+"""What was measured next to what was asked for."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Verdicts:
-    """Rows of what was measured beside what was asked for."""
+    """Rows of what was measured next to what was asked for."""
 
     def __init__(self) -> None:
         self.missed = False

@@ -7,14 +7,18 @@
 `<!-- generated: imports -->` in design.md: which part of the package imports which.
 `<!-- generated: files -->` in CONTRIBUTING.md: one line per file, the first line of its docstring.
 `<!-- generated: arguments -->` in arguments.md: which public call takes which of the shared words.
+`<!-- generated: transformerlens -->` in from_transformerlens.md: the hook points under both names.
+`<!-- generated: pages -->` in docs/README.md: every page, by kind.
 """
 
 import ast
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "arcee_lab"
@@ -70,7 +74,7 @@ def files() -> str:
 
 def arguments() -> str:
     """A table of the public calls that take a shared word: a row per call, a column per word."""
-    text = (ROOT / "docs" / "arguments.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "arguments.md").read_text(encoding="utf-8")
     words = re.findall(r"^\| `(\w+)` \| (?!.*\|.*\|)", text, re.MULTILINE)
     lines = ["| call | " + " | ".join(f"`{word}`" for word in words) + " |"]
     lines.append("|---" * (len(words) + 1) + "|")
@@ -82,25 +86,69 @@ def arguments() -> str:
     return "\n".join(lines)
 
 
+def transformerlens() -> str:
+    """A table of the hook points that TransformerLens has too, under its name and under ours."""
+    from arcee_lab.sites import EMBED, FINAL, LAYER, Legend
+
+    paths = {"layers": "blocks", "self_attn": "attn", "norm": "ln_final"}
+    paths |= {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
+    lines = ["| TransformerLens | here |", "|---|---|"]
+    for site in (EMBED, *LAYER, *FINAL):
+        ours = site.template.replace("{L}", "0")
+        last = ours.rpartition(".")[2]
+        if last in ("hook_scale", "hook_scores", "hook_relu"):  # another quantity, or none there
+            continue
+        theirs = ".".join(paths.get(word, word) for word in ours.split("."))
+        theirs = theirs.replace("hook_normalized", "hook_out")
+        assert Legend(n_layers=1, head="causal").canonical(theirs) == ours
+        lines.append(f"| `{theirs}` | `{ours}` |")
+    return "\n".join(lines)
+
+
+def pages() -> str:
+    """Every page of the documentation, by kind."""
+    lines: list[str] = []
+    for heading, folder, pattern in (
+        ("Tutorials", "notebooks", "[0-9]*.py"),
+        ("How-to", "docs/how-to", "*.md"),
+        ("Reference", "docs/reference", "*.md"),
+        ("Explanation", "docs/explanation", "*.md"),
+    ):
+        lines += ["", f"## {heading}", ""]
+        found = []
+        for path in (ROOT / folder).glob(pattern):
+            (title, *_) = re.findall(
+                r"^(?:# )?# (?!%%)(.+)$", path.read_text("utf-8"), re.MULTILINE
+            )
+            target = path.with_suffix(".ipynb") if path.suffix == ".py" else path
+            link = os.path.relpath(target, ROOT / "docs").replace(os.sep, "/")
+            # Tutorials have an order, their numbers; the other pages that of their titles.
+            key = path.name if path.suffix == ".py" else title
+            found.append((key, f"- [{title}]({link})"))
+        lines += [line for _, line in sorted(found)]
+    return "\n".join(lines).strip()
+
+
 def public_calls() -> dict[str, Callable[..., object]]:
     """Every public function, and the classes that a user calls with settings of a run, by name."""
     import arcee_lab
-    from arcee_lab.training import heads
 
     found: dict[str, Callable[..., object]] = {}
-    packages = {"": arcee_lab, "training.heads.": heads}
-    packages |= {
-        f"{name}.": value
-        for name in arcee_lab.__all__
-        if inspect.ismodule(value := getattr(arcee_lab, name))
-    }
-    for prefix, package in packages.items():
+    for prefix, package in _packages("", arcee_lab):
         for name in package.__all__:
             call = getattr(package, name)
             settings = name in ("ArceeLab", "DumpConfig", "HeadRecipe")
             if (settings or inspect.isfunction(call)) and call not in found.values():
                 found[prefix + name] = call
     return found
+
+
+def _packages(prefix: str, package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    """The package and the public ones inside it, each with what its names begin with."""
+    yield prefix, package
+    for name in package.__all__:
+        if inspect.ismodule(inner := getattr(package, name)) and hasattr(inner, "__all__"):
+            yield from _packages(f"{prefix}{name}.", inner)
 
 
 def _default(parameter: inspect.Parameter) -> str:
@@ -133,10 +181,12 @@ def _parts(path: Path) -> set[str]:
 
 
 PAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
-    ("docs/design.md", "folders", folders),
-    ("docs/design.md", "imports", imports),
+    ("docs/explanation/design.md", "folders", folders),
+    ("docs/explanation/design.md", "imports", imports),
     ("CONTRIBUTING.md", "files", files),
-    ("docs/arguments.md", "arguments", arguments),
+    ("docs/reference/arguments.md", "arguments", arguments),
+    ("docs/how-to/from_transformerlens.md", "transformerlens", transformerlens),
+    ("docs/README.md", "pages", pages),
 )
 
 

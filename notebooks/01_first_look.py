@@ -2,7 +2,7 @@
 # # A first look: which ReLU² neurons fire where
 #
 # **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# what we find can be checked. Its numbers show the tool; they are not AFM-4.5B's.
+# what we find can be checked. Its numbers show what the tool does; they say nothing about AFM-4.5B.
 #
 # An Arcee layer's MLP is `down_proj(relu(up_proj(x))²)`, without a gate. So a neuron that does not
 # take part is exactly zero, and "does it fire?" needs no threshold. This notebook loads a model,
@@ -73,7 +73,7 @@ print("they alone give the MLP's output:", torch.allclose(from_few, mlp_out, rto
 # ## How sparse is it?
 #
 # One pass over documents that the demo has not been trained on. Padding is not counted, first
-# positions are counted apart, and every number is shown with its N.
+# positions are counted separately, and every number is shown with its N.
 
 # %%
 texts = [document.text for document in documents(n=3 * DOCUMENTS, seed=1, split="test")]
@@ -95,8 +95,8 @@ report.figures["rates"]
 # %% [markdown]
 # ## What do they fire on?
 #
-# Each row is a neuron, each column a token, blank is zero. Of each layer we see rare neurons that
-# write most to the residual stream here. Look for rows that pick one kind of word.
+# Each row is a neuron, each column is a token, blank is zero. Of each layer we see rare neurons
+# that write most to the residual stream here. Look for rows that pick one kind of word.
 
 # %%
 passage = al.sparsity.read_passage(model, tokenizer, text, report)
@@ -106,10 +106,10 @@ passage.figure()
 # ## Compare a neuron with the known labels
 #
 # Every word of the little world carries tags: its role, its number, the number of the subject that
-# still waits for its verb. For each concept we search all neurons, and a few levels (it fires at
+# has not met its verb yet. For each concept we search all neurons, and a few levels (it fires at
 # all, or above some share of its peak), for the best F1 against the tag on one set of documents. A
-# best of thousands flatters itself, so it is scored again on *other* documents, next to the best
-# neuron of an untrained copy.
+# best of thousands is inflated by selection, so it is scored again on *other* documents, next to
+# the best neuron of an untrained copy.
 
 # %%
 CONCEPTS = {
@@ -186,8 +186,9 @@ print(f"{len(words):,} words to search, {len(words_confirm):,} others to confirm
 pd.DataFrame(rows, columns=columns).round(2)
 
 # %% [markdown]
-# The same neurons on documents they were not chosen on. The words' colours are the truth; a cell is
-# filled where the neuron is above its level. On the right, F1 on all the documents kept back.
+# The same neurons on documents they were not chosen on. The words' colours are the known labels; a
+# cell is filled where the neuron is above its level. On the right, F1 on all the documents kept
+# back.
 
 # %% tags=["readme"]
 from arcee_lab.views.figures.raster import raster
@@ -204,7 +205,7 @@ raster(
     [f"{name}  {layer}.{neuron}" for name, (layer, neuron, _) in found.items()],
     notes=[f"F1 {row[5]:.2f}" for row in rows],
     marks=marks,
-    title="One neuron a concept, on text it was not chosen on",
+    title="One neuron per concept, on text it was not chosen on",
 )
 
 # %% [markdown]
@@ -224,8 +225,8 @@ HTML(token_strip([f" {word.text}" for word in two], acts_confirm[: len(two), lay
 #
 # Before the verb, the model has to know its subject. `hook_pattern` is computed in addition to the
 # fast attention kernel, so reading it leaves the logits bit-identical. We ask each head how much it
-# looks from the token before the verb back to the subject's noun, over sentences where other nouns
-# stand between.
+# looks from the token before the verb back to the subject's noun, over sentences with other nouns
+# in between.
 
 # %%
 looks = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
@@ -265,7 +266,7 @@ patterns(
 )
 
 # %% [markdown]
-# ## Go on
+# ## Next steps
 #
 # - The same numbers as files, with a report to send around:
 #   `arcee-lab sparsity demo --world all --max-tokens 20000 --out out/zeros`

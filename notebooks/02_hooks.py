@@ -2,7 +2,7 @@
 # # Hooks: read any activation, reduce it, and watch the heads
 #
 # **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# what we find can be checked. Its numbers show the tool; they are not AFM-4.5B's.
+# what we find can be checked. Its numbers show what the tool does; they say nothing about AFM-4.5B.
 #
 # This notebook takes the tour of the sites: what can be read, in which calls, how to keep only what
 # you need, gradients, statistics that are reduced on the device, and attention, from one pattern to
@@ -40,7 +40,8 @@ al.plan(
 )
 
 # %% [markdown]
-# Globs, layer ranges and TransformerLens's spellings all work, and reading changes no bit.
+# Globs, layer ranges and TransformerLens's spellings all work, and reading leaves the logits
+# bit-identical.
 
 # %%
 text = "The lamp above the doors near the horses finds the red king."
@@ -88,9 +89,9 @@ for site in acts:
 # %% [markdown]
 # ## Gradients
 #
-# With `grad=True` each site keeps its gradient. Which neurons speak for the singular verb? Gradient
+# With `grad=True` each site keeps its gradient. Which neurons favour the singular verb? Gradient
 # times activation estimates, for all neurons at once, how much the score of " finds" over " find"
-# would fall without each. For the strongest we also switch the neuron off and see.
+# would fall without each. We check the strongest by switching the neuron off.
 
 # %%
 import pandas as pd
@@ -204,8 +205,8 @@ for value, row, position in zip(
 # %% [markdown]
 # ## What a head looks at
 #
-# The demo can repeat what it was told once. Its world has documents that say a string of syllables
-# twice; at each syllable of the second time, the next one has to be found in the first.
+# The demo can repeat a string that it has read once. Its world has documents that say a string of
+# syllables twice; at each syllable of the second time, the next one has to be found in the first.
 
 # %%
 copies = [
@@ -277,9 +278,9 @@ heads.figure()
 
 # %% [markdown]
 # Some heads look one token back and some find the answer. The patterns of one of each, on one
-# document, show how they work together: the first tells most tokens what came before them, so that
-# the second can look for "the token before which stood what I am". The rows to read are those of
-# the second time.
+# document, show how they work together: the first writes into most tokens what came before them, so
+# that the second can look for "the token whose predecessor is the current token". The rows to read
+# are those of the second time.
 
 # %%
 from arcee_lab.views.figures.patterns import patterns
@@ -307,8 +308,8 @@ patterns(
 # %% [markdown]
 # ## Does it matter where they look?
 #
-# A pattern is no proof. We switch heads off and take the loss at the answers alone. The control is
-# as many heads that do neither, in the same layers as the finders or later.
+# A pattern alone proves nothing. We switch heads off and take the loss at the answers alone. The
+# control is as many heads that do neither, in the same layers as the finders or later.
 
 
 # %%
@@ -337,8 +338,8 @@ print(f"loss at {int((target >= 0).sum()):,} answers, in nats")
 pd.DataFrame(rows, columns=["switched off", "heads", "loss"]).round(3)
 
 # %% [markdown]
-# ## Go on
+# ## Next steps
 #
 # - Change activations instead of reading them: `03_interventions`.
-# - All sites and spellings: `docs/sites.md`; head statistics: `docs/attention.md`.
+# - All sites and spellings: `docs/reference/sites.md`; head statistics: `docs/how-to/attention.md`.
 # - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

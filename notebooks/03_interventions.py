@@ -2,7 +2,7 @@
 # # Interventions: which parts of a model carry an answer
 #
 # **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# what we find can be checked. Its numbers show the tool; they are not AFM-4.5B's.
+# what we find can be checked. Its numbers show what the tool does; they say nothing about AFM-4.5B.
 #
 # Reading shows what a model computes; only changing it shows what it uses. This notebook changes
 # activations in four ways: it patches those of one run into another, ablates neurons, steers, and
@@ -31,7 +31,7 @@ config = model.config
 # ## An intervention is a value
 #
 # It says where, what and on which tokens. It can be printed, compared and written as JSON, and a
-# list of them acts while the model runs inside the block. A capture sees what flows on.
+# list of them acts while the model runs inside the block. A capture records the edited value.
 
 # %%
 edits = [
@@ -93,7 +93,7 @@ singular_verbs = [first_token(f"{verb}s") for verb in INTRANSITIVE + TRANSITIVE]
 
 
 def plural_odds(logits):
-    """Log odds of a plural verb, one number a pair."""
+    """Log odds of a plural verb, one number per pair."""
     return logits[:, plural_verbs].logsumexp(-1) - logits[:, singular_verbs].logsumexp(-1)
 
 
@@ -112,10 +112,10 @@ print("singular:", pairs[0][1], "...")
 run = (model, corrupt, clean, plural_odds)
 stream = al.patch_sweep(*run, "layers.*.hook_resid_post", over="positions")
 print(stream)
-stream.figure(labels=words, title="Where the subject's number lies, layer by layer")
+stream.figure(labels=words, title="Where the subject's number is stored, layer by layer")
 
 # %% [markdown]
-# ## Who moves it?
+# ## Which heads move it?
 #
 # The same with single attention heads, over all positions at once. Heads that restore a part move
 # the number, or write it where others read it.
@@ -345,7 +345,7 @@ for name, ids in {"plain": plain, "steered": steered}.items():
 # `al.to_nnsight` wraps the same module, and every site keeps its name. One patch of the heat map
 # and one of the ablations above, written as a trace, give the same numbers. (To import nnsight
 # replaces `torch.Tensor.backward` in the process, by one that behaves the same outside of traces;
-# that is why it stands last.)
+# that is why this section is the last.)
 
 # %%
 lm = al.to_nnsight(model, tokenizer)
@@ -373,8 +373,8 @@ with torch.no_grad(), lm.trace(**clean):
 print(f"{len(units)} neurons of layer {number} ablated, equal logits:", torch.equal(ours, theirs))
 
 # %% [markdown]
-# ## Go on
+# ## Next steps
 #
-# - Every kind of intervention and every condition: `docs/interventions.md`
-# - Traces, batches of prompts, the stock model's names: `docs/nnsight.md`
+# - Every kind of intervention and every condition: `docs/how-to/interventions.md`
+# - Traces, batches of prompts, the stock model's names: `docs/how-to/nnsight.md`
 # - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

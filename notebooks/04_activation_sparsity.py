@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How sparse is it? ReLU² activations, counted to the last zero
 #
-# **The demo is a toy model.** Its numbers show the tool; they are not AFM-4.5B's. To measure the
+# **The demo is a toy model.** Its numbers say nothing about AFM-4.5B. To measure the
 # real model, set `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B` (or type the name below), put your texts
 # into `TEXTS`, and run everything: nothing else has to be changed.
 #
@@ -37,7 +37,7 @@ layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
 # ## Exact zeros
 #
 # One pass counts every neuron at every token. Padding is not counted, and first positions, which
-# models treat unlike any other, are counted apart; every number is shown with its N.
+# models treat unlike any other, are counted separately; every number is shown with its N.
 
 # %%
 report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
@@ -52,7 +52,7 @@ report
 report.figures["layers"]
 
 # %% [markdown]
-# **By token.** Each column is a token of running text, each row a layer; dark means that many
+# **By token.** Each column is a token of running text, each row is a layer; dark means that many
 # neurons fire. Sparsity is no constant of a layer but a decision at each token, which a ReLU²
 # model takes without any router.
 
@@ -69,16 +69,16 @@ report.figures["tokens"]
 report.figures["rates"]
 
 # %% [markdown]
-# **Coverage.** The curve tells which share of the neurons, the busiest first, does which share of
+# **Coverage.** The curve shows which share of the neurons, the busiest first, does which share of
 # all firing; equal use would be a straight line. A steep start means a hot set that could stay in
-# fast memory, and in ReLU² what is left out of it costs exactly nothing whenever it is silent.
+# fast memory; in ReLU² a neuron outside of it costs exactly nothing whenever it is off.
 
 # %%
 report.figures["coverage"]
 
 # %% [markdown]
 # **Sizes.** Each line is a layer and starts, on the left, at its exact zeros; further right it
-# tells how many activations a threshold would drop. A flat line says that hardly anything lies
+# shows how many activations a threshold would drop. A flat line says that hardly anything is
 # between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
 
 # %%
@@ -119,11 +119,11 @@ al.sparsity.history("demo")  # for another model, the folder that holds its trai
 al.sparsity.history("demo").figure()
 
 # %% [markdown]
-# ## What more can go
+# ## How much more can be dropped
 #
 # Exact zeros are free. Beyond them the question is what a dropped neuron costs. **CETT** is the
 # error that dropping a layer's smallest contributions `‖a_i w_i‖` makes in the MLP's output, as a
-# share of its length. Without a gate the cut is one comparison with a threshold a neuron,
+# share of its length. Without a gate the cut is one comparison with a threshold per neuron,
 # `relu(u_i) < sqrt(ε/‖w_i‖)`.
 #
 # **Bars in bars.** The palest bar is all neurons that fire, darker ones are what is left at a
@@ -136,8 +136,8 @@ cett.figure_layers()
 
 # %% [markdown]
 # **The whole curve.** Each line is a layer; going right, the error grows and fewer neurons are
-# left. A flat stretch on the left is the reserve of ReLU²: neurons that fire, and hardly move the
-# output.
+# left. A flat stretch on the left is what can be dropped cheaply: neurons that fire, and hardly
+# move the output.
 
 # %%
 cett.figure_curves()
@@ -174,17 +174,17 @@ curves.critical().round(4)
 # ## Structure in time
 #
 # **Overlap.** The curve is how much the active sets of two tokens have in common, by their
-# distance; dashed is chance, for neurons that fire independently at their rates. What lies above
+# distance; dashed is chance, for neurons that fire independently at their rates. Overlap above
 # chance could be reused from token to token, and exact zeros make the set itself well defined.
 
 # %%
 report.figures["overlap"]
 
 # %% [markdown]
-# **Union.** Neurons that at least one of B tokens needs; below it two baselines, neurons that
-# keep their rates but choose by lot, and neurons that are all alike. Skipping rows pays for one
-# sequence; for a batch it pays as far as this curve stays low, and that is the limit of exact
-# zeros too.
+# **Union.** Neurons that at least one of B tokens needs; below it two baselines, neurons that fire
+# independently at their measured rates, and neurons that are all alike. Skipping rows pays for one
+# sequence; for a batch it pays only while this curve stays low; exact zeros do not change that
+# limit.
 
 # %%
 report.figures["unions"]
@@ -215,24 +215,24 @@ report.figures["losses"]
 
 # %% [markdown]
 # **Layers.** A cell is the correlation of two layers' active neurons over the tokens: a dark one
-# says that both work hard at the same tokens, one at 0 that they go their own ways. It is a
-# correlation of plain counts, which only exact zeros give.
+# means that both use many neurons at the same tokens, one at 0 that their counts are unrelated.
+# It is a correlation of plain counts, which need exact zeros.
 
 # %%
 report.figures["neighbours"]
 
 # %% [markdown]
-# ## Who could know beforehand
+# ## Predicting which neurons fire
 #
-# `down_proj` can skip silent neurons as soon as `up_proj` has run. To skip `up_proj` too, one has
-# to guess them. **Without training:** recall against how many neurons are guessed, as a multiple
-# of those that fire. A miss near zero costs little in ReLU², where a small u is squared.
+# `down_proj` can skip neurons that are off as soon as `up_proj` has run. To skip `up_proj` too, one
+# has to guess them. **Without training:** recall against how many neurons are guessed, as a
+# multiple of those that fire. A miss near zero costs little in ReLU², where a small u is squared.
 
 # %%
 report.figures["predictors"]
 
 # %% [markdown]
-# **With training:** a low-rank probe of one layer, scored on documents it has not seen, beside
+# **With training:** a low-rank probe of one layer, scored on documents it has not seen, next to
 # the SVD of the same rank and the neurons that fire most. The distance to the SVD is what labels
 # add, and ReLU² gives these labels for free: a sign.
 
@@ -243,9 +243,9 @@ probe.figure()
 
 # %% [markdown]
 # **Together.** On the left the correlation of firing, ordered so that neurons that fire together
-# stand together; on the right how many of 16 such groups hold a token's active neurons. Blocks on
-# the diagonal are experts that nobody trained: exact zeros make a ReLU² layer a mixture without a
-# router.
+# are next to each other; on the right how many of 16 such groups hold a token's active neurons.
+# Blocks on the diagonal are experts that nobody trained: exact zeros make a ReLU² layer a mixture
+# without a router.
 
 # %%
 together = al.sparsity.coactivation(
@@ -256,7 +256,7 @@ together.figure()
 # %% [markdown]
 # ## Across domains
 #
-# The same model on each kind of text apart: a cell is the share of neurons that fire. Neurons
+# The same model on each kind of text separately: a cell is the share of neurons that fire. Neurons
 # that fire in one domain only can be named, because elsewhere they are not small but zero.
 
 # %%
@@ -274,7 +274,7 @@ domains.figure()
 # rounding, neuron by neuron on the same text. **Agreement** is the overlap of what fires at the
 # same token, over all tokens that both reports kept (`same_tokens`), with an interval over windows;
 # dashed is what two such models would share by chance. With exact zeros both are sets, so rounding
-# can be judged by which neurons it wakes and which it silences, before any loss is taken.
+# can be evaluated by which neurons it turns on or off, before any loss is taken.
 
 # %%
 other, _ = al.load(OTHER or MODEL, device=DEVICE)
@@ -297,7 +297,7 @@ comparison.frame().round(3)
 # ## What it would save
 #
 # **Blocks.** Each line is a layer: the share of blocks of neighbouring neurons in which none
-# fires, by their size, against the dashed line of zeros that lie scattered. Kernels skip blocks,
+# fires, by their size, against the dashed line of zeros placed at random. Kernels skip blocks,
 # and ReLU² has its zeros wherever training put them; groups of four, of which hardware skips two,
 # ask for less (`two_four`, and `lost`, what that drops of the output's square).
 
@@ -330,9 +330,9 @@ if DEVICE == "cpu" and model.dtype == torch.float32:
     print(block.frame().round(3).to_string(index=False))
 
 # %% [markdown]
-# ## Go on
+# ## Next steps
 #
 # - As files, with a report to send around: `arcee-lab sparsity demo --world all --out out/zeros`
 # - Two models, checkpoints or quantisations on the same text: `report.compare(other)`
 # - A cut as an intervention: `with al.intervene(model, allowed.interventions(0.01)): ...`
-# - Every row with its formula and source: docs/sparsity.md
+# - Every row with its formula and source: docs/explanation/sparsity.md

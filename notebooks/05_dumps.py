@@ -1,12 +1,12 @@
 # %% [markdown]
-# # Activation dumps: keep everything once, ask it ever after
+# # Activation dumps: store everything once, query it any time
 #
-# **The demo is a toy model** of a little generated world; its numbers show the tool, not AFM-4.5B.
+# **The demo is a toy model** of a little generated world; its numbers say nothing about AFM-4.5B.
 #
 # Running a model again for each question is slow, and keeping all activations dense is large. A
 # ReLU² neuron that does not fire is exactly zero, so a store can leave most values out and lose
-# nothing. This notebook writes one, asks it about neurons, trains a probe from it, breaks it on
-# purpose and mends it. It takes about 20 seconds on one CPU core.
+# nothing. This notebook writes a store, queries neurons, trains a probe from it, damages it on
+# purpose and repairs it. It takes about 20 seconds on one CPU core.
 
 # %%
 import os
@@ -32,9 +32,9 @@ texts = [story.text for story in stories]
 print(f"{model.config.num_hidden_layers} layers of {model.config.intermediate_size} neurons")
 
 # %% [markdown]
-# ## Something to hold neurons against
+# ## Labels to compare neurons with
 #
-# A store takes further numbers a token. Every word of the little world has a role, which we give
+# A store takes further numbers per token. Every word of the little world has a role, which we give
 # to the word's last token; all other tokens have none.
 
 # %%
@@ -78,8 +78,8 @@ store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
 store.sites().round(3)
 
 # %% [markdown]
-# The neurons lie as relu(u), exactly; their squares are the model's own, to the bit of the batch
-# they were computed in. Here is how much smaller that is, layer by layer.
+# Neurons are stored as relu(u), exactly; their squares are bit-identical to the model's own in
+# the batch in which they were computed. Here is how much smaller that is, layer by layer.
 
 # %%
 from arcee_lab.views.figures.figure import new, style
@@ -103,7 +103,7 @@ figure
 # ## When does a neuron fire?
 #
 # A question about one neuron reads that neuron's bytes alone. Let us find, for each role, the
-# neuron whose firing tells it best: the highest F1 over one half of the documents, and the same
+# neuron whose firing predicts it best: the highest F1 over one half of the documents, and the same
 # neuron on the other half.
 
 # %%
@@ -180,7 +180,7 @@ print(
 )
 
 # %% [markdown]
-# ## Damage is found, and mended
+# ## Damage is found and repaired
 #
 # One bit of one file is flipped. `verify` names the file, `repair` computes just that shard again,
 # and puts it in place only if it has the very bytes that were lost.
@@ -214,8 +214,8 @@ nonzeros.groupby("unit")["relu"].agg(["count", "max"]).nlargest(3, "count").roun
 shutil.rmtree(folder.parent)
 
 # %% [markdown]
-# ## Go on
+# ## Next steps
 #
 # - The same from a shell: `arcee-lab dump demo --world all --max-tokens 20000 --out out/acts`
-# - AFM-4.5B on one GPU and on eight: [docs/dumps.md](../docs/dumps.md)
-# - The format, with a reader in 40 lines: [docs/formats.md](../docs/formats.md)
+# - AFM-4.5B on one GPU and on eight: [docs/how-to/dumps.md](../docs/how-to/dumps.md)
+# - The format, with a reader in 40 lines: [docs/reference/formats.md](../docs/reference/formats.md)

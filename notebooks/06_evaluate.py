@@ -2,11 +2,11 @@
 # # Evaluate: a clean run, a run under an ablation, and quality against sparsity
 #
 # **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# next to most scores is the best that any reader could reach. Its numbers show the tool; they
-# are not AFM-4.5B's.
+# next to most scores is the best that any reader could reach. Its numbers say nothing about
+# AFM-4.5B.
 #
-# lm-eval's tasks are asked of the LM head and of the three classification heads alike, every score
-# has a 95 % bootstrap interval over documents, and any run can be repeated while interventions act.
+# lm-eval's tasks run on the LM head and on the three classification heads, every score has a 95 %
+# bootstrap interval over documents, and any run can be repeated under interventions.
 # This notebook takes about one minute on one CPU core.
 
 # %%
@@ -23,7 +23,7 @@ from arcee_lab.evals.tasks.find import find_tasks
 
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-LIMIT = 100  # documents a task, from its start; None takes all
+LIMIT = 100  # documents per task, from its start; None takes all
 # The three heads come with the demo; a causal checkpoint has none until `arcee-lab train-head`.
 TASKS = "arcee_all" if MODEL == "demo" else "arcee_lm"
 
@@ -73,7 +73,7 @@ with style():
 figure
 
 # %% [markdown]
-# Each document is there to be looked at: what was asked, what came back, and each metric. These
+# Every document is kept: the question, the answer, and each metric. These
 # are the first names that the token head (or the first facts that the LM) got wrong.
 
 # %%
@@ -196,7 +196,7 @@ for size in SIZES:
 
 table = pd.DataFrame(
     [
-        {"neurons off": name, "number": size, "active a word": round(active, 1)}
+        {"neurons off": name, "number": size, "active per word": round(active, 1)}
         | {task.removeprefix("arcee_demo_"): first_metrics(scores).loc[
             task.removeprefix("arcee_demo_"), "value"] for task in few["tasks"]}
         for name, size, active, scores in rows
@@ -208,8 +208,8 @@ table.round(3)
 # How to read it: if the entity score falls without the marking neurons, while random neurons of the
 # same activity, several times as many, leave it where it was, then the marking neurons do not only
 # show persons, the model uses them. A task without names is the check on the other side: if it fell
-# as far, the neurons would be needed for everything. Hold each difference against the intervals in
-# the figure. `active a word`: how many of these neurons fire at an average word of the news.
+# as far, the neurons would be needed for everything. Compare each difference with the intervals in
+# the figure. `active per word`: how many of these neurons fire at an average word of the news.
 #
 # In the demo as it is shipped the larger set of marking neurons costs entities a few points, and
 # its random control costs them next to nothing; the tasks without names lose no more to the marking
@@ -270,9 +270,9 @@ frame.pivot_table(
 ).round(3)
 
 # %% [markdown]
-# ## Where to go on
+# ## Next steps
 #
-# The same from a shell: `arcee-lab eval MODEL --tasks arcee_all --out DIR`, with
-# `--intervention FILE` for what `al.interventions.to_json` writes. `--tasks afm` asks lm-eval's own
-# tasks, `--tasks arcee_standard` the field's data sets for heads; see docs/evals.md. A head for
-# another data set comes from `arcee-lab train-head`.
+# The same from a shell: `arcee-lab eval MODEL --tasks arcee_all --out DIR`, with `--intervention
+# FILE` for what `al.interventions.to_json` writes. `--tasks afm` runs lm-eval's own tasks, `--tasks
+# arcee_standard` the field's data sets for heads; see docs/how-to/evals.md. A head for another data
+# set comes from `arcee-lab train-head`.

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from warm_process import WarmProcess
 
 # All modules but one: the hook takes the config, which accepts any further keyword, for a plain
 # dataclass and refuses what transformers passes to it.
@@ -73,6 +74,23 @@ def run_clean(code: str, *, timeout: float = 300, env: dict[str, str] | None = N
 def run_clean_fixture() -> Callable[..., str]:
     """The function `run_clean`."""
     return run_clean
+
+
+@pytest.fixture(scope="session")
+def run_forked() -> Iterator[Callable[..., str]]:
+    """As `run_clean`, in a fork of a process that has imported torch and arcee_lab already."""
+    if not hasattr(os, "fork"):
+        yield run_clean
+        return
+    warm = WarmProcess()
+
+    def run(code: str, *, timeout: float = 300, env: dict[str, str] | None = None) -> str:
+        exit_code, out, err = warm.run(textwrap.dedent(code), timeout=timeout, env=env or {})
+        assert exit_code == 0, f"exit {exit_code}\n{out}\n{err}"
+        return out
+
+    yield run
+    warm.close()
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,7 @@ def full_disk(
 def fill_at_every_write(folder: Path, run: Callable[[], object]) -> set[tuple[str, str]]:
     """Runs the same thing again and again, each time failing at a further write, until none does.
 
-    A run goes on from what the one before has left. So the last is the many-times repeated command,
+    A run resumes from the files of the one before. So the last is the many-times repeated command,
     and every file has failed at each of its steps once.
 
     Args:

@@ -117,7 +117,7 @@ def test_committed_results_of_reducers_pass():
 
 
 def test_committed_results_of_evaluation_pass():
-    section = recorded("Evaluation beside lm-eval's hf")
+    section = recorded("Evaluation compared with lm-eval's hf")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 5
     row = r"^\| (.*?) \| .*\| (?:>= [\d.]+, )>= [\d.]+ \| (\w+) \|"
     verdicts = re.findall(row, section, re.MULTILINE)

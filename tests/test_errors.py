@@ -1,5 +1,6 @@
 """The tree of errors: how it is caught, what a notebook shows, and what the docs say of it."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from traitlets import Type
 from arcee_lab import errors
 
 ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
 CLASSES = {name: getattr(errors, name) for name in errors.__all__}
 CELL = """\
 from arcee_lab.sites import Legend
@@ -74,7 +76,7 @@ def test_an_interrupt_holds_what_is_done():
     assert errors.Interrupted("stopped", partial=3).partial == 3
 
 
-@pytest.mark.parametrize("text", [errors.__doc__, (ROOT / "docs" / "errors.md").read_text("utf-8")])
+@pytest.mark.parametrize("text", [errors.__doc__, PAGE])
 def test_the_drawn_tree_is_the_tree(text):
     parents = {}
     above = {}
@@ -93,7 +95,33 @@ def test_the_drawn_tree_is_the_tree(text):
 
 
 def test_examples_of_the_page_run(capsys):
-    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(block, {})
     assert "no/such/folder" in capsys.readouterr().out
+
+
+def test_every_error_of_the_package_is_in_the_tree():
+    """No other class of errors, and none of Python's own where a user may meet it."""
+    plain = {"ValueError", "TypeError", "KeyError", "IndexError", "LookupError", "OSError"}
+    for path in sorted((ROOT / "arcee_lab").rglob("*.py")):
+        if path.name == "errors.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in plain, where
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                assert not bases & (set(CLASSES) | plain | {"Exception", "RuntimeError"}), where
+
+
+def test_what_is_raised_can_be_caught_as_documented():
+    full = errors.NotWritten("a/b", OSError(28, "No space left on device"))
+    assert isinstance(full, OSError)
+    assert isinstance(full, errors.FileError)
+    assert full.reason == "No space left on device"
+    rust = errors.NotWritten("a/b", ValueError("I/O error: whatever (os error 28)"))
+    assert rust.reason == "No space left on device"
+    assert errors.TooFewTokens(3, 10, "max_tokens").found == 3
+    assert errors.TaskFailed("Task 'a': no.", {"b": 1}).result == {"b": 1}
+    assert "shard s is damaged: it is missing." in str(errors.ShardDamaged("s", "it is missing."))

@@ -18,7 +18,8 @@ LAYERS = (
     {"hooks"},
     {"reducers", "interventions", "trace", "heads"},
     {"recording"},
-    {"sparsity", "dump", "attention", "patching", "neurons"},
+    {"sparsity", "dump", "patching"},
+    {"attention", "neurons"},
     {"lens", "directions"},
     {"circuits"},
     {"evals"},
@@ -33,12 +34,16 @@ PUBLIC = (
     "attention",
     "data",
     "demo",
+    "directions",
     "dump",
     "errors",
     "evals",
     "evals.metrics",
     "interventions",
+    "lens",
     "model",
+    "neurons",
+    "neurons.labels",
     "patching",
     "reducers",
     "sparsity",
@@ -148,6 +153,11 @@ def test_folders_stay_readable():
     assert not {folder.name for folder, files in full.items() if files > MOST_FILES}
 
 
+def test_folders_of_tests_have_the_names_of_parts():
+    folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert folders - PARTS == {"browser", "devices"}  # as CONTRIBUTING.md says
+
+
 def test_import_is_light(run_clean):
     loaded = run_clean("import sys, arcee_lab; print(*sys.modules)").split()
     heavy = {"torch", "nnsight", "lm_eval", "matplotlib", "IPython", "transformers", "pandas"}
@@ -178,6 +188,12 @@ def test_a_face_shows_its_public_names_and_nothing_else(name):
         assert getattr(package, public) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018
+
+
+def test_inner_faces_are_reached_from_the_outer_ones():
+    for name in PUBLIC:
+        outer, _, inner = f"arcee_lab.{name}".rpartition(".")
+        assert inner in dir(importlib.import_module(outer)), name
 
 
 @pytest.mark.parametrize("name", faces())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TASKS = ["tour", "setup", "test", "lab", "check", "notebooks", "bench", "gpu", "lock"]
+TASKS = ["tour", "setup", "test", "lab", "check", "docs", "notebooks", "bench", "gpu", "lock"]
 
 
 def copy_inputs(folder):
@@ -104,8 +104,9 @@ def test_arguments_pass_through(run, calls):
     run.main(["bench", "idle", "--rounds", "3"])
     run.main([])
     words = [command for command, _ in calls.seen]
-    assert words[0][1:] == ["-m", "pytest", "-m", "not slow", "tests/test_run.py", "-k", "help"]
-    assert words[1][1:] == ["-m", "pytest", "-x"]
+    pytest_ = ["-m", "pytest", "-n", "2", "--dist", "loadfile"]
+    assert words[0][1:] == [*pytest_, "-m", "not slow", "tests/test_run.py", "-k", "help"]
+    assert words[1][1:] == [*pytest_, "-x"]
     assert words[2][1:] == [str(ROOT / "notebooks/build.py"), "01_first_look"]
     assert words[3] == [".venv-bench[dev,bench]", str(ROOT / "benchmarks"), "idle", "--rounds", "3"]
     assert words[4][1:] == ["-P", "-m", "arcee_lab", "tour", "--out", str(ROOT / "out")]
@@ -135,9 +136,9 @@ def test_gpu_takes_the_python_that_runs_it_and_installs_nothing(run, calls, monk
 
 
 def test_check_runs_all_and_fails_for_any(run, calls):
-    calls.codes = [0, 1, 0]
+    calls.codes = [0, 1, 0, 0]
     assert run.main(["check"]) == 1
-    assert len(calls.seen) == 3
+    assert len(calls.seen) == 4
 
 
 def test_threads_are_quiet_unless_set(run, calls, monkeypatch):

@@ -121,5 +121,5 @@ def test_docs_hold_the_table():
 
     from arcee_lab.sites import markdown_table
 
-    docs = Path(__file__).parent.parent / "docs" / "sites.md"
+    docs = Path(__file__).parent.parent / "docs" / "reference" / "sites.md"
     assert markdown_table() in docs.read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
     def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
         with torch.no_grad():
             chunks: dict[str, list[Reading]] = {one: [] for one in self._statistics}
-            for rows in rows_of(matrices, self._call.seen):
+            for rows in rows_of(matrices, self._call.seen, self._call.tokens):
                 for one, statistic in self._statistics.items():
                     chunks[one].append(_counted(statistic.read(rows), rows))
                 del rows  # or two of them live at a time
@@ -169,14 +169,20 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         return list(self)
 
 
-def rows_of(matrices: AttentionMatrices, seen: int | Tensor) -> Iterator[Rows]:
+def rows_of(
+    matrices: AttentionMatrices, seen: int | Tensor, tokens: Tensor | None
+) -> Iterator[Rows]:
     """All rows of a pattern, in fp32, as many queries at a time as `MOST_WEIGHTS` allows.
 
     Args:
         matrices: Of one layer in one call.
         seen: Tokens in the cache before the call.
+        tokens: Ids of the call, if it gave ids.
     """
     batch, heads, q_len, k_len = matrices.shape
+    if tokens is not None:
+        # With a cache, also a static one, the call's ids are not those of all keys.
+        tokens = tokens.to(matrices.device) if tokens.shape[1] == k_len else None
     step = max(1, MOST_WEIGHTS // (batch * heads * k_len))
     for start in range(0, q_len, step):
         stop = min(start + step, q_len)
@@ -185,6 +191,7 @@ def rows_of(matrices: AttentionMatrices, seen: int | Tensor) -> Iterator[Rows]:
             pattern=matrices.pattern(part, dtype=torch.float32),
             allowed=matrices.keys(part).allowed,
             place=torch.arange(start, stop, device=matrices.device) + seen,
+            tokens=tokens,
         )
 
 
@@ -211,7 +218,7 @@ def heads(
     """Reads statistics of attention heads while the model runs inside the block.
 
     The pattern is computed next to the fast kernel, a few queries at a time, so that no tensor of
-    `[head, q_pos, k_pos]` exists and logits do not change by a bit. Scores have the model's dtype,
+    `[head, q_pos, k_pos]` exists and logits stay bit-identical. Scores have the model's dtype,
     softmax and statistics are fp32, sums over tokens fp64 and counts int64. Works in every call
     that `al.capture` takes: padding, packed rows, 4-D masks, cached decode and `generate`, and
     under `al.intervene`, where the pattern that flows on is read. Nothing is read back from the

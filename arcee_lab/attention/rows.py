@@ -15,11 +15,14 @@ class Rows:
         pattern: In fp32; a row that may read no key is 0.
         allowed: Which keys each query may read.
         place: Column of each query's own token among the keys, the cache's included.
+        tokens: Ids of all tokens of the call, also behind the last key here; None where the call
+            does not tell them all (a cache, embeddings).
     """
 
     pattern: Float[Tensor, "batch head q_pos k_pos"]
     allowed: Bool[Tensor, "#batch #head q_pos k_pos"]
     place: Int[Tensor, " q_pos"]
+    tokens: Int[Tensor, "batch pos"] | None = None
 
     @cached_property
     def choice(self) -> Bool[Tensor, "#batch #head q_pos"]:

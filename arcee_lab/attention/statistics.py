@@ -1,4 +1,4 @@
-"""What can be asked of the rows of a pattern; frozen settings, one number a query each.
+"""Statistics of the rows of a pattern: frozen settings that give one number per query.
 
 A statistic of your own is a frozen dataclass with a name, an axis label and `read`:
 

@@ -90,9 +90,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, saves, and prints where the results are."""
     settings = _settings(args)
     storage.check_claim(args.out, settings)
-    from arcee_lab.errors import Interrupted
+    from arcee_lab.errors import Interrupted, TaskFailed
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import TaskFailed
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
 

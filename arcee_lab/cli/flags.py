@@ -60,6 +60,7 @@ def _short(word: str) -> str:
 
 
 positive = Whole(1, bounds.ANY)
+whole = Whole(0, bounds.ANY)
 seed = Whole(0, bounds.SEED)
 
 
@@ -129,6 +130,100 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     )
 
 
+def add_domains(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--domains`, which takes the place of the flags of `add_texts`.
+
+    Args:
+        parser: The command's parser.
+        what: What the domains are for.
+    """
+    parser.add_argument(
+        "--domains", nargs="+", metavar="NAME=FILE", help=f"in place of --text: {what}"
+    )
+
+
+def read_domains(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """`--domains` as files by name, in order; exactly one source of text must be named.
+
+    Args:
+        args: A namespace with the flags of `add_texts(required=False)` and `add_domains`.
+
+    Raises:
+        SettingError: No source of text or several, or a domain that is no NAME=FILE.
+    """
+    from arcee_lab.data.rows import is_table
+
+    named = [flag for flag in ("text", "dataset", "world", "domains") if getattr(args, flag)]
+    if len(named) != 1:
+        got = ", ".join(f"--{flag}" for flag in named) or "none"
+        raise SettingError(f"expected one of --text, --dataset, --world, --domains; got {got}.")
+    domains: dict[str, list[Path]] = {}
+    for word in args.domains or ():
+        name, equals, file = word.partition("=")
+        # The name becomes a folder in --out.
+        if not (equals and file and name.replace("-", "").replace("_", "").isalnum()):
+            raise SettingError(
+                f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _."
+            )
+        domains.setdefault(name, []).append(Path(file))
+    if len(domains) == 1:
+        raise SettingError(
+            f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text."
+        )
+    if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
+        raise SettingError(
+            f"--text-column {args.text_column} was given, and no file of --domains has columns; "
+            "leave it out, or give a table such as a .jsonl file."
+        )
+    return domains
+
+
+def read_texts_by_domain(
+    args: argparse.Namespace, domains: dict[str, list[Path]], tokenizer: Any
+) -> dict[str, Iterator[str]]:
+    """The documents of each domain, one at a time.
+
+    Args:
+        args: The namespace that `read_domains` read.
+        domains: What it gave.
+        tokenizer: The tokenizer, for conversations.
+    """
+    from arcee_lab.data.documents import read_files
+    from arcee_lab.data.rows import is_table
+
+    return {
+        name: read_files(
+            files,
+            # Of several domains some may have columns, and some be plain documents.
+            column=args.text_column if any(map(is_table, files)) else None,
+            tokenizer=tokenizer,
+        )
+        for name, files in domains.items()
+    }
+
+
+def text_settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[str, Any]:
+    """What names the model and the texts of a run; a file counts by its content."""
+    from arcee_lab.runs import storage
+
+    files = [*(args.text or ()), *(file for some in domains.values() for file in some)]
+    return {
+        "model": args.model,
+        "text": [str(path) for path in args.text or ()],
+        "text_column": args.text_column,
+        "domains": {name: [str(file) for file in some] for name, some in domains.items()},
+        "sha256": [storage.sha256(path) for path in files if path.is_file()],
+        "dataset": args.dataset,
+        "world": args.world,
+    }
+
+
+def compute_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_compute`, as a part of the settings of a run."""
+    names = ("dtype", "device", "batch_size", "max_tokens", "seed")
+    return {name: getattr(args, name) for name in names}
+
+
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Adds `--device` and `--dtype`."""
     parser.add_argument(
@@ -186,6 +281,7 @@ def add_compute(
     batch_size: int = 8,
     max_tokens: int | None = None,
     texts: bool = True,
+    seeds_what: str = "--world",
 ) -> None:
     """Adds `--device`, `--dtype`, `--batch-size`, `--max-tokens` and `--seed`.
 
@@ -193,8 +289,8 @@ def add_compute(
         parser: The command's parser.
         batch_size: The default of `--batch-size`, in sequences.
         max_tokens: The default of `--max-tokens`; None reads all the text.
-        texts: Whether the command reads texts; if not, there is no `--max-tokens` and no `--seed`,
-            the random seed of `--world`.
+        texts: Whether the command reads texts; if not, there is no `--max-tokens` and no `--seed`.
+        seeds_what: What `--seed` is the random seed of, for its help.
     """
     add_place(parser)
     parser.add_argument(
@@ -213,7 +309,11 @@ def add_compute(
             help=f"stop after this many tokens of text (default: {max_tokens or 'no limit'})",
         )
         parser.add_argument(
-            "--seed", type=seed, default=0, metavar="N", help="random seed of --world (default: 0)"
+            "--seed",
+            type=seed,
+            default=0,
+            metavar="N",
+            help=f"random seed of {seeds_what} (default: 0)",
         )
 
 

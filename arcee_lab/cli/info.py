@@ -89,5 +89,5 @@ def anatomy_facts(name: str) -> dict[str, str]:
         "context": f"{config.max_position_embeddings:,} tokens",
         "vocabulary": f"{config.vocab_size:,} ({len(tokenizer):,} used by the tokenizer)",
         "parameters": f"{n_parameters:,} ({n_parameters * dtype.itemsize / 2**20:,.1f} MiB)",
-        "hook points": f"{len(sites):,}, named in docs/sites.md",
+        "hook points": f"{len(sites):,}, named in docs/reference/sites.md",
     }

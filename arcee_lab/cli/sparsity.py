@@ -1,14 +1,11 @@
 """`arcee-lab sparsity`: how sparse the MLPs are, as files and as one page to look at."""
 
 import argparse
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab.cli import flags
-from arcee_lab.data.rows import is_table
-from arcee_lab.errors import SettingError
 from arcee_lab.runs import storage
 from arcee_lab.runs.one_writer import only_writer
 
@@ -24,14 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `sparsity`."""
     flags.add_model(parser)
     flags.add_texts(parser, required=False)
-    parser.add_argument(
-        "--domains",
-        nargs="+",
-        metavar="NAME=FILE",
-        help="in place of --text: kinds of text to compare; a name may be repeated",
-    )
+    flags.add_domains(parser, "kinds of text to compare; a name may be repeated")
     flags.add_out(parser)
-    flags.add_compute(parser)
+    flags.add_compute(
+        parser, seeds_what="--world, and of the samples of cett, cett_ppl and truncation"
+    )
     parser.add_argument(
         "--context",
         type=flags.positive,
@@ -57,12 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, saves, and says where the results are. Under torchrun, ranks share the work."""
-    domains = _domains(args)
-    flags.require_used_seed(args)
+    domains = flags.read_domains(args)
+    _require_used_seed(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load
-    from arcee_lab.data.documents import read_files
     from arcee_lab.data.limits import windows_of
     from arcee_lab.runs.ranks import joined
     from arcee_lab.sparsity import registry
@@ -73,15 +66,9 @@ def run(args: argparse.Namespace) -> int:
         from arcee_lab.sparsity.report.html_page import PAGE
         from arcee_lab.sparsity.streamed import resume_files
 
-        texts: dict[str, Iterator[str]] = {
-            name: read_files(
-                files,
-                # Of several domains some may have columns, and some be plain documents.
-                column=args.text_column if any(map(is_table, files)) else None,
-                tokenizer=tokenizer,
-            )
-            for name, files in domains.items()
-        } or {"": flags.read_texts(args, tokenizer)}
+        texts = flags.read_texts_by_domain(args, domains, tokenizer) or {
+            "": flags.read_texts(args, tokenizer)
+        }
         windows = {
             name: windows_of(
                 model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
@@ -109,6 +96,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_used_seed(args: argparse.Namespace) -> None:
+    """Checks that `--seed` has an effect: on the documents of `--world`, or on an analysis."""
+    if args.seed and not args.world:
+        from arcee_lab.sparsity import registry
+
+        if not set(registry.chosen(args.analyses)) & set(registry.FURTHER):
+            flags.require_used_seed(args)
+
+
 def _resume(folder: Path, ranks: "Ranks") -> Path:
     return folder / f"resume-{ranks.rank}.safetensors"
 
@@ -133,6 +129,7 @@ def _measured(
         analyses=args.analyses,
         sample_every=args.sample_every,
         batch_size=args.batch_size,
+        seed=args.seed,
     )
     if ranks.first:
         folder.mkdir(exist_ok=True)
@@ -198,50 +195,8 @@ def table(report: "SparsityReport") -> str:
     return "\n".join(lines)
 
 
-def _domains(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """`--domains` as files by name, in order; exactly one source of text must be named."""
-    named = [flag for flag in ("text", "dataset", "world", "domains") if getattr(args, flag)]
-    if len(named) != 1:
-        got = ", ".join(f"--{flag}" for flag in named) or "none"
-        raise SettingError(f"expected one of --text, --dataset, --world, --domains; got {got}.")
-    domains: dict[str, list[Path]] = {}
-    for word in args.domains or ():
-        name, equals, file = word.partition("=")
-        # The name becomes a folder in --out.
-        if not (equals and file and name.replace("-", "").replace("_", "").isalnum()):
-            raise SettingError(
-                f"--domains {word!r}: expected NAME=FILE, a name of letters, digits, - and _."
-            )
-        domains.setdefault(name, []).append(Path(file))
-    if len(domains) == 1:
-        raise SettingError(
-            f"--domains names only {next(iter(domains))!r}; expected two or more, or use --text."
-        )
-    if domains and args.text_column and not any(is_table(f) for s in domains.values() for f in s):
-        raise SettingError(
-            f"--text-column {args.text_column} was given, and no file of --domains has columns; "
-            "leave it out, or give a table such as a .jsonl file."
-        )
-    return domains
-
-
 def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[str, Any]:
-    """What makes this run this run; a text file counts by its content."""
-    files = [*(args.text or ()), *(file for some in domains.values() for file in some)]
-    settings = {
-        "command": "sparsity",
-        "model": args.model,
-        "text": [str(path) for path in args.text or ()],
-        "text_column": args.text_column,
-        "domains": {name: [str(file) for file in some] for name, some in domains.items()},
-        "sha256": [storage.sha256(path) for path in files if path.is_file()],
-        "dataset": args.dataset,
-        "world": args.world,
-        "context": args.context,
-        "analyses": args.analyses,
-        "sample_every": args.sample_every,
-    }
-    return settings | {
-        name: getattr(args, name)
-        for name in ("dtype", "device", "batch_size", "max_tokens", "seed")
-    }
+    """What makes this run this run."""
+    settings = {"command": "sparsity", **flags.text_settings(args, domains)}
+    settings |= {name: getattr(args, name) for name in ("context", "analyses", "sample_every")}
+    return settings | flags.compute_settings(args)

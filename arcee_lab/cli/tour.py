@@ -18,7 +18,7 @@ EXAMPLE = "arcee-lab tour --out out"
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOK = "01_first_look"
 WORLD_TOKENS = 20_000
-LIMIT = 100  # documents a task: seconds, not the whole table
+LIMIT = 100  # documents per task: seconds, not the whole table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs each step into a new folder `tour-N` under `--out` and says how to go on."""
+    """Runs each step into a new folder `tour-N` under `--out` and prints the next steps."""
     readme, builder = REPOSITORY / "README.md", REPOSITORY / "notebooks" / "build.py"
     if not builder.is_file():
         raise SettingError(

@@ -1,4 +1,4 @@
-"""`arcee-lab train-demo`: make the demo's weights again, or see how they come about."""
+"""`arcee-lab train-demo`: trains the demo's weights again, or a shorter version of them."""
 
 import argparse
 import time
@@ -6,7 +6,7 @@ import time
 from arcee_lab.cli import flags
 from arcee_lab.runs import bounds
 
-HELP = "Train the demo from its seed; killed at any point, the same command goes on."
+HELP = "Train the demo from its seed. Rerun the command to resume after an interruption."
 EXAMPLE = "arcee-lab train-demo --out out/demo --quick"
 
 
@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     """Trains, measures, and writes checkpoint, scores and card."""
     import torch
 
-    from arcee_lab.runs.progress import progress_bar
     from arcee_lab.runs.storage import require_local, write_atomic
     from arcee_lab.training import Recipe, quick, train
     from arcee_lab.training.card import model_card
@@ -43,15 +42,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     recipe = quick(args.seed) if args.quick else Recipe(seed=args.seed)
     start = time.monotonic()
-    with progress_bar(
-        total=recipe.steps * recipe.rows * recipe.length, unit="tok", unit_scale=True, show=None
-    ) as bar:
-
-        def show(step: int, loss: float) -> None:
-            bar.update((step + 1) * recipe.rows * recipe.length - bar.n)
-            bar.set_postfix(step=step + 1, loss=f"{loss:.3f}", refresh=False)
-
-        trained = train(recipe, args.out, on_step=show)
+    trained = train(recipe, args.out)
     folder = args.out / "checkpoint"
     export(
         folder,

@@ -6,29 +6,9 @@ from typing import Any
 import numpy as np
 
 from arcee_lab.data.windows import Windows, cut
-from arcee_lab.errors import SettingError, TextError
+from arcee_lab.errors import SettingError, TooFewTokens
 
 LONGEST_WINDOW = 1024  # by default
-
-
-class TooFewTokens(TextError):
-    """The texts hold fewer tokens than requested.
-
-    Args:
-        found: Tokens of the texts.
-        tokens: Requested tokens.
-        name: The setting that requests them.
-
-    Attributes:
-        found: Tokens of the texts.
-    """
-
-    def __init__(self, found: int, tokens: int, name: str):
-        super().__init__(
-            f"the texts hold {found:,} tokens; {name} asks for {tokens:,}. Give more text, or "
-            f"leave {name} out to take what there is."
-        )
-        self.found = found
 
 
 def windows_of(
@@ -83,7 +63,7 @@ def default_context(model: Any) -> int:
 
 
 def require_context(model: Any, tokens: int, name: str) -> None:
-    """Checks that a model can read so many tokens at once.
+    """Checks that a model can read a number of tokens in one forward.
 
     Args:
         model: The model.

@@ -82,6 +82,12 @@ class Windows:
             new[start : start + int(self.repeated[window])] = False
         return new
 
+    def counted(self) -> Bool[np.ndarray, " token"]:
+        """Which of `ids` statistics count: neither a window's first token nor BOS."""
+        counted = self.ids != (-1 if self.bos_id is None else self.bos_id)
+        counted[self.bounds[:-1]] = False
+        return counted
+
     @property
     def n_documents(self) -> int:
         """Documents that gave at least one window."""

@@ -24,10 +24,11 @@ class Word:
     """One word (or mark of punctuation) and what is true of it.
 
     Attributes:
-        text: The word as it stands, without the space before it.
+        text: The word as written, without the space before it.
         start: Index of its first character in the document.
         end: Index after its last character.
-        tags: What is true of it, e.g. `{"role": "noun", "number": "plural"}`; see docs/demo.md.
+        tags: What is true of it, e.g. `{"role": "noun", "number": "plural"}`; see
+            docs/explanation/demo.md.
     """
 
     text: str
@@ -44,7 +45,7 @@ class Slot:
         skill: What it asks of the reader: agreement, fact, copy, recall, verdict, answer or closer.
         start: Index of the first character of the right continuation.
         end: Index after its last character.
-        other: A wrong continuation to set beside it, where the skill is a choice of two.
+        other: A wrong continuation to compare it with, where the skill is a choice of two.
         detail: What sorts the slots of a skill, e.g. `{"attractors": 2}`.
     """
 
@@ -143,7 +144,7 @@ class Page:
         """A key of the table, as likely as its value; the values sum to 1."""
         left = self._rng.random()
         possible = [key for key, p in table.items() if p]
-        key = possible[-1]  # where rounding leaves a crumb
+        key = possible[-1]  # where rounding leaves a remainder
         for candidate in possible:
             left -= table[candidate]
             if left < 0:

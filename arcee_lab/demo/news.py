@@ -1,7 +1,7 @@
 """News with names that a person, a place and an organisation may share.
 
-The type of a bare name is settled by what stands left of it (a causal reader sees that much) and
-often only by what stands right of it (the verb, an apposition). Both readers' best guess is
+The type of a bare name is settled by what is left of it (a causal reader sees that much) and
+often only by what is right of it (the verb, an apposition). Both readers' best guess is
 computed here from the same tables that write the text, and stored with each name.
 """
 
@@ -144,7 +144,7 @@ def best_accuracy(*, both_sides: bool) -> float:
                 weights = first_word_weights(prior, surname)
                 total += weight * max(weights.values())
                 other = {t: prior[t] * NAMES[t][surname] - weights[t] for t in TYPES}
-                total += weight * sum(other.values())  # a first name or Port says it all
+                total += weight * sum(other.values())  # a first name, or "Port", decides the type
                 continue
             total += weight * _best_with_right(prior, surname, subject)
     return total / (1.0 + TAIL)

@@ -1,6 +1,6 @@
 """Passages with a question, put first so that a causal reader knows what to look for.
 
-Who went where stands in the passage and nowhere else. Of some people it says "here or there": the
+Who went where is in the passage and nowhere else. Of some people it says "here or there": the
 first of the two is right with probability `FIRST_IS_RIGHT`, so nobody can be sure.
 """
 
@@ -15,7 +15,7 @@ PREFIXED = 0.2
 AMBIGUOUS = 0.3
 FIRST_IS_RIGHT = 0.8
 FEWEST, MOST = 3, 5
-MOST_AGAIN = 2  # people told of once more, of whom the passage is clear
+MOST_AGAIN = 2  # people mentioned once more, about whom the passage is clear
 
 
 def write_passage(page: Page) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Reviews: an opinion to be added up from clauses of uneven weight.
 
-Strength says how much a clause is worth, a negation near or far turns it round, and hearsay is
+Strength says how much a clause is worth, a negation near or far reverses it, and hearsay is
 worth nothing. A reader that only counts words misses the last two.
 """
 

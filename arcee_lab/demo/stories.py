@@ -1,4 +1,4 @@
-"""Stories: subjects and verbs that must agree across whatever stands between them.
+"""Stories: subjects and verbs that must agree across whatever is between them.
 
 A noun of the other number between a subject and its verb is an attractor (Linzen et al. 2016). A
 subject may carry a chain of prepositional phrases, a subject relative or an object relative.

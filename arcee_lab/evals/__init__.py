@@ -4,7 +4,7 @@ The only part of the package that imports lm_eval. Importing it registers the mo
 that a task file with a `!function` of ours also works under plain `lm-eval run`.
 
     runner.py            `run`: tasks one after the other, interrupts, saved tasks
-    result.py            what `run` returns: `Evaluation`, `Score`; `TaskFailed`
+    result.py            what `run` returns: `Evaluation`, `Score`
     scores.py            scores of tasks and groups with their bootstrap draws
     finished_tasks.py    finished tasks of a run, saved so that it can resume
     progress.py          one bar over all documents
@@ -16,6 +16,14 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
     intervened.py        interventions in an evaluation: which can be packed, document positions
     request_cache.py     whose answers a use_cache file holds
     lm_eval_registry.py  registers `arcee-lab` with lm-eval
+    compared/            `compare`: paired differences of runs, saved runs read back
+        _compare             matches documents and redraws them
+        comparison           `Comparison`, `Difference`: table, forest plot, flipped documents
+        matching             which documents are the same
+        significance         McNemar's exact test, Holm's correction
+        aggregations         aggregations by name
+        saved                folders of saved runs
+        report               the page of a comparison
     scoring/             packed log-likelihoods of the LM head
         packable_documents   requests grouped by document
         tokenization         token ids of contexts and continuations
@@ -40,7 +48,7 @@ Interfaces:
 * A document of a head's task has the column `head` ("sequence", "token" or "qa") and what the head
   reads: `words` (token), or `question` and `context` (qa). A sequence task is multiple choice with
   the labels as choices and the text as context; token and qa tasks are `generate_until`.
-* lm-eval gets from the token head a JSON list of labels, from the QA head a text.
+* lm-eval gets a JSON list of labels from the token head, and a text from the QA head.
 * The ceilings of a task are in its file, as `metadata: {ceilings: {metric: value}}`; a value is a
   number, or a function without arguments (`!function arcee_lab.evals.tasks.ceilings.sentiment`).
 * Optional columns: `text` (token: the running text; by default the words joined by spaces) and
@@ -53,16 +61,21 @@ from arcee_lab._lazy import lazy_exports
 from arcee_lab.evals.lm_eval_registry import register
 
 if TYPE_CHECKING:
+    from arcee_lab.evals import metrics
+    from arcee_lab.evals.compared._compare import compare
+    from arcee_lab.evals.compared.comparison import Comparison
     from arcee_lab.evals.model import ArceeLab
-    from arcee_lab.evals.result import Evaluation, TaskFailed
+    from arcee_lab.evals.result import Evaluation
     from arcee_lab.evals.runner import run
     from arcee_lab.evals.sweeps import Sweep, sweep
 
 __all__ = [
     "ArceeLab",
+    "Comparison",
     "Evaluation",
     "Sweep",
-    "TaskFailed",
+    "compare",
+    "metrics",
     "register",
     "run",
     "sweep",
@@ -72,12 +85,15 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "compared._compare": ("compare",),
+        "compared.comparison": ("Comparison",),
         "lm_eval_registry": ("register",),
         "model": ("ArceeLab",),
-        "result": ("Evaluation", "TaskFailed"),
+        "result": ("Evaluation",),
         "runner": ("run",),
         "sweeps": ("Sweep", "sweep"),
     },
+    packages=("metrics",),
 )
 
 register()

@@ -27,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs lm-eval's command line.
 
     Args:
-        words: What stands behind `python -m arcee_lab.evals`; the process's own by default.
+        words: The words after `python -m arcee_lab.evals`; the process's own by default.
 
     Returns:
         The exit code: 0 done, 2 bad input.

@@ -14,7 +14,7 @@ from arcee_lab.evals.result import Score, plain
 from arcee_lab.runs import storage
 from arcee_lab.runs.json_text import read_json
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class FinishedTasks:
             done = FinishedTask(
                 list(found["samples"]),
                 [
-                    (Score(**score | {"members": ()}), np.array(drawn, dtype=float))
+                    (Score(**score | {"members": (), "weights": ()}), np.array(drawn, dtype=float))
                     for score, drawn in found["scores"]
                 ],
                 {key: int(value) for key, value in found["cost"].items()},

@@ -40,8 +40,8 @@ class ArceeLab(_Base):
     """An Arcee model for lm-eval: the scores of its `hf` model in fp32, for fewer tokens.
 
     Log-likelihoods are within 1e-4 of those of `hf`, with two exceptions in which `hf` is wrong;
-    see docs/evals.md, "Packed scoring". Choices of a document are scored as branches of one row, a
-    few-shot prefix that documents share is computed once, and log-softmax is in fp32; see
+    see docs/how-to/evals.md, "Packed scoring". Choices of a document are scored as branches of one
+    row, a few-shot prefix that documents share is computed once, and log-softmax is in fp32; see
     `arcee_lab.evals.scoring.scorer`. Documents with a `head` column go to that classification head;
     see `arcee_lab.evals.head_routing`.
 

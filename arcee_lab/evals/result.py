@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from arcee_lab.errors import TaskError, UnknownName
+from arcee_lab.errors import UnknownName
+from arcee_lab.evals.compared.saved import read_saved, samples_file
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
+
+if TYPE_CHECKING:
+    from arcee_lab.evals.compared.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Score:
         ceiling: The best possible value, if it is known.
         higher_is_better: None where lm-eval does not say.
         members: For a group, the tasks that it averages.
+        weights: For a group, the weight of each of them.
+        aggregation: Name of the function that makes the value from all documents; None if the task
+            has one of its own, which a comparison of runs cannot redraw.
     """
 
     task: str
@@ -42,6 +49,8 @@ class Score:
     ceiling: float | None = None
     higher_is_better: bool | None = None
     members: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    aggregation: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +77,8 @@ class Evaluation(Result):
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row per task and metric."""
-        columns = [one.name for one in fields(Score) if one.name != "members"]
+        hidden = ("members", "weights", "aggregation")
+        columns = [one.name for one in fields(Score) if one.name not in hidden]
         frame = pd.DataFrame([asdict(score) for score in self.scores], columns=columns)
         frame = frame.astype({"ceiling": float})
         return frame.drop(columns=["filter"]) if set(frame["filter"]) == {"none"} else frame
@@ -145,15 +155,42 @@ class Evaluation(Result):
             ),
         ]
         for task, samples in self.samples.items():
-            name = "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
             lines = "".join(json.dumps(plain(one), ensure_ascii=False) + "\n" for one in samples)
             files.append(
                 storage.write_atomic(
-                    folder / f"samples_{name}.jsonl",
+                    folder / samples_file(task),
                     lambda path, lines=lines: Path(path).write_text(lines, encoding="utf-8"),
                 )
             )
         return files
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Evaluation":
+        """Reads what `save` wrote, e.g. the `--out` of `arcee-lab eval`.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            FileError: No evaluation is there.
+            SavedDamaged: A file is damaged, or was written by an older version.
+        """
+        return cls(**read_saved(folder, Score))
+
+    def compare(
+        self,
+        *others: "Evaluation",
+        names: Sequence[str] | None = None,
+        documents: str = "same",
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> "Comparison":
+        """Compares other runs with this one, document by document; see `al.evals.compare`."""
+        from arcee_lab.evals.compared._compare import DRAWS, compare
+
+        return compare(
+            self, *others, names=names, documents=documents, draws=draws or DRAWS, seed=seed
+        )
 
     @property
     def headline(self) -> str:
@@ -177,29 +214,6 @@ class Evaluation(Result):
             for score in self.scores
         )
         return f"<p>{escape(self.headline)}.</p><table><tr>{head}</tr>{rows}</table>"
-
-
-class TaskFailed(TaskError):
-    """A task could not be scored; the results before it are kept.
-
-    Attributes:
-        result: The finished tasks of `al.evals.run`, or the finished levels of `al.evals.sweep`.
-    """
-
-    def __init__(self, message: str, result: Any):
-        super().__init__(message)
-        self.result = result
-
-    @classmethod
-    def of(cls, task: str, error: Exception, result: Evaluation) -> "TaskFailed":
-        """An error that names the task; a note says where the finished tasks are."""
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        head = f"Task {task!r}"
-        failed = cls(reason if reason.startswith(head) else f"{head}: {reason}", result)
-        if result.samples:
-            done = ", ".join(result.samples)
-            failed.add_note(f"The finished tasks ({done}) are in `result` of this error.")
-        return failed
 
 
 def table(scores: Sequence[Score]) -> str:

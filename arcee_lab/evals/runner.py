@@ -14,13 +14,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, SettingError
+from arcee_lab.errors import Interrupted, NotWritten, SettingError, TaskFailed
 from arcee_lab.evals.finished_tasks import FinishedTask, FinishedTasks, task_digest
 from arcee_lab.evals.head_routing import Source, heads_needed
 from arcee_lab.evals.intervened import InterventionsLike
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.progress import counting_documents, document_count, without_lm_eval_bar
-from arcee_lab.evals.result import Evaluation, Score, TaskFailed, plain
+from arcee_lab.evals.result import Evaluation, Score, plain
 from arcee_lab.evals.scores import group_scores, require_means, task_scores
 from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks, quiet_lm_eval
@@ -271,7 +271,7 @@ def _run(
         seconds=seconds,
         unfinished=tuple(unfinished),
     )
-    if isinstance(failure, storage.NotWritten):
+    if isinstance(failure, NotWritten):
         raise failure  # its message is complete, and no task is the cause
     if out is not None and (samples or failure is None):
         result.save(storage.make_folder(Path(out)))
@@ -279,10 +279,21 @@ def _run(
         # `from None`: a notebook would show where lm-eval was interrupted.
         raise Interrupted(_interruption(result, finished), partial=result) from None
     if isinstance(failure, Exception):
-        raise TaskFailed.of(unfinished[0], failure, result) from failure
+        raise _task_failed(unfinished[0], failure, result) from failure
     if finished is not None:
         finished.remove()
     return result
+
+
+def _task_failed(task: str, error: Exception, result: Evaluation) -> TaskFailed:
+    """An error that names the task; a note says where the finished tasks are."""
+    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    head = f"Task {task!r}"
+    failed = TaskFailed(reason if reason.startswith(head) else f"{head}: {reason}", result)
+    if result.samples:
+        done = ", ".join(result.samples)
+        failed.add_note(f"The finished tasks ({done}) are in `result` of this error.")
+    return failed
 
 
 def _finished_task(

@@ -7,6 +7,7 @@ import numpy as np
 
 from arcee_lab.bootstrap import interval
 from arcee_lab.errors import TaskError
+from arcee_lab.evals.compared.aggregations import aggregation_name
 from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
 
@@ -44,6 +45,7 @@ def task_scores(
                     n=len(items),
                     ceiling=None if ceiling is None else float(ceiling),
                     higher_is_better=better.get(metric),
+                    aggregation=aggregation_name(task.aggregation()[metric]),
                 ),
                 drawn,
             )
@@ -90,6 +92,7 @@ def group_scores(
                     else float(weights @ np.array(best, dtype=float)),
                     higher_is_better=members[0].higher_is_better,
                     members=tuple(score.task for score in members),
+                    weights=tuple(weights.tolist()),
                 )
             )
     return found

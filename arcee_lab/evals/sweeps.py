@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, SettingError, UnknownName, WrongType
+from arcee_lab.errors import Interrupted, SettingError, TaskFailed, UnknownName, WrongType
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
-from arcee_lab.evals.result import Evaluation, TaskFailed
+from arcee_lab.evals.result import Evaluation
 from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers, run_loaded
 from arcee_lab.evals.sweep_levels import POST, Level, top_k
 from arcee_lab.evals.tasks.examples import Examples, examples_of

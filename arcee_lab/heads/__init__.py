@@ -5,4 +5,5 @@ token     labels of words
 qa        answer spans of many questions
 answers   `al.answer`: answer spans of one question
 batches   rows of token ids as padded batches, and checks of a head's labels
+targets   which logit `target=` means, and its direction
 """

@@ -11,7 +11,7 @@ from torch import nn
 def replace_method(module: nn.Module, name: str, value: object, undo: ExitStack) -> None:
     """Sets an instance attribute and has `undo` restore exactly what was there.
 
-    Where somebody has wrapped it again meanwhile, it stays: without hooks that stop, it only passes
+    Where somebody has wrapped it again since, it stays: without hooks that stop, it only passes
     calls through.
     """
     before = module.__dict__.get(name)

@@ -4,7 +4,7 @@ from threading import get_ident
 
 import torch
 
-from arcee_lab.errors import SiteError
+from arcee_lab.errors import ModelError
 
 # -1 outside of a backward. torch's own checkpointing asks the same.
 _graph_task = torch._C._current_graph_task_id
@@ -36,7 +36,7 @@ class OneThread:
         """Notes that a forward begins in this thread.
 
         Raises:
-            ValueError: If it is not the owner's.
+            ModelError: If it is not the owner's.
         """
         here = get_ident()
         if here != self._owner and not in_backward():
@@ -53,7 +53,7 @@ class OneThread:
         False for a layer that a backward in another thread computes again.
 
         Raises:
-            ValueError: For a forward in another thread.
+            ModelError: For a forward in another thread.
         """
         here = get_ident()
         if here == self.running or here == self._owner:
@@ -62,8 +62,8 @@ class OneThread:
             return False
         raise self._strange()
 
-    def _strange(self) -> SiteError:
-        return SiteError(
+    def _strange(self) -> ModelError:
+        return ModelError(
             f"The model ran in another thread than the one that opened {self._what}, which would "
             "mix what belongs to the two. Open the block in the thread that calls the model, let "
             "one thread use the model at a time, or give each thread a model of its own."

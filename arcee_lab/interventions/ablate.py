@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import position_axis
+from arcee_lab.interventions.arithmetic import basis_of, projected
 from arcee_lab.interventions.base import Change, Intervention, Place
 from arcee_lab.interventions.call_state import Forward
 from arcee_lab.interventions.constants import as_mask, as_value
@@ -112,6 +113,9 @@ class Patch(Intervention):
         attended: Which columns of the source are real, `[batch or 1, columns]` bools; a capture
             tells it. Where it is known, a token that gets another one's activation is an error when
             the block ends: the runs are padded on different sides, or to different lengths.
+        within: Directions `[d]` or `[k, d]`, d the last axis of the site, linearly independent:
+            only the part of the activations in their span is put in place, as in interchange
+            interventions of a subspace (Geiger et al., arXiv:2303.02536). None: all of them.
 
     Example:
         >>> import arcee_lab as al
@@ -126,9 +130,14 @@ class Patch(Intervention):
 
     source: Any
     attended: Any = None
+    within: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.within is not None:
+            self._set(within=as_value(self.within, what="within"))
+            if self.units is not None:
+                raise SettingError("within takes whole directions; leave units out.")
         names: tuple[str, ...] = self.sites  # type: ignore[assignment]
         attended = self.attended
         if attended is None:
@@ -138,7 +147,20 @@ class Patch(Intervention):
         self._set(source=as_value(self.source, what="source", names=names))
 
     def bind(self, place: Place) -> Change:
-        """The source's columns that are the call's."""
+        """The source's columns that are the call's, or what of them is in the span of `within`."""
+        whole = self._whole(place)
+        if self.within is None:
+            return whole
+        basis = basis_of(self.within, place, what="within")
+
+        def change(x: Tensor, now: Forward) -> Tensor:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            step = projected(whole(x, now).to(wide.dtype) - wide, basis, place)
+            return (wide + step).to(x.dtype)
+
+        return change
+
+    def _whole(self, place: Place) -> Change:
         given = place.activation(self.source, what="source")
         axes, axis = place.site.axes, position_axis(place.site.axes)
         whole = given.ndim == len(axes)

@@ -20,7 +20,7 @@ class Scale(Intervention):
     The shared arguments are those of `Intervention`.
 
     Attributes:
-        factor: A number, or a tensor over the site's feature axes, e.g. one factor a unit.
+        factor: A number, or a tensor over the site's feature axes, e.g. one factor per unit.
     """
 
     factor: Any
@@ -125,6 +125,7 @@ class Add(Intervention):
     def bind(self, place: Place) -> Change:
         """`x + alpha * direction`."""
         step = place.number(self.direction, what="direction", times=self.alpha)
+        _require_range(place, place.given(self.direction, what="direction"), self.alpha)
         return lambda x, now: x + step(x)
 
 
@@ -152,35 +153,63 @@ class ProjectOut(Intervention):
 
     def bind(self, place: Place) -> Change:
         """`x - x Qᵀ Q`, Q an orthonormal basis of the span."""
-        basis = _basis(self.directions, place)
+        basis = basis_of(self.directions, place, what="directions")
 
         def change(x: Tensor, now: Forward) -> Tensor:
             dtype = torch.promote_types(x.dtype, torch.float32)
-            rows = place.placed.tensor(basis, x.device, dtype)  # [k, d]
-            with _without_autocast(x.device):
-                wide = x.to(dtype)
-                return (wide - (wide @ rows.T) @ rows).to(x.dtype)
+            wide = x.to(dtype)
+            return (wide - projected(wide, basis, place)).to(x.dtype)
 
         return change
 
 
-def _basis(directions: Any, place: Place) -> Tensor:
-    axis, what = place.site.axes[-1], "directions"
+def projected(x: Tensor, basis: Tensor, place: Place) -> Tensor:
+    """The part of x, fp32 or wider, in the span of an orthonormal basis `[k, d]`."""
+    rows = place.placed.tensor(basis, x.device, x.dtype)
+    with _without_autocast(x.device):
+        return (x @ rows.T) @ rows
+
+
+def _require_range(place: Place, given: float | Constant, alpha: float) -> None:
+    """Refuses a step whose numbers the site's dtype cannot hold: they would become infinite."""
+    dtype = place.anatomy.model.dtype
+    largest = torch.finfo(dtype).max
+    if not isinstance(given, Constant):
+        step = abs(alpha * given)
+    else:
+        tensor = given.tensor
+        if tensor.is_meta or not tensor.numel():
+            return
+        step = abs(alpha) * float(tensor.abs().max())
+        if tensor.is_floating_point():
+            largest = min(largest, torch.finfo(tensor.dtype).max)
+    if step > largest:
+        raise SettingError(
+            f"alpha={alpha} makes a step of up to {step:.3g} at {place.name}, and the largest "
+            f"number there is {largest:.3g} ({dtype}); give a smaller alpha."
+        )
+
+
+def basis_of(directions: Any, place: Place, *, what: str) -> Tensor:
+    """An orthonormal basis `[k, d]` of the span of directions, fp64 on the CPU.
+
+    Raises:
+        ValueError: They do not fit the site, or are zero or linearly dependent.
+    """
+    axis = place.site.axes[-1]
     if axis in ("k_pos", "1"):
-        raise SettingError(f"ProjectOut needs a feature axis, and {place.name} has none.")
+        raise SettingError(f"A projection needs a feature axis, and {place.name} has none.")
     given = place.given(directions, what=what)
     shape = list(given.tensor.shape) if isinstance(given, Constant) else "a number"
     size = place.anatomy.size(axis)
     if not isinstance(given, Constant) or len(shape) not in (1, 2) or shape[-1] != size:
-        raise SettingError(
-            f"directions must be [{size}] or [k, {size}] at {place.name}; got {shape}."
-        )
+        raise SettingError(f"{what} must be [{size}] or [k, {size}] at {place.name}; got {shape}.")
     rows = given.require(what=what).tensor.reshape(-1, size).double().cpu()
     q, r = torch.linalg.qr(rows.T)
     lengths = rows.norm(dim=1)
     if len(rows) > size or bool((r.diagonal().abs() <= 1e-6 * lengths).any()):
         raise SettingError(
-            f"directions at {place.name} are zero or linearly dependent; give independent ones."
+            f"{what} at {place.name} are zero or linearly dependent; give independent ones."
         )
     return q.T.contiguous()
 

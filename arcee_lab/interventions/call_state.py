@@ -38,7 +38,7 @@ class Forward:
     _hits: dict[tuple[Where, torch.device], Tensor] = field(default_factory=dict)
 
     def hits(self, where: Where, device: torch.device) -> Bool[Tensor, "batch pos"]:
-        """Which tokens of the call a condition means, computed once a call and device."""
+        """Which tokens of the call a condition means, computed once per call and device."""
         key = (where, device)
         if key not in self._hits:
             hit = where.hits(self.call, device, self.placed, self.tags)

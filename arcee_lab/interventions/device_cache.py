@@ -1,4 +1,4 @@
-"""Where the tensors of a value are needed: each is moved to a device once a block."""
+"""Where the tensors of a value are needed: each is moved to a device once per block."""
 
 import torch
 from torch import Tensor

@@ -104,7 +104,7 @@ class Cett(Intervention):
         self._set(eps=eps)
 
     def bind(self, place: Place) -> Change:
-        """One comparison with a threshold a neuron."""
+        """One comparison with a threshold per neuron."""
         _require_neurons(self, place)
         eps = place.given(self.eps, what="eps")
         assert isinstance(eps, float)

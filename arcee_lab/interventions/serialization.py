@@ -24,7 +24,7 @@ _KINDS: dict[str, type[Intervention]] = {
 
 @checked
 def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
-    """Writes interventions as JSON text; see docs/formats.md.
+    """Writes interventions as JSON text; see docs/reference/formats.md.
 
     Tensors are written as their bytes, so a patch takes 4/3 of the size of its sources.
 

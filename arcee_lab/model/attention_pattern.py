@@ -1,4 +1,4 @@
-"""Attention scores and pattern of one call, for the heads and queries that are asked for.
+"""Attention scores and pattern of one call, for the requested heads and queries.
 
 Where a kernel returns neither, they are computed from its queries and keys, and nothing is
 multiplied that was not asked for. Where the data flows through them they are cut.

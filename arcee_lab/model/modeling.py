@@ -137,7 +137,7 @@ class ArceePreTrainedModel(PreTrainedModel):
 
         The backbone is found in a file of any of the five classes. A head that the file lacks is
         initialised, as a new head is meant to be; transformers reports it. A caller who takes the
-        report with `output_loading_info=True` judges by its `missing_keys` himself.
+        report with `output_loading_info=True` decides by its `missing_keys`.
 
         Raises:
             ValueError: If a parameter of the backbone is missing and would stay random.

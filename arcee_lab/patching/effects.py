@@ -1,4 +1,4 @@
-"""What patching found: an effect a spot and pair, and the frames and figures drawn from it."""
+"""What patching found: an effect per spot and pair, and the frames and figures drawn from it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,16 +25,18 @@ class PatchEffects(Result):
     """How much a metric changes when spots of a run are swapped for those of another.
 
     Attributes:
-        method: "patching", measured one by one; or "attribution", estimated from one gradient.
+        method: "patching" or "ablation", measured one by one; or "attribution", estimated from one
+            gradient.
         metric: Name of the metric.
         spots: What was swapped, e.g. `spots[0]`.
         effects: Metric of the base run with the patch, minus that without. NaN where a sequence
             has none of the spot's tokens.
         base: The metric of the run that was changed.
-        source: The metric of the run that activations came from.
+        source: The metric of the run that activations came from; of an ablation, the metric with
+            all spots ablated at once.
     """
 
-    method: Literal["patching", "attribution"]
+    method: Literal["patching", "attribution", "ablation"]
     metric: str
     spots: Spots
     effects: Float[Tensor, "spot pair"]
@@ -122,14 +124,15 @@ class PatchEffects(Result):
         if labels is not None and len(labels) != len(columns):
             raise SettingError(f"got {len(labels)} labels for {len(columns)} columns.")
         rows = self._rows()
-        unit = "share of the difference restored" if what == "recovered" else self.metric
+        share = "difference restored" if self.method != "ablation" else "change with all ablated"
+        unit = f"share of the {share}" if what == "recovered" else f"change of {self.metric}"
         return effect_map(
             grid.reshape(len(rows), len(columns)).numpy(),
             rows,
             list(labels) if labels is not None else columns,
             across=over[-1][:-1] if over else "",
             down=" . ".join(["layer" if self._one_kind else "site", *(w[:-1] for w in over[:-1])]),
-            what=unit if self.method == "patching" else f"{unit} (estimate)",
+            what=f"{unit} (estimate)" if self.method == "attribution" else unit,
             title=self._title() if title is None else title,
             dark=dark,
         )
@@ -168,10 +171,11 @@ class PatchEffects(Result):
     def headline(self) -> str:
         """Method, spots, the metric of both runs, and N."""
         kinds = "" if not self.spots.over else f" by {', '.join(self.spots.over)}"
+        other, noun = ("all", "sequence") if self.method == "ablation" else ("source", "pair")
         return (
             f"{self.method}, {counted(len(self.spots), 'spot')}{kinds}, {self.metric}: base "
-            f"{self.base.mean():.3g}, source {self.source.mean():.3g}, "
-            f"N = {counted(len(self.base), 'pair')}"
+            f"{self.base.mean():.3g}, {other} {self.source.mean():.3g}, "
+            f"N = {counted(len(self.base), noun)}"
         )
 
     def _repr_html_(self) -> str:
@@ -204,8 +208,9 @@ class PatchEffects(Result):
 
     def _title(self) -> str:
         kind = _LAYER.sub("", self.spots.names[0]) if self._one_kind else "each site"
-        verb = "Patching" if self.method == "patching" else "Attribution to"
-        return f"{verb} {kind} ({len(self.base)} pairs)"
+        verb = {"patching": "Patching", "ablation": "Ablating"}.get(self.method, "Attribution to")
+        noun = "sequence" if self.method == "ablation" else "pair"
+        return f"{verb} {kind} ({counted(len(self.base), noun)})"
 
     def _matched(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):

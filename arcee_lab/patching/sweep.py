@@ -1,10 +1,11 @@
-"""Activation patching, one spot after another, many a forward."""
+"""Activation patching, one spot after another, many per forward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from arcee_lab.errors import SettingError
@@ -101,23 +102,47 @@ def patch_sweep(
         with capture(model, list(spots.names)) as acts:
             goal = pairs.measure(pairs.run("source"))[0]
         before = pairs.measure(pairs.run("base"))[0]
-        effects = []
         each = max(1, batch_size // pairs.count)
-        starts = range(0, len(spots), each)
-        for start in progress_bar(starts, unit="forward", show=progress):
-            some = slice(start, min(start + each, len(spots)))
-            with intervene(model, _patches(spots, some, acts, pairs)):
-                after = pairs.measure(pairs.run("base", copies=some.stop - some.start))
-            found = spots.tokens(some, pairs.real).any(dim=-1)  # a short sequence lacks some
-            effects.append(torch.where(found, after - before, torch.nan))
+        effects = measure_spots(model, spots, acts, pairs, before, each=each, progress=progress)
     return PatchEffects(
         method="patching",
         metric=name_of(metric),
         spots=spots,
-        effects=torch.cat(effects).cpu(),
+        effects=effects,
         base=before.cpu(),
         source=goal.cpu(),
     )
+
+
+def measure_spots(
+    model: nn.Module,
+    spots: Spots,
+    new: Mapping[str, Tensor],
+    pairs: Pairs,
+    before: Float[Tensor, " pair"],
+    *,
+    each: int,
+    progress: bool | None,
+) -> Float[Tensor, "spot pair"]:
+    """What the metric of the base run changes by, with one spot after another replaced.
+
+    Args:
+        model: The model.
+        spots: What is replaced.
+        new: What by: site -> activation.
+        pairs: What the model runs on.
+        before: The metric without any.
+        each: Spots per forward.
+        progress: Whether to show a bar.
+    """
+    effects = []
+    for start in progress_bar(range(0, len(spots), each), unit="forward", show=progress):
+        some = slice(start, min(start + each, len(spots)))
+        with intervene(model, _patches(spots, some, new, pairs)):
+            after = pairs.measure(pairs.run("base", copies=some.stop - some.start))
+        found = spots.tokens(some, pairs.real).any(dim=-1)  # a short sequence lacks some
+        effects.append(torch.where(found, after - before, torch.nan))
+    return torch.cat(effects).cpu()
 
 
 def spots_of(
@@ -144,15 +169,16 @@ def _patches(spots: Spots, some: slice, acts: Any, pairs: Pairs) -> list[Replace
         here = spots.at_site(place)
         first, last = max(here.start, some.start), min(here.stop, some.stop)
         if first < last:
-            put = partial(
-                _put,
-                source=acts[name],
-                # Rows of one spot are next to each other, and so are spots of one site.
-                rows=slice((first - some.start) * pairs.count, (last - some.start) * pairs.count),
-                hit=spots.hit(slice(first, last), place, pairs.real, acts[name].shape),
-            )
-            patches.append(Replace(name, put))
+            # Rows of one spot are next to each other, and so are spots of one site.
+            rows = slice((first - some.start) * pairs.count, (last - some.start) * pairs.count)
+            hit = spots.hit(slice(first, last), place, pairs.real, acts[name].shape)
+            patches.append(put_source(name, acts[name], rows, hit))
     return patches
+
+
+def put_source(name: str, source: Tensor, rows: slice, hit: Tensor) -> Replace:
+    """Puts the source in place of a site's activation in some rows, where it is hit."""
+    return Replace(name, partial(_put, source=source, rows=rows, hit=hit))
 
 
 def _put(x: Tensor, *, source: Tensor, rows: slice, hit: Tensor) -> Tensor:

@@ -61,9 +61,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         return lambda call: call.attended(device) if masked else None
 
     def __getitem__(self, name: str) -> Tensor:
-        canonical = self._anatomy.legend.canonical(name)
-        if canonical not in self._buffers:
-            raise UnknownName(f"{canonical} is not recorded; recorded are {list(self)[:4]} ...")
+        canonical = self._anatomy.legend.key(name, self._buffers, are="recorded")
         if not self._has_run:
             raise SiteError(f"{canonical} holds nothing yet: call the recorder like the model.")
         return self._buffers[canonical]
@@ -73,6 +71,15 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._buffers)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return self._anatomy.legend.key(name, self._buffers, are="recorded") in self._buffers
+        except UnknownName:
+            return False
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def __repr__(self) -> str:
         return f"CompiledCapture of {self.plan}"

@@ -50,7 +50,7 @@ class Covariance(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a dimension: unit, mean, std, n_tokens."""
+        """One row per dimension: unit, mean, std, n_tokens."""
         import pandas as pd
 
         return pd.DataFrame(

@@ -76,7 +76,7 @@ class LogHistogram(ReducerResult):
         return f"N = {self.tokens:,} tokens, {self.positive.mean():.2%} of values above 0{broken}"
 
     def frame(self) -> "pd.DataFrame":
-        """One row a bin, all units together: from, below, count, share."""
+        """One row per bin, all units together: from, below, count, share."""
         import pandas as pd
 
         count = self.counts.flatten(0, -2).sum(0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State
+from arcee_lab.reducers.running import moments_on_cpu
 from arcee_lab.reducers.running.chunks import pieces, wide
 from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
@@ -60,9 +61,10 @@ class MomentsOf(ReducerResult):
 class Moments(Reducer):
     """Mean, variance and largest value of each unit.
 
-    Sums are fp64 around the mean of each piece, put together as in Chan, Golub and LeVeque,
-    "Updating formulae and a pairwise algorithm for computing sample variances" (1979): a mean that
-    is large compared with the spread does not cancel. States merged in another order agree to
+    Sums are fp64 around the mean of each piece (on a CPU around that of the call's first tokens),
+    put together as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979): a mean that is large compared with the spread does not
+    cancel. States merged in another order agree to
     about 1e-12 of the variance plus 1e-15 of the squared mean; the maximum is exact.
 
     Example:
@@ -92,9 +94,17 @@ class Moments(Reducer):
         **asked: Any,
     ) -> None:
         shape, dtype = state["mean"].shape, state["mean"].dtype
+        if moments_on_cpu.fits(x):
+            found = moments_on_cpu.moments(x, token_mask)
+            if found is not None:
+                units = ("mean", "squares", "max")
+                found |= {name: found[name].view(shape) for name in units}
+                for name, value in self.merge(state, found).items():
+                    state[name].copy_(value)
+            return
         for piece, mask in pieces(x, token_mask):
             count = mask.sum()
-            # Not a product: what stands at padding may be NaN.
+            # Not a product: the values at padding may be NaN.
             values = torch.where(mask[:, None], piece, 0.0).to(dtype)
             weights = mask.to(dtype)
             mean = weights @ values / count.clamp(min=1)

@@ -29,7 +29,8 @@ class Quantiles(ReducerResult):
         tokens: N, the tokens that were counted.
         counts: Values in each bin, from the most negative to the largest: of all units together
             `[bin]`, or of each `[*features, bin]`.
-        values: What stands for each bin; no value of a bin is farther off than the relative error.
+        values: The representative of each bin; no value of a bin is farther off than the relative
+            error.
         nan: Values that were NaN; they are in no bin.
     """
 

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.reducers.reducer import Reducer, State, check_whole
+from arcee_lab.reducers.running import largest_on_cpu
 from arcee_lab.reducers.running.chunks import pieces
 from arcee_lab.reducers.running.result import ReducerResult, unit_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_LISTS = ("values", "rows", "positions")
+_POSITION_BITS = 31  # more than any context has
+
 
 @dataclass(frozen=True, repr=False)
 class Largest(ReducerResult):
-    """The largest values of each unit, falling; of equal ones the first read comes first.
+    """The largest values of each unit, falling; see `TopK` for the order of equal ones.
 
     Attributes:
         tokens: N, the tokens that were counted.
@@ -44,7 +48,7 @@ class Largest(ReducerResult):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row a value: unit, rank (from 0), value, row, position."""
+        """One row per value: unit, rank (from 0), value, row, position."""
         import pandas as pd
 
         k = self.values.shape[-1]
@@ -65,11 +69,14 @@ class Largest(ReducerResult):
 class TopK(Reducer):
     """Keeps the largest values of each unit, and where they stand: sequence and token.
 
+    Of equal values the one in the smaller row comes first, then the one at the smaller position.
+    This is an order of all tokens, so the result does not depend on how sequences were batched.
+
     Values are kept in fp32, which holds those of half precision exactly. NaN counts as larger than
     all else, so that it shows. A unit that never fires has its zeros at the first tokens.
 
     Attributes:
-        k: Values a unit.
+        k: Values per unit.
 
     Example:
         >>> import arcee_lab as al
@@ -121,6 +128,16 @@ class TopK(Reducer):
         rows = torch.arange(batch, device=x.device) - batch + state["rows_read"]
         row_of = rows[:, None].expand(batch, length).flatten()
         position_of, start = positions.flatten(), 0
+        views = {name: state[name].view(-1, self.k) for name in _LISTS}
+        # Without a cache all rows are new, so that an equal value enters no full list.
+        flat = x.flatten(0, 1).flatten(1)
+        apart = isinstance(seen, int) and seen == 0
+        if (
+            apart
+            and largest_on_cpu.fits(flat, token_mask, self.k)
+            and largest_on_cpu.add_largest(views, flat, token_mask, row_of, position_of)
+        ):
+            return
         for piece, mask in pieces(x, token_mask):
             span = slice(start, start + len(piece))
             start += len(piece)
@@ -133,7 +150,6 @@ class TopK(Reducer):
                 "rows": torch.where(there, row_of[span][index], -1),
                 "positions": torch.where(there, position_of[span][index], -1),
             }
-            views = {name: state[name].view(-1, self.k) for name in found}
             for name, tensor in self._best(views, found).items():
                 views[name].copy_(tensor)
 
@@ -144,7 +160,7 @@ class TopK(Reducer):
         }
 
     def finalize(self, state: State) -> Largest:
-        where = {name: state[name] for name in ("values", "rows", "positions")}
+        where = {name: state[name] for name in _LISTS}
         return Largest(int(state["tokens"]), int(state["rows_read"]), **where)
 
     def check(self, state: State) -> None:
@@ -159,9 +175,12 @@ class TopK(Reducer):
             raise SettingError("values do not fall")
 
     def _best(self, a: State, b: State) -> State:
-        """The largest of two lists, of which the first was read before."""
-        names = ("values", "rows", "positions")
-        both = {name: torch.cat([a[name], b[name]], dim=-1) for name in names}
+        """The largest of two lists; of equal values the smaller row, then the smaller position."""
+        both = {name: torch.cat([a[name], b[name]], dim=-1) for name in _LISTS}
+        place = (both["rows"] << _POSITION_BITS) | both["positions"]
+        place = torch.where(both["rows"] < 0, torch.iinfo(torch.int64).max, place)
+        order = place.argsort(dim=-1)
+        both = {name: tensor.gather(-1, order) for name, tensor in both.items()}
         _, index = _largest(both["values"], self.k)
         return {name: tensor.gather(-1, index) for name, tensor in both.items()}
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import FileError, OtherRun
+from arcee_lab.errors import SYSTEM_ERROR, FileError, NotWritten, OtherRun
 from arcee_lab.runs.json_text import read_json
 
 RUN_FILE = "run.json"
@@ -22,33 +22,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; 
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
 _DIFFERS = " differs"
 _SHOWN = 90  # characters of a setting in an error
-_RUST = re.compile(r"\(os error (\d+)\)")
 # What a file system without hard links says.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-class NotWritten(OSError, FileError):
-    """A file or folder could not be written or removed; what it held before is unchanged.
-
-    Args:
-        path: The file or folder.
-        error: The error of the system or of the library that wrote.
-
-    Attributes:
-        path: The file or folder.
-        reason: Why, in the system's words.
-    """
-
-    def __init__(self, path: Path | str, error: Exception):
-        # Writers in Rust, of safetensors and tokenizers, have errors of their own for the system's.
-        number = _RUST.search(str(error))
-        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
-        self.reason = reason or " ".join(str(error).split()).rstrip(".")
-        super().__init__(
-            f"{path} cannot be written: {self.reason}. Make room or get permission there, then "
-            "repeat the same call or command: what was finished before is kept."
-        )
-        self.path = path
 
 
 def require_local(path: str | Path) -> None:
@@ -328,7 +303,7 @@ def _cleaning_up(path: Path, part: Path | None = None) -> Iterator[None]:
     except BaseException as error:
         if part is not None:
             _remove(part)
-        failed = isinstance(error, OSError) or _RUST.search(str(error))
+        failed = isinstance(error, OSError) or SYSTEM_ERROR.search(str(error))
         if isinstance(error, Exception) and failed and not isinstance(error, NotWritten):
             raise NotWritten(path, error) from error
         raise

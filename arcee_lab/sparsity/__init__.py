@@ -2,7 +2,8 @@
 
 `measure` reads a text once and shows every layer to every analysis that was asked for. The core
 counts at every token; the other streamed analyses look at a sample of the windows, every 8th by
-default (`sample_every=`). Rows are those of docs/sparsity.md, which has formulas and sources.
+default (`sample_every=`). docs/explanation/sparsity.md has a row per analysis, with its formula and
+source.
 
 _measure        the call `measure`
 job             the same in two steps: plan, estimate, run

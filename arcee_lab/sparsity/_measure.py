@@ -23,6 +23,7 @@ def measure(
     batch_size: int = 8,
     context: int | None = None,
     max_tokens: int | None = None,
+    seed: int = 0,
     label: str | None = None,
     ranks: Ranks | None = None,
     resume: str | Path | None = None,
@@ -51,11 +52,13 @@ def measure(
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
+        seed: Random seed of the samples that the further analyses draw. What the pass looks at
+            follows from the tokens and needs none.
         label: What the report is called next to others; the model's name, and the adapters that
             are active, by default.
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the report over all of them.
-        resume: A file to save the state to every minute and to go on from after an interruption.
+        resume: A file to save the state to every minute, and to resume from after an interruption.
             Ranks need one each. Results of the analyses after the pass are saved next to it, each
             as soon as it is there. Both are removed at the end.
         keep_resume: Leave them at the end too: for a caller that has yet to save the report, and
@@ -90,6 +93,7 @@ def measure(
         batch_size=batch_size,
         context=context,
         max_tokens=max_tokens,
+        seed=seed,
     )
     return job.run(
         label=label, ranks=ranks, resume=resume, keep_resume=keep_resume, progress=progress

@@ -51,7 +51,7 @@ class _Down:
         self.copy_bytes = linear.weight.numel() * linear.weight.element_size()
 
     def take_copy(self) -> None:
-        # Columns of [d_model, d_mlp] lie apart in memory; gathering those is slower than dense.
+        # Columns of [d_model, d_mlp] are strided in memory; gathering those is slower than dense.
         self.copy = self.linear.weight.detach().t().contiguous()
         self.version = _version(self.linear.weight)
 

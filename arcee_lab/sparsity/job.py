@@ -43,6 +43,7 @@ class MeasureJob:
         batch_size: Windows per forward pass.
         context: Longest window in tokens.
         max_tokens: How many tokens to read.
+        seed: Of the samples that the further analyses draw.
 
     Attributes:
         planned: The pass, not started yet.
@@ -63,6 +64,7 @@ class MeasureJob:
         batch_size: int = 8,
         context: int | None = None,
         max_tokens: int | None = None,
+        seed: int = 0,
     ):
         names = registry.chosen(analyses)
         inner: Any = unwrap(model)
@@ -73,6 +75,7 @@ class MeasureJob:
         self.further = tuple(name for name in names if name in registry.FURTHER)
         self._tokenizer = tokenizer
         self._batch_size = batch_size
+        self._seed = seed
         self._started = False
 
     def estimate(self, *, processes: int = 1) -> PassEstimate:
@@ -129,7 +132,9 @@ class MeasureJob:
     ) -> SparsityReport:
         """The report with what the analyses after the pass find."""
         run, wanted = self.planned, self.further
-        identity = run.identity(ranks) if wanted and resume is not None else {}
+        identity: dict[str, Any] = {}
+        if wanted and resume is not None:
+            identity = run.identity(ranks) | {"seed": self._seed}
         found: tuple[dict[str, Result], dict[str, float]] = ({}, {})
         if identity and resume is not None:
             found = resume_files.read_further(resume, identity)
@@ -144,6 +149,7 @@ class MeasureJob:
                     self._tokenizer,
                     run.plan.windows,
                     batch_size=self._batch_size,
+                    seed=self._seed,
                     progress=progress,
                 )
             except KeyboardInterrupt:
@@ -207,11 +213,13 @@ def _interrupted(run: Pass, label: str | None, ranks: Ranks, resume: Path | None
 
 def _go_on(resume: Path | None) -> str:
     if resume is None:
-        return "Give resume=FILE, and the same call goes on where it was interrupted."
+        return "Give resume=FILE, and the same call resumes where it was interrupted."
     return (
-        f"The same call goes on from what {resume} holds."
+        f"The same call resumes from what {resume} holds."
         if resume.is_file()
-        else (f"Nothing was saved to {resume} yet, so the same call starts anew.")
+        else (
+            f"Nothing was saved to {resume} yet, so the same call starts again from the beginning."
+        )
     )
 
 

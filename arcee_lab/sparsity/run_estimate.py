@@ -12,9 +12,9 @@ from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.sampled.sample import DEFAULT_TOKENS
 from arcee_lab.sparsity.streamed.runner import Pass, new_states
 
-_STATISTICS = 1.3  # a pass takes about so many times its forward passes
-_CUTS = 3  # and a reading so many times that: logits, losses, and the choice of neurons
-_TOKENS = 1024  # of the forward that is timed, at the most
+_STATISTICS = 1.3  # a pass takes about this many times its forward passes
+_CUTS = 3  # and a reading this many times that: logits, losses, and the choice of neurons
+_TOKENS = 1024  # of the forward that is timed, at most
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def state_bytes(run: Pass) -> int:
 
 
 def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> PassEstimate:
-    """Estimates a pass; runs one forward twice, on a batch of middling length or part of it.
+    """Estimates a pass; runs one forward twice, on a batch of median length, or part of it.
 
     Args:
         run: The pass, from `job.plan_pass`.

@@ -1,7 +1,7 @@
 """nnsight around our models; the only part that imports it.
 
-To import it replaces `torch.Tensor.backward` in the process for good, by one that behaves the same
-outside of traces.
+Importing it replaces `torch.Tensor.backward` in the process permanently, by a function that behaves
+the same outside of traces.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How nnsight sees our hook points: as modules whose errors are ours and which fire when asked."""
+"""How nnsight sees our hook points: as modules with our errors, which fire when they are read."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class PointEnvoy(Envoy):
 
 @contextmanager
 def _firing(attention: ArceeAttention, point: Any, *, reads: bool) -> Iterator[None]:
-    """An idle hook shows the attention that somebody reads; it need not know of nnsight."""
+    """An idle hook marks the point as read, so the attention needs no knowledge of nnsight."""
     handle = point.register_forward_hook(_idle)
     attention.capture_hooks += reads
     try:

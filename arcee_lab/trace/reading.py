@@ -1,4 +1,4 @@
-"""Reads a list of sites inside an nnsight trace, whatever order they were asked in."""
+"""Reads a list of sites inside an nnsight trace, in any order."""
 
 from collections.abc import Sequence
 from typing import Any

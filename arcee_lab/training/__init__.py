@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from arcee_lab.training import heads
     from arcee_lab.training.initial_weights import untrained
     from arcee_lab.training.loop import Trained, train
     from arcee_lab.training.recipe import Recipe, Stage, quick
@@ -33,6 +34,7 @@ __all__ = [
     "SkillScore",
     "Stage",
     "Trained",
+    "heads",
     "quick",
     "train",
     "untrained",
@@ -46,4 +48,5 @@ __getattr__, __dir__ = lazy_exports(
         "scores": ("KindLoss", "LayerZeros", "Scorecard", "SkillScore"),
         "initial_weights": ("untrained",),
     },
+    packages=("heads",),
 )

@@ -26,6 +26,7 @@ from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.json_text import parse_json
 from arcee_lab.runs.one_writer import only_writer
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
 from arcee_lab.training.held_out import held_out, read
@@ -85,6 +86,7 @@ def train(
     *,
     save_every: int = 200,
     on_step: Callable[[int, float], None] | None = None,
+    progress: bool | None = None,
 ) -> Trained:
     """Trains the demo, or resumes an interrupted run of the same recipe.
 
@@ -93,6 +95,7 @@ def train(
         out: Folder of the run; created if it is missing, resumed if it holds this recipe's run.
         save_every: Steps between two saved states.
         on_step: Called after each step with its number and loss.
+        progress: Whether to show a bar over the tokens of the rows.
 
     Returns:
         The trained model with its log.
@@ -113,7 +116,7 @@ def train(
         raise SettingError(f"save_every={save_every}; expected at least 1 step.")
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
     with only_writer(out):
-        return _train(recipe, out, save_every=save_every, on_step=on_step)
+        return _train(recipe, out, save_every=save_every, on_step=on_step, progress=progress)
 
 
 def _train(
@@ -122,6 +125,7 @@ def _train(
     *,
     save_every: int,
     on_step: Callable[[int, float], None] | None,
+    progress: bool | None,
 ) -> Trained:
     """Trains in a folder that no other process writes to."""
     remove_partial_files(out)
@@ -143,7 +147,17 @@ def _train(
         took = tuple(end - start for start, end in pairwise([*starts, step]))
         return Trained(model, heads, tokenizer, tuple(rows), recipe, took)
 
-    with GracefulInterrupt("the current step") as interrupt:
+    per_step = recipe.rows * recipe.length
+    with (
+        GracefulInterrupt("the current step") as interrupt,
+        progress_bar(
+            total=recipe.steps * per_step,
+            initial=done * per_step,
+            unit="tok",
+            unit_scale=True,
+            show=progress,
+        ) as bar,
+    ):
 
         def look(step: int, loss: float | None, tokens: int) -> dict[str, float]:
             until = recipe.stages[len(starts) - 1].until
@@ -169,9 +183,12 @@ def _train(
             torch.nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
             optimizer.step()
             tokens += int((batch.kinds >= 0).sum())
-            if on_step:
-                on_step(step, losses.lm.item())
             step += 1
+            if not bar.disable:
+                bar.set_postfix(step=step, loss=f"{losses.lm.item():.3f}", refresh=False)
+                bar.update(per_step)
+            if on_step:
+                on_step(step - 1, losses.lm.item())
             ended = step == starts[-1] + stage.steps
             if step % recipe.look_every == 0 or ended:
                 skills = look(step, losses.lm.item(), tokens)
@@ -184,7 +201,7 @@ def _train(
             if interrupt.requested and step < starts[-1] + recipe.stages[len(starts) - 1].steps:
                 raise Interrupted(
                     f"interrupted after step {step}, which is saved in {out}; repeat the same call "
-                    "or command to go on.",
+                    "or command to resume.",
                     partial=ran(step),
                 )
     return ran(step)

@@ -1,10 +1,11 @@
 """The settings of a training run of the demo: shape, initial weights, stages and seed.
 
-What mattered (see docs/demo.md): embeddings that start large compared with what the blocks add, all
-with one shared mean vector, which does not change a softmax over tied embeddings and which gives
-every bias-free layer a constant direction; small down projections; and a higher loss weight for
-answers that the left context determines, until the skills are learned. No loss shows when they are,
-so a stage ends by a measurement on held-out documents. The last stage weights all tokens equally.
+What mattered (see docs/explanation/demo.md): embeddings that start large compared with what the
+blocks add, all with one shared mean vector, which does not change a softmax over tied embeddings
+and which gives every bias-free layer a constant direction; small down projections; and a higher
+loss weight for answers that the left context determines, until the skills are learned. No loss
+shows when they are, so a stage ends by a measurement on held-out documents. The last stage weights
+all tokens equally.
 """
 
 from collections.abc import Mapping, Sequence

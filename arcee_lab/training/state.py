@@ -52,7 +52,7 @@ def read_state(
                 shape = file.get_slice(name).get_shape()
                 if list(shape) != list(like.shape):
                     raise SavedDamaged(f"{name} has the shape {shape}; expected {list(like.shape)}")
-            # Copies: what safetensors gives is mapped from the file, which may be cut meanwhile.
+            # Copies: what safetensors gives is mapped from the file, which may be cut later.
             tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -63,7 +63,7 @@ def read_state(
     return tensors, metadata
 
 
-def damaged(path: Path, error: Exception) -> SavedDamaged:
+def damaged(path: Path, error: Exception | str) -> SavedDamaged:
     """The error for a state that cannot be used; it says what to do."""
     said = reason(error)
     said = f"{said} is missing" if isinstance(error, KeyError) else said

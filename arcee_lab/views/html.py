@@ -50,7 +50,7 @@ def token_strip(
         most: Tokens shown before the strip ends with "n more".
 
     Raises:
-        ValueError: Not one value a token.
+        ValueError: Not one value per token.
     """
     if len(tokens) != len(values):
         raise SettingError(f"got {len(tokens)} tokens and {len(values)} values; expected as many.")
@@ -105,7 +105,7 @@ def heat_table(
 def bar_list(
     labels: Sequence[str], values: Numbers, *, limit: float | None = None, most: int = 200
 ) -> str:
-    """One bar a row, with its number; a plain two-column table where CSS is stripped.
+    """One bar per row, with its number; a plain two-column table where CSS is stripped.
 
     Args:
         labels: What each bar is.

@@ -1,7 +1,7 @@
 """Colours that colour-blind eyes can order, and text that stays readable on them.
 
 Sequential runs from pale to dark blue; diverging from blue over white to orange. Neither needs red
-told from green, and both order by lightness alone.
+distinguished from green, and both order by lightness alone.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 SEQUENTIAL = ("#e6eff8", "#b4d0ea", "#6ba6d6", "#2b6cb0", "#123f78")
 DIVERGING = ("#1d4e89", "#7fb0dc", "#f5f5f5", "#f0a860", "#a04a00")
-# One colour a category, from Okabe and Ito's palette for colour-blind readers (2008).
+# One colour per category, from Okabe and Ito's palette for colour-blind readers (2008).
 CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 Kind = Literal["sequential", "diverging"]

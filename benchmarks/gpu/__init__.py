@@ -1,4 +1,4 @@
-"""The GPU proof: `python3 run.py gpu [--out DIR]`; see docs/gpu_proof.md.
+"""The GPU proof: `python3 run.py gpu [--out DIR]`; see docs/how-to/gpu_proof.md.
 
 __main__     the command: what is there, the rows in order, the exit code
 rows         what a row is, and how one is run

@@ -1,4 +1,4 @@
-"""Prove on a GPU what the tests prove on a CPU; see docs/gpu_proof.md.
+"""Prove on a GPU what the tests prove on a CPU; see docs/how-to/gpu_proof.md.
 
 Exits 0 if every core row passed, 1 if one failed or did not run, 2 for wrong arguments, 3 without
 CUDA. It uses the Python that runs it, installs nothing, and makes no request but for --model.
@@ -63,7 +63,7 @@ def _prove(folder: Path, *, model: str | None, dry: bool) -> int:
     from benchmarks.gpu import older
 
     older.fill_in()
-    from benchmarks.gpu import checkpoint, cost, longer, marked, parity, report
+    from benchmarks.gpu import checkpoint, cost, longer, marked, neuron_rows, parity, report
     from benchmarks.gpu.place import Place
     from benchmarks.gpu.rows import Row, run
 
@@ -82,7 +82,7 @@ def _prove(folder: Path, *, model: str | None, dry: bool) -> int:
 
     show([*parity.rows(), *cost.rows(large)])
     _trace(large, folder / "trace.json")
-    show(longer.rows(large))
+    show([*neuron_rows.rows(large), *longer.rows(large)])
     large.forget()
     if model is not None:
         named = checkpoint.Named(model, place)

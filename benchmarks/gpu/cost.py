@@ -16,6 +16,7 @@ from benchmarks.gpu.rows import Found, Row
 POST = "layers.*.mlp.hook_post"
 # Times the plain forward; a capture writes what the forward writes anyway, or less.
 _AIMS = {"capture": 1.05, "FiringRate": 1.10, "reducer": 1.5, "pattern": 2.0, "attribution": 8.0}
+_AIMS |= {"steering": 1.05}
 
 
 class Large:
@@ -225,6 +226,27 @@ def _attribution(place: Place, found: Found, *, large: Large) -> None:
 
 
 @torch.no_grad()
+def _steering(place: Place, found: Found, *, large: Large) -> None:
+    """A direction added at every token of one layer, next to the plain forward."""
+    model, inputs = large.model, large.inputs(1, 1024)
+    plain = large.plain(1, 1024, found)
+    direction = al.directions.neuron(model, 1, 3)
+    edit = direction.add(2.0)
+
+    def work() -> Any:
+        with al.capture(model, direction.site) as acts, al.intervene(model, edit):
+            model(**inputs)
+        return acts
+
+    with al.capture(model, direction.site) as before:
+        model(**inputs)
+    step = (2.0 * direction.step).to(before[direction.site])
+    assert torch.equal(work()[direction.site], before[direction.site] + step), "another step"
+    idle = place.waits(lambda: model(**inputs))
+    _measured(large, found, work, plain=plain, idle=idle, aim=_AIMS["steering"])
+
+
+@torch.no_grad()
 def trace(large: Large, path: Any) -> None:
     """A profiler trace of one forward with a capture and a reducer in it."""
     from torch.profiler import ProfilerActivity, profile
@@ -248,4 +270,5 @@ def rows(large: Large) -> list[Row]:
         Row("capture onto the host", partial(_capture_to_host, large=large)),
         Row("pattern of all heads", partial(_pattern, large=large)),
         Row("patch_attribution", partial(_attribution, large=large), packages=("pandas",)),
+        Row("steering by a direction", partial(_steering, large=large)),
     ]

@@ -306,9 +306,9 @@ def test_bad_settings_and_questions(tiny):
         stats[Entropy()].keys(0)
 
 
-def test_wrong_types_are_told_where_nothing_checks_them(run_clean):
+def test_wrong_types_are_told_where_nothing_checks_them(run_forked):
     """Tests check argument types themselves; a user's process does not."""
-    run_clean(
+    run_forked(
         """
         import arcee_lab as al
         model, tokenizer = al.load("demo")

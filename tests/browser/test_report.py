@@ -89,7 +89,7 @@ def test_token_text_stays_text(page):
 
 
 def test_is_readable_in_both_schemes(page):
-    """Text against what lies behind it, by WCAG, for every element that has text of its own."""
+    """Text against its background, by WCAG, for every element that has text of its own."""
     from arcee_lab.views.scale import contrast
 
     pairs = page.evaluate(

@@ -25,7 +25,7 @@ def test_a_model(demo, capsys):
     assert f"{sum(p.numel() for p in model.parameters()):,} (" in said
     assert f"{len(tokenizer):,} used by the tokenizer" in said
     points = [m for m in model.modules() if type(m).__name__ == "HookPoint"]
-    assert f"{len(points):,}, named in docs/sites.md" in said
+    assert f"{len(points):,}, named in docs/reference/sites.md" in said
 
 
 def test_afm_is_described_without_weights(tmp_path, demo, capsys):

@@ -308,6 +308,71 @@ def patch_attribution(lab: Lab) -> Read:
     return lambda: [[one.effects, one.base, one.source] for one in found]
 
 
+SITE = "layers.1.hook_resid_post"
+
+
+def _labels() -> Any:
+    return al.neurons.labels.demo("review", n=12)
+
+
+@call
+def detect_a_concept(lab: Lab) -> Read:
+    found = al.directions.detect(
+        lab.model(),
+        lab.tokenizer,
+        _labels(),
+        "negated",
+        sites=["hook_embed", SITE],
+        shuffles=2,
+        progress=False,
+    )
+    return lambda: [found.frame(), [one.vectors for one in found.directions]]
+
+
+@call
+def steer_and_save_a_direction(lab: Lab) -> Read:
+    model = lab.model()
+    found = al.directions.mean_difference(
+        model, lab.tokenizer, _labels(), "negated", site=SITE, shuffles=2, progress=False
+    )
+    again = al.directions.load(found.save(lab.folder / "d.safetensors"), model)
+    curve = al.directions.steer(
+        model,
+        lab.tokenizer,
+        again,
+        CORRUPT,
+        target="sleep",
+        versus="sleeps",
+        sources=CLEAN,
+        neutral=TEXTS,
+        strengths=[1.0],
+        progress=False,
+    )
+    return lambda: [found.vectors, found.scale, curve.frame(), curve.whole]
+
+
+@call
+def other_ways_to_find_directions(lab: Lab) -> Read:
+    model, words = lab.model(), ("dog", "cat", "bird", "goat")
+    base, other = [f"The {w}" for w in words], [f"The {w}s" for w in words]
+    more = {"site": SITE, "progress": False}
+    pairs = al.directions.contrast_pca(model, lab.tokenizer, other, base, shuffles=2, **more)
+    trained = al.directions.distributed_alignment(
+        model, lab.tokenizer, base, other, target="sleep", versus="sleeps", steps=2, **more
+    )
+    parts = [al.directions.neuron(model, 1, 7, part=part) for part in ("writes", "reads")]
+    return lambda: [[one.vectors, one.scale] for one in (pairs, trained, *parts)]
+
+
+@call
+def labels_that_heads_predict(lab: Lab) -> Read:
+    found = [
+        al.directions.predicted_labels(lab.model(head), lab.tokenizer, TEXTS)
+        for head in ("sequence", "token", "qa")
+    ]
+    return lambda: [dict(one.spans) for one in found]
+
+
 @call
 def sparse_decode_is_refused(lab: Lab) -> Read:
     """It finds the active rows with the host; on a device that would wait at every layer."""
@@ -403,6 +468,55 @@ def answer(lab: Lab) -> Read:
     context = "The dogs near the barn sleep . The lamp above the doors finds the red king ."
     found = al.answer(lab.model("qa"), lab.tokenizer, "Who sleeps ?", context, top_k=3)
     return lambda: [[one.text, one.start, one.end, one.score] for one in found]
+
+
+# -------------------------------------------------------------------------------- neurons
+
+
+@call
+def effects_of_neurons(lab: Lab) -> Read:
+    found = al.neurons.effects(lab.model(), layers=-1, top=3)
+    return lambda: [found.promoted_by, found.suppressed_by, found.read_by, found.variance]
+
+
+@call
+def attribute_logits_to_neurons(lab: Lab) -> Read:
+    found = al.neurons.logit_attribution(lab.model(), lab.batch(), layers=[1, 3])
+    return lambda: found.values
+
+
+@call
+def attribute_a_direction_to_neurons(lab: Lab) -> Read:
+    model = lab.model()
+    with al.capture(model, "layers.1.mlp.hook_post") as acts, torch.no_grad():
+        model(**lab.batch())
+    down = model.model.layers[1].mlp.down_proj.weight.detach()
+    found = al.neurons.attribute_neurons(acts["layers.1.mlp.hook_post"], down, down[:, 0])
+    return lambda: found
+
+
+@call
+def find_units(lab: Lab) -> Read:
+    labels = al.neurons.labels.demo("news", n=12)
+    settings = {"names": "person", "shuffles": 2, "untrained": False, "progress": False}
+    found = al.neurons.find(lab.model(), lab.tokenizer, labels, **settings)
+    return lambda: found["person"].best.f1
+
+
+@call
+def ablate_neurons(lab: Lab) -> Read:
+    units = [(0, 3), (3, 594), [(0, 5), (1, 7)]]
+    found = [
+        al.neurons.ablate(lab.model(), lab.tokenizer, units, TEXTS, how=how, progress=False)
+        for how in ("zero", "mean", "resample")
+    ]
+    return lambda: [[one.nll, one.kl, one.base] for one in found]
+
+
+@call
+def estimate_ablations(lab: Lab) -> Read:
+    found = al.neurons.ablation_estimate(lab.model(), lab.tokenizer, TEXTS, how="mean")
+    return lambda: found.change
 
 
 @call

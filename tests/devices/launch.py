@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 
 def torchrun(code: str, folder: Path, *, processes: int = 2) -> str:
-    """Runs `code` once a rank and returns what they printed; a failing rank fails the test."""
+    """Runs `code` once per rank and returns what they printed; a failing rank fails the test."""
     script = folder / "ranks_of_a_test.py"
     script.write_text(PRELUDE + textwrap.dedent(code))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

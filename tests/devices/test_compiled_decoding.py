@@ -59,9 +59,9 @@ def decode(prompt, step, batch, cache):
 
 # Uncompiled, transformers folds the grouped queries of a single token under SDPA; compiled it does
 # not, and its sums round otherwise: without groups the two are the same.
-def test_every_step_records_what_an_eager_capture_does(run_clean):
+def test_every_step_records_what_an_eager_capture_does(run_forked):
     """All sites, whole and cut; the loop begins anew with the same cache and with another."""
-    run_clean(
+    run_forked(
         LOOP
         + """
 cuts = [(EVERYTHING, {}), (["*hook_post", "*pattern"], dict(positions=[-1], dtype=torch.float64)),
@@ -103,18 +103,18 @@ assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.slow
-def test_the_blocks_of_the_page_run(run_clean):
-    page = (TESTS.parent / "docs" / "sites.md").read_text(encoding="utf-8")
+def test_the_blocks_of_the_page_run(run_forked):
+    page = (TESTS.parent / "docs" / "reference" / "sites.md").read_text(encoding="utf-8")
     section = page.split("## Captures inside compiled graphs")[1].split("## The attention")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     assert len(blocks) == 2
     loads = "import torch\nimport arcee_lab as al\nmodel, tokenizer = al.load('demo')\n"
-    assert run_clean(loads + "\n".join(blocks)) == "torch.Size([1, 1, 896])\n"
+    assert run_forked(loads + "\n".join(blocks)) == "torch.Size([1, 1, 896])\n"
 
 
-def test_steps_add_up_as_in_an_eager_loop(run_clean):
+def test_steps_add_up_as_in_an_eager_loop(run_forked):
     """First tokens and groups are found by what the cache held before the call."""
-    run_clean(
+    run_forked(
         LOOP
         + """
 model = tiny("eager")
@@ -157,9 +157,9 @@ assert first.tokens == 2 and rest.tokens == 2 * (9 + STEPS) - 3 - 2
         ),
     ],
 )
-def test_compilers_agree_within_rounding(run_clean, backend):
+def test_compilers_agree_within_rounding(run_forked, backend):
     """6 sums of up to 72 products in a row, in another order: 6 * 72 * 2^-24 of the norm."""
-    run_clean(
+    run_forked(
         LOOP
         + f"""
 model = tiny("sdpa")

@@ -9,6 +9,7 @@ import pytest
 from tiny_calls import batch_of, hooks_of
 
 import arcee_lab as al
+from arcee_lab.errors import UnknownName
 
 TESTS = Path(__file__).parent.parent
 
@@ -35,8 +36,8 @@ def tiny(head="causal", layers=2):
 """
 
 
-def test_one_full_graph_records_what_an_eager_capture_does(run_clean):
-    run_clean(
+def test_one_full_graph_records_what_an_eager_capture_does(run_forked):
+    run_forked(
         PRELUDE
         + """
 model = tiny()
@@ -69,9 +70,9 @@ assert not torch._dynamo.utils.counters["graph_break"]
     )
 
 
-def test_hooks_captures_and_gradients_are_obeyed(run_clean):
+def test_hooks_captures_and_gradients_are_obeyed(run_forked):
     """What a compiled model alone would ignore."""
-    run_clean(
+    run_forked(
         PRELUDE
         + """
 model = tiny(layers=1)
@@ -124,8 +125,8 @@ for head in ("base", "sequence"):
 
 
 @pytest.mark.slow
-def test_a_real_compiler_agrees_within_rounding(run_clean):
-    run_clean(
+def test_a_real_compiler_agrees_within_rounding(run_forked):
+    run_forked(
         PRELUDE
         + """
 model = tiny()
@@ -148,8 +149,13 @@ def test_what_does_not_fit_the_buffers_is_an_error(tiny):
     assert "3 sites, batch 2 x 9 tokens" in repr(record)
     with pytest.raises(ValueError, match="holds nothing yet"):
         record["layers.0.mlp.hook_post"]
-    with pytest.raises(KeyError, match="is not recorded"):
+    with pytest.raises(
+        UnknownName, match=r"hook_embed was not recorded; of the 3 .*layers\.0\.mlp\.hook_post"
+    ):
         record["hook_embed"]
+    assert "blocks.1.mlp.hook_post" in record  # in any spelling, also before the first call
+    assert "hook_embed" not in record
+    assert record._ipython_key_completions_() == list(record)
     with pytest.raises(ValueError, match=r"for 2 x 9 tokens; got 2 x 8\. Pad"):
         record(**batch_of(length=8))
     with pytest.raises(ValueError, match="whole forwards; got logits_to_keep"):

@@ -60,8 +60,8 @@ def compare(backend, tolerance):
 """
 
 
-def test_one_full_graph_adds_up_as_an_eager_block_does(run_clean):
-    run_clean(
+def test_one_full_graph_adds_up_as_an_eager_block_does(run_forked):
+    run_forked(
         PRELUDE
         + """
 graphs = []
@@ -81,9 +81,9 @@ assert both.tokens == 2 * rates.tokens and torch.equal(both.fired, 2 * rates.fir
 
 
 @pytest.mark.slow
-def test_a_real_compiler_agrees_within_rounding(run_clean):
+def test_a_real_compiler_agrees_within_rounding(run_forked):
     """Where kernels round otherwise a value may cross 0 or an edge; counts differ by few."""
-    run_clean(
+    run_forked(
         PRELUDE
         + """
 def tolerance(name):

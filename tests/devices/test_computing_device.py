@@ -21,7 +21,7 @@ UNIT = 2**-24  # what fp32 rounds off
 # Elsewhere values are equal bit for bit. On the CPU SDPA takes a fused kernel, that this device
 # lacks; a demo layer adds in 6 places up to 896 products, and there are 4 of them.
 BOUNDS = dict.fromkeys(["forward under sdpa", "capture under sdpa"], 4 * 6 * 896 * UNIT)
-# A predictor is judged by sums over 896 neurons that the CPU takes in another order.
+# A predictor is scored by sums over 896 neurons that the CPU takes in another order.
 BOUNDS["sparsity in the pass"] = 896 * UNIT
 FREE = re.compile(r"capture|reduce with|head statistics|compiled recorder|forward$")
 

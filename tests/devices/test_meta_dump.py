@@ -1,4 +1,4 @@
-"""A dump reads from the device once a site, by the copy that the host waits for elsewhere."""
+"""A dump reads from the device once per site, by the copy that the host waits for elsewhere."""
 
 import pytest
 import torch

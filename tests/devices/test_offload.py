@@ -16,7 +16,7 @@ STEPS = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
 
 
 def places_of(model, layers, rest):
-    """A device map: one place a layer, another for all that is no layer."""
+    """A device map: one place per layer, another for everything else."""
     inner = "" if type(model).__name__ == "ArceeModel" else "model."
     backbone = getattr(model, "model", model)
     parts = [inner + name for name, _ in backbone.named_children() if name != "layers"]
@@ -80,7 +80,7 @@ def test_interventions_reach_offloaded_layers(tiny, kind, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("places", ["two GPUs", "GPU and CPU", "GPU and disk"])
 def test_layers_on_several_devices(tiny, places, tmp_path):
-    """Each site lies where its layer ran; the numbers are those of one GPU."""
+    """Each site is on the device where its layer ran; the numbers are those of one GPU."""
     second = {"two GPUs": 1, "GPU and CPU": "cpu", "GPU and disk": "disk"}[places]
     if second == 1 and torch.cuda.device_count() < 2:
         pytest.skip(f"needs two GPUs; torch sees {torch.cuda.device_count()}")

@@ -20,7 +20,7 @@ class Known:
 
 
 def known_tokens(n, *, seed=0):
-    """Windows of 7 tokens, two a document; the second has one token of padding at its end."""
+    """Windows of 7 tokens, two per document; the second has one token of padding at its end."""
     from arcee_lab.dump.format.token_table import TokenTable
 
     generator = torch.Generator().manual_seed(seed)

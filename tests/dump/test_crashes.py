@@ -1,4 +1,4 @@
-"""A dump that is killed at any moment goes on, and ends with the bytes of one that was not."""
+"""A dump that is killed at any moment resumes, and ends with the bytes of one that was not."""
 
 import os
 import random

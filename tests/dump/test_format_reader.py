@@ -1,4 +1,4 @@
-"""The reader of docs/formats.md, which knows nothing of this package, reads every encoding."""
+"""The reader of docs/reference/formats.md, which knows nothing of this package."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from stores import make_store
 
 from arcee_lab.dump.format.manifest import DTYPES
 
-PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 
 
 @pytest.fixture(scope="module")

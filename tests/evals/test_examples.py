@@ -145,7 +145,7 @@ def test_what_would_have_no_effect_is_refused(lm, demo, folder):
 def test_a_template_reaches_any_function():
     """Why the warning names templates next to `!function`."""
     assert apply_template("{{ cycler.__init__.__globals__.os.sep.join(words) }}", {"words": "ab"})
-    for file in ("README.md", "docs/evals.md", "arcee_lab/cli/eval.py"):
+    for file in ("README.md", "docs/how-to/evals.md", "arcee_lab/cli/eval.py"):
         text = (ROOT / file).read_text(encoding="utf-8")
         warning = text[text.index("file runs code") :][:300]
         assert "!function" in warning

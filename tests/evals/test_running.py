@@ -9,8 +9,8 @@ from lm_eval.evaluator import simple_evaluate
 
 import arcee_lab as al
 from arcee_lab.bootstrap import interval
-from arcee_lab.errors import Interrupted
-from arcee_lab.evals import ArceeLab, TaskFailed, run
+from arcee_lab.errors import Interrupted, TaskFailed
+from arcee_lab.evals import ArceeLab, run
 from arcee_lab.evals.tasks.find import find_tasks
 
 LM = ["arcee_demo_agreement_1", "arcee_demo_facts", "arcee_demo_text_news"]

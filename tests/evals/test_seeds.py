@@ -340,9 +340,9 @@ def test_the_command_takes_one_seed_or_four(folder, tmp_path, capsys):
     assert "holds another run" in capsys.readouterr().err
 
 
-def test_every_way_keeps_the_generators_and_draws_alike(run_clean, folder, tmp_path):
+def test_every_way_keeps_the_generators_and_draws_alike(run_forked, folder, tmp_path):
     """In a process without beartype, which draws from `random` to check sequences."""
-    run_clean(
+    run_forked(
         f"""
         import contextlib, glob, io, json, os, random
         import numpy as np

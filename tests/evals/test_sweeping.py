@@ -3,8 +3,8 @@
 import pytest
 
 import arcee_lab as al
-from arcee_lab.errors import Interrupted
-from arcee_lab.evals import ArceeLab, TaskFailed
+from arcee_lab.errors import Interrupted, TaskFailed
+from arcee_lab.evals import ArceeLab
 from arcee_lab.evals.sweep_levels import POST, Level, by_layer, cett, random_control, top_k
 from arcee_lab.evals.tasks.find import find_tasks
 

@@ -407,9 +407,9 @@ def test_inference_mode_then_gradients_in_one_block(tiny):
     assert not torch.equal(mixed["lm_head.weight"], plain["lm_head.weight"])
 
 
-def test_compiled_and_traced_models_run_their_interventions(run_clean):
+def test_compiled_and_traced_models_run_their_interventions(run_forked):
     """nnsight reads and edits first, then interventions act, and captures see what flows on."""
-    run_clean(
+    run_forked(
         """
         import torch
         import arcee_lab as al

@@ -93,9 +93,9 @@ def test_a_function_is_not_written():
         to_json([one])
 
 
-def test_what_is_no_intervention(run_clean):
+def test_what_is_no_intervention(run_forked):
     """Both tables of refused.py, in a process where shape checks do not come first."""
-    run_clean(REFUSED.read_text(encoding="utf-8"))
+    run_forked(REFUSED.read_text(encoding="utf-8"))
 
 
 def test_a_tensor_changed_later_is_refused(tiny):

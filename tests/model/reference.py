@@ -1,4 +1,4 @@
-"""Random shapes, and one of our models beside transformers' with the same weights."""
+"""Random shapes, and one of our models compared with transformers' with the same weights."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ NAMES = list(HEADS)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PAD, BOS, EOS = 0, 1, 2
 
-# 16 positions where a kind of RoPE knows an original length, so that batches of 10 to 24 tokens lie
+# 16 positions where a kind of RoPE knows an original length, so that batches of 10 to 24 tokens are
 # on both sides of it.
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
@@ -142,7 +142,7 @@ def batch(
 
 
 def labels(head: str, inputs: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
-    """Labels for a batch, with some positions ignored where the head has labels a token."""
+    """Labels for a batch, with some positions ignored where the head has labels per token."""
     ids, generator = inputs["input_ids"], torch.Generator().manual_seed(seed)
     rows, length = ids.shape
     if head == "causal":

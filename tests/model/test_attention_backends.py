@@ -47,7 +47,7 @@ def stand_in(module, query, key, value, attention_mask, *, scaling, dropout=0.0,
 
 @pytest.fixture
 def flash():
-    """Registers the stand-in beside the real kernels; ends without a trace."""
+    """Registers the stand-in next to the real kernels; ends without a trace."""
     AttentionInterface.register(STAND_IN, stand_in)
     AttentionMaskInterface.register(STAND_IN, flash_attention_mask)
     calls.clear()

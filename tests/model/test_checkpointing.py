@@ -38,7 +38,7 @@ def test_gradients_equal_those_without_it(head, kind, attn):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_are_recomputed_and_the_cache_is_left_out(kind):
-    """Counts firings: twice a layer in training, once in evaluation."""
+    """Counts firings: twice per layer in training, once in evaluation."""
     ours, _ = pair()
     ours.activation_checkpointing_enable(activation_checkpointing_kwargs=kind)
     fired = []

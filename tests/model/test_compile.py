@@ -15,9 +15,9 @@ inputs = batch()
 """
 
 
-def test_one_full_graph_for_every_class(run_clean):
+def test_one_full_graph_for_every_class(run_forked):
     """No break, the uncompiled numbers and gradients, and no operation beyond the reference's."""
-    out = run_clean(
+    out = run_forked(
         PRELUDE
         + """
 def compiled(model):
@@ -51,9 +51,9 @@ for head, attn in [(head, "sdpa") for head in NAMES] + [("causal", "eager")]:
         assert int(mine) <= int(other) + 2 * 4
 
 
-def test_decoding_with_a_compiled_model_and_export(run_clean):
+def test_decoding_with_a_compiled_model_and_export(run_forked):
     """A static cache keeps shapes fixed; the exported program takes any batch and length."""
-    run_clean(
+    run_forked(
         PRELUDE
         + """
 options = dict(max_new_tokens=6, do_sample=False, eos_token_id=None, cache_implementation="static")
@@ -92,13 +92,13 @@ for head in {heads}:
 
 
 @pytest.mark.slow
-def test_every_class_can_be_exported(run_clean):
-    run_clean(PRELUDE + EXPORT.format(heads=["base", "sequence", "token", "qa"]))
+def test_every_class_can_be_exported(run_forked):
+    run_forked(PRELUDE + EXPORT.format(heads=["base", "sequence", "token", "qa"]))
 
 
 @pytest.mark.slow
-def test_real_compilers_agree_within_rounding(run_clean):
-    run_clean(
+def test_real_compilers_agree_within_rounding(run_forked):
+    run_forked(
         PRELUDE
         + """
 for head in NAMES:

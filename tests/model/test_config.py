@@ -81,7 +81,7 @@ def test_both_ways_through_a_file(rope, tmp_path):
 
 
 def test_a_file_of_the_older_layout(tmp_path):
-    """Older checkpoints keep theta beside `rope_scaling`, and the kind under `type`."""
+    """Older checkpoints keep theta next to `rope_scaling`, and the kind under `type`."""
     older = {
         "model_type": "arcee",
         "rope_theta": 5000.0,

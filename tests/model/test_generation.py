@@ -15,7 +15,7 @@ STATIC_ROPES = tuple(rope for rope in ROPES if rope != "longrope")  # it cannot 
 
 
 def generate(model, inputs, *, seed=0, **options):
-    """Generates 8 tokens a row that no end token cuts short."""
+    """Generates 8 tokens per row that no end token cuts short."""
     torch.manual_seed(seed)
     defaults = {"max_new_tokens": 8, "eos_token_id": None, "pad_token_id": PAD, "do_sample": False}
     return model.generate(**inputs, **(defaults | options))

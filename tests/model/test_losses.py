@@ -14,7 +14,7 @@ def run(model, **inputs):
 
 
 def scores_at(model, inputs, positions):
-    """The sequence head's scores at one position a row, by plain arithmetic."""
+    """The sequence head's scores at one position per row, by plain arithmetic."""
     hidden = run(model.model, **inputs).last_hidden_state
     return hidden[torch.arange(len(positions)), positions] @ model.score.weight.T
 

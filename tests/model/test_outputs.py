@@ -88,7 +88,7 @@ KEEP = {
     "last": 1,
     "last four": 4,
     "index": torch.tensor([0, 3, 9]),
-    "index a row": torch.tensor([[0, 1], [4, 9], [2, 3]]),
+    "index per row": torch.tensor([[0, 1], [4, 9], [2, 3]]),
     "mask": torch.tensor([[True, False] * 5] * 3),
 }
 

@@ -384,8 +384,8 @@ def test_sparse_decoding_under_adapters_elsewhere(adapted):
 
 
 @pytest.mark.slow
-def test_a_compiled_recorder_records_adapters(run_clean):
-    said = run_clean(
+def test_a_compiled_recorder_records_adapters(run_forked):
+    said = run_forked(
         """
         import torch, arcee_lab as al
         from peft import LoraConfig, get_peft_model

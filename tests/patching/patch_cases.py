@@ -45,7 +45,7 @@ class Reference:
         self.model = reference_of(model, "sdpa")
 
     def __call__(self, batch: dict, site: str = "", change=None) -> Tensor:
-        """The metric a pair."""
+        """The metric per pair."""
         handles = []
         if site:
             layer = site.split(".")[1]

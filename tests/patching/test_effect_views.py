@@ -50,5 +50,5 @@ def test_dots_lie_on_axes_of_one_scale():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["both agree", "a", "b"]
     many = scatter(np.arange(9.0), np.arange(9.0), list("abcdefghi"), across="x", up="y").axes[0]
     assert len(many.get_legend().get_texts()) == 1
-    with pytest.raises(ValueError, match="one a group name"):
+    with pytest.raises(ValueError, match="one per group name"):
         scatter(x, y, ["a"], across="x", up="y")

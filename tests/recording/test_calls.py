@@ -173,9 +173,9 @@ def test_detached_by_default(tiny):
     assert not any(x.requires_grad for x in acts.values())
 
 
-def test_compiled_models_and_outer_functions_are_never_empty(run_clean):
+def test_compiled_models_and_outer_functions_are_never_empty(run_forked):
     """Compiled before the capture, in three ways: the sites fire all the same."""
-    run_clean("""
+    run_forked("""
         import torch, arcee_lab as al
         from arcee_lab.model import ArceeConfig, ArceeForCausalLM
         config = ArceeConfig(vocab_size=50, hidden_size=32, intermediate_size=72,
@@ -238,10 +238,10 @@ def test_disk_offload(tiny, tmp_path):
     assert all(torch.equal(there[site], here[site]) for site in here)
 
 
-def test_inside_out_with_nnsight(run_clean):
+def test_inside_out_with_nnsight(run_forked):
     """A capture around a trace: same tensors as nnsight reads, and its edits are seen.
 
     In a process of its own, because nnsight replaces Tensor.backward for good.
     """
     # nnsight reads the source of a trace, which `python -c` does not have: hence a file.
-    run_clean(f"import runpy; runpy.run_path({NNSIGHT!r})")
+    run_forked(f"import runpy; runpy.run_path({NNSIGHT!r})")

@@ -104,9 +104,9 @@ def test_a_block_that_an_error_ended_holds_no_model(tiny, kind):
 
 
 @pytest.mark.slow
-def test_a_dropped_recorder_frees_its_model(run_clean):
+def test_a_dropped_recorder_frees_its_model(run_forked):
     """It runs the model, so it holds it; nothing else may, such as the compiler's caches."""
-    said = run_clean(
+    said = run_forked(
         """
         import gc, weakref
         import torch, arcee_lab as al

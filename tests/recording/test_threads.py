@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import arcee_lab as al
 from arcee_lab.attention import Entropy
+from arcee_lab.errors import ModelError
 
 IDS = torch.arange(3, 12)[None]
 SITE = "layers.*.mlp.hook_post"
@@ -82,7 +83,7 @@ def test_threads_that_run_at_once_never_mix(tiny):
     with al.capture(model, SITE) as acts:
         model(input_ids=IDS)
     handle.remove()
-    assert [type(one) for one in intruders] == [ValueError, ValueError]
+    assert [type(one) for one in intruders] == [ModelError, ModelError]
     assert all(torch.equal(acts[name], alone[name]) for name in acts)
 
 
@@ -208,8 +209,8 @@ def test_measurements_refuse_a_forward_of_another_thread(tiny, demo):
         intruders.clear()
 
 
-def test_a_compiled_recorder_is_of_one_thread(run_clean):
-    said = run_clean(
+def test_a_compiled_recorder_is_of_one_thread(run_forked):
+    said = run_forked(
         """
         import threading
         import torch, arcee_lab as al

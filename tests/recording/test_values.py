@@ -152,7 +152,7 @@ def test_meta_device_proves_that_no_capture_reads_back(tiny):
 
 
 def reading(model, **call):
-    """The pattern of layer 0 as read beside the kernel."""
+    """The pattern of layer 0 as read next to the kernel."""
     with al.capture(model, "layers.0.self_attn.hook_pattern") as acts:
         model(**call)
     pattern = acts["layers.0.self_attn.hook_pattern"]

@@ -1,4 +1,4 @@
-"""What docs/reducers.md says runs, and names every reducer there is."""
+"""What docs/how-to/reducers.md says runs, and names every reducer there is."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import arcee_lab as al
 from arcee_lab.reducers.running.files import known_reducers
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reducers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "reducers.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
@@ -18,7 +18,7 @@ def test_python_blocks_run_in_order(capsys):
     assert len(BLOCKS) == 5
     names: dict = {}
     for block in BLOCKS[:-1]:  # the last one compiles, which shape checks break
-        exec(compile(block, "docs/reducers.md", "exec"), names)
+        exec(compile(block, "docs/how-to/reducers.md", "exec"), names)
     total, stats = al.reducers.load(names["folder"]), names["stats"]
     site = names["post"]
     assert total.progress == {"texts": 4}

@@ -106,9 +106,9 @@ def test_settings_out_of_range(make, said):
         make()
 
 
-def test_words_among_which_one_may_choose(run_clean):
+def test_words_among_which_one_may_choose(run_forked):
     """Without the shape checks, which would speak first."""
-    said = run_clean(
+    said = run_forked(
         """
         from arcee_lab.reducers import FiringRate, Quantile
         for make in (lambda: FiringRate(first="never"), lambda: Quantile(by="layer")):
@@ -124,9 +124,9 @@ def test_words_among_which_one_may_choose(run_clean):
     ]
 
 
-def test_settings_of_another_kind(run_clean):
+def test_settings_of_another_kind(run_forked):
     """Without the shape checks; a unit 3.7 is not taken for unit 3."""
-    said = run_clean(
+    said = run_forked(
         """
         import numpy as np
         from arcee_lab.reducers import *
@@ -263,7 +263,9 @@ def test_no_token_at_all(model):
 
 
 def test_the_rows_of_the_page_are_what_errors_say():
-    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "errors.md").read_text(
+        encoding="utf-8"
+    )
     section = page[page.index("## Reducing") :].split("\n## ")[0]
     folder = Path(al.reducers.__file__).parent
     files = [*folder.rglob("*.py"), *(folder.parent / "recording").glob("*.py")]

@@ -189,7 +189,7 @@ def test_quantiles_at_the_ends_of_their_range():
     reducer.update(state, x, torch.ones(1, 1, dtype=torch.bool))
     result = reducer.finalize(state)
     assert result.nan == 1
-    assert result.quantile(0.5) == 0  # three of five lie below 2^-4
+    assert result.quantile(0.5) == 0  # three of five are below 2^-4
     assert result.quantile(1.0) == 8  # beyond 2^3 sizes are not told apart
     assert "1 values are NaN" in repr(result)
     with pytest.raises(ValueError, match="expected 0 to 1"):

@@ -10,6 +10,7 @@ from full_disk import files_of, fill_at_every_write, full_disk
 
 import arcee_lab as al
 from arcee_lab.cli import main
+from arcee_lab.errors import NotWritten
 from arcee_lab.evals.tasks.find import find_tasks
 from arcee_lab.runs import storage
 from arcee_lab.training import Recipe, Stage, train
@@ -64,7 +65,7 @@ def test_every_step_of_a_write_may_fail(tmp_path, work, writes):
                 work(folder)
                 assert not disk.fired
                 return
-            with pytest.raises(storage.NotWritten, match=r"cannot be written: No space left on"):
+            with pytest.raises(NotWritten, match=r"cannot be written: No space left on"):
                 work(folder)
         assert not list(folder.rglob("*.part"))
         work(folder)  # nothing is in the way

@@ -9,13 +9,13 @@ from full_disk import files_of
 
 import arcee_lab as al
 from arcee_lab.demo import MIX
+from arcee_lab.directions import layer_probes
 from arcee_lab.errors import Interrupted
 from arcee_lab.training import Recipe, Stage, train
 from arcee_lab.training.heads import (
     HeadRecipe,
     fitting,
     probe_layers,
-    probing,
     read_labelled,
     train_head,
 )
@@ -113,15 +113,15 @@ def test_a_head_without_a_folder_is_kept_in_the_error(monkeypatch, texts):
 def test_probes_keep_the_layers_that_are_done(demo, monkeypatch, texts):
     model, tokenizer = demo
     whole = probe_layers(model, tokenizer, texts, texts, progress=False)
-    score_of, calls = probing.score_of, []
+    accuracy, calls = layer_probes.accuracy, []
 
     def third(*args):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return score_of(*args)
+        return accuracy(*args)
 
-    monkeypatch.setattr(probing, "score_of", third)
+    monkeypatch.setattr(layer_probes, "accuracy", third)
     with pytest.raises(Interrupted, match="2 of 5 layers probed: they are in `partial`") as stopped:
         probe_layers(model, tokenizer, texts, texts, progress=False)
     assert stopped.value.partial.frame().equals(whole.frame().iloc[:2])

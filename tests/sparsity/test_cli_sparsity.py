@@ -250,3 +250,15 @@ def test_a_text_that_ends_early_is_an_error(tmp_path, text, capsys):
     assert re.search(r"the texts hold \d+ tokens; max_tokens asks for 999\. Give more", said.err)
     assert "Traceback" not in said.err
     assert not out.exists()
+
+
+def test_a_seed_needs_something_to_draw(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("The dogs near the gate bark .")
+    words = ["demo", "--text", text, "--seed", 3, "--out", tmp_path / "out"]
+    assert run(*words) == 2
+    assert "--seed 3 has no effect" in capsys.readouterr().err
+    assert run(*words, analyses="cett") == 0
+    from arcee_lab.sparsity import SparsityReport
+
+    assert SparsityReport.load(tmp_path / "out").further["cett"].seed == 3

@@ -43,7 +43,7 @@ def test_equals_brute_force_on_the_reference(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_equals_the_reference_in_the_dtype_it_runs_in(dtype):
-    """One window a batch, so both models multiply matrices of one shape and round alike."""
+    """One window per batch, so both models multiply matrices of one shape and round alike."""
     from arcee_lab.sparsity import measure
 
     ours, reference = pair(layers=2, d_mlp=96, dtype=dtype)
@@ -94,7 +94,7 @@ def test_counts_are_exact_in_every_dtype_and_on_both_paths(
 
 
 def bins_by_hand(x):
-    """How many of the numbers above 0 lie in each bin, by logarithms and divisions."""
+    """How many of the numbers above 0 are in each bin, by logarithms and divisions."""
     x = x[x > 0]
     octave = np.floor(np.log2(x))
     octave = (
@@ -118,7 +118,7 @@ def test_sizes_begin_at_powers_of_two_and_end_in_bins_that_take_all(dtype):
         lost = 0
     expected = np.zeros(magnitudes.BINS, np.int64)
     expected[lost : lost + len(begins)] = 1
-    # Every bin begins at its own number, and what lies just below is in the one before.
+    # Every bin begins at its own number, and the number just below is in the one before.
     below = torch.nextafter(
         begins.to(torch.promote_types(dtype, torch.float32)),
         torch.zeros(()).to(torch.promote_types(dtype, torch.float32)),
@@ -150,11 +150,11 @@ def test_picked_is_what_a_mask_picks(seed, rows, columns):
     table = rng.integers(1, 99, (rows, columns)).astype(rng.choice([np.int16, np.int32, np.int64]))
     mask = rng.random((rows, columns)) < rng.random()
     table[~mask] = 0
-    beside = rng.random((rows, columns)).astype(rng.choice([np.float32, np.float64]))
-    counts, picked, (others,) = packed_masks.pick(table, mask, beside)
+    companion = rng.random((rows, columns)).astype(rng.choice([np.float32, np.float64]))
+    counts, picked, (others,) = packed_masks.pick(table, mask, companion)
     assert np.array_equal(counts, mask.sum(1))
     assert np.array_equal(picked, table[mask])
-    assert np.array_equal(others, beside[mask])
+    assert np.array_equal(others, companion[mask])
     into = np.empty(mask.sum() + 3, table.dtype)
     counts, picked, others = packed_masks.pick(table, mask, into=into)
     assert np.array_equal(picked, into[: mask.sum()])

@@ -43,6 +43,20 @@ def test_they_equal_the_calls_of_their_own(report, demo):
     assert (sparsest["sparsity"] > sparsest["zeros"]).all()
 
 
+def test_the_seed_draws_their_samples(demo, monkeypatch):
+    from arcee_lab.data.windows import cut
+    from arcee_lab.sparsity import cett, measure
+    from arcee_lab.sparsity.sampled import sample
+
+    monkeypatch.setattr(sample, "DEFAULT_TOKENS", 12)  # less than the texts hold
+    found = measure(*demo, TEXTS, analyses=["cett"], seed=3)
+    assert found.further["cett"].seed == 3
+    windows = cut(demo[1], TEXTS, context=1024)
+    frames = [cett(*demo, windows, seed=seed).frame() for seed in (3, 0)]
+    pd.testing.assert_frame_equal(found.frames["cett"], frames[0])
+    assert not frames[0].equals(frames[1])
+
+
 def test_the_estimate_names_them_and_their_time(demo):
     from arcee_lab.data.windows import cut
     from arcee_lab.sparsity import registry

@@ -9,6 +9,7 @@ from slowly import CONTEXT
 
 import arcee_lab as al
 from arcee_lab.demo import documents
+from arcee_lab.sparsity import coactivation
 from arcee_lab.sparsity.sampled._probe import BUDGETS, at_budgets, probe
 from arcee_lab.sparsity.sampled.sample import draw
 
@@ -99,6 +100,19 @@ def test_repeats_itself_and_leaves_the_model_alone(demo, texts):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert one.cost == pytest.approx(4 * (128 + 896) / (128 * 896))
+
+
+def test_bars_on_request(demo, texts, capsys):
+    small = HOW | {"sample_tokens": 200}
+    probe(*demo, texts, 1, rank=4, steps=3, **small)
+    coactivation(*demo, texts, 1, **small)
+    assert capsys.readouterr() == ("", "")
+    probe(*demo, texts, 1, rank=4, steps=3, progress=True, **small)
+    shown = capsys.readouterr().err
+    assert "batch" in shown
+    assert "3/3" in shown
+    coactivation(*demo, texts, 1, progress=True, **small)
+    assert "batch" in capsys.readouterr().err
 
 
 def test_what_it_shows_and_refuses(demo, texts, trained):

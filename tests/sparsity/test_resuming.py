@@ -18,7 +18,7 @@ import torch
 from dense import Letters, activations, pair, plant
 from full_disk import fill_at_every_write
 
-from arcee_lab.errors import Interrupted
+from arcee_lab.errors import Interrupted, OtherRun
 
 TEXTS = [
     "".join(chr(ord("a") + (3 * number + place * (1 + number % 4)) % 8) for place in range(length))
@@ -159,7 +159,7 @@ def test_a_state_that_cannot_be_is_refused(models, saved, tmp_path, change):
     file = tmp_path / "state.safetensors"
     rewritten(saved[0], file, change)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="is damaged; remove it and the run starts anew") as error:
+    with pytest.raises(ValueError, match="is damaged; remove it and the run starts again") as error:
         measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
@@ -181,7 +181,6 @@ def test_an_unchanged_state_goes_on(models, saved, tmp_path):
 )
 def test_a_state_of_another_release_is_refused(models, saved, tmp_path, version, writer):
     """States of 0.1 state no version."""
-    from arcee_lab.errors import OtherRun
     from arcee_lab.sparsity import measure
 
     def change(about, tensors):
@@ -192,7 +191,7 @@ def test_a_state_of_another_release_is_refused(models, saved, tmp_path, version,
     with pytest.raises(OtherRun) as refused:
         measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
     assert str(refused.value) == (
-        f"{file} was written by {writer}, and this release cannot go on from it; remove it and "
+        f"{file} was written by {writer}, and this release cannot resume from it; remove it and "
         "measure again."
     )
 
@@ -283,7 +282,7 @@ def test_an_interrupted_measurement_goes_on(models, saved, tmp_path):
     for forward in (1, 3, 2):
         with interrupting(models[0], forward=forward), pytest.raises(Interrupted) as stopped:
             measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS)
-        assert f"goes on from what {file} holds" in str(stopped.value)
+        assert f"resumes from what {file} holds" in str(stopped.value)
         done.append(stopped.value.partial.n_windows)
     assert done == sorted(set(done))
     same(measure(models[0], Letters(), TEXTS, resume=file, **SETTINGS), saved[1])
@@ -432,6 +431,18 @@ def further_saved(models, tmp_path_factory):
         "state-further.safetensors",
     }
     return folder
+
+
+def test_results_of_another_seed_are_refused(models, further_saved, tmp_path):
+    from arcee_lab.sparsity import measure
+
+    for path in further_saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(OtherRun, match="its seed is 0, not 1"):
+        measure(
+            models[0], Letters(), TEXTS, analyses=["cett", "truncation"], seed=1,
+            resume=tmp_path / "state.safetensors", batch_size=2, context=16,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("change", FURTHER_WRONG.values(), ids=FURTHER_WRONG.keys())
@@ -605,7 +616,7 @@ def test_the_command_says_how_to_go_on(tmp_path, command, demo, capsys, counted)
     lines = [line for line in said.replace("\r", "\n").splitlines() if "arcee-lab: " in line]
     assert len(lines) == 1
     assert "stopped in cett; done: the pass" in lines[0]
-    assert "The same call goes on from what" in lines[0]
+    assert "The same call resumes from what" in lines[0]
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""Which tokens a dear analysis reads."""
+"""Which tokens an expensive analysis reads."""
 
 import numpy as np
 import pytest

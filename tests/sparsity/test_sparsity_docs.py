@@ -1,11 +1,13 @@
-"""What docs/sparsity.md says runs, and names every analysis and rule there is."""
+"""What docs/explanation/sparsity.md says runs, and names every analysis and rule there is."""
 
 import re
 from pathlib import Path
 
 from arcee_lab.sparsity import registry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "sparsity.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "sparsity.md").read_text(
+    encoding="utf-8"
+)
 
 
 def test_python_blocks_run_in_order():
@@ -13,7 +15,7 @@ def test_python_blocks_run_in_order():
     assert len(blocks) == 2
     names: dict = {}
     for block in blocks:
-        exec(compile(block, "docs/sparsity.md", "exec"), names)
+        exec(compile(block, "docs/explanation/sparsity.md", "exec"), names)
     assert names["report"].n_sampled == names["report"].n_tokens  # few windows: all are sampled
     reached = names["cett"].frame((0.01, 0.1))
     assert set(reached["layer"]) == set(range(names["model"].config.num_hidden_layers))

@@ -1,4 +1,4 @@
-"""How the work is cut (batches, files, ranks, a kill) changes no number by a bit."""
+"""How the work is cut (batches, files, ranks, a kill) leaves every number bit-identical."""
 
 import json
 from itertools import pairwise
@@ -34,7 +34,7 @@ def same(one, two, *, but=()):
 @settings(max_examples=6)
 @given(batch_size=st.integers(1, 13), sample_every=st.sampled_from([1, 2, 3]))
 def test_batches_change_nothing(model, batch_size, sample_every):
-    """In double precision a batch's shape flips no neuron; rounded terms may differ by a unit."""
+    """In double precision the batch flips no neuron; rounded terms may differ by a unit."""
     from arcee_lab.sparsity import measure
     from arcee_lab.sparsity.core import window_means
 
@@ -62,7 +62,7 @@ def test_files_add_up_exactly_and_in_any_grouping(model, cuts):
     from arcee_lab.sparsity import measure
 
     def of(texts):
-        # One window a forward: then every forward of a part is one of the whole.
+        # One window per forward: then every forward of a part is one of the whole.
         try:
             return measure(model, Letters(), texts, sample_every=2, batch_size=1, context=16)
         except ValueError:  # no window of the part is sampled
@@ -468,7 +468,7 @@ def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
 
 @pytest.mark.parametrize("kind", ["stacked", "listed"])
 def test_routed_experts_are_refused(kind):
-    """Beside them the shared expert of NemotronH is an MLP like any other, and stood for all."""
+    """In addition, the shared expert of NemotronH is an MLP like any other, and stood for all."""
     import transformers
 
     from arcee_lab.sparsity import mlps

@@ -1,4 +1,4 @@
-"""Each row of docs/sparsity.md equals plain loops over dense activations of transformers' Arcee.
+"""Each row of docs/explanation/sparsity.md equals plain loops over activations of the stock Arcee.
 
 Two models: planted rates (each neuron a bias of its own, double precision) and the trained demo.
 """

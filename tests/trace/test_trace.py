@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parents[1] / "docs" / "nnsight.md").read_text(encoding="utf-8")
+PAGE = (HERE.parents[1] / "docs" / "how-to" / "nnsight.md").read_text(encoding="utf-8")
 TRACES = (HERE / "traces.py").read_text(encoding="utf-8")
 PARTS = (
     ("every_site", "heads", "texts_and_padding", "generation", "edits", "patterns", "gradients"),

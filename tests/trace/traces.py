@@ -307,7 +307,7 @@ def stock(model, head):
 
 
 def same(x, y, name):
-    # Ours is computed beside the data; see al.capture.
+    # Ours is computed next to the data; see al.capture.
     return torch.allclose(x, y, atol=2e-6) if "pattern" in name else torch.equal(x, y)
 
 

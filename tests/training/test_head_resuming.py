@@ -1,4 +1,4 @@
-"""A killed `train_head` goes on to the very same weights."""
+"""A killed `train_head` resumes and ends with the same weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Killed at random moments, a call goes on and ends with the files of an undisturbed one."""
+"""Killed at random moments, a call resumes and ends with the files of an undisturbed one."""
 
 import os
 import random

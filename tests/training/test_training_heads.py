@@ -7,14 +7,13 @@ import pyarrow
 import pytest
 import torch
 from pyarrow import parquet
-from tqdm import tqdm
 
 import arcee_lab as al
+from arcee_lab.directions.layer_probes import _read
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.training.heads import HeadRecipe, probe_layers, read_labelled, train_head
 from arcee_lab.training.heads.encoding import collate, encode
-from arcee_lab.training.heads.probing import _read
 
 
 @pytest.fixture
@@ -217,8 +216,7 @@ def test_probes_read_the_stream_behind_each_layer(base, news):
     rows = encode(anatomy, tokenizer, news)[:5]
     sites = anatomy.resolve(["hook_embed", "layers.*.hook_resid_post"])
 
-    with tqdm(disable=True) as bar:
-        found = _read(anatomy, rows, sites, 2, bar)
+    found = _read(model, rows, sites, 2, None)
     for site in sites:
         expected = []
         for row in rows:

@@ -72,6 +72,23 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kill_after):
     assert list(again.log) == list(whole.log)
 
 
+def test_a_bar_counts_tokens_also_of_a_resumed_run(tmp_path, capsys):
+    from arcee_lab.training import train
+
+    def stop(step, _loss):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(_tiny(), tmp_path, save_every=3, on_step=stop)
+    assert capsys.readouterr() == ("", "")
+    train(_tiny(), tmp_path, progress=True)
+    shown = capsys.readouterr().err
+    whole = 8 * 4 * LENGTH  # steps, rows of a step, tokens of a row
+    assert f"{whole / 1000:.2f}k/{whole / 1000:.2f}k" in shown
+    assert "step=8" in shown
+
+
 @pytest.mark.slow
 def test_the_shipped_shape_in_bfloat16_goes_on_bit_for_bit_after_sigkill(tmp_path):
     """The default recipe with short stages, in processes of its own, one of them killed."""

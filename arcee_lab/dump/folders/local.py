@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
-from arcee_lab.errors import FileError
+from arcee_lab.errors import FileError, NotWritten
 from arcee_lab.runs import storage
 from arcee_lab.runs.json_text import reason
 
@@ -67,7 +67,7 @@ class LocalFolder(Folder):
         except ValueError:  # NotWritten names the file itself
             raise
         except (OSError, SafetensorError) as error:
-            raise storage.NotWritten(target, error) from error
+            raise NotWritten(target, error) from error
 
     def read(self, path: str) -> bytes:
         """See `Folder`."""
@@ -91,7 +91,7 @@ class LocalFolder(Folder):
             else:
                 target.unlink(missing_ok=True)
         except OSError as error:
-            raise storage.NotWritten(target, error) from error
+            raise NotWritten(target, error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""

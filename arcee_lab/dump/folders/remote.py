@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
-from arcee_lab.errors import FileError, StoreDamaged
+from arcee_lab.errors import FileError, NotWritten, StoreDamaged
 from arcee_lab.runs import storage
 from arcee_lab.runs.json_text import parse_json
 
@@ -71,7 +71,7 @@ class RemoteFolder(Folder):
                     self._fs.put_file(str(local), part)
                     self._fs.mv(part, target)
         except (OSError, SafetensorError) as error:
-            raise storage.NotWritten(f"{self.name}/{path}", error) from error
+            raise NotWritten(f"{self.name}/{path}", error) from error
         return written
 
     def read(self, path: str) -> bytes:
@@ -116,7 +116,7 @@ class RemoteFolder(Folder):
             if self._fs.exists(target):
                 self._fs.rm(target, recursive=True)
         except OSError as error:
-            raise storage.NotWritten(f"{self.name}/{path}", error) from error
+            raise NotWritten(f"{self.name}/{path}", error) from error
 
     def exists(self) -> bool:
         """See `Folder`."""

@@ -1,4 +1,4 @@
-"""Internal: the files of a store, as docs/formats.md describes them.
+"""Internal: the files of a store, as docs/reference/formats.md describes them.
 
 manifest     what a store holds, from which model, in which files
 shard_files  one safetensors file per shard and site: written atomically, checked when opened

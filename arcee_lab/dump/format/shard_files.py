@@ -19,7 +19,7 @@ from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype
 from arcee_lab.dump.format.token_table import TokenTable
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.runs.json_text import reason
 
 _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
@@ -71,23 +71,6 @@ def read_block(
     except ValueError as error:
         raise ShardDamaged(path, str(error)) from error
     return Block(tensors, length, site.width, site.torch_dtype, file.nonzeros)
-
-
-class ShardDamaged(StoreDamaged):
-    """A shard file does not match the manifest.
-
-    Args:
-        path: The file.
-        why: What is wrong with it; also an attribute.
-    """
-
-    def __init__(self, path: object, why: str):
-        why = why.rstrip(".")
-        super().__init__(
-            f"shard {path} is damaged: {why}. `arcee-lab verify` names every damaged shard of a "
-            "store, and with --repair computes it again."
-        )
-        self.why = why
 
 
 def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:

@@ -18,7 +18,7 @@ _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 _TILE = 128
 _ENTRIES = 1 << 14  # of a piece that are merged at once
-_SORTED = 1 << 21  # entries that are sorted at once; each takes 8 bytes meanwhile
+_SORTED = 1 << 21  # entries that are sorted at once; each takes 8 bytes while they are sorted
 _CACHED = 1 << 18  # cells of a matrix that are processed at once
 
 
@@ -85,7 +85,7 @@ class SparseRows:
 
     @property
     def counts(self) -> np.ndarray:
-        """Entries a row."""
+        """Entries per row."""
         return np.diff(self.offsets)
 
     @property

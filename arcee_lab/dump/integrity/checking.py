@@ -13,7 +13,7 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
-from arcee_lab.errors import StoreDamaged
+from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 from arcee_lab.runs.arguments import checked
@@ -163,7 +163,7 @@ def _wrong(
             block = shard_files.read_block(folder, file, site, length=len(shard))
             _check_values(block, site)
             _count(block)
-    except shard_files.ShardDamaged as error:
+    except ShardDamaged as error:
         return error.why
     except (ValueError, OSError) as error:
         return reason(error)

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from arcee_lab.data.limits import TooFewTokens
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
@@ -17,7 +16,7 @@ from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import DumpJob, Texts
 from arcee_lab.dump.writing.resume import read_record
 from arcee_lab.dump.writing.tags import Tag
-from arcee_lab.errors import OtherRun, StoreDamaged
+from arcee_lab.errors import OtherRun, StoreDamaged, TooFewTokens
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.storage import RUN_FILE
 
@@ -168,8 +167,8 @@ def _rewrite(
         for name, file in repair.files.items():
             if computed[name].sha256 != file.sha256:
                 raise StoreDamaged(
-                    f"shard {repair.number}, {file.path}, comes out with other bits: the "
-                    "recomputed file does not match the checksum in the manifest (written on "
+                    f"shard {repair.number}, {file.path}: the recomputed file does not match the "
+                    "checksum in the manifest (written on "
                     f"{manifest.settings.get('device')} with {_versions(manifest)}). The damaged "
                     "file stays; repair it on the kind of machine that wrote it, or dump it again."
                 )

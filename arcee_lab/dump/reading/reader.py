@@ -17,7 +17,7 @@ from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
 from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.dump.format.token_table import TokenTable
-from arcee_lab.errors import SettingError, SiteError
+from arcee_lab.errors import SettingError, ShardDamaged, SiteError
 from arcee_lab.sites import Legend
 
 _MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
@@ -195,10 +195,10 @@ class Reader:
         file = self.manifest.shards[number].sites[site]
         try:
             yield
-        except shard_files.ShardDamaged:
+        except ShardDamaged:
             raise
         except ValueError as error:
-            raise shard_files.ShardDamaged(f"{self.folder}/{file.path}", str(error)) from error
+            raise ShardDamaged(f"{self.folder}/{file.path}", str(error)) from error
 
     def token_frame(self, which: slice = slice(None)) -> pd.DataFrame:
         """One row per token: id, position, document, window, attended, first and each tag."""

@@ -226,7 +226,7 @@ class DumpJob:
         return open(folder, tokenizer=self._tokenizer)
 
     def check_space(self, folder: Folder, n_tokens: int) -> None:
-        """Refuses a folder without enough free space for so many tokens.
+        """Refuses a folder without enough free space for a number of tokens.
 
         Raises:
             FileError: Too little space is free.

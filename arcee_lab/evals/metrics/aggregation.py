@@ -43,5 +43,5 @@ class Aggregation(NamedTuple):
         return float(self.value(self.moments(items).sum(axis=0)))
 
     def __repr__(self) -> str:
-        """Where it lives: lm-eval writes this beside the results."""
+        """Where it is defined: lm-eval writes this next to the results."""
         return f"<arcee_lab.evals.metrics: {self.name}>"

@@ -20,7 +20,7 @@ def _pairs(items: Sequence[Any]) -> np.ndarray:
     return np.asarray(items, dtype=float).reshape(len(items), 2)
 
 
-def _ones_beside(items: Sequence[Any]) -> np.ndarray:
+def _with_ones(items: Sequence[Any]) -> np.ndarray:
     values = np.asarray(items, dtype=float).reshape(len(items))
     return np.stack([values, np.ones(len(items))], axis=-1)
 
@@ -31,7 +31,7 @@ def _share(sums: np.ndarray) -> np.ndarray:
 
 def mean(name: str) -> Aggregation:
     """The mean over documents; an item is one number."""
-    return Aggregation(name, _ones_beside, _share)
+    return Aggregation(name, _with_ones, _share)
 
 
 def ratio(name: str) -> Aggregation:

@@ -1,4 +1,4 @@
-"""Scores of one label a document: macro-F1, Matthews' correlation, calibration error.
+"""Scores of one label per document: macro-F1, Matthews' correlation, calibration error.
 
 Accuracy, negative log-likelihood and Brier score are means over documents.
 """

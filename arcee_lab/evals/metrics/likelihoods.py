@@ -1,4 +1,4 @@
-"""Scores of an LM on whole texts: nats per word, and how far they lie above what is known."""
+"""Scores of an LM on whole texts: nats per word, and their distance from what is known."""
 
 from typing import Any
 

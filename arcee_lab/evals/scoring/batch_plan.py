@@ -1,4 +1,4 @@
-"""Which rows share a batch: as few tokens of padding as the calls are worth that it takes."""
+"""Which rows share a batch: the cut that minimises padding plus a fixed cost per call."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ import numpy as np
 def batches(
     lengths: Sequence[int], *, budget: int, call: int, padding: bool = True
 ) -> Iterator[list[int]]:
-    """Cuts rows, sorted by length, where it costs least: tokens fed, and something for each call.
+    """Cuts rows, sorted by length, at the least cost: tokens fed, plus a fixed cost per call.
 
     Args:
         lengths: Tokens of each row, in any order.

@@ -1,6 +1,6 @@
 """The beginning that many documents share, such as fixed few-shot examples: computed once.
 
-So is the beginning of a long row with branches, before these: without a tree for a mask, attention
+The same holds for the beginning of a long row with branches: without a tree for a mask, attention
 works on half of its square.
 """
 
@@ -21,7 +21,7 @@ FEWEST = 3  # rows
 def group_by_prefix(rows: Sequence[TreeRow], *, budget: int) -> list[tuple[int, list[TreeRow]]]:
     """Sorts rows into groups that begin alike.
 
-    In sorted order, a group goes on as long as its shared beginning does not fall to half of what
+    In sorted order, a group continues as long as its shared beginning does not fall to half of what
     its first two rows share.
 
     Args:

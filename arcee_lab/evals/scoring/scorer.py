@@ -27,7 +27,7 @@ from arcee_lab.evals.scoring.token_trie import TargetRequest, TreeRow, tree_rows
 from arcee_lab.interventions import Intervening
 from arcee_lab.model.modeling import ArceeForCausalLM
 
-_CALLS = 20  # that cost as much as the tokens of a full batch, beside their own
+_CALLS = 20  # whose overhead costs as much as the tokens of a full batch
 _HELD = 4  # budgets of tokens whose keys and values wait for a call that they share
 _TEXTS = 96  # tokens per row of whole texts; its tree's attention grows with the square
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
@@ -60,7 +60,7 @@ class Scorer:
 
     Attributes:
         model: With an LM head.
-        interventions: Interventions that act meanwhile.
+        interventions: Interventions that act during these forwards.
         budget: Tokens per batch, padding included; a longer row is a batch of its own.
         cost: What all calls took so far.
     """
@@ -196,8 +196,8 @@ class Scorer:
             "use_cache": False,
         }
         if not plain:
-            told = (torch.tensor(one, device=device) for one in (ends, lengths, prefixes))
-            tree = _tree(*told, past=past)
+            shape = (torch.tensor(one, device=device) for one in (ends, lengths, prefixes))
+            tree = _tree(*shape, past=past)
             arguments["attention_mask"] = tree[:, None]
             arguments["position_ids"] = torch.from_numpy(depths).to(device)
         elif min(lengths) < width:
@@ -252,7 +252,7 @@ def _mask_for_hooks_alone(model: ArceeForCausalLM) -> Iterator[None]:
 def _tree(ends: Tensor, lengths: Tensor, prefixes: Tensor, *, past: int) -> Tensor:
     """Which keys each query may read, `[row, q_pos, k_pos]`; those of the prefixes come first.
 
-    Padding reads nothing of its own, so that hooks are told it is padding: its diagonal is False.
+    Padding reads nothing of its own, so that hooks see that it is padding: its diagonal is False.
     """
     width = ends.shape[1]
     columns = torch.arange(width, device=ends.device)

@@ -1,7 +1,7 @@
 """What a batch answers: the log-likelihood of each target, with the LM head applied in pieces.
 
-Only tokens behind which a target stands reach the head, some at a time. Their logits are read while
-they lie in a cache, and logits of all tokens never exist together. Log-softmax is in fp32, whatever
+Only tokens that a target follows reach the head, some at a time. Their logits are read while
+they are in a cache, and logits of all tokens never exist together. Log-softmax is in fp32, whatever
 the model's dtype.
 """
 

@@ -1,6 +1,6 @@
 """The choices of a document as branches of one row: what they share is read once.
 
-Nodes lie in the order of a walk down the branches, so a node's descendants follow it without a gap:
+Nodes are in the order of a walk down the branches, so a node's descendants follow it without a gap:
 node j is read by node i exactly if `j <= i < ends[j]`. That is the whole attention mask of a row.
 """
 
@@ -15,8 +15,8 @@ class TargetRequest(NamedTuple):
     Attributes:
         number: Of the request, among all that are scored together.
         tokens: What the model reads: the context and all but the last token of the continuation.
-        first: Index of the token behind which the first target stands.
-        targets: The continuation; target t stands behind token `first + t`.
+        first: Index of the token that the first target follows.
+        targets: The continuation; target t follows token `first + t`.
     """
 
     number: int

@@ -1,6 +1,6 @@
-"""The best that a reader of the demo's world can score; task files name these beside their metrics.
+"""The best that a reader of the demo's world can score; task files name these with their metrics.
 
-Most are exact. The entity scores and the entropies are what the best reader scores on the very
+Most are exact. The entity scores and the entropies are what the best reader scores on the
 documents of the task, so they move a little with the number of documents.
 """
 

@@ -101,7 +101,7 @@ def pairs(
         seed: Of the documents.
 
     Returns:
-        The split `test` with the columns `text` (what stands before), `choices` (two words, the
+        The split `test` with the columns `text` (what comes before), `choices` (two words, the
         right one first in every other document, so that a tie favours neither) and `label`.
     """
 
@@ -171,7 +171,7 @@ def texts(*, kind: str, n: int, seed: int = 0, **_: Any) -> DatasetDict:
 
     Returns:
         The split `test` with the columns `text`, `words` (their number, the end counted) and
-        `nats`: the exact information of the text. A reader is not told the kind, so its price in
+        `nats`: the exact information of the text. A reader is not given the kind, so its price in
         the mix of all is part of it.
     """
     return _test(

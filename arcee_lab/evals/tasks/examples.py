@@ -16,7 +16,7 @@ Examples = Mapping[str, int]  # examples before each question, by task
 def examples_of(tasks: Mapping[str, Any], wanted: int | None) -> Examples:
     """The number for each task, by lm-eval's rule; where it is not `wanted`, a warning says so.
 
-    A task that sets 0 keeps it, and a whole text stands alone whatever is asked for.
+    A task that sets 0 keeps it, and a whole text gets no examples whatever is asked for.
 
     Args:
         tasks: By name.

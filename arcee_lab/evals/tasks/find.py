@@ -178,7 +178,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if not readers:
             raise TaskError(
                 f"data={os.fspath(data)!r} is read by none of the tasks {', '.join(tasks)}; leave "
-                "it out, or ask for one of the field's data sets (see docs/evals.md)."
+                "it out, or ask for one of the field's data sets (see docs/how-to/evals.md)."
             )
         return
     for name in data:
@@ -187,7 +187,7 @@ def _require_readers(data: Data, tasks: Mapping[str, Any]) -> None:
         if name not in readers:
             raise TaskError(
                 f"data names the task {name!r}, which reads no file; leave it out (see "
-                "docs/evals.md for those that do)."
+                "docs/how-to/evals.md for those that do)."
             )
 
 

@@ -8,7 +8,7 @@ from arcee_lab.evals.metrics import answer_items, entity_items, label_items, lik
 
 
 def label_given(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """A sequence task: one log-probability a label, in the order of the task's choices."""
+    """A sequence task: one log-probability per label, in the order of the task's choices."""
     return label_items(doc["label"], [log_prob for log_prob, _ in results])
 
 
@@ -25,7 +25,7 @@ def word_said(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> 
 
 
 def text_read(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """A whole text: its log-likelihood beside what it holds."""
+    """A whole text: its log-likelihood, and what it holds."""
     ((likelihood, _),) = results
     return likelihood_items(likelihood, doc["words"], doc["nats"])
 

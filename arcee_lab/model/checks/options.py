@@ -27,7 +27,7 @@ _INSTEAD = {
     "attn_implementation": "give attn=",
     "config": "give a folder whose config.json says it",
     "ignore_mismatched_sizes": "weights of other shapes would start random; leave it out",
-    "output_loading_info": "al.load judges it; leave it out",
+    "output_loading_info": "al.load checks it; leave it out",
     "state_dict": "save the weights into a folder",
     "trust_remote_code": "arcee_lab runs no code of a checkpoint; leave it out",
 }

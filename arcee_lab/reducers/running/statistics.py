@@ -65,7 +65,7 @@ class Statistics(Result, Mapping[str, Any]):
         Of a tensor-parallel model every rank has to ask, else they wait for each other.
 
         Raises:
-            ValueError: If the model was deleted meanwhile; see `identify`.
+            ValueError: If the model has been deleted since; see `identify`.
         """
         if isinstance(self._model, str):
             return self._model

@@ -1,6 +1,6 @@
 """How often each unit fires, counted in bytes: on a CPU the way that moves the least memory.
 
-A comparison into floats and a product with the mask write and read four bytes a value; NumPy
+A comparison into floats and a product with the mask write and read four bytes per value; NumPy
 compares into one, a piece of rows at a time, and adds up the rows of the piece as bytes. Between
 the products of a forward every call starts from a cold cache, so there are few calls.
 """

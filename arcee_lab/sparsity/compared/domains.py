@@ -105,7 +105,7 @@ class Domains(Result):
         return pd.DataFrame(columns)
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """Zeros by layer, a line a domain."""
+        """Zeros by layer, one line per domain."""
         from arcee_lab.views.figures.curves import Line, lines
 
         layers = np.arange(self.rates.shape[1])

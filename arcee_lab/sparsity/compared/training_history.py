@@ -84,7 +84,7 @@ def history(log: str | Path) -> History:
 
     Args:
         log: A JSONL file, a checkpoint's folder that holds `training_log.jsonl`, or "demo". Rows
-            with `step`, `tokens` and `zeros`, one share a layer, are read.
+            with `step`, `tokens` and `zeros`, one share per layer, are read.
 
     Raises:
         ValueError: The file is missing, is no such log, or holds fewer than two such rows.

@@ -53,7 +53,7 @@ def wrong_tensors(found: State, wanted: State, kept: Mapping[str, int] | None = 
 
 
 def wrong_means(state: State, windows: int) -> str | None:
-    """Looks at the sums of means (`window_means`) over at most so many windows."""
+    """Looks at the sums of means (`window_means`) over at most a number of windows."""
     for name, x in state.items():
         if name.endswith(("_n", "_nn", "_ss", "_windows")) and bool((x < 0).any()):
             return f"{name} is negative"

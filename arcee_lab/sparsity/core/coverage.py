@@ -49,7 +49,7 @@ class Coverage(Result):
     def holding(self, share: float) -> np.ndarray:
         """By layer, the fewest neurons that hold this share of all firing; 0 where none fired."""
         curve = np.nan_to_num(self.curve, nan=1.0)
-        # A hair below, so that rounding in the sum asks for no further neuron.
+        # Slightly below, so that rounding in the sum does not require one more neuron.
         found = (curve >= share - 1e-12).argmax(1) + 1
         return np.where(self.rates.sum(1) > 0, found, 0)
 

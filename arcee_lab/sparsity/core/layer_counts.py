@@ -55,7 +55,7 @@ def count(
     places: Int[Tensor, " token"],
     first: Int[Tensor, " first"],
 ) -> Counts:
-    """Counts a layer over a batch.
+    """Counts of one layer over a batch.
 
     A neuron fires where a is not 0, as the model computed it: in fp16 a square that underflows is a
     zero, and the down projection gets nothing from it.

@@ -97,7 +97,7 @@ def pick(
     """
     columns = rows.shape[1]
     tables = [x.reshape(-1) for x in (rows, *companions)]
-    if columns % 4 == 0:  # so that a four lies in one row
+    if columns % 4 == 0:  # so that no group of four spans two rows
         some = np.flatnonzero(mask.reshape(-1).view(np.uint32) != 0)
         # Clipping costs less than the check that it replaces; nothing is out of bounds.
         fours = [x.view(f"V{4 * x.itemsize}").take(some, mode="clip") for x in tables]

@@ -1,6 +1,6 @@
 """Row 21: what the zeros would save, in bytes read and operations done for a token.
 
-At one token a step weights are read once and little is computed with them, so bytes are time.
+At one token per step weights are read once and little is computed with them, so bytes are time.
 Of an MLP, zeros let a kernel skip
 
     rows of W_down of neurons that are 0                       exact: nothing is lost
@@ -79,7 +79,7 @@ class Weights:
 
 @dataclass(frozen=True, repr=False)
 class Saving(Result):
-    """Bytes and operations a token, dense and without what is zero.
+    """Bytes and operations per token, dense and without what is zero.
 
     Attributes:
         weights: What a dense token reads.

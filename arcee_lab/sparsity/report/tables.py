@@ -12,7 +12,7 @@ from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.thresholds import Thresholds
 
 PLAIN = ("layers", "neurons", "tokens", "costs")
-RARE = 0.001  # below this rate a neuron counts as rare
+RARE = 0.001  # a neuron below this rate counts as rare
 HOT = 0.5  # above this one as hot
 
 
@@ -66,7 +66,7 @@ def tokens(counts: CoreCounts) -> pd.DataFrame:
         "id": counted["kept_ids"].numpy(),
         "position": counted["kept_positions"].numpy(),
     }
-    # Two bytes per count: d_mlp is below 65,536 in every model that this can be run on today.
+    # Two bytes per count: d_mlp is below 65,536 in all models so far.
     small = np.uint16 if counts.fired.shape[1] < 2**16 else np.uint32
     columns |= {f"layer_{n}": active[:, n].astype(small) for n in range(active.shape[1])}
     return pd.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""CETT: how many neurons a token can lose for a stated error of the MLP's output.
+"""CETT: how many neurons can be dropped at a token for a stated error of the MLP's output.
 
 Neuron i adds `n_i = a_i w_i` to the residual stream, a_i its activation and w_i its column of the
 down projection. Dropping D = {i: ‖n_i‖ < eps} changes y = Σ n_i, relative to its length, by
@@ -9,8 +9,9 @@ Source: Zhang et al., "ReLU² Wins", arXiv:2402.03804 (cumulative error of tail 
 al., "Sparsing Law", arXiv:2411.02335, equation 3. Without a gate ‖n_i‖ = a_i ‖w_i‖, so the cut is a
 threshold per neuron, `relu(u_i) < sqrt(eps / ‖w_i‖)`: one comparison, which `al.Cett` makes.
 
-The papers search eps by bisection, at a matrix product a step. Here each token's active neurons are
-sorted by ‖n_i‖ into bins once; running sums over the bins then give CETT at all edges, exactly.
+The papers search eps by bisection, at one matrix product per step. Here each token's active
+neurons are sorted by ‖n_i‖ into bins once; running sums over the bins then give CETT at all
+edges, exactly.
 """
 
 from collections.abc import Iterable, Sequence

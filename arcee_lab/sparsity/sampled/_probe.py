@@ -36,6 +36,7 @@ from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp
@@ -168,6 +169,7 @@ def probe(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Probe:
     """Trains a low-rank probe for one layer, and tries it on other documents.
 
@@ -186,7 +188,8 @@ def probe(
             fewer.
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the documents drawn, the order of training and the bootstrap.
+        seed: Random seed of the documents drawn, the order of training, and the bootstrap.
+        progress: Whether to show bars, over batches and then over steps.
 
     Raises:
         ValueError: A layer that the model lacks, a bad rank or number of steps, fewer than two
@@ -222,7 +225,9 @@ def probe(
 
     handle = mlp.up.register_forward_pre_hook(keep)
     try:
-        for batch in sample.batches(batch_size, device_of(model)):
+        for batch in progress_bar(
+            sample.batches(batch_size, device_of(model)), show=progress, unit="batch"
+        ):
 
             def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
                 posts.append(a[counted])
@@ -241,7 +246,8 @@ def probe(
     held_out = group % 2 == 1
     fires = post != 0
     svd, rates = _from_weights(mlp, rank, x[~held_out]), fires[~held_out].float().mean(dim=0)
-    trained = _train(svd, rates, x[~held_out], fires[~held_out], steps, learning_rate, seed)
+    start = (*svd, rates)
+    trained = _train(start, x[~held_out], fires[~held_out], steps, learning_rate, seed, progress)
     test, truth = x[held_out], fires[held_out]
     a, b, bias = (part.detach() for part in trained)
     scores = {
@@ -311,22 +317,23 @@ def _from_weights(
 
 
 def _train(
-    start: tuple[Tensor, Tensor],
-    rates: Float[Tensor, " d_mlp"],
+    start: tuple[Tensor, Tensor, Tensor],
     x: Float[Tensor, "token d_model"],
     fires: Bool[Tensor, "token d_mlp"],
     steps: int,
     learning_rate: float,
     seed: int,
+    progress: bool | None,
 ) -> list[nn.Parameter]:
     floor = 0.5 / len(x)  # a rate of 0 or 1 has no finite logit
-    parts = [*start, rates.clamp(floor, 1 - floor).logit()]
+    a, b, rates = start
+    parts = [a, b, rates.clamp(floor, 1 - floor).logit()]
     parameters = [nn.Parameter(part.clone()) for part in parts]
     a, b, bias = parameters
     adam = torch.optim.Adam(parameters, lr=learning_rate)
     lots = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in progress_bar(range(steps), show=progress, unit="step"):
             chosen = torch.randint(len(x), (min(_TOKENS_A_STEP, len(x)),), generator=lots)
             chosen = chosen.to(x.device)
             loss = F.binary_cross_entropy_with_logits(

@@ -33,6 +33,7 @@ from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
 from arcee_lab.sparsity.sampled.sample import draw
@@ -57,7 +58,7 @@ class CoActivationResult(Result):
         neurons: The neurons that were looked at.
         fired: Which of them fired at each of N tokens; neither padding nor first positions.
         held_out: Tokens of the documents on which experts are tried, not made.
-        seed: Of the sample, the sketch and the random groups.
+        seed: Random seed of the sample, of the neurons drawn, and of the random groups.
     """
 
     model: str
@@ -174,7 +175,7 @@ class CoActivationResult(Result):
             held,
             cover=COVER,
             what="phi, the correlation of firing",
-            title=f"Layer {self.layer}: which neurons fire together, and how few groups a token "
+            title=f"Layer {self.layer}: which neurons fire together, and how few groups one token "
             "needs",
             dark=dark,
         )
@@ -185,23 +186,23 @@ class CoActivationResult(Result):
 
     @cached_property
     def _order(self) -> Int[Tensor, " neuron"]:
-        """Neurons so that those that fire together stand together; what cannot be told is last."""
+        """Neurons that fire together are adjacent; those of undefined correlation come last."""
         from scipy.cluster.hierarchy import leaves_list, linkage
         from scipy.spatial.distance import squareform
 
         seen = self.fired[~self.held_out]
         together = _together(seen).double()
         often = together.diagonal()
-        told = ((often > 0) & (often < len(seen))).nonzero()[:, 0]
+        known = ((often > 0) & (often < len(seen))).nonzero()[:, 0]
         rest = torch.ones(len(often), dtype=torch.bool)
-        rest[told] = False
-        if len(told) > 2:
+        rest[known] = False
+        if len(known) > 2:
             # Rounding can take a phi of 1 above it.
-            distance = (1 - _phi(together[told][:, told], len(seen))).clamp(min=0).numpy()
+            distance = (1 - _phi(together[known][:, known], len(seen))).clamp(min=0).numpy()
             np.fill_diagonal(distance, 0)
             tree = linkage(squareform(distance, checks=False), "average")
-            told = told[torch.from_numpy(leaves_list(tree).astype(np.int64))]
-        return torch.cat([told, rest.nonzero()[:, 0]])
+            known = known[torch.from_numpy(leaves_list(tree).astype(np.int64))]
+        return torch.cat([known, rest.nonzero()[:, 0]])
 
     def _groupings(self, number: int) -> dict[str, Tensor]:
         lots = torch.randperm(len(self.neurons), generator=torch.Generator().manual_seed(self.seed))
@@ -229,6 +230,7 @@ def coactivation(
     batch_size: int = 8,
     context: int | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> CoActivationResult:
     """Which neurons of one layer fire together, on a sample of tokens.
 
@@ -241,7 +243,8 @@ def coactivation(
         sample_tokens: Size of the sample; None takes 4,096, or all there are if fewer.
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1,024, or what the model can read if less.
-        seed: Of the documents drawn, of the neurons drawn, and of the random groups.
+        seed: Random seed of the documents drawn, the neurons drawn, and the random groups.
+        progress: Whether to show a bar.
 
     Raises:
         ValueError: A layer or neuron that the model lacks, fewer than two documents and windows,
@@ -266,7 +269,9 @@ def coactivation(
         )
     fired, groups = [], []
     here = index.to(device_of(model))
-    for batch in sample.batches(batch_size, device_of(model)):
+    for batch in progress_bar(
+        sample.batches(batch_size, device_of(model)), show=progress, unit="batch"
+    ):
 
         def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
             fired.append(a[counted].index_select(1, here))

@@ -9,8 +9,8 @@
                 the token's neurons                  top-k, arXiv:2506.06644
     fat         a > eps, one eps everywhere          FAT-eps in Luo et al., "Sparsing Law",
                                                      arXiv:2411.02335
-    cett        ‖n_i‖ >= eps, one eps a layer        CETT, see `arcee_lab.sparsity.sampled._cett`
-    random      k of the active neurons by lot       the floor that any rule has to beat
+    cett        ‖n_i‖ >= eps, one eps per layer      CETT, see `arcee_lab.sparsity.sampled._cett`
+    random      k of the active neurons at random    the floor that any rule has to beat
 
 One end of every rule keeps everything. Spark's own rule subtracts the threshold as
 well; here kept neurons keep their values, so that all rules differ in the choice alone.
@@ -80,7 +80,7 @@ def cett(layer: Layer, eps: float) -> Kept:
 
 
 def random(layer: Layer, share: float) -> Kept:
-    """K of the active neurons by lot; all of them where there are no more."""
+    """K of the active neurons at random; all of them where there are no more."""
     lots = torch.rand(layer.a.shape, generator=layer.draw, device=layer.a.device)
     return largest(lots.masked_fill(layer.a == 0, 0.0), count(share, layer.a))
 

@@ -196,7 +196,7 @@ def _counted(sample: Sample) -> int:
 def _sizes(
     model: Any, sample: Sample, found: Sequence[Mlp], batch_size: int
 ) -> Float[Tensor, " bin"]:
-    """How many activations of all layers lie in each thirty-second of an octave."""
+    """How many activations of all layers are in each thirty-second of an octave."""
     edges = _edges(device_of(model))
     sizes = torch.zeros(len(edges) + 1, dtype=torch.int64, device=device_of(model))
     for batch in sample.batches(batch_size, device_of(model)):

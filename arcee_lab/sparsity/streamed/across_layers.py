@@ -109,7 +109,7 @@ class AcrossLayers(Analysis):
     def layer(self, state: State, seen: LayerBatch) -> None:
         if seen.before is None:
             return
-        # Cosines may be negative; sums of rounded terms do not mind.
+        # Rounded terms are summed as they are: cosines may be negative.
         wide = torch.promote_types(seen.x.dtype, torch.float32)
         one, two = seen.before.to(wide), seen.x.to(wide)
         lengths = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(two, dim=1)

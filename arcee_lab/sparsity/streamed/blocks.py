@@ -182,7 +182,7 @@ def _crowded(packed: UInt8[np.ndarray, "token byte"], groups: int) -> tuple[np.n
     high, low = where[found[where] >> 4 != 0], where[found[where] & 1 != 0]
     token = np.concatenate([high, low]) // width
     group = np.concatenate([2 * (high % width), 2 * (low % width) + 1])
-    whole = group < groups  # neurons left over at the end are no group
+    whole = group < groups  # the remaining neurons at the end form no group
     return token[whole], group[whole]
 
 

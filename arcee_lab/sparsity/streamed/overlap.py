@@ -96,7 +96,7 @@ class OverlapResult(Result):
         layers = len(self.jaccard.value)
         shown = sorted({round(place) for place in np.linspace(0, layers - 1, min(layers, 6))})
         lags = np.arange(1, LAGS + 1)
-        # Few windows are long enough for the largest lags; what few say is noise.
+        # Few windows are long enough for the largest lags; the mean of a few is noise.
         enough = self.jaccard.windows >= min(_FEWEST, self.jaccard.windows.max())
         value, half = (
             np.where(enough, x, np.nan) for x in (self.jaccard.value, self.jaccard.ci_half_width)
@@ -117,7 +117,7 @@ class OverlapResult(Result):
             curves,
             x="tokens apart",
             y="Jaccard overlap of active neurons",
-            title="How long neurons stay",
+            title="Overlap of active sets by token distance",
             log_x=True,
             dark=dark,
         )
@@ -146,7 +146,7 @@ class Overlap(Analysis):
         spans, positions = seen.tokens.spans, seen.tokens.positions
         both = overlaps_from_packed(seen.packed) if seen.on_cpu else overlaps_from_masks(seen.post)
         there = torch.from_numpy(pairs(spans, positions)).to(device, non_blocking=True)
-        # The token that lies `lag` before; the first ones have none and are left out by `there`.
+        # The token `lag` before it; the first ones have none and are left out by `there`.
         back = torch.arange(len(both), device=device)[:, None] - torch.arange(
             1, LAGS + 1, device=device
         )
@@ -208,7 +208,7 @@ def overlaps_from_masks(post: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "to
 
 
 def pairs(spans: tuple[tuple[int, int], ...], positions: np.ndarray) -> np.ndarray:
-    """Which pairs count, `[token, lag]`: both tokens in one window, and so many positions apart."""
+    """Which pairs count, `[token, lag]`: both tokens in one window, `lag` positions apart."""
     starts, stops = np.array(spans).T
     lags = np.arange(1, LAGS + 1)
     back = np.arange(len(positions))[:, None] - lags

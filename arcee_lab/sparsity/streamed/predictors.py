@@ -7,7 +7,7 @@ A predictor names a set P of neurons before the layer is computed; M is the set 
 
     previous     P = M of the token before
     sign         P = {i: more than half of the signs of x and W_up[i] agree}          (SparseInfer)
-    int8, int4   P = {i: u'_i > 0}, W_up rounded to 8 or 4 bits with one scale a neuron
+    int8, int4   P = {i: u'_i > 0}, W_up rounded to 8 or 4 bits with one scale per neuron
     lookahead    P = {i: W_up x^{l-1} > 0}, from the input of the MLP before            (Deja Vu)
     hot          P = the neurons that fire most over the text, as many as the budget allows
 
@@ -271,7 +271,7 @@ def from_rounded(
 ) -> Float[Tensor, "3 token d_mlp"]:
     """Scores by the signs of x and W_up, and by W_up rounded to 8 and to 4 bits.
 
-    Rounding is symmetric with one scale a neuron. The products are of whole numbers, which every
+    Rounding is symmetric with one scale per neuron. The products are of whole numbers, which every
     dtype holds exactly, and are scaled afterwards. Some neurons at a time: all rounded weights of
     a model would take as much memory as the model.
 

@@ -1,7 +1,7 @@
-"""What a measurement has finished, on disk: saved whole, and checked before a run goes on from it.
+"""What a measurement has finished, on disk: saved whole, and checked before a run resumes from it.
 
 The header of a saved file says of which run it is and holds a checksum of all the rest, so that a
-changed byte is found. Every field is compared with the plan as well: a run that starts anew costs
+changed byte is found. Every field is compared with the plan as well: a run that starts again costs
 time, a wrong N costs the result.
 """
 
@@ -97,7 +97,8 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         raise damaged(path, "its checksum is another")
     if release := written_by_another(version):
         raise OtherRun(
-            f"{path} {release}, and this release cannot go on from it; remove it and measure again."
+            f"{path} {release}, and this release cannot resume from it; remove it and measure "
+            "again."
         )
     other = [name for name, value in run.items() if theirs.get(name) != value]
     if other:
@@ -110,8 +111,8 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def damaged(path: Path, why: str) -> SavedDamaged:
-    """The error of a state that no run can go on from."""
-    return SavedDamaged(f"{path} is damaged; remove it and the run starts anew ({why}).")
+    """The error for a state that no run can resume from."""
+    return SavedDamaged(f"{path} is damaged; remove it and the run starts again ({why}).")
 
 
 def check_done(path: Path, done: Any, most: int) -> int:

@@ -194,7 +194,7 @@ class Pass:
                 if shown:
                     undo.callback(mlp.up.register_forward_hook(_bound(saw_input, mlp)).remove)
                 undo.callback(mlp.down.register_forward_hook(_bound(saw_output, mlp)).remove)
-            # The backbone alone: the head's logits are the largest tensor and seldom needed.
+            # The backbone alone: the head's logits are the largest tensor and rarely needed.
             output = self.model.base_model(
                 input_ids=forward.input_ids.to(device),
                 attention_mask=forward.attention_mask.to(device),

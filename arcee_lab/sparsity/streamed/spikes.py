@@ -35,7 +35,7 @@ class SpikesResult(Result):
 
     Attributes:
         largest: Of a, over all N tokens.
-        overflow: Of the N tokens, on how many a neuron exceeds 65504.
+        overflow: The tokens, of N, at which some neuron exceeds 65504.
         top: The share that the top neuron holds of ‖y‖, mean over the tokens of the sample.
         tokens: N.
     """

@@ -208,7 +208,7 @@ class Unions(Analysis):
         if kept:
             device = state["kept_keys"].device
             slots, keys = zip(*kept, strict=True)
-            # 0 means an empty place, so a checksum of 0 is told as 1.
+            # 0 means an empty place, so a checksum of 0 is stored as 1.
             state["kept_keys"][window_means.places(list(slots), device)] = window_means.places(
                 [max(key, 1) for key in keys], device
             )

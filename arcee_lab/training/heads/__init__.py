@@ -7,7 +7,7 @@ encoding   token ids of the texts, with a label at each position where the head 
 fitting    `train_head`: transformers' Trainer around a new head
 resuming   the saved state of such a run
 trained    `TrainedHead`: the model, its scores on held-out texts, its losses
-probing    `probe_layers`: linear probes of the residual stream after each layer
+probing    `probe_layers`: linear probes of labelled texts, `al.directions`' at every layer
 """
 
 from typing import TYPE_CHECKING
@@ -17,14 +17,13 @@ from arcee_lab._lazy import lazy_exports
 if TYPE_CHECKING:
     from arcee_lab.training.heads.fitting import train_head
     from arcee_lab.training.heads.labelled import LabelledTexts, read_labelled
-    from arcee_lab.training.heads.probing import Probes, probe_layers
+    from arcee_lab.training.heads.probing import probe_layers
     from arcee_lab.training.heads.recipe import HeadRecipe
     from arcee_lab.training.heads.trained import TrainedHead
 
 __all__ = [
     "HeadRecipe",
     "LabelledTexts",
-    "Probes",
     "TrainedHead",
     "probe_layers",
     "read_labelled",
@@ -36,7 +35,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "fitting": ("train_head",),
         "labelled": ("LabelledTexts", "read_labelled"),
-        "probing": ("Probes", "probe_layers"),
+        "probing": ("probe_layers",),
         "recipe": ("HeadRecipe",),
         "trained": ("TrainedHead",),
     },

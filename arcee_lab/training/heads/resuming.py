@@ -108,7 +108,7 @@ class ResumableTrainer(Trainer):
         names = {id(one): name for name, one in self._trained().items()}
         rates = self._saved_values["rates"]
         if len(rates) != len(own["param_groups"]):
-            raise damaged(self._file, ValueError(f"it holds {len(rates)} learning rates"))
+            raise damaged(self._file, f"it holds {len(rates)} learning rates")
         state: dict[int, dict[str, Tensor]] = {}
         trained = [one for group in optimizer.param_groups for one in group["params"]]
         for number, one in enumerate(trained):

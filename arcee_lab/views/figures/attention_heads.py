@@ -22,7 +22,7 @@ def head_map(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws a number a head; blank means that there is none.
+    """Draws one number per head; blank means that there is none.
 
     Args:
         values: `[layer, head]`, from 0 up.
@@ -54,7 +54,7 @@ def head_maps(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws several numbers a head side by side, each with colours of its own.
+    """Draws several numbers per head side by side, each with colours of its own.
 
     Args:
         panels: What is shown -> `[layer, head]`, from 0 up.
@@ -76,7 +76,7 @@ def head_maps(
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         places = figure.subplots(lines, columns, squeeze=False).flatten()
         for axes, (what, values) in zip(places, panels.items(), strict=False):
-            mesh = _draw(axes, values, layers, limit=None, dark=dark)
+            mesh = _draw(axes, values, layers, limit=None, dark=dark, most=16 // min(columns, 2))
             axes.set_title(fill(what, 80 // columns), fontsize=8, fontweight="normal")
             if not _few(values):
                 bar = figure.colorbar(mesh, ax=axes, pad=0.03, location="bottom")
@@ -103,8 +103,15 @@ def _height(rows: int) -> float:
 
 
 def _draw(
-    axes: Axes, values: np.ndarray, layers: Sequence[str], *, limit: float | None, dark: bool
+    axes: Axes,
+    values: np.ndarray,
+    layers: Sequence[str],
+    *,
+    limit: float | None,
+    dark: bool,
+    most: int = 16,
 ) -> QuadMesh:
+    """Draws one map, with at most so many numbers of heads below it."""
     rows, heads = values.shape
     finite = values[np.isfinite(values)]
     limit = limit or float(finite.max(initial=0)) or 1.0
@@ -118,7 +125,7 @@ def _draw(
         linewidth=1,
     )
     axes.invert_yaxis()
-    every = max(1, heads // 16)
+    every = max(1, -(-heads // most))
     axes.set_xticks(np.arange(0, heads, every) + 0.5, [str(h) for h in range(0, heads, every)])
     every = max(1, rows // 16)
     axes.set_yticks(np.arange(0, rows, every) + 0.5, list(layers)[::every])

@@ -25,7 +25,7 @@ class Band:
         low: `[point]`, the lower end of the interval, or None for a line without one.
         high: `[point]`, its upper end.
         dashed: For what the others are compared with, such as chance.
-        dots: Whether to mark the points: they are measured, and what lies between is not.
+        dots: Whether to mark the points: they are measured, and what is between them is not.
     """
 
     name: str

@@ -109,7 +109,7 @@ def grid(
     limits: tuple[float | int, float | int] | None = None,
     dark: bool = False,
 ) -> Figure:
-    """A number a cell as a colour; NaN stays the paper's colour.
+    """One number per cell as a colour; NaN stays the paper's colour.
 
     Args:
         cells: `[row, column]`.

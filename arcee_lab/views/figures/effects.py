@@ -26,7 +26,7 @@ def effect_map(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws a signed number a cell; pale is no effect, blank is no number.
+    """Draws a signed number per cell; pale is no effect, blank is no number.
 
     Args:
         values: `[row, column]`.

@@ -115,7 +115,7 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None)
 
     Args:
         figure: What to draw.
-        dpi: Dots an inch.
+        dpi: Dots per inch.
         colours: Keep so many colours, at most 256, in a third of the bytes; None keeps all.
     """
     buffer = io.BytesIO()

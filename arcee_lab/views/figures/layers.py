@@ -1,4 +1,4 @@
-"""Two figures with one row or bar a layer: a share against a baseline, and rates on a log axis."""
+"""One row or bar per layer: a share against a baseline, and rates on a log axis."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def share_bars(
         share: `[layer]`, between 0 and 1.
         low: `[layer]`, the lower end of the spread.
         high: `[layer]`, its upper end.
-        baseline: Where the dashed line stands.
+        baseline: Where the dashed line is.
         baseline_name: What it means.
         what: The vertical axis.
         spread: What the lines on the bars are.
@@ -64,10 +64,10 @@ def rate_ridges(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """One histogram of rates a layer on a shared log axis; rates of 0 are counted at its left end.
+    """One histogram of rates per layer on a shared log axis; its left end counts rates of 0.
 
     Args:
-        rates: One array a layer, values from 0 to 1.
+        rates: One array per layer, values from 0 to 1.
         floor: The left end, above 0: the smallest rate that could have been seen.
         floor_name: What the left end means.
         what: The horizontal axis.

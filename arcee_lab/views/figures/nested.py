@@ -1,4 +1,4 @@
-"""Bars inside bars, one group a layer: what is left when a rule takes more and more."""
+"""Bars inside bars, one group per layer: what is left when a rule takes more and more."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ def nested_bars(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """One bar a layer for each rule, all from 0, the lower ones before the higher.
+    """One bar per layer for each rule, all from 0, the lower ones before the higher.
 
     Args:
-        shares: One `[layer]` a rule, each at most as high as the one before.
+        shares: One `[layer]` per rule, each at most as high as the one before.
         names: What each rule is.
         what: The vertical axis.
         title: The line above.

@@ -1,4 +1,4 @@
-"""Attention patterns, one square a head, with the words on both sides."""
+"""Attention patterns, one square per head, with the words on both sides."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Quality against sparsity: one panel a task, one curve a family of levels, intervals as bars."""
+"""Quality against sparsity: one panel per task, one curve per family, intervals as bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ def raster(
         rows: What each row is.
         groups: One name per row; rows of one name stand together and a line parts the groups.
         notes: Text to the right of each row, such as its firing rate.
-        marks: A category a token, or None; marked tokens carry its colour and a legend names it.
+        marks: A category per token, or None; marked tokens carry its colour and a legend names it.
         title: The line above.
         dark: For a dark page.
 

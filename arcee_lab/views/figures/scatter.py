@@ -1,4 +1,4 @@
-"""Two numbers a thing as dots, with the line on which both agree."""
+"""Two numbers per group as dots, with the line on which both agree."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ def scatter(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws one dot a thing, on axes of one scale; the dashed line is where both agree.
+    """Draws one dot per pair of values, on axes of one scale; the dashed line is where both agree.
 
     Args:
         x: `[thing]`.
         y: `[thing]`.
-        groups: A name a thing; dots of one name share a colour while there are colours.
+        groups: One name per dot; dots of one name share a colour while there are colours.
         across: What x is.
         up: What y is.
         title: The line above.
@@ -35,7 +35,7 @@ def scatter(
     """
     if x.shape != (len(groups),) or y.shape != x.shape:
         raise SettingError(
-            f"x is {x.shape}, y {y.shape}; expected ({len(groups)},), one a group name."
+            f"x is {x.shape}, y {y.shape}; expected ({len(groups)},), one per group name."
         )
     names = list(dict.fromkeys(groups))
     ends = np.concatenate([x, y])

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import SparseRows
-from arcee_lab.errors import FileError, SettingError
+from arcee_lab.errors import FileError, NotWritten, SettingError
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 
@@ -120,8 +120,8 @@ def export(
         storage.write_json(out / STATEMENT, _statement(store, names, result))
     except (OSError, SafetensorError) as error:
         _empty(out)
-        reason = storage.NotWritten(out, error).reason
-        if isinstance(error, storage.NotWritten):
+        reason = NotWritten(out, error).reason
+        if isinstance(error, NotWritten):
             reason = f"{error.path}: {error.reason}"
         raise FileError(
             f"export folder {out} cannot be written: {reason}. Nothing of the export was left "

@@ -1,4 +1,4 @@
-"""The data sets with one label a text or a word: a head is fitted and scored on the same texts."""
+"""The data sets with one label per text or word: a head is fitted and scored on the same texts."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ class Classified(NamedTuple):
     """A data set for the sequence or the token head.
 
     Attributes:
-        source: Where it lies.
+        source: Where it is stored.
         names: Its labels, in the order of their ids on the Hub.
         text: Columns that make a text; without any, its words have the labels.
     """

@@ -53,7 +53,7 @@ def read_mnli(path: Path) -> Rows:
 
 
 def read_conll(path: Path) -> Rows:
-    """A word a line, its name label in the last column; sentences apart by blank lines."""
+    """One word per line, its name label in the last column; blank lines between sentences."""
     sentences: list[list[list[str]]] = [[]]
     for line in _lines(path):
         cells = re.split(r"[ \t]+", line.strip(" \t"))

@@ -1,4 +1,4 @@
-"""Data sets of one label a text, with the names of their labels in the order of the Hub's ids."""
+"""Data sets of one label per text, with the names of their labels in the order of the Hub's ids."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a data set lies: on the Hub, or in a file."""
+"""Where a data set is stored: on the Hub, or in a file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,7 +61,8 @@ def _from_file(source: Source, file: Path) -> Rows:
         reason = " ".join(str(error).split())
         raise TaskError(
             f"{where} is not in the format of {source.name} ({type(error).__name__}: {reason}); "
-            "expected the data set's own, see docs/evals.md, or Parquet with the Hub's columns."
+            "expected the data set's own (see docs/how-to/evals.md), or Parquet with the Hub's "
+            "columns."
         ) from None
 
 
@@ -73,7 +74,7 @@ def _from_hub(source: Source) -> Rows:
         raise TaskError(
             f"Task 'arcee_{source.name}': the Hub did not give {source.hub!r}, split "
             f"{source.split!r}: {reason} Check the network, or name a file of your own (to "
-            "evaluate, data= or --data FILE; to train, TASK:FILE; see docs/evals.md)."
+            "evaluate, data= or --data FILE; to train, TASK:FILE; see docs/how-to/evals.md)."
         ) from None
     assert isinstance(rows, datasets.Dataset)
     return rows.to_list()

@@ -1,0 +1,1 @@
+"""Internal: the ways to find a direction, one file per way."""

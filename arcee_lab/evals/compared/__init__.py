@@ -1,0 +1,1 @@
+"""Internal: runs compared document by document; `al.evals.compare` is the way in."""

@@ -1,0 +1,92 @@
+"""report.html of a comparison: the forest plot, the numbers, and the documents that flipped."""
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from arcee_lab.views.html import number
+from arcee_lab.views.html_page import page, picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FLIPS = 40  # documents shown per task and metric
+_LONGEST = 400  # characters shown of a prompt; its end is what the model answers to
+_COLUMNS = [
+    "run",
+    "task",
+    "metric",
+    "base",
+    "value",
+    "difference",
+    "low",
+    "high",
+    "n",
+    "p_holm",
+    "test",
+    "gained",
+    "lost",
+]
+
+
+def comparison_page(comparison: Any) -> str:
+    """The page, as one string of HTML without scripts.
+
+    Args:
+        comparison: The `Comparison` that it shows.
+    """
+    from arcee_lab.views.figures.figure import png
+
+    light, dark = (png(comparison.figure(dark=dark)) for dark in (False, True))
+    frame = comparison.frame()
+    table = frame[[name for name in _COLUMNS if name in frame]]
+    sections = [
+        (
+            "Differences",
+            "A filled mark is a clear difference: its p-value is below 0.05 after Holm's "
+            "correction for all tests on this page. An open one may be chance.",
+            picture(light, dark, alt=comparison.headline),
+        ),
+        (
+            "Numbers",
+            "low and high are the ends of the paired 95 % bootstrap interval of the difference. "
+            "gained and lost count documents that only the run, or only the base, answers rightly.",
+            table.to_html(index=False, border=0, float_format=number, na_rep=""),
+        ),
+        *_flips(comparison),
+    ]
+    if comparison.skipped:
+        items = "".join(f"<li>{escape(line)}</li>" for line in comparison.skipped)
+        sections.append(("Not compared", "", f"<ul>{items}</ul>"))
+    return page(f"Compared with {comparison.base}", f"{comparison.headline}.", sections)
+
+
+def _flips(comparison: Any) -> list[tuple[str, str, str]]:
+    """One section per run and task: documents that are right in one of both runs only."""
+    sections = []
+    for one in comparison.differences:
+        if one.gained is None or one.members or not one.gained + (one.lost or 0):
+            continue
+        found = comparison.flips(one.task, one.metric, run=one.run, filter=one.filter)
+        shown = found.head(_FLIPS)
+        note = f"{one.gained} gained and {one.lost} lost of {one.n}"
+        if len(found) > len(shown):
+            note += f"; the first {len(shown)} are shown"
+        heading = f"{one.task}, {one.metric}: {one.run}"
+        sections.append((heading, f"{note}.", _documents(shown)))
+    return sections
+
+
+def _documents(flips: "pd.DataFrame") -> str:
+    names = ("doc_id", "change", "prompt", "target", "base_answer", "answer")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(_short(row[name]))}</td>" for name in names) + "</tr>"
+        for row in flips.to_dict("records")
+    )
+    inner = f"<table><tr>{head}</tr>{rows}</table>"
+    return f"<details><summary>{len(flips)} documents</summary>{inner}</details>"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else "... " + text[-_LONGEST:]

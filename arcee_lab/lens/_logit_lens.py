@@ -1,0 +1,218 @@
+"""The logit lens: the head applied to the residual stream after every site."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from arcee_lab.errors import SettingError
+from arcee_lab.hooks.selection import Choice
+from arcee_lab.lens.answers import (
+    Answers,
+    answer_count,
+    answer_words,
+    read_answers,
+    token_words,
+)
+from arcee_lab.lens.prompts import Given, Prompts
+from arcee_lab.lens.reading import LogitLens
+from arcee_lab.lens.readout import Readout
+from arcee_lab.lens.streaming import each, run
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
+
+if TYPE_CHECKING:
+    from arcee_lab.lens.tuned import TunedLens
+
+RESIDUAL = ("hook_embed", "layers.*.hook_resid_mid", "layers.*.hook_resid_post")
+_STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+# Comparisons are written into a buffer that stays in the processor's cache: 1 MiB in fp32.
+_AT_ONCE = 2**18
+
+
+def logit_lens(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Given,
+    *,
+    answers: Answers = None,
+    sites: str | list[str] | tuple[str, ...] = RESIDUAL,
+    positions: Choice = None,
+    top: int = 5,
+    lens: "TunedLens | None" = None,
+) -> LogitLens:
+    """What the head would say of the residual stream after each site, with ranks of answers.
+
+    The final norm, with the scale of that site's stream, and the head are applied to every residual
+    site while the model runs; residuals are not kept. At the last site these are the model's own
+    logits. A rank is the number of larger logits, so 0 is the strongest; tokens with the same logit
+    are counted apart, as ties (in half precision there are many). Works with every head, and inside
+    `al.intervene`.
+
+    Source of the method: nostalgebraist, "interpreting GPT: the logit lens", 2020.
+
+    Args:
+        model: One of arcee_lab's models, with any head.
+        tokenizer: Its tokenizer; may be None for a batch of tokens and answers that are ids.
+        prompts: A text, a list of texts, or a batch with `input_ids` and `attention_mask`.
+        answers: Whose ranks are wanted: texts of one token each (mind the space before a word),
+            token ids, or a tensor of ids `[batch, 1]` or `[batch, pos]`, -1 for none. By default
+            the token that follows in the text; of a classification head all labels.
+        sites: Residual sites, as filters. By default the embedding, and each layer after its
+            attention and after its MLP.
+        positions: Attended tokens to read at, negative from the end; by default all.
+        top: How many of the strongest tokens to name, with their probabilities; 0 for none, which
+            is faster.
+        lens: A tuned lens to use in place of the plain one, at its sites.
+
+    Returns:
+        Ranks, ties and logits of the answers by site, sequence and token.
+
+    Raises:
+        ValueError: For a model without a head, an empty prompt, an answer that is not one token, a
+            site that is no residual stream, or a tuned lens of another model.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, tokenizer = al.load("demo")
+        >>> found = al.lens.logit_lens(
+        ...     model, tokenizer, "The dogs near the door", answers=" sleep", positions=-1
+        ... )
+        >>> found.ranks.shape == (1 + 2 * model.config.num_hidden_layers, 1, 1, 1)
+        True
+    """
+    anatomy = anatomy_of(model)
+    readout = Readout(anatomy)
+    names = residual_sites(anatomy, sites)
+    if isinstance(top, bool) or not isinstance(top, int) or top < 0:
+        raise SettingError(f"top is how many tokens to name, a whole number from 0; got {top!r}.")
+    given = Prompts.read(anatomy, tokenizer, prompts, positions=positions)
+    asked = read_answers(anatomy, tokenizer, given, answers)
+    if lens is not None:
+        names = lens.sites_of(model, names)
+    size = answer_count(anatomy)
+    if anatomy.legend.head == "qa":
+        top = 0  # its logits are compared between tokens, and not with each other
+    read = _Read(readout, given, asked, size, min(top, size), lens)
+    run(anatomy, given, each(names, read.take_from(names)))
+    cpu = [None if x is None else x.cpu() for x in read.found()]
+    ranks, ties, logits, log_z, top_ids, top_logits = cpu
+    named = [asked.flatten().tolist(), [] if top_ids is None else top_ids.flatten().tolist()]
+    return LogitLens(
+        sites=tuple(names),
+        head=anatomy.legend.head,
+        lens="logit lens" if lens is None else "tuned lens",
+        tokens=given.tokens.cpu(),
+        columns=given.chosen.cpu(),
+        there=given.there.cpu(),
+        answers=asked.cpu(),
+        ranks=ranks,
+        ties=ties,
+        logits=logits,
+        log_z=log_z,
+        top_ids=top_ids,
+        top_logits=top_logits,
+        words=answer_words(anatomy, tokenizer, {i for ids in named for i in ids}),
+        text=token_words(tokenizer, given.tokens.flatten().tolist()),
+    )
+
+
+def residual_sites(anatomy: Anatomy, filters: str | list[str] | tuple[str, ...]) -> list[str]:
+    """The sites that filters mean.
+
+    Raises:
+        SiteError: A filter matches nothing.
+        SettingError: A site is no residual stream.
+    """
+    names = anatomy.resolve(filters)
+    others = [name for name in names if name.rsplit(".", 1)[-1] not in _STREAM]
+    if others:
+        raise SettingError(
+            f"{others[0]} is no residual stream; expected sites such as hook_embed, "
+            "layers.*.hook_resid_mid or layers.*.hook_resid_post."
+        )
+    return names
+
+
+class _Read:
+    """Reads one site after another into tensors on the model's device."""
+
+    def __init__(
+        self,
+        readout: Readout,
+        prompts: Prompts,
+        asked: Int[Tensor, "batch chosen answer"],
+        size: int,
+        top: int,
+        lens: "TunedLens | None",
+    ):
+        self._readout, self._prompts, self._asked = readout, prompts, asked
+        self._size, self._top, self._lens = size, top, lens
+        self._parts: list[list[list[Tensor]]] = []
+
+    def take_from(self, names: list[str]):
+        """The function that takes the activation of each of these sites."""
+
+        def take(number: int, x: Tensor) -> None:
+            x = self._prompts.take(x)
+            if self._lens is not None:
+                x = self._lens.translate(names[number], x)
+            pieces = self._readout.pieces(x, columns=self._size)
+            self._parts.append([self._piece(logits, some) for some, logits in pieces])
+
+        return take
+
+    def _piece(self, logits: Float[Tensor, "some vocab"], some: slice) -> list[Tensor]:
+        asked = self._asked.flatten(0, 1)[some].to(logits.device)
+        own = logits.gather(1, asked.clamp_min(0))
+        larger, equal = counts(logits, own)
+        none = asked < 0
+        found = [
+            larger.masked_fill_(none, -1),
+            equal.sub_(1).masked_fill_(none, -1),
+            own.float().masked_fill_(none, torch.nan),
+        ]
+        if self._top:
+            strongest = logits.topk(self._top, dim=-1)
+            log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
+            found += [log_z.float(), strongest.indices, strongest.values.float()]
+        return found
+
+    def found(self) -> list[Tensor | None]:
+        """Ranks, ties and logits; and of the strongest log Z, ids and logits, where asked for."""
+        shape, there = self._prompts.chosen.shape, self._prompts.there
+        blanks = (-1, -1, torch.nan, torch.nan, -1, torch.nan)
+        out: list[Tensor | None] = []
+        for number, blank in enumerate(blanks):
+            if number >= len(self._parts[0][0]):
+                out.append(None)
+                continue
+            sites = [torch.cat([piece[number] for piece in site]) for site in self._parts]
+            # A model may be spread over devices.
+            whole = torch.stack([x.to(there.device) for x in sites]).unflatten(1, shape)
+            absent = (~there).view(1, *shape, *[1] * (whole.ndim - 3))
+            out.append(whole.masked_fill(absent, blank))
+        return out
+
+
+def counts(
+    logits: Float[Tensor, "some vocab"], own: Float[Tensor, "some answer"]
+) -> tuple[Int[Tensor, "some answer"], Int[Tensor, "some answer"]]:
+    """How many logits are larger than each answer's, and how many equal it, itself included.
+
+    Comparisons are written as 0 and 1 in fp32 and added up, which is exact up to 2^24 columns and
+    several times faster than a sum of booleans.
+    """
+    tokens, columns = logits.shape
+    step = max(1, _AT_ONCE // columns) if logits.device.type == "cpu" else tokens
+    buffer = torch.empty(min(step, tokens), columns, device=logits.device)
+    larger = torch.empty(own.shape, device=logits.device)
+    at_least = torch.empty_like(larger)
+    for start in range(0, tokens, step):
+        some = slice(start, min(start + step, tokens))
+        held = buffer[: some.stop - some.start]
+        for answer in range(own.shape[1]):
+            value = own[some, answer, None]
+            larger[some, answer] = torch.gt(logits[some], value, out=held).sum(dim=1)
+            at_least[some, answer] = torch.ge(logits[some], value, out=held).sum(dim=1)
+    return larger.long(), (at_least - larger).long()

@@ -1,0 +1,1 @@
+"""Internal: what the weights say: effects on the logits, classes, attribution to neurons."""

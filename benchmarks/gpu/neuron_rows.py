@@ -1,0 +1,111 @@
+"""Neurons at AFM-4.5B's full shape: effects from the weights, search, ablation and its estimate."""
+
+import random
+from functools import partial
+from typing import Any
+
+import torch
+
+import arcee_lab as al
+from benchmarks.gpu.cost import Large
+from benchmarks.gpu.place import Place
+from benchmarks.gpu.rows import Found, Row
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz "
+
+
+def _tokenizer() -> Any:
+    """One token per letter; the models here have random weights and no tokenizer."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {letter: number for number, letter in enumerate(_LETTERS)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    )
+
+
+def _texts(n: int, length: int) -> list[str]:
+    draw = random.Random(0)
+    return ["".join(draw.choice(_LETTERS) for _ in range(length)) + "a" for _ in range(n)]
+
+
+def _timed(place: Place, found: Found, work: Any) -> None:
+    found.measured |= {"s": place.seconds(work, repeats=1), "peak bytes": place.peak(work)}
+
+
+def _effects(place: Place, found: Found, *, large: Large) -> None:
+    """One layer, all its neurons."""
+    found.aim = "finite moments"
+    model = large.model
+
+    def work() -> Any:
+        return al.neurons.effects(model, layers=-1)
+
+    effects = work()
+    assert bool(effects.kurtosis.isfinite().all()), "moments are not finite"
+    found.measured["neurons"] = len(effects.units)
+    _timed(place, found, work)
+
+
+def _find(place: Place, found: Found, *, large: Large) -> None:
+    """All neurons of all layers against one label, with shuffled labels."""
+    found.aim = "a unit of the label, from counts of all units"
+    n, length = (8, 20) if place.dry else (32, 255)
+    labels = al.neurons.labels.regex(_texts(n, length), {"vowel": "[aeiou]"})
+    settings = {"untrained": False, "progress": False}
+
+    def work() -> Any:
+        return al.neurons.find(large.model, _tokenizer(), labels, **settings)
+
+    result = work()
+    assert 0 < result["vowel"].best.f1 <= 1
+    found.measured |= {"units": result.searched, "tokens": result.search_tokens}
+    _timed(place, found, work)
+
+
+def _ablate(place: Place, found: Found, *, large: Large) -> None:
+    """As many neurons as rows of a forward; one of them next to `al.intervene`."""
+    found.aim = "<= 2^-6 nats per token from one neuron alone"
+    model, tokenizer = large.model, _tokenizer()
+    texts = _texts(2, 20 if place.dry else 127)
+    units = [(0, unit) for unit in range(4 if place.dry else 32)]
+
+    def work() -> Any:
+        return al.neurons.ablate(model, tokenizer, units, texts, progress=False)
+
+    result = work()
+    with al.intervene(model, [al.Ablate("layers.0.mlp.hook_post", units=[3])]):
+        alone = al.neurons.ablate(model, tokenizer, [(1, 3)], texts, progress=False)
+    # The same texts in batches of other shapes: bf16 logits round by 2^-9 of themselves, and the
+    # mean of many such errors is far below one of them.
+    gap = abs(float(result.nll[3].sum() - alone.base.sum())) / float(result.tokens.sum())
+    found.measured["NLL apart, nats per token"] = gap
+    assert gap <= 2**-6, "ablated in a batch, a neuron has another effect than alone"
+    found.measured["neurons"] = len(units)
+    _timed(place, found, work)
+
+
+def _estimate(place: Place, found: Found, *, large: Large) -> None:
+    """Every neuron's ablation to first order: a forward and a backward."""
+    found.aim = "finite estimates"
+    texts = _texts(2, 20 if place.dry else 255)
+
+    def work() -> Any:
+        return al.neurons.ablation_estimate(large.model, _tokenizer(), texts, progress=False)
+
+    with torch.enable_grad():
+        result = work()
+    assert bool(result.change.isfinite().all()), "estimates are not finite"
+    found.measured["neurons"] = result.change.numel()
+    _timed(place, found, work)
+
+
+def rows(large: Large) -> list[Row]:
+    """None is core: they add no kernel of their own."""
+    works = {"effects of a layer": _effects, "find": _find, "ablate": _ablate,
+             "ablation_estimate": _estimate}  # fmt: skip
+    return [
+        Row(f"neurons: {name}", partial(work, large=large), packages=("pandas", "tokenizers"))
+        for name, work in works.items()
+    ]
