@@ -110,6 +110,26 @@ def _labelled(ground: Ground, folder: Path, file: Path) -> None:
     al.training.heads.read_labelled(file, head="sequence")
 
 
+def _exemplars(ground: Ground, folder: Path, file: Path) -> None:
+    import arcee_lab as al
+
+    found = al.neurons.Exemplars.load(folder)
+    repr(found)
+    found.frame()
+
+
+def _tuned(ground: Ground, folder: Path, file: Path) -> None:
+    import arcee_lab as al
+
+    repr(al.lens.TunedLens.load(folder, ground.model))
+
+
+def _direction(ground: Ground, folder: Path, file: Path) -> None:
+    import arcee_lab as al
+
+    repr(al.directions.load(file, ground.model))
+
+
 CHECKPOINT: Callable[[Ground], Path] = lambda ground: ground.checkpoint  # noqa: E731
 KINDS = (
     FileKind("config.json (load)", CHECKPOINT, "config.json", "json", _load, 6),
@@ -145,6 +165,13 @@ KINDS = (
         "json",
         _interventions,
         6,
+    ),
+    FileKind("exemplars", lambda g: g.exemplars, "exemplars.json", "json", _exemplars, 3),
+    FileKind("exemplar states", lambda g: g.exemplars, "*.safetensors", "bytes", _exemplars, 1),
+    FileKind("tuned lens", lambda g: g.tuned, "tuned_lens.json", "json", _tuned, 3),
+    FileKind("tuned tensors", lambda g: g.tuned, "*.safetensors", "safetensors", _tuned, 2),
+    FileKind(
+        "direction", lambda g: g.direction, "direction.safetensors", "safetensors", _direction, 4
     ),
     FileKind("texts.jsonl", lambda g: g.text.parent, "texts.jsonl", "jsonl", _texts, 4),
     FileKind("texts.csv", lambda g: g.csv.parent, "texts.csv", "csv", _texts, 2),

@@ -266,6 +266,34 @@ class Ground:
         return folder
 
     @cached_property
+    def exemplars(self) -> Path:
+        """Saved exemplars of neurons."""
+        import arcee_lab as al
+
+        folder = self.new()
+        al.neurons.exemplars(self.model, self.tokenizer, TEXTS * 4, top=2, out=folder)
+        return folder
+
+    @cached_property
+    def tuned(self) -> Path:
+        """A saved tuned lens."""
+        import arcee_lab as al
+
+        folder = self.new()
+        al.lens.tune(self.model, self.tokenizer, TEXTS * 8, steps=2, batch_size=4).save(folder)
+        return folder
+
+    @cached_property
+    def direction(self) -> Path:
+        """The folder of a saved direction, `direction.safetensors`."""
+        import arcee_lab as al
+
+        folder = self.new()
+        folder.mkdir()
+        al.directions.neuron(self.model, 1, 3).save(folder / "direction.safetensors")
+        return folder
+
+    @cached_property
     def interventions(self) -> Path:
         """Interventions as JSON, tensors among them."""
         import torch
