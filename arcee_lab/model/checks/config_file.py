@@ -86,11 +86,11 @@ def _downloaded(name: str) -> dict[str, Any]:
 
 
 def _check_quantisation(fields: Mapping[str, Any], where: object) -> None:
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as known
-
     given = fields.get("quantization_config")
     if not given:
         return
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as known
+
     method = given.get("quant_method")
     in_bits = given.get("load_in_8bit") or given.get("load_in_4bit")  # as bitsandbytes once wrote
     if (method is None and in_bits) or (isinstance(method, str) and method in known):
