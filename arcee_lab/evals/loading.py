@@ -14,7 +14,7 @@ from arcee_lab.data.limits import require_context
 from arcee_lab.errors import SettingError
 from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, Source, checkpoint_heads
 from arcee_lab.model.anatomy import anatomy_of
-from arcee_lab.model.loading import find_checkpoint, load
+from arcee_lab.model.loading import load
 from arcee_lab.runs.devices import read_device
 
 
@@ -88,9 +88,6 @@ class Loader:
             raise SettingError(
                 f"heads= has the key {strange[0]!r}; expected some of {', '.join(MODEL_ARGUMENTS)}."
             )
-        for source in heads.values():  # before anything is loaded
-            if isinstance(source, (str, os.PathLike)):
-                find_checkpoint(source, revision=self.revision)
         if self.device is not None:
             read_device(self.device)
         sources: dict[str, Source] = dict(heads)

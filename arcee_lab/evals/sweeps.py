@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, SettingError, TaskFailed, UnknownName, WrongType
+from arcee_lab.errors import Interrupted, TaskFailed, UnknownName, WrongType
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation
@@ -188,8 +188,6 @@ def sweep(
     """
     if levels is not None and not all(isinstance(one, Level) for one in levels):
         raise WrongType("levels hold something else; expected values that al.evals.levels makes.")
-    if levels is not None and not levels:
-        raise SettingError("levels is empty; expected one or more, or None for the usual ones.")
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
     asked = Seeds.read(seed)
     seeds = asked.settled()
