@@ -187,7 +187,9 @@ def sweep(
         3
     """
     if levels is not None and not all(isinstance(one, Level) for one in levels):
-        raise WrongType("levels hold something that is no Level; expected a list such as top_k(model) makes.")
+        raise WrongType(
+            "levels hold something that is no Level; expected a list such as top_k(model) makes."
+        )
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
     asked = Seeds.read(seed)
     seeds = asked.settled()
