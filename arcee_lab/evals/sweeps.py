@@ -12,7 +12,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, SettingError, TaskError, TaskFailed, UnknownName
+from arcee_lab.errors import (
+    Interrupted,
+    SettingError,
+    TaskError,
+    TaskFailed,
+    UnknownName,
+    WrongType,
+)
 from arcee_lab.evals.compared._compare import compare
 from arcee_lab.evals.compared.comparison import Comparison, Difference
 from arcee_lab.evals.head_routing import Source
@@ -25,6 +32,7 @@ from arcee_lab.evals.tasks.find import LoadedTasks, loaded_tasks
 from arcee_lab.recording.capturing import capture
 from arcee_lab.reducers import FiringRate
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 if TYPE_CHECKING:
@@ -174,6 +182,7 @@ def _names(steps: Sequence[Step]) -> list[str]:
     ]
 
 
+@checked
 def sweep(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -232,6 +241,10 @@ def sweep(
         >>> len(result.steps)
         3
     """
+    if levels is not None and not all(isinstance(one, Level) for one in levels):
+        raise WrongType(
+            "levels hold something that is no Level; expected a list such as top_k(model) makes."
+        )
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
     asked = Seeds.read(seed)
     seeds = asked.settled()
