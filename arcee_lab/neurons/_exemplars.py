@@ -65,7 +65,7 @@ def exemplars(
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the whole result.
         out: A folder to save the run to. While it runs its state is saved there every minute, and
-            the same call goes on from it after an interruption.
+            the same call resumes from it after an interruption.
         progress: Whether to show a bar with tokens/s on stderr.
 
     Returns:
