@@ -351,7 +351,7 @@ def test_an_interrupted_run_goes_on_where_it_was(lab, saved, tmp_path, monkeypat
     settings = {"layers": [1, 3], "out": tmp_path / "run", "progress": False, **SETTINGS}
     with pressing(model, 3), pytest.raises(al.errors.Interrupted) as stopped:
         al.neurons.exemplars(model, tokenizer, texts, **settings)
-    assert re.search(r"stopped after 3 of \d+ forward passes.*goes on from", str(stopped.value))
+    assert re.search(r"stopped after 3 of \d+ forward passes.*resumes from", str(stopped.value))
     partial = stopped.value.partial
     assert partial.n_windows == 12
     assert not (tmp_path / "run" / files.FILE).exists()
