@@ -22,7 +22,7 @@ neuron and window: batches, ranks and files may be added in any order and give t
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from arcee_lab.neurons.reading import hashing
@@ -259,7 +259,7 @@ def _chosen(both: State, keys: Tensor, most: int) -> State:
     return {part: x.masked_fill(empty, 0 if part == "values" else -1) for part, x in found.items()}
 
 
-def packed(bits: Bool[Tensor, " d_mlp"]) -> Int[Tensor, " byte"]:
+def packed(bits: Bool[Tensor, " d_mlp"]) -> Integer[Tensor, " byte"]:
     """Eight neurons per byte, the first in the lowest bit."""
     padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -len(bits) % 8)).view(-1, 8)
     return (padded << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(
