@@ -1,4 +1,4 @@
-"""The state of a long run on disk: saved whole, and checked before a run goes on from it.
+"""The state of a long run on disk: saved whole, and checked before a run resumes from it.
 
 The header says of which run it is and holds a checksum of all the rest, so that a changed byte is
 found.
