@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
     from arcee_lab.neurons.descriptions._explain import explain
     from arcee_lab.neurons.descriptions.description import Description, JudgeScore
     from arcee_lab.neurons.exports._export import export
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.pages.static import write_pages
     from arcee_lab.neurons.pages.stored import StoredValues, values_bytes, write_values
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.reading.state import Places
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -53,8 +55,11 @@ __all__ = [
     "LogitAttribution",
     "Neuron",
     "NeuronPage",
+    "Places",
     "StoredValues",
+    "TargetAblations",
     "ablate",
+    "ablate_target",
     "ablation_estimate",
     "attribute_neurons",
     "effects",
@@ -82,6 +87,10 @@ __getattr__, __dir__ = lazy_exports(
             "AblationEstimate",
             "Ablations",
         ),
+        "ablation.targeted": (
+            "TargetAblations",
+            "ablate_target",
+        ),
         "descriptions._explain": ("explain",),
         "descriptions.description": (
             "Description",
@@ -101,6 +110,7 @@ __getattr__, __dir__ = lazy_exports(
             "Exemplar",
             "Exemplars",
         ),
+        "reading.state": ("Places",),
         "search._find": ("find",),
         "search.found": (
             "Control",
