@@ -123,7 +123,9 @@ class Lists:
         scores[windows < 0] = 0
         return scores
 
-    def _score(self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    def _score(
+        self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray | np.uint32
+    ) -> np.ndarray:
         with np.errstate(over="ignore"):
             order = hashing.orders(neurons, hashing.window_keys(windows))
         low = (BINS - 1 - octaves).astype(np.uint32) << np.uint32(hashing.BITS) | order
