@@ -5,7 +5,8 @@ reading     the pass and its result
 labels      where labels come from: the demo, character spans, BIO files, patterns, functions
 search      `find`: which units carry a label, with its controls
 weights     what the weights say: effects on the logits, classes, attribution to neurons
-ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
+ablation    `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
+compared    `diff` and `transplant`: two checkpoints with one ancestor, neuron by neuron
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.compared._diff import diff
+    from arcee_lab.neurons.compared._transplant import transplant, transplant_activations
+    from arcee_lab.neurons.compared.curve import TransplantCurve, transplant_curve
+    from arcee_lab.neurons.compared.differences import NeuronDiff
+    from arcee_lab.neurons.compared.scores import TransplantAttribution, transplant_attribution
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
@@ -39,14 +45,22 @@ __all__ = [
     "FoundUnit",
     "LogitAttribution",
     "Neuron",
+    "NeuronDiff",
+    "TransplantAttribution",
+    "TransplantCurve",
     "ablate",
     "ablation_estimate",
     "attribute_neurons",
+    "diff",
     "effects",
     "exemplars",
     "find",
     "labels",
     "logit_attribution",
+    "transplant",
+    "transplant_activations",
+    "transplant_attribution",
+    "transplant_curve",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -60,6 +74,11 @@ __getattr__, __dir__ = lazy_exports(
             "AblationEstimate",
             "Ablations",
         ),
+        "compared._diff": ("diff",),
+        "compared._transplant": ("transplant", "transplant_activations"),
+        "compared.curve": ("TransplantCurve", "transplant_curve"),
+        "compared.differences": ("NeuronDiff",),
+        "compared.scores": ("TransplantAttribution", "transplant_attribution"),
         "reading.result": (
             "Exemplar",
             "Exemplars",
