@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
     from arcee_lab.neurons.compared._diff import diff
     from arcee_lab.neurons.compared._transplant import transplant, transplant_activations
     from arcee_lab.neurons.compared.curve import TransplantCurve, transplant_curve
     from arcee_lab.neurons.compared.differences import NeuronDiff
     from arcee_lab.neurons.compared.scores import TransplantAttribution, transplant_attribution
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.reading.state import Places
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -46,9 +48,12 @@ __all__ = [
     "LogitAttribution",
     "Neuron",
     "NeuronDiff",
+    "Places",
+    "TargetAblations",
     "TransplantAttribution",
     "TransplantCurve",
     "ablate",
+    "ablate_target",
     "ablation_estimate",
     "attribute_neurons",
     "diff",
@@ -74,6 +79,10 @@ __getattr__, __dir__ = lazy_exports(
             "AblationEstimate",
             "Ablations",
         ),
+        "ablation.targeted": (
+            "TargetAblations",
+            "ablate_target",
+        ),
         "compared._diff": ("diff",),
         "compared._transplant": ("transplant", "transplant_activations"),
         "compared.curve": ("TransplantCurve", "transplant_curve"),
@@ -83,6 +92,7 @@ __getattr__, __dir__ = lazy_exports(
             "Exemplar",
             "Exemplars",
         ),
+        "reading.state": ("Places",),
         "search._find": ("find",),
         "search.found": (
             "Control",
