@@ -244,3 +244,12 @@ def test_wrapped_models_are_read(tiny):
     plain = al.lens.logit_lens(model, None, batch)
     wrapped = nn.DataParallel(model)
     assert torch.equal(al.lens.logit_lens(wrapped, None, batch).ranks, plain.ranks)
+
+
+def test_pictures_refuse_what_does_not_fit():
+    from arcee_lab.views.figures.lens import lens_divergence, lens_map
+
+    with pytest.raises(al.errors.SettingError, match="a word for each"):
+        lens_map(torch.zeros(2, 3).numpy(), [["a"] * 3], ["x", "y"], ["1", "2", "3"])
+    with pytest.raises(al.errors.SettingError, match="one number for each of the 2 sites"):
+        lens_divergence({"plain": [1.0]}, ["a", "b"])
