@@ -29,6 +29,7 @@ from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 MOST = 1.15  # times the reference
 LENS = "lens, one answer per token"
 NAMED = "lens, with the five strongest tokens"
+WITH_LOGITS = "the same with the model's own logits"
 AFM = {
     "hidden_size": 2560,
     "intermediate_size": 18432,
@@ -111,7 +112,15 @@ def ratios(setting: Setting, rounds: int | None) -> dict[str, Any]:
 
     assert lens(0)().ranks.shape[0] == sites  # type: ignore[attr-defined]
     few = rounds or setting.rounds
-    contestants = {LENS: lens(0)} | ({NAMED: lens(5)} if setting.calls > 1 else {})
+
+    def with_logits() -> None:
+        model(**batch, use_cache=False)
+        for _ in range(sites):
+            model.lm_head(normalised(model.model.norm, stream))
+
+    contestants = {LENS: lens(0), WITH_LOGITS: with_logits} | (
+        {NAMED: lens(5)} if setting.calls > 1 else {}
+    )
     return measure(reference, contestants, rounds=few, calls=setting.calls, warm=1)
 
 
