@@ -68,7 +68,7 @@ def _measured(
     idle: int | None,
     aim: float,
 ) -> None:
-    """Times a call; transformers itself waits now and then, so that is counted apart."""
+    """Times a call; transformers itself waits now and then, so that is counted separately."""
     place = large.place
     waits, peak = place.waits(work), place.peak(work)
     seconds = place.seconds(work, repeats=3)

@@ -469,6 +469,23 @@ def sparsity_after_the_pass(lab: Lab) -> Read:
     return lambda: [report.frames[name] for name in ("cett", "cett_ppl", "truncation")]
 
 
+@call
+def exemplars_of_all_neurons(lab: Lab) -> Read:
+    model = lab.model()
+    run = al.neurons.exemplars(model, lab.tokenizer, _passages(), context=32, batch_size=4)
+    units = range(0, run.d_mlp, 7)
+    best = [run.top(1, unit) for unit in units]
+    return lambda: [
+        run.headline,
+        [[one.window for one in several] for several in best],
+        [run.histogram(0, unit)[1] for unit in units],
+        [run.negatives(1, unit) for unit in units],
+        run.rates(1),
+        run.maxima(0),
+        run.values(model, 1, 7, [0, 3]),
+    ]
+
+
 def _passages() -> list[str]:
     from arcee_lab.demo import stream
 
@@ -575,6 +592,13 @@ def ablate_neurons(lab: Lab) -> Read:
         for how in ("zero", "mean", "resample")
     ]
     return lambda: [[one.nll, one.kl, one.base] for one in found]
+
+
+@call
+def ablate_neurons_for_a_class(lab: Lab) -> Read:
+    model, units = lab.model("sequence"), [(0, 3), (3, 594)]
+    found = al.neurons.ablate_target(model, lab.tokenizer, units, TEXTS, "good", progress=False)
+    return lambda: [found.base, found.values]
 
 
 @call
