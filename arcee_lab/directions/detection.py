@@ -27,12 +27,14 @@ from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.neurons.labels.labelled import Labels
 from arcee_lab.neurons.search.controls import Untrained, untrained_copy
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 METHODS = ("mean difference", "logistic", "ridge")
 _GATHERED = 2**30  # bytes of activations that are held at once
 
 
+@checked
 def detect(
     model: nn.Module,
     tokenizer: Any,
