@@ -48,8 +48,8 @@ def logit_lens(
     The final norm, with the scale of that site's stream, and the head are applied to every residual
     site while the model runs; residuals are not kept. At the last site these are the model's own
     logits. A rank is the number of larger logits, so 0 is the strongest; tokens with the same logit
-    are counted apart, as ties (in half precision there are many). Works with every head, and inside
-    `al.intervene`.
+    are counted separately, as ties (in half precision there are many). Works with every head, and
+    inside `al.intervene`.
 
     Source of the method: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 

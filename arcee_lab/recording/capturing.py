@@ -69,8 +69,8 @@ class Capture(Watch, Result, Mapping[str, Any]):
 
     def _on_activation(self, name: str, x: Tensor) -> None:
         if self._grad:
-            # Kept whole and cut when read: autograd gives the gradient of the tensor that flows
-            # on, and a cut here would be missing from a checkpointed layer's recomputation.
+            # Kept whole and cut when read: autograd gives the gradient of the tensor that later
+            # layers use, and a cut here would be missing from a checkpointed layer's recomputation.
             if x.requires_grad:
                 x.retain_grad()
             kept = x
@@ -303,7 +303,7 @@ def capture(
     Works with any call of the model: forward in any style, several forwards, `generate` (one entry
     per step; beams and an assistant's candidates are recorded as they run), autocast, gradient
     checkpointing (a recomputation is not recorded again), quantised linears, nested captures. What
-    is recorded is the value that flows on, after every other hook. Logits stay bit-identical;
+    is recorded is the final value, after every other hook. Logits stay bit-identical;
     afterwards, also after an exception, hooks are as before. Inside the block code compiled by
     torch runs eagerly, because a compiled graph does not look at hooks.
 

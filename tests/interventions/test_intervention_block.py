@@ -1,4 +1,4 @@
-"""The block: what flows on, in every call style, and everything put back after it."""
+"""The block: the values after it, in every call style, and everything put back after it."""
 
 import copy
 
@@ -408,7 +408,7 @@ def test_inference_mode_then_gradients_in_one_block(tiny):
 
 
 def test_compiled_and_traced_models_run_their_interventions(run_forked):
-    """nnsight reads and edits first, then interventions act, and captures see what flows on."""
+    """nnsight reads and edits first, then interventions act, and captures record the result."""
     run_forked(
         """
         import torch
