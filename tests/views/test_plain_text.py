@@ -18,7 +18,7 @@ def test_a_name_is_drawn_as_it_is(name):
         made.suptitle(name)
     made = figure.titled(made, name)
     assert figure.png(made).startswith(b"\x89PNG")  # mathematics would end in a ParseException
-    assert axes.get_title() == name
+    assert axes.get_title(loc="left") == f"{name}: {name}"
     assert axes.get_xlabel() == name
 
 
