@@ -84,8 +84,8 @@ SKIPPED = {
 }
 
 _RULES = [
-    # A phrase may continue on the next line, behind the mark of a comment.
-    (re.compile(pattern.replace(" ", r"(?:\s+#\s+|\s+)"), re.IGNORECASE), better)
+    # A phrase may continue on the next line.
+    (re.compile(pattern.replace(" ", r"[ \n]"), re.IGNORECASE), better)
     for pattern, better in PATTERNS
 ]
 
@@ -100,6 +100,7 @@ def files() -> Iterator[Path]:
 
 def findings(name: str, text: str) -> Iterator[str]:
     """One line per phrase of a text: where it is, what it says, what to write instead."""
+    text = re.sub(r"[ \t]*\n[ \t]*(?:# )?", "\n", text)  # lines without indent and comment mark
     for rule, better in _RULES:
         for match in rule.finditer(text):
             phrase = " ".join(match.group().split())
