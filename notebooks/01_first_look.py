@@ -106,26 +106,32 @@ passage.figure()
 # ## Compare a neuron with the known labels
 #
 # Every word of the little world carries tags: its role, its number, the number of the subject that
-# has not met its verb yet. For each concept we search all neurons, and a few levels (it fires at
-# all, or above some share of its peak), for the best F1 against the tag on one set of documents. A
-# best of thousands is inflated by selection, so it is scored again on *other* documents, next to
-# the best neuron of an untrained copy.
+# has not met its verb yet. `al.neurons.find` scores every neuron against each of these concepts on
+# one set of documents. A best of thousands is inflated by selection, so it is scored again on
+# *other* documents, and the same search runs with shuffled labels and on an untrained copy.
 
 # %%
-CONCEPTS = {
-    "plural noun": lambda tags: tags.get("role") == "noun" and tags["number"] == "plural",
-    "singular noun": lambda tags: tags.get("role") == "noun" and tags["number"] == "singular",
-    "plural verb": lambda tags: tags.get("role") == "verb" and tags["number"] == "plural",
-    "singular verb": lambda tags: tags.get("role") == "verb" and tags["number"] == "singular",
-    "adjective": lambda tags: tags.get("role") == "adjective",
-    "preposition": lambda tags: tags.get("role") == "preposition",
-    "a plural subject waits": lambda tags: tags.get("subject") == "plural",
-}
-NEURONS = "layers.*.mlp.hook_post"
-LEVELS = (0, 0.1, 0.2, 0.3)  # of the neuron's peak
+labels = al.neurons.labels.demo("story", n=DOCUMENTS)
+others = al.neurons.labels.demo("story", n=DOCUMENTS, part="confirmation")
+found = al.neurons.find(model, tokenizer, labels, confirm=others, batch_size=32)
+found
+
+# %% [markdown]
+# `p` counts how many neurons were searched: the share of searches for shuffled labels in which the
+# best of all neurons does as well. More about it, and labels of your own, is in
+# [Find the neurons of a label](../docs/how-to/find_the_neurons_of_a_label.md).
+
+# %% [markdown]
+# The same neurons on documents they were not chosen on. The words' colours are the known labels; a
+# cell is filled where the neuron is above its level. On the right, F1 on all the documents kept
+# back.
+
+# %% tags=["readme"]
+from arcee_lab.demo.concepts import CONCEPTS
+from arcee_lab.views.figures.raster import raster
 
 
-def read_story(model, story, sites):
+def read_story(story, sites):
     """A capture of one story, and for each of its words the place of the word's last token."""
     batch = tokenizer(story.text, return_tensors="pt", return_offsets_mapping=True)
     at_end = {end: i for i, (_, end) in enumerate(batch.pop("offset_mapping")[0].tolist())}
@@ -134,76 +140,19 @@ def read_story(model, story, sites):
     return acts, [at_end[word.end] for word in story.words]
 
 
-def read_words(model, stories):
-    """All words of the stories, and all neurons at each of them: [word, layer, d_mlp]."""
-    words, rows = [], []
-    for story in stories:
-        acts, places = read_story(model, story, NEURONS)
-        rows.append(torch.stack([acts[site][0, places] for site in acts], dim=1))
-        words += story.words
-    return words, torch.cat(rows)
-
-
-def f1(acts, peak, truth):
-    """F1 of each neuron being above each level of its peak: [level, layer, d_mlp]."""
-    scores = []
-    for level in LEVELS:
-        above = acts > level * peak
-        hits = (above & truth[:, None, None]).sum(0)
-        scores.append(2 * hits / (above.sum(0) + truth.sum()))
-    return torch.stack(scores)
-
-
-def truths(words):
-    return {name: torch.tensor([is_so(w.tags) for w in words], device=DEVICE)
-            for name, is_so in CONCEPTS.items()}  # fmt: skip
-
-
-# %%
-import pandas as pd
-
-torch.manual_seed(0)
-untrained = type(model)(config).to(DEVICE, model.dtype).eval()
-search = documents("story", n=DOCUMENTS, seed=0, split="validation")
 confirm = documents("story", n=DOCUMENTS, seed=0, split="test")
-words, acts_search = read_words(model, search)
-_, acts_untrained = read_words(untrained, search)
-words_confirm, acts_confirm = read_words(model, confirm)
-truth, truth_confirm = truths(words), truths(words_confirm)
-peak = acts_search.amax(0)
-
-found, rows = {}, []
-for name in CONCEPTS:
-    scores = f1(acts_search, peak, truth[name])
-    best = scores.argmax()
-    level, layer, neuron = (int(i) for i in torch.unravel_index(best, scores.shape))
-    found[name] = layer, neuron, LEVELS[level] * peak[layer, neuron]
-    again = f1(acts_confirm, peak, truth_confirm[name]).flatten()[best]
-    control = f1(acts_untrained, acts_untrained.amax(0), truth[name]).max()
-    rows.append((name, layer, neuron, LEVELS[level], *map(float, (scores.max(), again, control))))
-columns = ["concept", "layer", "neuron", "level", "F1 searched", "F1 confirmed", "untrained"]
-print(f"{len(words):,} words to search, {len(words_confirm):,} others to confirm")
-pd.DataFrame(rows, columns=columns).round(2)
-
-# %% [markdown]
-# The same neurons on documents they were not chosen on. The words' colours are the known labels; a
-# cell is filled where the neuron is above its level. On the right, F1 on all the documents kept
-# back.
-
-# %% tags=["readme"]
-from arcee_lab.views.figures.raster import raster
-
 shown = next(story for story in confirm if 20 <= len(story.words) <= 27)
-start = sum(len(story.words) for story in confirm[: confirm.index(shown)])
-span = slice(start, start + len(shown.words))
-responses = [(acts_confirm[span, layer, neuron], level) for layer, neuron, level in found.values()]
-kinds = list(CONCEPTS)[:6]  # kinds of word; the seventh is a state between words
-marks = [next((n for n in kinds if CONCEPTS[n](word.tags)), None) for word in shown.words]
+acts, places = read_story(shown, "layers.*.mlp.hook_post")
+units = [one.best for one in found.labels]
+values = torch.stack([acts[unit.site][0, places, unit.unit].float().cpu() for unit in units])
+above = values > torch.tensor([unit.threshold for unit in units])[:, None]
+kinds = [name for name in found.confirmed if name != "plural subject in scope"]  # kinds of word
+marks = [next((n for n in kinds if CONCEPTS[n].label(word)), None) for word in shown.words]
 raster(
-    torch.stack([values * (values > level) for values, level in responses]).float().cpu().numpy(),
+    (values * above).numpy(),
     [word.text for word in shown.words],
-    [f"{name}  {layer}.{neuron}" for name, (layer, neuron, _) in found.items()],
-    notes=[f"F1 {row[5]:.2f}" for row in rows],
+    [f"{unit.label}  {unit.name}" for unit in units],
+    notes=[f"F1 {unit.f1:.2f}" for unit in units],
     marks=marks,
     title="One neuron per concept, on text it was not chosen on",
 )
@@ -216,9 +165,10 @@ from IPython.display import HTML
 
 from arcee_lab.views.html import token_strip
 
-layer, neuron, _ = found["plural noun"]
-two = words_confirm[: sum(len(story.words) for story in confirm[:2])]
-HTML(token_strip([f" {word.text}" for word in two], acts_confirm[: len(two), layer, neuron].cpu()))
+plural = found["plural noun"].best
+acts, places = read_story(confirm[0], plural.site)
+strip = acts[plural.site][0, places, plural.unit].cpu()
+HTML(token_strip([f" {word.text}" for word in confirm[0].words], strip))
 
 # %% [markdown]
 # ## Where does a head look?
@@ -229,10 +179,12 @@ HTML(token_strip([f" {word.text}" for word in two], acts_confirm[: len(two), lay
 # in between.
 
 # %%
+import pandas as pd
+
 looks = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
 count = 0
 for story in confirm[:40]:
-    acts, places = read_story(model, story, "layers.*.self_attn.hook_pattern")
+    acts, places = read_story(story, "layers.*.self_attn.hook_pattern")
     for number, word in enumerate(story.words):
         if word.tags.get("part") == "subject" and word.tags["role"] == "noun":
             subject = number

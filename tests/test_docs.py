@@ -22,9 +22,12 @@ PAGES = {
 ELSEWHERE = {
     "README.md": "test_readme.py",
     "docs/how-to/attention.md": "attention/test_attention_docs.py",
+    "docs/how-to/find_the_neurons_of_a_label.md": "neurons/test_neuron_docs.py",
+    "docs/how-to/directions.md": "directions/test_direction_docs.py",
     "docs/how-to/interventions.md": "interventions/test_intervention_docs.py",
     "docs/how-to/nnsight.md": "trace/test_trace.py",
     "docs/how-to/reducers.md": "reducers/test_reducer_docs.py",
+    "docs/how-to/steer_a_behaviour.md": "directions/test_direction_docs.py",
     "docs/explanation/sparsity.md": "sparsity/test_sparsity_docs.py",
     "docs/reference/errors.md": "test_errors.py",
     "docs/reference/formats.md": "dump/test_format_reader.py",

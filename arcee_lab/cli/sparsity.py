@@ -1,11 +1,13 @@
 """`arcee-lab sparsity`: how sparse the MLPs are, as files and as one page to look at."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab.cli import flags
 from arcee_lab.runs import storage
+from arcee_lab.runs.one_writer import only_writer
 
 if TYPE_CHECKING:
     from arcee_lab.runs.ranks import Ranks
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_texts(parser, required=False)
     flags.add_domains(parser, "kinds of text to compare; a name may be repeated")
+    flags.add_role(parser)
     flags.add_out(parser)
     flags.add_compute(
         parser, seeds_what="--world, and of the samples of cett, cett_ppl and truncation"
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.sparsity import registry
 
     registry.chosen(args.analyses)  # a mistyped name is reported before anything is loaded
-    with joined(args.device) as ranks:
+    with ExitStack() as alone, joined(args.device) as ranks:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(ranks.device))
         from arcee_lab.sparsity.report.html_page import PAGE
         from arcee_lab.sparsity.streamed import resume_files
@@ -69,13 +72,19 @@ def run(args: argparse.Namespace) -> int:
         }
         windows = {
             name: windows_of(
-                model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
+                model,
+                tokenizer,
+                documents,
+                context=args.context,
+                max_tokens=args.max_tokens,
+                role=args.role,
             )
             for name, documents in texts.items()
         }
         # Claimed only now: a mistyped file name must not leave a folder that is "another run".
         if ranks.first:
             storage.claim(args.out, settings)
+            alone.enter_context(only_writer(args.out))
             storage.remove_partial_files(args.out)  # of a run that was interrupted
         ranks.barrier()
         reports = {
@@ -196,4 +205,6 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
     """What makes this run this run."""
     settings = {"command": "sparsity", **flags.text_settings(args, domains)}
     settings |= {name: getattr(args, name) for name in ("context", "analyses", "sample_every")}
+    if args.role is not None:
+        settings["role"] = args.role
     return settings | flags.compute_settings(args)

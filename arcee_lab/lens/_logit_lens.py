@@ -20,6 +20,7 @@ from arcee_lab.lens.reading import LogitLens
 from arcee_lab.lens.readout import Readout
 from arcee_lab.lens.streaming import each, run
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.lens.tuned import TunedLens
@@ -30,6 +31,7 @@ _STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _AT_ONCE = 2**18
 
 
+@checked
 def logit_lens(
     model: nn.Module,
     tokenizer: Any,

@@ -5,7 +5,7 @@ reading     the pass and its result
 labels      where labels come from: the demo, character spans, BIO files, patterns, functions
 search      `find`: which units carry a label, with its controls
 weights     what the weights say: effects on the logits, classes, attribution to neurons
-ablation  `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
+ablation    `ablate`: what changes without neurons; `ablation_estimate` for all of them at once
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.estimated import ablation_estimate
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
+    from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.reading.state import Places
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -39,7 +41,10 @@ __all__ = [
     "FoundUnit",
     "LogitAttribution",
     "Neuron",
+    "Places",
+    "TargetAblations",
     "ablate",
+    "ablate_target",
     "ablation_estimate",
     "attribute_neurons",
     "effects",
@@ -60,10 +65,15 @@ __getattr__, __dir__ = lazy_exports(
             "AblationEstimate",
             "Ablations",
         ),
+        "ablation.targeted": (
+            "TargetAblations",
+            "ablate_target",
+        ),
         "reading.result": (
             "Exemplar",
             "Exemplars",
         ),
+        "reading.state": ("Places",),
         "search._find": ("find",),
         "search.found": (
             "Control",

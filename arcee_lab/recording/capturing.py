@@ -13,10 +13,11 @@ from arcee_lab.hooks.selection import AttentionSelection, position_axis
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.attention import edits_of
 from arcee_lab.model.attention_pattern import AttentionMatrices
-from arcee_lab.model.loading import available_device
 from arcee_lab.recording.resolve import resolve
 from arcee_lab.reducers.running.context import Reducing
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.devices import read_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -284,6 +285,7 @@ def capture(
 ) -> Capture: ...
 
 
+@checked
 def capture(
     model: nn.Module,
     sites: str | Sequence[str] | Mapping[Any, Any],
@@ -351,5 +353,5 @@ def capture(
     )
     if request.reducers:
         return Reducing(request)
-    where = None if device is None else available_device(device)
+    where = None if device is None else read_device(device, computes=False)
     return Capture(request, device=where, grad=grad)

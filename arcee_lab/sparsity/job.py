@@ -14,6 +14,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
@@ -42,6 +43,7 @@ class MeasureJob:
         batch_size: Windows per forward pass.
         context: Longest window in tokens.
         max_tokens: How many tokens to read.
+        role: Whose tokens of conversations count.
         seed: Of the samples that the further analyses draw.
 
     Attributes:
@@ -63,15 +65,23 @@ class MeasureJob:
         batch_size: int = 8,
         context: int | None = None,
         max_tokens: int | None = None,
+        role: str | None = None,
         seed: int = 0,
     ):
         names = registry.chosen(analyses)
         inner: Any = unwrap(model)
-        windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
+        windows = windows_of(
+            inner, tokenizer, texts, context=context, max_tokens=max_tokens, role=role
+        )
         self.planned = plan_pass(
             inner, windows, names, sample_every=sample_every, batch_size=batch_size
         )
         self.further = tuple(name for name in names if name in registry.FURTHER)
+        if self.further and windows.chosen is not None:
+            raise SettingError(
+                f"the tokens of one role are counted in the pass, and {self.further[0]} reads "
+                "whole windows after it; leave role out, or that analysis."
+            )
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._seed = seed
@@ -106,7 +116,7 @@ class MeasureJob:
             storage.require_local(resume)
         self._started = True
         run = self.planned
-        ranks = ranks or Ranks(0, 1, 0, run.model.device)
+        ranks = ranks or Ranks(0, 1, 0, device_of(run.model))
         file = None if resume is None else Path(resume)
         try:
             states = run.run(ranks, resume=file, progress=progress)
@@ -178,7 +188,7 @@ def _report(
         model=name,
         label=label or name,
         dtype=str(run.model.dtype).removeprefix("torch."),
-        device=str(run.model.device),
+        device=str(device_of(run.model)),
         n_documents=part.documents,
         n_windows=part.windows,
         sample_every=run.plan.sample_every,
@@ -199,7 +209,7 @@ def _interrupted(run: Pass, label: str | None, ranks: Ranks, resume: Path | None
     states = run.so_far() if run.whole and ranks.size == 1 and run.done else None
     # A second Ctrl-C may come between a forward and its count.
     if states is not None and int(states["core"]["tokens"][0]) == part.tokens > 0:
-        whole = run.plan.windows.n_tokens - run.plan.part(range(len(run.plan.batches))).first
+        whole = run.plan.part(range(len(run.plan.batches))).tokens
         name = f"{label}, " if label else ""
         partial = _report(run, f"{name}{part.tokens:,} of {whole:,} tokens", states, part)
     kept = "no report, since none is counted as a whole" if partial is None else "their report"
@@ -251,7 +261,7 @@ def plan_pass(
     if not isinstance(model, ArceeForCausalLM):
         analyses.pop("losses", None)  # a loss of the next token needs our language-model head
     with torch.no_grad():
-        norms: Tensor = torch.stack([mlp.write_norms().to(model.device) for mlp in found])
+        norms: Tensor = torch.stack([mlp.write_norms().to(device_of(model)) for mlp in found])
     return Pass(model, found, plan, shape, analyses, norms)
 
 

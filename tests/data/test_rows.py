@@ -169,7 +169,7 @@ def test_compressed_lines_are_read_as_they_come(tmp_path, monkeypatch):
 def test_paths_and_columns_that_do_not_fit(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("x")
-    with pytest.raises(ValueError, match="paths is one path"):
+    with pytest.raises(ValueError, match="paths of read_files is one path"):
         read_files(str(path))
     with pytest.raises(ValueError, match=r"column 'body' was named, and .*a.txt has no columns"):
         read_files([path], column="body")

@@ -254,3 +254,57 @@ def test_neurons_are_written_in_several_ways():
     Unit.site = "layers.1.hook_resid_post"
     with pytest.raises(SettingError, match="is no neuron"):
         sets_of([Unit()], layers=2, d_mlp=5)
+
+
+# ---------------------------------------------------------------- one logit of any head
+
+
+@pytest.mark.parametrize("at", [-1, 1])
+@pytest.mark.parametrize("head", ["causal", "sequence", "token", "qa"])
+def test_a_target_is_as_under_intervene(head, at):
+    model, tokenizer = al.load("demo", head=head)
+    texts = [d.text for d in al.demo.documents("review", n=3, seed=2)] + ["The dogs sleep ."]
+    target = {"causal": 7, "sequence": "good", "token": 1, "qa": "end"}[head]
+    sets = [[(0, 420)], [(1, 3), (3, 594)], [(0, 9)]]
+    found = al.neurons.ablate_target(model, tokenizer, sets, texts, target, at=at, batch_size=8)
+    for place, neurons in [(None, []), *enumerate(sets)]:
+        off = [al.Ablate(f"layers.{n[0]}.mlp.hook_post", units=[n[1]]) for n in neurons]
+        for row, text in enumerate(texts):
+            batch = tokenizer([text], return_tensors="pt")
+            with al.intervene(model, off), torch.no_grad():
+                output = model(**batch)
+            if head == "sequence":
+                wanted = output.logits[0, model.config.label2id["good"]]
+            elif head == "qa":
+                wanted = output.end_logits[0, at]
+            else:
+                wanted = output.logits[0, at, target]
+            mine = found.base[row] if place is None else found.values[place, row]
+            # fp32 logits of a few units, from batches of another shape: some units of the last
+            # place after sums of 128 products.
+            assert mine == pytest.approx(float(wanted), abs=2e-4)
+    assert found.frame()["change"].tolist() == pytest.approx(found.change.tolist())
+    assert f"{len(sets)} ablations" in found.headline
+
+
+def test_bad_targets_of_ablations():
+    model, tokenizer = al.load("demo", head="sequence")
+    for given, error in [
+        ({"target": "godo"}, SettingError),
+        ({"target": ["good", "bad"]}, SettingError),
+        ({"at": 99}, SettingError),
+        ({"how": "half"}, SettingError),
+        ({"batch_size": 1}, SettingError),
+        ({"context": 4}, SettingError),
+        ({"units": [(9, 9)]}, SettingError),
+    ]:
+        settings = {"target": "good", "units": [(0, 1)], **given}
+        with pytest.raises(error):
+            al.neurons.ablate_target(
+                model, tokenizer, settings.pop("units"), ["The dogs sleep ."], **settings
+            )
+    qa, base = al.load("demo", head="qa")[0], al.load("demo", head="base")[0]
+    with pytest.raises(SettingError, match="read at two tokens"):
+        al.neurons.ablate_target(qa, tokenizer, [(0, 1)], ["The dogs sleep ."], "span")
+    with pytest.raises(ModelError):
+        al.neurons.ablate_target(base, tokenizer, [(0, 1)], ["The dogs sleep ."], 0)

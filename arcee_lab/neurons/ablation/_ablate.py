@@ -17,12 +17,14 @@ from arcee_lab.neurons.ablation.outcome import Ablations
 from arcee_lab.neurons.ablation.replaced import HOW, Values, replacements
 from arcee_lab.neurons.ablation.scored import score
 from arcee_lab.neurons.weights.projection import causal_anatomy
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
-_WINDOWS = 8  # per forward, at most; the rest of its rows are copies with other neurons taken out
+WINDOWS = 8  # per forward, at most; the rest of its rows are copies with other neurons taken out
 
 
 @torch.no_grad()
+@checked
 def ablate(
     model: nn.Module,
     tokenizer: Any,
@@ -83,7 +85,7 @@ def ablate(
     layers, d_mlp = len(anatomy.backbone.layers), anatomy.size("d_mlp")
     sets = sets_of(units, layers=layers, d_mlp=d_mlp)
     windows = windows_of(anatomy.model, tokenizer, texts, context=context, max_tokens=max_tokens)
-    width = min(_WINDOWS, len(windows), batch_size)
+    width = min(WINDOWS, len(windows), batch_size)
     copies = max(1, batch_size // width)
     neurons = sorted({neuron for some in sets for neuron in some})
     batches = -(-len(windows) // width)
@@ -104,7 +106,7 @@ def ablate(
             np.add.at(tokens, rows, (real[:, 1:] & real[:, :-1]).sum(dim=1).numpy())
             for start in range(0, len(sets), copies):
                 some = sets[start : start + copies]
-                changes = replacements(some, values, _numbers(windows, batch))
+                changes = replacements(some, values, token_numbers(windows, batch))
                 with intervene(model, changes):
                     hidden = _hidden(anatomy, batch, len(some))
                 bar.update()
@@ -140,7 +142,7 @@ def _hidden(anatomy: Anatomy, batch: PaddedBatch, copies: int) -> Tensor:
     return hidden.unflatten(0, (copies, -1))
 
 
-def _numbers(windows: Windows, batch: PaddedBatch) -> np.ndarray:
+def token_numbers(windows: Windows, batch: PaddedBatch) -> np.ndarray:
     """Number of each token of a batch in the texts; that of the window's first for padding."""
     length = batch.input_ids.shape[1]
     starts = windows.bounds[list(batch.rows)]

@@ -21,6 +21,7 @@ from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import parse_json
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
 from arcee_lab.sparsity.core.checking import VERSION, written_by_another
@@ -39,6 +40,7 @@ def identity(model: Any, plan: PassPlan, analyses: list[str], ranks: Ranks) -> d
         ranks: This process among those of the job.
     """
     windows = plan.windows
+    chosen = [] if windows.chosen is None else [windows.chosen]
     forwards = [np.array(rows) for rows, _ in plan.batches]
     return {
         "model": model_name(model),
@@ -49,7 +51,7 @@ def identity(model: Any, plan: PassPlan, analyses: list[str], ranks: Ranks) -> d
         "analyses": analyses,
         "rank": ranks.rank,
         "processes": ranks.size,
-        "text": data_fingerprint([windows.ids, windows.bounds]),
+        "text": data_fingerprint([windows.ids, windows.bounds, *chosen]),
         "forwards": f"{len(forwards)}, {data_fingerprint(forwards)}",
         "weights": model_fingerprint(model),
     }
@@ -84,7 +86,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(header["about"])
+        about = parse_json(header["about"], "its header")
         version, theirs = about.pop("version", None), about.pop("run")
         whole = header.get("sha256") == _checksum(header["about"], tensors)
     except (
