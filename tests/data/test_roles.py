@@ -76,7 +76,7 @@ TEMPLATES |= {"inside": (INSIDE, inside), "plain": (PLAIN, plain)}
 
 
 def tokenizer_of(kind: str, template: str | None, *, bos: bool) -> Any:
-    """One token per character, or per word with what stands next to it."""
+    """One token per character, or per word with its neighbouring spaces."""
     words = {"<s>": 0, "[unk]": 1}
     words |= {chr(i): i for i in range(2, 128)}
     inner = Tokenizer(models.WordLevel(words, unk_token="[unk]"))
