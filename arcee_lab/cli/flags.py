@@ -223,6 +223,16 @@ def compute_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def add_role(parser: argparse.ArgumentParser) -> None:
+    """Adds `--role`."""
+    parser.add_argument(
+        "--role",
+        metavar="NAME",
+        help="of conversations, whose tokens count: system, user, assistant, or 'not user' and so "
+        "on for all but theirs (default: all)",
+    )
+
+
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Adds `--device` and `--dtype`."""
     parser.add_argument(

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_texts(parser, required=False)
     flags.add_domains(parser, "kinds of text; negatives are of the same kind; a name may repeat")
+    flags.add_role(parser)
     flags.add_out(parser)
     flags.add_compute(parser)
     parser.add_argument(
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             context=args.context,
             batch_size=args.batch_size,
             max_tokens=args.max_tokens,
+            role=args.role,
             **{name: getattr(args, name) for name in COUNTS},
         )
         # Claimed only now: a mistyped file name must not leave a folder that is "another run".
@@ -105,4 +107,6 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
     """What makes this run this run."""
     settings = {"command": "neurons", **flags.text_settings(args, domains)}
     settings |= {name: getattr(args, name) for name in ("context", "layers", *COUNTS)}
+    if args.role is not None:
+        settings["role"] = args.role
     return settings | flags.compute_settings(args)

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     flags.add_texts(parser, required=False)
     flags.add_domains(parser, "kinds of text to compare; a name may be repeated")
+    flags.add_role(parser)
     flags.add_out(parser)
     flags.add_compute(
         parser, seeds_what="--world, and of the samples of cett, cett_ppl and truncation"
@@ -69,7 +70,12 @@ def run(args: argparse.Namespace) -> int:
         }
         windows = {
             name: windows_of(
-                model, tokenizer, documents, context=args.context, max_tokens=args.max_tokens
+                model,
+                tokenizer,
+                documents,
+                context=args.context,
+                max_tokens=args.max_tokens,
+                role=args.role,
             )
             for name, documents in texts.items()
         }
@@ -196,4 +202,6 @@ def _settings(args: argparse.Namespace, domains: dict[str, list[Path]]) -> dict[
     """What makes this run this run."""
     settings = {"command": "sparsity", **flags.text_settings(args, domains)}
     settings |= {name: getattr(args, name) for name in ("context", "analyses", "sample_every")}
+    if args.role is not None:
+        settings["role"] = args.role
     return settings | flags.compute_settings(args)

@@ -19,6 +19,7 @@ def windows_of(
     context: int | None = None,
     max_tokens: int | None = None,
     overlap: int = 0,
+    role: str | None = None,
 ) -> Windows:
     """The windows for a model to read, with as many tokens as requested.
 
@@ -32,6 +33,7 @@ def windows_of(
         context: Longest window in tokens; by default 1024, or the model's context if shorter.
         max_tokens: How many tokens to read; None reads all.
         overlap: As for `cut`.
+        role: As for `cut`.
 
     Raises:
         SettingError: As for `cut`; windows longer than the model's context, or limits for windows
@@ -41,6 +43,7 @@ def windows_of(
     """
     if isinstance(texts, Windows):
         given = {"context": context, "max_tokens": max_tokens, "overlap": overlap or None}
+        given["role"] = role
         named = [f"{name}={value}" for name, value in given.items() if value is not None]
         if named:
             raise SettingError(
@@ -51,7 +54,9 @@ def windows_of(
         return texts
     longest = default_context(model) if context is None else context
     require_context(model, longest, "context")
-    windows = cut(tokenizer, texts, context=longest, max_tokens=max_tokens, overlap=overlap)
+    windows = cut(
+        tokenizer, texts, context=longest, max_tokens=max_tokens, overlap=overlap, role=role
+    )
     if max_tokens is not None:
         require_tokens(windows, max_tokens, "max_tokens")
     return windows

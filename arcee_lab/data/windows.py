@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from arcee_lab.data.roles import chosen_tokens, marks_of, role_of
 from arcee_lab.data.rows import require_unicode
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import SettingError, TextError, WrongType
@@ -52,6 +53,7 @@ class Windows:
         pad_id: Token id of padding; any valid id works, since padding is masked.
         repeated: How many tokens after its BOS each window shares with the previous one; None if
             windows do not overlap.
+        chosen: Which tokens are in messages of the role that was asked for; None if all count.
     """
 
     ids: np.ndarray
@@ -60,6 +62,7 @@ class Windows:
     bos_id: int | None
     pad_id: int
     repeated: np.ndarray | None = None
+    chosen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -81,11 +84,16 @@ class Windows:
             new[start : start + int(self.repeated[window])] = False
         return new
 
+    def first(self) -> Bool[np.ndarray, " token"]:
+        """Which of `ids` are BOS or the first of their window."""
+        first = self.ids == (-1 if self.bos_id is None else self.bos_id)
+        first[self.bounds[:-1]] = True
+        return first
+
     def counted(self) -> Bool[np.ndarray, " token"]:
-        """Which of `ids` statistics count: neither a window's first token nor BOS."""
-        counted = self.ids != (-1 if self.bos_id is None else self.bos_id)
-        counted[self.bounds[:-1]] = False
-        return counted
+        """Which of `ids` statistics count: those of the role, but no first ones."""
+        counted = ~self.first()
+        return counted if self.chosen is None else counted & self.chosen
 
     @property
     def n_documents(self) -> int:
@@ -132,6 +140,7 @@ def cut(
     context: int,
     max_tokens: int | None = None,
     overlap: int = 0,
+    role: str | None = None,
 ) -> Windows:
     """Tokenises documents and cuts them into windows.
 
@@ -146,10 +155,15 @@ def cut(
         max_tokens: Most tokens to take, BOS included; None takes all. Repeated ones do not count.
         overlap: Tokens of a long document that the next window reads again after its BOS, as
             context of its new tokens.
+        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
+            and so on for all tokens but theirs. All tokens are read; see `arcee_lab.data.roles`.
 
     Raises:
-        SettingError: A limit out of its range, or a single string instead of a list.
-        TextError: A document that is no string, or texts without any token.
+        SettingError: A limit out of its range, an unknown role, or a single string instead of a
+            list.
+        TextError: A document that is no string, or texts without any token; with a role, a
+            tokenizer without a chat template, a text that its template did not write, or no token
+            of the role.
 
     Example:
         >>> from arcee_lab import load
@@ -169,12 +183,15 @@ def cut(
             f"overlap is {overlap} tokens; expected 0 to {context - 2}, so that each window of "
             f"{context} holds something new."
         )
+    if role is not None:
+        role_of(role)
     bos_id = tokenizer.bos_token_id
+    chosen: list[np.ndarray] = []
     windows: list[np.ndarray] = []
     documents: list[int] = []
     repeated: list[int] = []
     left = float("inf") if max_tokens is None else max_tokens
-    for number, ids in _tokenize(tokenizer, texts):
+    for number, ids, inside in _tokenize(tokenizer, texts, role):
         starts_with_bos = bool(ids) and ids[0] == bos_id
         prefix, body = (ids[:1], ids[1:]) if starts_with_bos else ([], ids)
         room = context - len(prefix)
@@ -185,6 +202,8 @@ def cut(
             again = overlap if at else 0
             window = np.asarray(prefix + body[at : at + room], dtype=np.int32)
             windows.append(window[: int(min(left + again, len(window)))])
+            here = np.concatenate([inside[: len(prefix)], inside[len(prefix) :][at : at + room]])
+            chosen.append(here[: len(windows[-1])])
             documents.append(number)
             repeated.append(again)
             left -= len(windows[-1]) - again
@@ -194,6 +213,8 @@ def cut(
             break
     if not windows:
         raise TextError("the texts hold no token; expected at least one non-empty document.")
+    if role is not None and not np.concatenate(chosen).any():
+        raise TextError(f"no token of the texts is of the role {role!r}; give other conversations.")
     pad_id = tokenizer.pad_token_id
     return Windows(
         ids=np.concatenate(windows),
@@ -202,12 +223,16 @@ def cut(
         bos_id=bos_id,
         pad_id=0 if pad_id is None else pad_id,
         repeated=np.asarray(repeated) if overlap else None,
+        chosen=None if role is None else np.concatenate(chosen),
     )
 
 
-def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[int, list[int]]]:
-    """The number and the token ids of each document that holds a word."""
+def _tokenize(
+    tokenizer: Any, texts: Iterable[str], role: str | None
+) -> Iterator[tuple[int, list[int], np.ndarray]]:
+    """The number and the token ids of each document that holds a word, and which are of a role."""
     documents = enumerate(texts)
+    marks = None if role is None else marks_of(tokenizer)
     while chunk := list(islice(documents, _TOKENIZE_AT_ONCE)):
         for number, text in chunk:
             if not isinstance(text, str):
@@ -217,5 +242,11 @@ def _tokenize(tokenizer: Any, texts: Iterable[str]) -> Iterator[tuple[int, list[
                 )
             require_unicode(text, f"document {number}")
         words = [(number, text) for number, text in chunk if text.strip()]
-        ids = token_ids(tokenizer, [text for _, text in words]) if words else []
-        yield from zip((number for number, _ in words), ids, strict=True)
+        if marks is not None and role is not None:
+            for number, text in words:
+                where = f"document {number}"
+                yield number, *chosen_tokens(tokenizer, marks, text, role, where=where)
+            continue
+        found = token_ids(tokenizer, [text for _, text in words]) if words else []
+        for (number, _), ids in zip(words, found, strict=True):
+            yield number, ids, np.ones(len(ids), bool)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
     from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
     from arcee_lab.neurons.reading.result import Exemplar, Exemplars
+    from arcee_lab.neurons.reading.state import Places
     from arcee_lab.neurons.search._find import find
     from arcee_lab.neurons.search.found import Control, Found, FoundLabel, FoundUnit
     from arcee_lab.neurons.weights._effects import effects
@@ -40,6 +41,7 @@ __all__ = [
     "FoundUnit",
     "LogitAttribution",
     "Neuron",
+    "Places",
     "TargetAblations",
     "ablate",
     "ablate_target",
@@ -68,6 +70,7 @@ __getattr__, __dir__ = lazy_exports(
             "Exemplar",
             "Exemplars",
         ),
+        "reading.state": ("Places",),
         "search._find": ("find",),
         "search.found": (
             "Control",

@@ -24,6 +24,7 @@ def exemplars(
     strata: int = 10,
     per_stratum: int = 5,
     negatives: int = 20,
+    role: str | None = None,
     seed: int = 0,
     ranks: Ranks | None = None,
     out: str | Path | None = None,
@@ -58,6 +59,8 @@ def exemplars(
         per_stratum: Windows drawn from each.
         negatives: Windows in which the neuron never fires, of the domains and lengths of its top
             windows.
+        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
+            and so on for all but theirs; by the tokenizer's chat template.
         seed: Of what is drawn.
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the whole result.
@@ -97,6 +100,7 @@ def exemplars(
         strata=strata,
         per_stratum=per_stratum,
         negatives=negatives,
+        role=role,
         seed=seed,
     )
     return job.run(ranks=ranks, out=out, progress=progress)

@@ -1,15 +1,16 @@
 """What a capture will take, in bytes, before it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
-from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.reducers.running.requests import features
 from arcee_lab.results import Result, counted
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class CapturePlan(Result):
 
 def plan(
     model: nn.Module,
-    sites: str | Sequence[str],
+    sites: str | Sequence[str] | Mapping[Any, Any],
     *,
     batch: int,
     length: int,
@@ -91,7 +92,8 @@ def plan(
 
     Args:
         model: One of arcee_lab's models; it may be on the meta device.
-        sites: As for `capture`.
+        sites: As for `capture`; of a mapping to reducers, or to `arcee_lab.neurons.Places`, the
+            bytes of their states, which no batch and no text changes.
         batch: Sequences of the call.
         length: Tokens per sequence of the call.
         cache_length: Length of its static cache; None without a cache.
@@ -110,6 +112,12 @@ def plan(
     if batch < 1 or length < 1:
         raise SiteError(f"batch and length must be at least 1; got batch={batch}, length={length}.")
     anatomy = anatomy_of(model)
+    if isinstance(sites, Mapping):
+        given = {"dtype": dtype, "positions": positions, "heads": heads, "units": units}
+        cuts = [name for name, value in given.items() if value is not None]
+        if cuts:
+            raise SiteError(f"statistics read whole activations; leave {cuts[0]}= out.")
+        return CapturePlan(_states(anatomy, sites), batch, length, cache_length)
     names = anatomy.resolve(sites)
     selection = Selection.of(positions=positions, heads=heads, units=units, dtype=dtype)
     selection.check(names, anatomy)
@@ -125,3 +133,24 @@ def plan(
         size = 0 if twin in names else torch.Size(shape).numel() * stored.itemsize
         rows.append(PlannedSite(name, shape, stored, size))
     return CapturePlan(tuple(rows), batch, length, cache_length)
+
+
+def _states(anatomy: Anatomy, wanted: Mapping[Any, Any]) -> tuple[PlannedSite, ...]:
+    """The states of statistics, computed without allocating them; one row per site."""
+    sizes: dict[str, int] = {}
+    for filters, given in wanted.items():
+        several = given if isinstance(given, list | tuple) else [given]
+        wrong = [one for one in several if not callable(getattr(one, "init", None))]
+        if wrong or not several:
+            raise SiteError(
+                f"{filters!r} is mapped to {given!r}; expected a reducer such as "
+                "al.reducers.TopK(), or al.neurons.Places()."
+            )
+        for name in anatomy.resolve(filters):
+            shape = features(anatomy, name)
+            states = [one.init(shape, torch.device("meta")) for one in several]
+            size = sum(x.nbytes for state in states for x in state.values())
+            sizes[name] = sizes.get(name, 0) + size
+    ordered = [name for name in anatomy.legend.sites() if name in sizes]
+    dtype = anatomy.model.dtype
+    return tuple(PlannedSite(name, features(anatomy, name), dtype, sizes[name]) for name in ordered)

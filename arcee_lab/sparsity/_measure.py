@@ -21,6 +21,7 @@ def measure(
     batch_size: int = 8,
     context: int | None = None,
     max_tokens: int | None = None,
+    role: str | None = None,
     seed: int = 0,
     label: str | None = None,
     ranks: Ranks | None = None,
@@ -50,6 +51,9 @@ def measure(
         batch_size: Windows per forward pass.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
         max_tokens: How many tokens to read, first positions included; None reads all.
+        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
+            and so on for all but theirs; by the tokenizer's chat template. First tokens stay
+            separate, and analyses after the pass are refused.
         seed: Random seed of the samples that the further analyses draw. What the pass looks at
             follows from the tokens and needs none.
         label: What the report is called next to others; the model's name, and the adapters that
@@ -68,8 +72,9 @@ def measure(
 
     Raises:
         ValueError: Empty texts, a bad limit, fewer tokens than `max_tokens`, limits for windows
-            that are cut already, nothing but first tokens or padding, an unknown analysis, a gated
-            MLP, NaN activations, or a resume file that is damaged or of another run.
+            that are cut already, a role that the texts do not show, nothing but first tokens or
+            padding, an unknown analysis, a gated MLP, NaN activations, or a resume file that is
+            damaged or of another run.
         Interrupted: Ctrl-C, or a notebook's stop button; its `partial` is the report over what was
             done. The first one lets the current forward end, a second one stops at once.
 
@@ -91,6 +96,7 @@ def measure(
         batch_size=batch_size,
         context=context,
         max_tokens=max_tokens,
+        role=role,
         seed=seed,
     )
     return job.run(

@@ -42,6 +42,7 @@ class MeasureJob:
         batch_size: Windows per forward pass.
         context: Longest window in tokens.
         max_tokens: How many tokens to read.
+        role: Whose tokens of conversations count.
         seed: Of the samples that the further analyses draw.
 
     Attributes:
@@ -63,15 +64,23 @@ class MeasureJob:
         batch_size: int = 8,
         context: int | None = None,
         max_tokens: int | None = None,
+        role: str | None = None,
         seed: int = 0,
     ):
         names = registry.chosen(analyses)
         inner: Any = unwrap(model)
-        windows = windows_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
+        windows = windows_of(
+            inner, tokenizer, texts, context=context, max_tokens=max_tokens, role=role
+        )
         self.planned = plan_pass(
             inner, windows, names, sample_every=sample_every, batch_size=batch_size
         )
         self.further = tuple(name for name in names if name in registry.FURTHER)
+        if self.further and windows.chosen is not None:
+            raise SettingError(
+                f"the tokens of one role are counted in the pass, and {self.further[0]} reads "
+                "whole windows after it; leave role out, or that analysis."
+            )
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._seed = seed
@@ -199,7 +208,7 @@ def _interrupted(run: Pass, label: str | None, ranks: Ranks, resume: Path | None
     states = run.so_far() if run.whole and ranks.size == 1 and run.done else None
     # A second Ctrl-C may come between a forward and its count.
     if states is not None and int(states["core"]["tokens"][0]) == part.tokens > 0:
-        whole = run.plan.windows.n_tokens - run.plan.part(range(len(run.plan.batches))).first
+        whole = run.plan.part(range(len(run.plan.batches))).tokens
         name = f"{label}, " if label else ""
         partial = _report(run, f"{name}{part.tokens:,} of {whole:,} tokens", states, part)
     kept = "no report, since none is counted as a whole" if partial is None else "their report"

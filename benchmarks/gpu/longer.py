@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 import arcee_lab as al
+from arcee_lab.neurons.reading import hashing
+from arcee_lab.neurons.reading.state import Rows, add, new_state
 from benchmarks.gpu import shapes
 from benchmarks.gpu.cost import POST, Large
 from benchmarks.gpu.place import Place
@@ -208,9 +210,43 @@ def _four_bits(place: Place, found: Found) -> None:
     assert gap < 0.5, f"logits are {gap:.2f} away"
 
 
+@torch.no_grad()
+def _exemplars(place: Place, found: Found, *, large: Large) -> None:
+    """Exemplars of all neurons; the sums on the card are those of the same values on the CPU."""
+    model = large.model
+    length, count = (16, 4) if place.dry else (128, 64)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 60, (count, length - 1), generator=draw)
+    texts = [" ".join(map(str, row.tolist())) for row in ids]
+    inputs = shapes.batch(model, count, length) | {"logits_to_keep": 1, "use_cache": False}
+    plain = place.seconds(lambda: model(**inputs))
+    began = time.perf_counter()
+    run = al.neurons.exemplars(model, _Numbers(), texts, context=length, batch_size=count)
+    seconds = time.perf_counter() - began
+    kept = sum(x.nbytes for one in run.states.values() for x in one.values())
+    found.measured |= {"plain_s": plain, "run_s": seconds, "tokens": run.n_tokens, "bytes": kept}
+    layer, width = run.layers[0], run.d_mlp
+    places = run.facts.places
+    post = torch.randn(8, length, width, generator=draw).relu().square().to(model.dtype)
+    counted = torch.ones(8, length, dtype=torch.bool)
+    neurons = torch.from_numpy(hashing.neuron_keys(layer, width, 0))
+    states = []
+    for device in (torch.device("cpu"), model.device):
+        state = new_state(places, width, device)
+        rows = Rows(torch.arange(8).to(device), counted.to(device), counted.numel(), (1,), (0,))
+        add(state, places, post.to(device), rows, neurons.to(device))
+        states.append({name: x.cpu() for name, x in state.items()})
+    for name, x in states[0].items():
+        assert torch.equal(x, states[1][name]), f"{name} differs between the card and the CPU"
+    found.aim = "equal sums on both devices"
+
+
 def rows(large: Large) -> list[Row]:
     """Those of the large model; none is core."""
-    return [Row("dump", partial(_dump, large=large), packages=("pandas",))]
+    return [
+        Row("dump", partial(_dump, large=large), packages=("pandas",)),
+        Row("exemplars", partial(_exemplars, large=large), packages=("pandas",)),
+    ]
 
 
 def smaller_rows() -> list[Row]:

@@ -405,6 +405,23 @@ def sparsity_after_the_pass(lab: Lab) -> Read:
     return lambda: [report.frames[name] for name in ("cett", "cett_ppl", "truncation")]
 
 
+@call
+def exemplars_of_all_neurons(lab: Lab) -> Read:
+    model = lab.model()
+    run = al.neurons.exemplars(model, lab.tokenizer, _passages(), context=32, batch_size=4)
+    units = range(0, run.d_mlp, 7)
+    best = [run.top(1, unit) for unit in units]
+    return lambda: [
+        run.headline,
+        [[one.window for one in several] for several in best],
+        [run.histogram(0, unit)[1] for unit in units],
+        [run.negatives(1, unit) for unit in units],
+        run.rates(1),
+        run.maxima(0),
+        run.values(model, 1, 7, [0, 3]),
+    ]
+
+
 def _passages() -> list[str]:
     from arcee_lab.demo import stream
 

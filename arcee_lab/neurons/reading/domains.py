@@ -36,6 +36,7 @@ def corpus_of(
     *,
     context: int | None,
     max_tokens: int | None,
+    role: str | None,
 ) -> Corpus:
     """Cuts texts.
 
@@ -46,20 +47,23 @@ def corpus_of(
             all domains, each of which ends with its last document that gave a window.
         context: Longest window in tokens.
         max_tokens: Tokens to read, of each domain.
+        role: Whose tokens count, as for `arcee_lab.data.cut`.
 
     Raises:
         SettingError: Bad limits, overlapping windows, or no domain.
         TextError: As for `arcee_lab.data.cut`.
     """
     if not isinstance(texts, Mapping):
-        windows = windows_of(model, tokenizer, texts, context=context, max_tokens=max_tokens)
+        windows = windows_of(
+            model, tokenizer, texts, context=context, max_tokens=max_tokens, role=role
+        )
         if windows.repeated is not None:
             raise SettingError("these windows overlap, so tokens would count twice; cut them anew.")
         return Corpus(windows, ("",), np.zeros(len(windows), np.int16))
     if not texts:
         raise SettingError("texts holds no domain; expected documents by the name of their domain.")
     parts = [
-        windows_of(model, tokenizer, documents, context=context, max_tokens=max_tokens)
+        windows_of(model, tokenizer, documents, context=context, max_tokens=max_tokens, role=role)
         for documents in texts.values()
     ]
     domains = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int16)
@@ -80,4 +84,7 @@ def _joined(parts: list[Windows]) -> Windows:
         ),
         bos_id=parts[0].bos_id,
         pad_id=parts[0].pad_id,
+        chosen=None
+        if parts[0].chosen is None
+        else np.concatenate([part.chosen for part in parts if part.chosen is not None]),
     )

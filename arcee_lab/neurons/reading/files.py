@@ -22,6 +22,7 @@ from torch import Tensor
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import OtherRun, SavedDamaged
+from arcee_lab.neurons.reading import checking
 from arcee_lab.neurons.reading.domains import Corpus
 from arcee_lab.neurons.reading.facts import Facts
 from arcee_lab.neurons.reading.state import State, new_state
@@ -59,7 +60,10 @@ class LayerFiles(Mapping[int, State]):
             name = layer_file(layer)
             tensors = _tensors(self._folder / name, self._digests[name])
             wanted = new_state(self._facts.places, self._facts.d_mlp, torch.device("meta"))
-            if why := _other_shapes(tensors, wanted) or self._impossible(tensors):
+            sums = self._facts.n_tokens, self._facts.n_windows
+            why = checking.other_shapes(tensors, wanted)
+            why = why or checking.impossible(tensors, self._lengths, *sums)
+            if why:
                 raise damaged(self._folder / name, why)
             self._read[layer] = tensors
         return self._read[layer]
@@ -69,26 +73,6 @@ class LayerFiles(Mapping[int, State]):
 
     def __len__(self) -> int:
         return len(self._facts.layers)
-
-    def _impossible(self, tensors: State) -> str | None:
-        for name in ("top", "drawn"):
-            windows = tensors[f"{name}_windows"].long()
-            positions, values = tensors[f"{name}_positions"], tensors[f"{name}_values"]
-            if bool((windows < -1).any() or (windows >= len(self._lengths)).any()):
-                return f"{name}_windows points outside of the windows"
-            there = windows >= 0
-            longest = torch.where(there, self._lengths[windows.clamp(min=0)], 0)
-            if bool((there & ((positions < 0) | (positions >= longest))).any()):
-                return f"{name}_positions points outside of its windows"
-            if bool((there != (values > 0)).any()):
-                return f"{name}_values and {name}_windows do not fit each other"
-        facts = self._facts
-        fired, tokens = tensors["fired"], int(tensors["tokens"])
-        if tokens != facts.n_tokens or int(tensors["windows"]) != facts.n_windows:
-            return "it counts other tokens or windows than exemplars.json"
-        if bool((fired < 0).any() or (fired > tokens).any() or (tensors["histogram"] < 0).any()):
-            return "its counts cannot be"
-        return None
 
 
 def layer_file(layer: int) -> str:
@@ -225,16 +209,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _are_ids(ids: Mapping[str, Any]) -> bool:
     return type(ids["pad_id"]) is int and (ids["bos_id"] is None or type(ids["bos_id"]) is int)
-
-
-def _other_shapes(found: State, wanted: State) -> str | None:
-    for name in {**wanted, **found}:
-        if name not in found or name not in wanted:
-            return f"{name} is {'missing' if name not in found else 'unknown'}"
-        here, right = found[name], wanted[name]
-        if (here.shape, here.dtype) != (right.shape, right.dtype):
-            return f"{name} is {list(here.shape)} of {here.dtype}"
-    return None
 
 
 def _impossible_windows(tensors: State, facts: Facts, domains: int) -> str | None:

@@ -1,5 +1,6 @@
 """A run of exemplars in two steps: plan it, see what it will take, run it."""
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcee_lab.errors import Interrupted, OtherRun, SettingError
+from arcee_lab.errors import FileError, Interrupted, OtherRun, SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
 from arcee_lab.neurons.reading import files, negatives
@@ -23,6 +24,8 @@ from arcee_lab.runs import bounds, storage
 from arcee_lab.runs.ranks import Ranks
 
 _STATISTICS = 1.15  # a pass takes about so many times its forwards
+# What a run that has not ended leaves.
+_OURS = re.compile(r"run\.json|windows\.safetensors|(resume|layer)-\d+\.safetensors|\..+\.part")
 _TOKENS = 1024  # of the forward that is timed, at the most
 
 
@@ -69,6 +72,7 @@ class ExemplarsJob:
         strata: Octaves that windows are drawn from.
         per_stratum: Windows of each.
         negatives: Windows without the neuron.
+        role: Whose tokens of conversations count.
         seed: Of what is drawn.
 
     Attributes:
@@ -93,6 +97,7 @@ class ExemplarsJob:
         strata: int = 10,
         per_stratum: int = 5,
         negatives: int = 20,
+        role: str | None = None,
         seed: int = 0,
     ):
         anatomy = anatomy_of(model)
@@ -104,7 +109,9 @@ class ExemplarsJob:
         _require_whole("negatives", negatives, least=0, most=bounds.ANY)
         _require_whole("seed", seed, least=0, most=bounds.SEED)
         inner = anatomy.model
-        corpus = corpus_of(inner, tokenizer, texts, context=context, max_tokens=max_tokens)
+        corpus = corpus_of(
+            inner, tokenizer, texts, context=context, max_tokens=max_tokens, role=role
+        )
         windows = corpus.windows
         lengths = np.diff(windows.bounds)
         drawn = _pool(lengths, corpus.domains, seed, negatives)
@@ -124,7 +131,7 @@ class ExemplarsJob:
             per_stratum=min(per_stratum, len(windows)),
             n_negatives=min(negatives, len(windows)),
             pool=len(drawn),
-            role=None,
+            role=role,
             seed=seed,
         )
         self.planned = Pass(anatomy, corpus, chosen, self.facts.places, drawn, seed, batch_size)
@@ -200,14 +207,26 @@ class ExemplarsJob:
     def _finished(self, folder: Path) -> Exemplars | None:
         """What an earlier call with the same settings and texts has written to its end."""
         if not (folder / files.FILE).is_file():
+            strange = [one.name for one in folder.iterdir() if not _OURS.fullmatch(one.name)]
+            if strange:
+                raise FileError(
+                    f"output folder {folder} holds other files, e.g. {min(strange)}; choose a new "
+                    "one."
+                )
             return None
         saved, run = Exemplars.load(folder), self.planned
         n_tokens, n_windows = int(run.counted.sum()), len(run.corpus.windows)
         ours = self.facts.over(n_tokens=n_tokens, n_windows=n_windows)
         storage.check_same_run(folder, saved.facts.as_json(), ours.as_json())
         texts = [
-            (corpus.windows.ids, corpus.windows.bounds, corpus.windows.documents, corpus.domains)
-            for corpus in (saved.corpus, run.corpus)
+            (
+                counts,
+                corpus.windows.ids,
+                corpus.windows.bounds,
+                corpus.windows.documents,
+                corpus.domains,
+            )
+            for counts, corpus in ((saved.counts, saved.corpus), (run.counted, run.corpus))
         ]
         same = all(np.array_equal(a, b) for a, b in zip(*texts, strict=True))
         if not same or saved.corpus.names != run.corpus.names:

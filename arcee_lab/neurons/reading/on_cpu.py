@@ -8,7 +8,7 @@ groups of tokens first, and only the group of the maximum is looked at again.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from arcee_lab.neurons.reading import hashing
@@ -38,7 +38,7 @@ class Lists:
         neurons: Keys of `hashing`.
     """
 
-    def __init__(self, state: State, places: Places, neurons: Int[np.ndarray, " d_mlp"]):
+    def __init__(self, state: State, places: Places, neurons: Integer[np.ndarray, " d_mlp"]):
         self._places, self._dtype = places, places.kept_dtype
         self._state, self._neurons = state, neurons.astype(np.uint32)
         unsigned = np.dtype(f"u{self._dtype.itemsize}")
@@ -81,8 +81,8 @@ class Lists:
                 self._silent[slots[row]] = np.packbits(best == 0, bitorder="little")
 
     def _add(
-        self, bits: Int[np.ndarray, "token d_mlp"], places: np.ndarray, window: int
-    ) -> Int[np.ndarray, " d_mlp"]:
+        self, bits: Integer[np.ndarray, "token d_mlp"], places: np.ndarray, window: int
+    ) -> Integer[np.ndarray, " d_mlp"]:
         """Adds a window; gives the maxima, as bits."""
         groups, fired = _groups(bits)
         best = np.maximum.reduce(groups, axis=0)
@@ -115,7 +115,7 @@ class Lists:
             self._drawn_bar[mine] = bar
         return best
 
-    def _scores(self, lines: np.ndarray) -> Int[np.ndarray, "line place"]:
+    def _scores(self, lines: np.ndarray) -> Integer[np.ndarray, "line place"]:
         """By which drawn windows are compared, the best with the largest; 0 in empty places."""
         windows, values = self._drawn["windows"][lines], self._drawn["values"][lines]
         neurons = self._neurons[lines // self._places.strata][:, None]
@@ -129,7 +129,7 @@ class Lists:
         low = (BINS - 1 - octaves).astype(np.uint32) << np.uint32(hashing.BITS) | order
         return _LAST - low
 
-    def _octaves(self, bits: np.ndarray) -> Int[np.ndarray, "*any"]:
+    def _octaves(self, bits: np.ndarray) -> Integer[np.ndarray, "*any"]:
         """As `state.octaves`."""
         if self._dtype == torch.bfloat16:
             exponent = bits >> np.uint16(7)
@@ -149,8 +149,8 @@ class Lists:
 
 
 def _groups(
-    bits: Int[np.ndarray, "token d_mlp"],
-) -> tuple[Int[np.ndarray, "group d_mlp"], Int[np.ndarray, " d_mlp"]]:
+    bits: Integer[np.ndarray, "token d_mlp"],
+) -> tuple[Integer[np.ndarray, "group d_mlp"], Integer[np.ndarray, " d_mlp"]]:
     """The maximum of each group of tokens, and on how many tokens each neuron fires."""
     n_tokens, width = bits.shape
     groups = np.empty((-(-n_tokens // _GROUP), width), bits.dtype)
@@ -172,7 +172,7 @@ def _groups(
 
 def _first(
     bits: np.ndarray, groups: np.ndarray, best: np.ndarray, units: np.ndarray
-) -> Int[np.ndarray, " unit"]:
+) -> Integer[np.ndarray, " unit"]:
     """The first token at which the maximum of some neurons stands."""
     n_tokens, width = bits.shape
     values, flat = best[units], bits.reshape(-1)
@@ -192,9 +192,9 @@ def _put_in(
     lines: np.ndarray,
     window: int,
     new: dict[str, np.ndarray],
-    scores: Int[np.ndarray, "line place"],
-    score: Int[np.ndarray, " line"],
-) -> Int[np.ndarray, " line"]:
+    scores: Integer[np.ndarray, "line place"],
+    score: Integer[np.ndarray, " line"],
+) -> Integer[np.ndarray, " line"]:
     """Puts a window in the place of the worst one of some lists; gives the worst score then.
 
     Args:

@@ -20,7 +20,7 @@ from arcee_lab.errors import ModelError, TextError
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
-from arcee_lab.neurons.reading import hashing, on_cpu, state
+from arcee_lab.neurons.reading import checking, hashing, on_cpu, state
 from arcee_lab.neurons.reading.domains import Corpus
 from arcee_lab.neurons.reading.state import Places, Rows, State
 from arcee_lab.runs import saved_state
@@ -111,8 +111,12 @@ class Pass:
         """
         mine = list(ranks.share(range(len(self.batches))))
         run = {} if resume is None else self.identity(ranks)
-        self.states = {layer: self._new(layer) for layer in self.layers}
-        self.done = 0 if resume is None else self._continue(resume, run, len(mine))
+        # On the CPU until a layer's first activation tells where that layer computes.
+        cpu = torch.device("cpu")
+        self.states = {
+            layer: state.new_state(self.places, self.d_mlp, cpu) for layer in self.layers
+        }
+        self.done = 0 if resume is None else self._continue(resume, run, mine)
         lengths = np.diff(self.corpus.windows.bounds)
         sizes = [int(lengths[list(self.batches[batch])].sum()) for batch in mine]
         bar = progress_bar(
@@ -216,11 +220,6 @@ class Pass:
 
     # ------------------------------------------------------------------ inside
 
-    def _new(self, layer: int) -> State:
-        block: Any = self.anatomy.module(f"layers.{layer}.mlp")
-        device = next(block.parameters()).device
-        return state.new_state(self.places, self.d_mlp, device)
-
     def _refuse_nan(self) -> None:
         for layer, kept in self.states.items():
             if int(kept["nan"]):
@@ -243,26 +242,28 @@ class Pass:
     def _save(self, path: Path, run: Mapping[str, Any]) -> None:
         saved_state.write(path, run, {"done": self.done}, _flat(self.states))
 
-    def _continue(self, path: Path, run: Mapping[str, Any], most: int) -> int:
+    def _continue(self, path: Path, run: Mapping[str, Any], mine: Sequence[int]) -> int:
         """Takes up a saved state; gives how many of this rank's batches are in it."""
         saved = saved_state.read(path, run)
         if saved is None:
             return 0
         about, flat = saved
         done = about.get("done")
-        if type(done) is not int or not 0 <= done <= most:
+        if type(done) is not int or not 0 <= done <= len(mine):
             raise saved_state.damaged(
-                path, f"it says to hold {done!r} batches, expected 0 to {most}"
+                path, f"it says to hold {done!r} batches, expected 0 to {len(mine)}"
             )
-        wanted = _flat(self.states)
-        for name in {**wanted, **flat}:
-            right = name in wanted and name in flat
-            if not right or (flat[name].shape, flat[name].dtype) != (
-                wanted[name].shape,
-                wanted[name].dtype,
-            ):
-                raise saved_state.damaged(path, f"{name} is missing, unknown or of another shape")
-            wanted[name].copy_(flat[name])
+        windows = self.corpus.windows
+        read = [window for batch in mine[:done] for window in self.batches[batch]]
+        spans = [slice(*windows.bounds[window : window + 2]) for window in read]
+        sums = sum(int(self.counted[span].sum()) for span in spans), len(read)
+        lengths, kept = torch.from_numpy(np.diff(windows.bounds)), _nested(flat)
+        for layer, fresh in self.states.items():
+            why = checking.other_shapes(kept.get(layer, {}), fresh)
+            if why := why or checking.impossible(kept[layer], lengths, *sums):
+                raise saved_state.damaged(path, f"layer {layer}: {why}")
+            for name, x in kept[layer].items():
+                fresh[name].copy_(x)
         return done
 
 
@@ -295,6 +296,8 @@ class _Reader(Watch):
         layer, device = int(name.split(".")[1]), x.device
         run, rows = self._run, self._rows(device)
         if layer not in self._neurons:
+            there = {name: kept.to(device) for name, kept in run.states[layer].items()}
+            run.states[layer] = there
             keys = torch.from_numpy(run.neurons(layer))
             self._neurons[layer] = keys.to(device, non_blocking=True)
             if on_cpu.fits(x, run.places):
@@ -326,6 +329,6 @@ def _flat(states: Mapping[int, State]) -> dict[str, Tensor]:
 def _nested(flat: Mapping[str, Tensor]) -> dict[int, State]:
     nested: dict[int, State] = {}
     for path, tensor in flat.items():
-        layer, name = path.split("/", 1)
-        nested.setdefault(int(layer), {})[name] = tensor
+        layer, _, name = path.partition("/")
+        nested.setdefault(int(layer) if layer.isdecimal() else -1, {})[name] = tensor
     return nested

@@ -22,7 +22,7 @@ neuron and window: batches, ranks and files may be added in any order and give t
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from arcee_lab.neurons.reading import hashing
@@ -39,23 +39,40 @@ _LOW = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Places:
-    """What fixes the size of a state.
+    """What fixes the size of what exemplars keep; the defaults are those of `exemplars`.
 
     Attributes:
         top: Windows with the largest maxima.
-        strata: Octaves below the largest value.
+        strata: Octaves, up to that of the largest value.
         per_stratum: Windows drawn from each.
         pool: Windows that negatives come from.
         longest: Tokens of the longest window.
         dtype: Of the activations.
+
+    Example:
+        >>> import arcee_lab as al
+        >>> model, _ = al.load("demo")
+        >>> places = al.neurons.Places(dtype=model.dtype)
+        >>> plan = al.plan(model, {"layers.*.mlp.hook_post": places}, batch=8, length=128)
+        >>> plan.bytes < 5e6
+        True
     """
 
-    top: int
-    strata: int
-    per_stratum: int
-    pool: int
-    longest: int
-    dtype: torch.dtype
+    top: int = 20
+    strata: int = 10
+    per_stratum: int = 5
+    pool: int = 512
+    longest: int = 1024
+    dtype: torch.dtype = torch.float32
+
+    def init(self, shape: tuple[int, ...], device: torch.device) -> State:
+        """The state of a layer before any window; on the meta device it takes no memory.
+
+        Args:
+            shape: `(d_mlp,)`.
+            device: Where the layer is.
+        """
+        return new_state(self, shape[0], device)
 
     @property
     def drawn(self) -> int:
@@ -259,7 +276,7 @@ def _chosen(both: State, keys: Tensor, most: int) -> State:
     return {part: x.masked_fill(empty, 0 if part == "values" else -1) for part, x in found.items()}
 
 
-def packed(bits: Bool[Tensor, " d_mlp"]) -> Int[Tensor, " byte"]:
+def packed(bits: Bool[Tensor, " d_mlp"]) -> UInt8[Tensor, " byte"]:
     """Eight neurons per byte, the first in the lowest bit."""
     padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -len(bits) % 8)).view(-1, 8)
     return (padded << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(

@@ -105,6 +105,11 @@ def draw(
     if isinstance(texts, Windows):
         if texts.repeated is not None:
             raise SettingError("these windows overlap, so tokens would count twice; cut them anew.")
+        if texts.chosen is not None:
+            raise SettingError(
+                "these windows count the tokens of one role, and samples count all; cut them "
+                "without role=."
+            )
         if context is not None:
             raise SettingError(
                 f"context={context} came with windows that are cut already; give it to cut(...), "

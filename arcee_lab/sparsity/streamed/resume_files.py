@@ -39,6 +39,7 @@ def identity(model: Any, plan: PassPlan, analyses: list[str], ranks: Ranks) -> d
         ranks: This process among those of the job.
     """
     windows = plan.windows
+    chosen = [] if windows.chosen is None else [windows.chosen]
     forwards = [np.array(rows) for rows, _ in plan.batches]
     return {
         "model": model_name(model),
@@ -49,7 +50,7 @@ def identity(model: Any, plan: PassPlan, analyses: list[str], ranks: Ranks) -> d
         "analyses": analyses,
         "rank": ranks.rank,
         "processes": ranks.size,
-        "text": data_fingerprint([windows.ids, windows.bounds]),
+        "text": data_fingerprint([windows.ids, windows.bounds, *chosen]),
         "forwards": f"{len(forwards)}, {data_fingerprint(forwards)}",
         "weights": model_fingerprint(model),
     }

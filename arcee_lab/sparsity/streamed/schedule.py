@@ -90,6 +90,7 @@ class PassPlan:
     every: int
     batches: tuple[tuple[tuple[int, ...], bool], ...]
     _counted: np.ndarray
+    _first: np.ndarray
     _slots: np.ndarray
     _keys: np.ndarray
     _tried: np.ndarray
@@ -108,13 +109,16 @@ class PassPlan:
         """What some of the batches hold."""
         rows = np.array([row for batch in chosen for row in self.batches[batch][0]], np.int64)
         bounds = self.windows.bounds
-        counted = np.add.reduceat(self._counted.astype(np.int64), bounds[:-1])[rows]
+        counted, first = (
+            np.add.reduceat(some.astype(np.int64), bounds[:-1])[rows]
+            for some in (self._counted, self._first)
+        )
         in_sample = self._slots[rows] >= 0
         return PassPart(
             documents=len(np.unique(self.windows.documents[rows])),
             windows=len(rows),
             tokens=int(counted.sum()),
-            first=int(np.diff(bounds)[rows].sum() - counted.sum()),
+            first=int(first.sum()),
             sampled=int(counted[in_sample].sum()),
         )
 
@@ -138,9 +142,9 @@ class PassPlan:
             ids, start = windows[row], int(windows.bounds[row])
             input_ids[slot, : len(ids)] = ids
             mask[slot, : len(ids)] = 1
-            counts = self._counted[start : start + len(ids)]
-            counted, others = np.flatnonzero(counts), np.flatnonzero(~counts)
-            first.append(slot * length + others)
+            here = slice(start, start + len(ids))
+            counted = np.flatnonzero(self._counted[here])
+            first.append(slot * length + np.flatnonzero(self._first[here]))
             at = spans[-1][1] if spans else 0
             spans.append((at, at + len(counted)))
             following = np.append(ids[1:], -1)[counted]
@@ -193,8 +197,7 @@ def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> Pass
     # In a short text the sample is a handful of windows, and a fourth of them may be none.
     long = sample_every > 1 and len(windows) >= SPREAD * FEW
     spread, every = (SPREAD, EVERY) if long else (1, 1 if all_tokens else EVERY_OF_ALL)
-    counted = windows.ids != (-1 if windows.bos_id is None else windows.bos_id)
-    counted[windows.bounds[:-1]] = False
+    counted, first = windows.counted(), windows.first()
     if not counted.any():
         raise TextError("every window is one token long; expected texts of at least two tokens.")
     if (windows.ids[counted] == windows.pad_id).all() and windows.pad_id != windows.bos_id:
@@ -211,5 +214,5 @@ def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> Pass
         for batch in plan_batches(lengths, batch_size):
             batches.append((tuple(int(rows[place]) for place in batch), in_sample))
     return PassPlan(
-        windows, sample_every, spread, every, tuple(batches), counted, slots, keys, tried
+        windows, sample_every, spread, every, tuple(batches), counted, first, slots, keys, tried
     )
