@@ -22,6 +22,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "arcee_lab"
+sys.path.insert(0, str(ROOT))  # this tree, whatever is installed
 
 
 def imports() -> str:

@@ -5,6 +5,7 @@ The package is read, not imported; only the command line's parser is built.
 
 import argparse
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +14,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "arcee_lab"
+sys.path.insert(0, str(ROOT))  # this tree, whatever is installed
 
 
 class Written(TypedDict):

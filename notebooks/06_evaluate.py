@@ -211,7 +211,7 @@ table.round(3)
 # as far, the neurons would be needed for everything. Compare each difference with the intervals in
 # the figure. `active per word`: how many of these neurons fire at an average word of the news.
 #
-# In the demo as it is shipped the larger set of marking neurons costs entities a few points, and
+# In the shipped demo the larger set of marking neurons costs entities a few points, and
 # its random control costs them next to nothing; the tasks without names lose no more to the marking
 # neurons than to the random ones. The loss is small compared with the score: most of what the head
 # needs to find a person is elsewhere, or in more than one place.

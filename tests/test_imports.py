@@ -155,7 +155,7 @@ def test_folders_stay_readable():
 
 def test_folders_of_tests_have_the_names_of_parts():
     folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
-    assert folders - PARTS == {"browser", "devices"}  # as CONTRIBUTING.md says
+    assert folders - PARTS == {"bad_input", "browser", "devices"}  # as CONTRIBUTING.md says
 
 
 def test_import_is_light(run_clean):

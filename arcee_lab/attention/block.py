@@ -221,7 +221,7 @@ def heads(
     `[head, q_pos, k_pos]` exists and logits stay bit-identical. Scores have the model's dtype,
     softmax and statistics are fp32, sums over tokens fp64 and counts int64. Works in every call
     that `al.capture` takes: padding, packed rows, 4-D masks, cached decode and `generate`, and
-    under `al.intervene`, where the pattern that flows on is read. Nothing is read back from the
+    under `al.intervene`, where the edited pattern is read. Nothing is read back from the
     device before a result is asked for.
 
     Args:

@@ -94,9 +94,13 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.evals.model import ArceeLab
     from arcee_lab.evals.runner import run as evaluate
     from arcee_lab.evals.tasks.find import find_tasks
+    from arcee_lab.model.loading import find_checkpoint
 
     _say("reading the task files")
     heads = {"sequence": args.seqcls, "token": args.tokcls, "qa": args.qa}
+    for given in heads.values():  # also of heads that no task needs
+        if given is not None:
+            find_checkpoint(given)
     tasks = find_tasks(args.tasks, include=args.include, data=_data(args.data), seed=args.seed)
     _say(f"loading {args.model}")
     model = ArceeLab(

@@ -17,6 +17,7 @@ from arcee_lab.runs.seeds import Seeds
 
 Config = TypeVar("Config")
 DTYPES = ("float32", "bfloat16", "float16")
+ALL = "all"  # the word for a mix of every kind of document
 WORLD_DOCUMENTS = 512  # read for --world if --max-tokens sets no other limit
 
 
@@ -118,8 +119,8 @@ def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     group.add_argument(
         "--world",
         metavar="KIND",
-        help="held-out documents of the demo's little world: story, facts, ..., or all "
-        f"(as many as --max-tokens needs, else {WORLD_DOCUMENTS})",
+        help="held-out documents of the demo's little world: story, facts, ..., or "
+        f"{ALL} (as many as --max-tokens needs, else {WORLD_DOCUMENTS})",
     )
     parser.add_argument(
         "--text-column",
@@ -364,7 +365,7 @@ def read_texts(args: argparse.Namespace, tokenizer: Any = None) -> Iterator[str]
         )
     if args.dataset:
         return documents.read_dataset(args.dataset, tokenizer=tokenizer)
-    kind = None if args.world == "all" else args.world
+    kind = None if args.world == ALL else args.world
     documents = demo.stream(kind, seed=args.seed, split="test")
     end = WORLD_DOCUMENTS if args.max_tokens is None else None
     return (document.text for document in islice(documents, end))

@@ -4,10 +4,8 @@ import argparse
 import copy
 import importlib.metadata
 import platform
-from pathlib import Path
 
 from arcee_lab.cli import flags
-from arcee_lab.errors import CheckpointError
 
 HELP = "Show versions and devices, and for a model its shape, parameters and hook points."
 EXAMPLE = "arcee-lab info demo"
@@ -23,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one fact per line."""
     facts = {"python": platform.python_version()} | versions() | {"devices": devices()}
-    if args.model:
+    if args.model is not None:
         facts |= anatomy_facts(args.model)
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -62,26 +60,17 @@ def anatomy_facts(name: str) -> dict[str, str]:
         CheckpointError: There is no such model, or it is no Arcee model.
     """
     import torch
-    from transformers import AutoTokenizer
 
-    from arcee_lab.model import ArceeConfig, ArceeForCausalLM, checkpoint
-    from arcee_lab.model.checks import limits
-    from arcee_lab.model.loading import find_checkpoint, read_config
+    from arcee_lab.model import ArceeForCausalLM
+    from arcee_lab.model.checks.config_file import checked_config
+    from arcee_lab.model.checks.tokenizer_files import read_tokenizer
+    from arcee_lab.model.loading import find_checkpoint
     from arcee_lab.runs.hub import is_hub_id
     from arcee_lab.sites import Legend
 
     source = name if "/" in name and is_hub_id(name) else find_checkpoint(name)
-    if isinstance(source, Path):
-        fields = checkpoint.read_json(source / "config.json")
-    else:
-        fields = ArceeConfig.get_config_dict(source, trust_remote_code=False)[0]
-    kind = fields.get("model_type")
-    if kind != "arcee":
-        raise CheckpointError(f"{name} is of model_type {kind!r}; arcee_lab reads 'arcee' models.")
-    limits.check_numbers(fields, name)
-    limits.check_kernel(fields, None, name)
-    config = read_config(source)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    config = checked_config(source)[1]
+    tokenizer = read_tokenizer(source, vocab_size=config.vocab_size)
     one_layer = copy.deepcopy(config)  # all layers have equally many parameters
     one_layer.num_hidden_layers = 1
     with torch.device("meta"):

@@ -1,11 +1,13 @@
 """`arcee-lab sparsity`: how sparse the MLPs are, as files and as one page to look at."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcee_lab.cli import flags
 from arcee_lab.runs import storage
+from arcee_lab.runs.one_writer import only_writer
 
 if TYPE_CHECKING:
     from arcee_lab.runs.ranks import Ranks
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from arcee_lab.sparsity import registry
 
     registry.chosen(args.analyses)  # a mistyped name is reported before anything is loaded
-    with joined(args.device) as ranks:
+    with ExitStack() as alone, joined(args.device) as ranks:
         model, tokenizer = load(args.model, dtype=args.dtype, device=str(ranks.device))
         from arcee_lab.sparsity.report.html_page import PAGE
         from arcee_lab.sparsity.streamed import resume_files
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         # Claimed only now: a mistyped file name must not leave a folder that is "another run".
         if ranks.first:
             storage.claim(args.out, settings)
+            alone.enter_context(only_writer(args.out))
             storage.remove_partial_files(args.out)  # of a run that was interrupted
         ranks.barrier()
         reports = {

@@ -12,12 +12,13 @@ from arcee_lab.runs import bounds, storage
 
 HELP = "Print or write documents of the little world, with their tags and their information."
 EXAMPLE = "arcee-lab world story --n 3 --tags"
-MIX = "mix"  # the word for all kinds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `world`."""
-    parser.add_argument("kind", metavar="KIND", help=f"{', '.join(KINDS)}, or {MIX} for all")
+    parser.add_argument(
+        "kind", metavar="KIND", help=f"{', '.join(KINDS)}, or {flags.ALL} for a mix of them"
+    )
     parser.add_argument(
         "--n",
         type=flags.Whole(1, bounds.DOCUMENTS),
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws the documents and prints or writes them."""
-    kind = None if args.kind == MIX else args.kind
+    kind = None if args.kind == flags.ALL else args.kind
     jsonl = args.jsonl
     if args.out is not None:
         storage.require_local(args.out)

@@ -1,5 +1,6 @@
 """Reads the texts of files and data sets one at a time, numbered as in the user's file."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from arcee_lab.data.rows import (
 )
 from arcee_lab.data.tokenization import is_conversation, render
 from arcee_lab.errors import TextError, WrongType
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.hub import is_hub_id
 
 
+@checked
 def read_files(
     paths: Iterable[str | Path], *, column: str | None = None, tokenizer: Any = None
 ) -> Iterator[str]:
@@ -40,8 +43,10 @@ def read_files(
         TextError: A file is missing, unreadable, binary or empty, a row has no text, or a column
             was named and no file is a table. The message names the file and the line or row.
     """
-    if isinstance(paths, (str, Path)):
-        raise WrongType(f"paths is one path; expected a list of paths, so pass [{str(paths)!r}].")
+    paths = list(paths)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise WrongType(f"paths hold {path!r}; expected texts or paths that name files.")
     files = [Path(path) for path in paths]
     for path in files:
         require_file(path)
@@ -84,6 +89,7 @@ def _text_of(row: Row, column: str, tokenizer: Any) -> str:
     return value
 
 
+@checked
 def read_dataset(spec: str, *, tokenizer: Any = None) -> Iterator[str]:
     """Yields the documents of a Hugging Face data set, one per row, in order.
 

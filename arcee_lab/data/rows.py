@@ -8,7 +8,6 @@ that a small file cannot fill the memory.
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arcee_lab.errors import TextError
+from arcee_lab.runs.json_text import parse_json, reason
+from arcee_lab.runs.paths import no_file
 
 LARGEST = 1 << 30  # bytes that are held in memory at once
 PACKED = (".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
@@ -45,9 +46,9 @@ def require_file(path: Path) -> None:
     Raises:
         TextError: It is missing, a folder, or compressed with something other than gzip.
     """
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "missing"
-        raise TextError(f"file {path} is {kind}; expected {_EXPECTED}. Check the path.")
+    if (kind := no_file(path)) is not None:
+        shown = repr(str(path)) if "null" in kind else str(path)[:200]
+        raise TextError(f"file {shown} is {kind}; expected {_EXPECTED}. Check the path.")
     if _kind(path) in PACKED:
         raise TextError(
             f"file {path} is compressed or packed as {_kind(path)}; expected {_EXPECTED}. Unpack "
@@ -134,9 +135,9 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        said = reason(error)
         raise TextError(
-            f"file {path} cannot be read: {reason}. Check it, or get it again."
+            f"file {path} cannot be read: {said}. Check it, or get it again."
         ) from error
 
 
@@ -178,13 +179,8 @@ def _decode(raw: bytes, where: str, *, first: bool = True) -> str:
 
 
 def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TextError(
-            f"{where} is not JSON ({error}); expected one object per line in a .jsonl file, or one "
-            "list of objects in a .json file."
-        ) from error
+    expected = "expected one object per line in a .jsonl file, or one list of objects in .json"
+    return parse_json(text, where, error=TextError, do=expected, nan=True)
 
 
 def _object(value: Any, where: str) -> Row:

@@ -20,6 +20,7 @@ from arcee_lab.data.roles import chosen_tokens, marks_of, role_of
 from arcee_lab.data.rows import require_unicode
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import SettingError, TextError, WrongType
+from arcee_lab.runs.arguments import checked
 
 _TOKENIZE_AT_ONCE = 256
 
@@ -100,6 +101,7 @@ class Windows:
         """Documents that gave at least one window."""
         return len(np.unique(self.documents))
 
+    @checked
     def batches(self, batch_size: int) -> Iterator[PaddedBatch]:
         """Yields the windows as padded batches, shortest first, which keeps padding low.
 
@@ -133,6 +135,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
     return [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 
 
+@checked
 def cut(
     tokenizer: Any,
     texts: Iterable[str],
@@ -172,6 +175,11 @@ def cut(
         >>> [tokenizer.decode(ids) for ids in windows]
         ['<bos> The lamp above the doors finds the', '<bos> red king.']
     """
+    if tokenizer is None:
+        raise WrongType(
+            "tokenizer is None; expected the model's tokenizer, which only windows that are cut "
+            "already do without."
+        )
     if isinstance(texts, str):
         raise WrongType("texts is one string; expected a list of documents, so pass [text].")
     if context < 2:

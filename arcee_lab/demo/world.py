@@ -19,6 +19,7 @@ from arcee_lab.demo.reviews import write_clause, write_review
 from arcee_lab.demo.stories import write_story
 from arcee_lab.demo.strings import write_brackets, write_copy, write_table
 from arcee_lab.errors import SettingError
+from arcee_lab.runs.arguments import checked
 
 VERSION = "1"  # of every list, probability and rule of this folder; a checkpoint belongs to one
 
@@ -65,6 +66,7 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+@checked
 def stream(
     kind: str | None, *, seed: int | str, split: str = "train", mix: Mapping[str, float] = MIX
 ) -> Iterator[Document]:
@@ -86,6 +88,12 @@ def stream(
         check_kind(kind)
     if split not in SPLITS:
         raise SettingError(f"There is no split {split!r}; expected one of {', '.join(SPLITS)}.")
+    if kind is None:
+        unknown = [name for name in mix if name not in _WRITERS]
+        if unknown or not mix or not all(type(p) in (int, float) and p >= 0 for p in mix.values()):
+            raise SettingError(
+                f"mix is {dict(mix)}; expected a share from 0 to 1 of some of {', '.join(KINDS)}."
+            )
     # a text seed goes through SHA-512, the same everywhere; hash() would differ by process
     rng = random.Random(f"little world {VERSION}/{kind}/{split}/{seed}")
     while True:
@@ -99,6 +107,7 @@ def stream(
         yield document
 
 
+@checked
 def documents(
     kind: str | None = None, *, n: int, seed: int = 0, split: str = "test"
 ) -> list[Document]:

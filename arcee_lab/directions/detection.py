@@ -28,6 +28,7 @@ from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.neurons.labels.labelled import Labels
 from arcee_lab.neurons.search.controls import Untrained, untrained_copy
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Detection(Result):
         return figure
 
 
+@checked
 def detect(
     model: nn.Module,
     tokenizer: Any,

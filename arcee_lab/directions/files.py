@@ -1,6 +1,5 @@
 """Directions as safetensors files, checked before anything in them is used."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -21,11 +20,14 @@ from arcee_lab.directions.direction import (
 )
 from arcee_lab.errors import FileError, SavedDamaged, SettingError, SiteError
 from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.json_text import parse_json, reason
 
 _LARGEST = 2**28  # bytes of a file: a rank of 100 at a width of 500,000
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
+@checked
 def load(path: str | Path, model: nn.Module | None) -> Direction:
     """Reads a direction that `Direction.save` wrote, and trusts nothing in the file.
 
@@ -54,7 +56,7 @@ def load(path: str | Path, model: nn.Module | None) -> Direction:
     try:
         found = _read(path)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else reason(error)
         raise SavedDamaged(
             f"{path} cannot be used as a direction: {said.rstrip('.')}. Get the file again, or "
             "find the direction anew."
@@ -113,7 +115,7 @@ def _described(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     """What the header says, every value of its type."""
     if not metadata or FORMAT not in metadata:
         raise SettingError(f"its header has no {FORMAT}")
-    values = json.loads(metadata[FORMAT], parse_constant=_refuse)
+    values = parse_json(metadata[FORMAT], "its header", error=SettingError)
     if not isinstance(values, dict):
         raise SettingError("its header is no JSON object")
     known = {"format", "version", "threshold", "fingerprint", "checks", *SAVED_WORDS, *SAVED_COUNTS}
@@ -146,7 +148,3 @@ def _check(values: Mapping[str, Any]) -> Check:
     # NaN, which JSON lacks, is null.
     given = {name: float("nan") if x is None else float(x) for name, x in numbers.items()}
     return Check(values["name"], n=values["n"], documents=values["documents"], **given)
-
-
-def _refuse(word: str) -> float:
-    raise SettingError(f"its header holds {word}")

@@ -164,6 +164,12 @@ class Sources:
                 f"There are {len(rows)} sources and {len(prompts)} prompts; expected one per "
                 "prompt."
             )
+        for number, row in enumerate(rows):
+            if not all(-len(row) <= position < len(row) for position in positions or ()):
+                raise TextError(
+                    f"Source {number} has no token at positions {list(positions or ())}; give "
+                    "longer texts or other positions."
+                )
         if positions is None:
             for number, (one, other) in enumerate(zip(rows, prompts.rows, strict=True)):
                 if len(one) != len(other):
@@ -182,13 +188,7 @@ class Sources:
             anatomy.model(input_ids=ids, attention_mask=mask, use_cache=False)
         x = acts[self._site]
         if self._positions is not None:
-            where, found = find_positions(self._positions, mask.bool())
-            if not bool(found.all()):
-                short = numbers[order[int((~found).any(dim=1).nonzero()[0])]]
-                raise TextError(
-                    f"Source {short} has no token at positions {list(self._positions)}; give "
-                    "longer texts or other positions."
-                )
+            where, _ = find_positions(self._positions, mask.bool())
             x = x[torch.arange(len(rows), device=x.device)[:, None], where]
         back = torch.empty(len(rows), dtype=torch.long)
         back[list(order)] = torch.arange(len(rows))

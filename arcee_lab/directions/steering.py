@@ -23,6 +23,7 @@ from arcee_lab.interventions.arithmetic import Add
 from arcee_lab.interventions.context import intervene
 from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Steering(Result):
         return figure
 
 
+@checked
 def steer(
     model: nn.Module,
     tokenizer: Any,

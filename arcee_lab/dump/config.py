@@ -1,5 +1,6 @@
 """What to dump. `arcee-lab dump` derives its flags from these fields, without loading torch."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -77,6 +78,8 @@ class DumpConfig:
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sites, Iterable):
+            raise WrongType(f"sites are {self.sites!r}; expected names of hook points.")
         if isinstance(self.sites, str):
             object.__setattr__(self, "sites", (self.sites,))
         object.__setattr__(self, "sites", tuple(self.sites))

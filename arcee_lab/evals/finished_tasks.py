@@ -12,6 +12,7 @@ import numpy as np
 from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.evals.result import Score, plain
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import read_json
 
 VERSION = 2
 
@@ -58,7 +59,7 @@ class FinishedTasks:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             theirs = found["identity"]
             done = FinishedTask(
                 list(found["samples"]),

@@ -35,6 +35,7 @@ from arcee_lab.interventions import (
 )
 from arcee_lab.interventions.constants import Constant
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.runs.json_text import reason
 
 InterventionsLike = str | os.PathLike | Intervention | Iterable[Intervention] | None
 # Interventions on a token that depend only on its own activation.
@@ -101,7 +102,13 @@ def read_interventions(intervention: InterventionsLike) -> tuple[Intervention, .
                 f"intervention={str(intervention)!r} is not a file; expected one that "
                 "al.interventions.to_json wrote."
             )
-        return tuple(from_json(path.read_text(encoding="utf-8")))
+        try:
+            return tuple(from_json(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(
+                f"{path} cannot be read ({reason(error)}); expected a file that "
+                "al.interventions.to_json wrote."
+            ) from error
     return tuple(intervention)
 
 

@@ -15,6 +15,7 @@ from arcee_lab.errors import SettingError
 from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, Source, checkpoint_heads
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.loading import load
+from arcee_lab.runs.devices import read_device
 
 
 class LoadedModel(NamedTuple):
@@ -87,6 +88,8 @@ class Loader:
             raise SettingError(
                 f"heads= has the key {strange[0]!r}; expected some of {', '.join(MODEL_ARGUMENTS)}."
             )
+        if self.device is not None:
+            read_device(self.device)
         sources: dict[str, Source] = dict(heads)
         if isinstance(pretrained, nn.Module):
             _require_loading(asdict(self), heads.values())

@@ -27,6 +27,7 @@ from arcee_lab.evals.scoring.tokenization import Encoder
 from arcee_lab.evals.tasks.find import quiet_lm_eval
 from arcee_lab.heads.batches import Advance
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
+from arcee_lab.runs.arguments import checked
 
 _log = logging.getLogger("arcee_lab")
 BUDGET = {"cpu": 1024}  # tokens per batch, by kind of device
@@ -82,6 +83,7 @@ class ArceeLab(_Base):
     add_bos_token: bool | None
     cache_hook: Any
 
+    @checked
     def __init__(
         self,
         pretrained: str | os.PathLike | nn.Module,

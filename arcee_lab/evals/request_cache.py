@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from arcee_lab.errors import OtherRun
+from arcee_lab.runs.json_text import parse_json
 
 _OWNER = "arcee_lab: whose answers these are"  # not a key of lm-eval's, which are hexadecimal
 
@@ -31,7 +32,7 @@ def require_own_cache(answers: Any, identity: dict[str, Any]) -> None:
             "so they may be stale; give another file name."
         )
     if theirs != mine:
-        before = json.loads(theirs)
+        before = parse_json(theirs, "the owner of this use_cache file")
         other = [key for key in identity if before.get(key) != identity[key]]
         raise OtherRun(
             f"This use_cache file holds the answers of another run ({', '.join(other)} differ); "

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
 from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks, quiet_lm_eval
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.one_writer import only_writer
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
@@ -34,6 +36,7 @@ MOST_DRAWS = 1_000_000
 UNFINISHED = "unfinished"  # the folder of finished tasks of a run that is not, below `out`
 
 
+@checked
 def run(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -198,7 +201,8 @@ def run_loaded(
     progress: bool | None,
 ) -> Evaluation:
     """Runs loaded tasks, each from the same seeds; to be called inside `seeds.acting()`."""
-    with examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
+    alone = nullcontext() if out is None else only_writer(out)
+    with alone, examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
         return _run(lm, loaded, limit=limit, draws=draws, seeds=seeds, out=out, progress=progress)
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -11,7 +12,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, TaskFailed, UnknownName
+from arcee_lab.errors import (
+    Interrupted,
+    SettingError,
+    TaskError,
+    TaskFailed,
+    UnknownName,
+    WrongType,
+)
+from arcee_lab.evals.compared._compare import compare
+from arcee_lab.evals.compared.comparison import Comparison, Difference
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.result import Evaluation
@@ -22,12 +32,19 @@ from arcee_lab.evals.tasks.find import LoadedTasks, loaded_tasks
 from arcee_lab.recording.capturing import capture
 from arcee_lab.reducers import FiringRate
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 CLEAN = Level("clean", "clean")
+_COMPARED = {
+    "difference": "difference",
+    "difference_low": "low",
+    "difference_high": "high",
+    "p_holm": "p_holm",
+}  # column -> field of a difference
 
 
 @dataclass(frozen=True)
@@ -65,8 +82,27 @@ class Sweep(Result):
         """The run without interventions."""
         return self.steps[0]
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Each level compared with the clean run, document by document; see `al.evals.compare`."""
+        names = _names(self.steps)
+        return compare(*(step.evaluation for step in self.steps), names=names, draws=DRAWS)
+
+    def _differences(self) -> dict[tuple[str, str, str, str], Difference]:
+        """The comparison by level, task, metric and filter; empty if nothing can be compared."""
+        try:
+            compared = self.comparison.differences
+        except (TaskError, SettingError):  # a clean run alone, or only metrics of the tasks' own
+            return {}
+        return {(one.run, one.task, one.metric, one.filter): one for one in compared}
+
     def frame(self) -> pd.DataFrame:
-        """One row per level, task and metric: family, level, active, and the columns of `run`."""
+        """One row per level, task and metric.
+
+        Columns: family, level, active, n_tokens, the columns of `run`, and of all levels but the
+        clean one `difference` from it with its paired interval, `difference_low` and
+        `difference_high`, and `p_holm`.
+        """
         frames = [
             step.evaluation.frame().assign(
                 family=step.level.family,
@@ -76,6 +112,17 @@ class Sweep(Result):
             )
             for step in self.steps
         ]
+        found = self._differences()
+        names = _names(self.steps)
+        for name, step, frame in zip(names[1:], self.steps[1:], frames[1:], strict=True):
+            ones = [
+                found.get((name, one.task, one.metric, one.filter))
+                for one in step.evaluation.scores
+            ]
+            for column, part in _COMPARED.items():
+                frame[column] = [
+                    float("nan") if one is None else getattr(one, part) for one in ones
+                ]
         whole = pd.concat(frames, ignore_index=True)
         first = ["family", "level", "active", "n_tokens"]
         others = [name for name in whole.columns if name not in first]
@@ -126,6 +173,16 @@ class Sweep(Result):
         )
 
 
+def _names(steps: Sequence[Step]) -> list[str]:
+    """A different name for each level."""
+    plain = [f"{step.level.family}: {step.level.name}" for step in steps]
+    return [
+        f"{name} #{plain[:at].count(name) + 1}" if plain.count(name) > 1 else name
+        for at, name in enumerate(plain)
+    ]
+
+
+@checked
 def sweep(
     model: str | os.PathLike | nn.Module | ArceeLab,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -184,6 +241,10 @@ def sweep(
         >>> len(result.steps)
         3
     """
+    if levels is not None and not all(isinstance(one, Level) for one in levels):
+        raise WrongType(
+            "levels hold something that is no Level; expected a list such as top_k(model) makes."
+        )
     require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
     asked = Seeds.read(seed)
     seeds = asked.settled()

@@ -11,6 +11,7 @@ from arcee_lab.data.limits import require_context
 from arcee_lab.data.tokenization import written_bos
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.runs.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Answer:
     score: float
 
 
+@checked
 def answer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

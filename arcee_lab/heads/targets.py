@@ -257,7 +257,8 @@ def _columns(
         )
     columns = tuple(_column(anatomy, item, what, tokenizer) for item in items)
     names = [_name(anatomy, item, tokenizer) for item in items]
-    return columns, names[0] if len(set(names)) == 1 else f"{len(names)} answers"
+    several = "the answers" if what == "target" else "the others"
+    return columns, names[0] if len(set(names)) == 1 else several
 
 
 def _column(anatomy: Anatomy, given: str | int, what: str, tokenizer: Any) -> int:

@@ -32,7 +32,7 @@ class _Stop(Exception):
 class Watch(ABC):
     """Observes every activation at the requested hook points, in forward order.
 
-    It sees the value that flows on, after every other hook. A layer that gradient checkpointing
+    It sees the final value, after every other hook. A layer that gradient checkpointing
     computes again is not observed again. Compiled code runs eagerly inside, because a compiled
     graph does not look at hooks. What the ranks of a tensor-parallel model compute in parts is
     observed whole, on every rank. A forward in another thread is an error. When the block has
@@ -199,7 +199,7 @@ class Watch(ABC):
         self._inside += 1
         self._call = read_call(args, kwargs, seen=self._seen)
         for point, handle_id in self._hooks:
-            # Hooks run in order of registration; ours go last, to see the value that flows on.
+            # Hooks run in order of registration; ours go last, to see the final value.
             if len(point._forward_hooks) > 1 and handle_id in point._forward_hooks:
                 point._forward_hooks.move_to_end(handle_id)  # type: ignore[attr-defined]
 

@@ -1,10 +1,12 @@
 """What all interventions share: sites, conditions, and how they are compared and shown."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from arcee_lab.errors import SettingError
@@ -46,11 +48,22 @@ class Place:
     def number(self, value: Value, *, what: str, times: float = 1.0) -> Number:
         """`times * value` as what goes with an activation: a float, or a tensor on its device."""
         given = self.given(value, what=what)
+        self._require_held(times, what="alpha")
         if not isinstance(given, Constant):
+            self._require_held(times * given, what=what)
             return lambda x: times * given
         given.require(what=what)
         tensor = times * self.part.fit(given.tensor, self.anatomy, name=self.name, what=what)
         return lambda x: self.placed.tensor(tensor, x.device, x.dtype)
+
+    def _require_held(self, number: float, *, what: str) -> None:
+        """Refuses a finite number that is infinite in the model's dtype."""
+        most = torch.finfo(self.anatomy.model.dtype).max
+        if math.isfinite(number) and abs(number) > most:
+            raise SettingError(
+                f"{what} is {number:g}, and {self.anatomy.model.dtype} holds numbers up to "
+                f"{most:g}; give a smaller one."
+            )
 
     def activation(self, value: Value, *, what: str) -> Tensor:
         """A value that may have all axes of the site, as an activation of another run has."""

@@ -25,6 +25,7 @@ _DTYPES = {
         torch.bool,
     )
 }
+_MOST_AXES = 8  # of a tensor in a text
 
 
 class Constant:
@@ -117,14 +118,16 @@ class Constant:
         try:
             dtype, shape = _DTYPES[values["dtype"]], values["shape"]
             data = base64.b64decode(values["data"], validate=True)
-            sizes_known = all(type(n) is int and n >= 0 for n in shape)
+            sizes_known = len(shape) <= _MOST_AXES and all(
+                type(n) is int and 0 <= n < 2**31 for n in shape
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SettingError(
                 f"A tensor needs dtype, shape and data (base64): {error}."
             ) from error
         if not sizes_known or math.prod(shape) * dtype.itemsize != len(data):
             raise SettingError(
-                f"A tensor of {values['dtype']} {shape} does not take {len(data)} bytes."
+                f"A tensor of {values['dtype']} {str(shape)[:80]} does not take {len(data)} bytes."
             )
         if not data:
             return cls(torch.empty(shape, dtype=dtype))

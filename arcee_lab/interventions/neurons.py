@@ -144,5 +144,5 @@ def _unreadable(place: Place) -> ModelError:
     mlp = place.name.rsplit(".", 1)[0]
     return ModelError(
         f"Cett needs the weights of {mlp}.down_proj as plain numbers, and they are quantised or "
-        "offloaded. Use al.Threshold with thresholds of your own."
+        "on no device. Use al.Threshold with thresholds of your own."
     )

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, WrongType
 from arcee_lab.interventions.ablate import Ablate, Patch
 from arcee_lab.interventions.arithmetic import Add, Clamp, ProjectOut, Scale
 from arcee_lab.interventions.base import Intervention
 from arcee_lab.interventions.constants import BySite, Constant
 from arcee_lab.interventions.neurons import Cett, Threshold, TopK
 from arcee_lab.interventions.replace import Replace
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.json_text import parse_json
 
 _VERSION = 1
 _KINDS: dict[str, type[Intervention]] = {
@@ -20,6 +22,7 @@ _KINDS: dict[str, type[Intervention]] = {
 }
 
 
+@checked
 def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
     """Writes interventions as JSON text; see docs/reference/formats.md.
 
@@ -35,6 +38,9 @@ def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
         True
     """
     given = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    for one in given:
+        if not isinstance(one, Intervention):
+            raise WrongType(f"{one!r} is no intervention; expected values such as al.Ablate(site).")
     rows = []
     for one in given:
         if isinstance(one, Replace):
@@ -46,16 +52,15 @@ def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
     return json.dumps({"version": _VERSION, "interventions": rows}, allow_nan=False)
 
 
+@checked
 def from_json(text: str) -> list[Intervention]:
     """Reads what `to_json` wrote, and trusts nothing in it.
 
     Raises:
         ValueError: If it is not such a text, or a value in it is none.
     """
-    try:
-        whole = json.loads(text)
-    except ValueError as error:
-        raise SettingError(f"These interventions are not JSON: {error}.") from error
+    do = "give text that al.interventions.to_json wrote"
+    whole = parse_json(text, "This text of interventions", error=SettingError, do=do)
     version = whole.get("version") if isinstance(whole, dict) else None
     if version != _VERSION or not isinstance(whole.get("interventions"), list):
         raise SettingError(
@@ -75,8 +80,9 @@ def _read(row: Any) -> Intervention:
         raise SettingError(f"{kind.__name__} has no {', '.join(sorted(strange))}.")
     try:
         return kind(**{name: _value(row[name]) for name in row if name != "kind"})
-    except TypeError as error:
-        raise SettingError(f"This is no {kind.__name__}: {error}.") from error
+    except (TypeError, OverflowError) as error:
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise SettingError(f"This is no {kind.__name__}: {said}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -17,8 +17,10 @@ from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.neurons.weights.attribution import attribute_neurons
+from arcee_lab.runs.arguments import checked
 
 
+@checked
 def attribute(
     model: nn.Module,
     tokenizer: Any,

@@ -15,9 +15,11 @@ from arcee_lab.lens.streaming import run
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import head_name
 
 
+@checked
 def decompose(
     model: nn.Module,
     tokenizer: Any,

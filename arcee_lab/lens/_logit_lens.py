@@ -20,6 +20,7 @@ from arcee_lab.lens.reading import LogitLens
 from arcee_lab.lens.readout import Readout
 from arcee_lab.lens.streaming import each, run
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.lens.tuned import TunedLens
@@ -30,6 +31,7 @@ _STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _AT_ONCE = 2**18
 
 
+@checked
 def logit_lens(
     model: nn.Module,
     tokenizer: Any,
@@ -46,8 +48,8 @@ def logit_lens(
     The final norm, with the scale of that site's stream, and the head are applied to every residual
     site while the model runs; residuals are not kept. At the last site these are the model's own
     logits. A rank is the number of larger logits, so 0 is the strongest; tokens with the same logit
-    are counted apart, as ties (in half precision there are many). Works with every head, and inside
-    `al.intervene`.
+    are counted separately, as ties (in half precision there are many). Works with every head, and
+    inside `al.intervene`.
 
     Source of the method: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 

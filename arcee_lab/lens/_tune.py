@@ -16,9 +16,11 @@ from arcee_lab.lens.streaming import run
 from arcee_lab.lens.tuned import TunedLens, translated
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 
+@checked
 def tune(
     model: nn.Module,
     tokenizer: Any,

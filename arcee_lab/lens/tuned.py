@@ -1,7 +1,6 @@
 """A tuned lens: its maps, how far it is from the model, and its files."""
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from arcee_lab.lens.reading import site_label
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.results import Result
+from arcee_lab.runs.json_text import read_json, reason
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -187,11 +187,11 @@ class TunedLens(Result):
         if not where.is_file():
             raise SavedDamaged(f"{folder} holds no tuned lens: {FILE} is missing; check the path.")
         try:
-            lens = _read(cls, folder, json.loads(where.read_text("utf-8")), model)
+            lens = _read(cls, folder, read_json(where), model)
         except OtherRun:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, OSError, SafetensorError) as error:
-            said = f"{type(error).__name__} {error}".rstrip(".")
+            said = f"{type(error).__name__} {reason(error)}"
             raise SavedDamaged(f"{where} cannot be used: {said}; fit the lens anew.") from None
         lens.require(model)
         return lens

@@ -52,5 +52,5 @@ def readable(mask: Shaped[Tensor, "_ _ q_pos k_pos"]) -> Bool[Tensor, "_ q_pos k
 def tokens_seen(cache: Cache | None) -> int | Tensor:
     """Tokens that a cache holds before a call; without a cache none."""
     seen = 0 if cache is None else cache.get_seq_length()
-    # A static cache hands out its own counter, which the call is about to raise.
+    # A static cache returns its own counter, which the call is about to raise.
     return seen.clone() if isinstance(seen, Tensor) else seen

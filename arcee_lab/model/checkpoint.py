@@ -1,6 +1,5 @@
 """What a checkpoint must hold before its numbers are trusted."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from arcee_lab.errors import CheckpointError
+from arcee_lab.runs.json_text import read_object, reason
 
 # What a folder is read for; nothing else in it is opened.
 READ = {".jinja", ".json", ".model", ".safetensors", ".txt"}
-_LONGEST_JSON = 2**28  # bytes; an index of a large model has a few million
 HEAD_KEYS = re.compile(r"^(lm_head|score|qa_outputs)\.")
 
 
@@ -28,17 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.parent} has no {path.name}; expected a checkpoint folder with one."
         )
-    if path.stat().st_size > _LONGEST_JSON:
-        raise CheckpointError(
-            f"{path} is {path.stat().st_size:,} bytes long; expected a small file."
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); get the file again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object.")
-    return value
+    return read_object(path, error=CheckpointError, nan=True)  # a field that is NaN is named
 
 
 def check_paths(folder: Path) -> None:
@@ -101,8 +90,8 @@ def check_folder(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{file} is damaged or truncated ({error}); expected a complete safetensors file. "
-                "Download or copy it again."
+                f"{file} is damaged or truncated ({reason(error)}); expected a complete "
+                "safetensors file. Download or copy it again."
             ) from None
 
 
@@ -134,10 +123,17 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _shard_names(folder: Path, index: Path) -> list[str]:
-    shards = read_json(index).get("weight_map") or {}
-    if not isinstance(shards, dict):
-        raise CheckpointError(f"{index} has a weight_map that is no mapping; get the file again.")
-    names = sorted(set(map(str, shards.values())))
+    whole = read_json(index)
+    shards = whole.get("weight_map") or {}
+    if not isinstance(shards, dict) or not all(isinstance(one, str) for one in shards.values()):
+        raise CheckpointError(
+            f"{index} has a weight_map that does not name a file per weight; get the file again."
+        )
+    if shards and not isinstance(
+        whole.get("metadata"), dict
+    ):  # transformers reads the total size from it
+        raise CheckpointError(f"{index} has no metadata; get the file again.")
+    names = sorted(set(shards.values()))
     for name in names:
         # As on every system, whatever this one takes for a separator.
         if re.search(r"[/\\\\:\0]", name) or not name.endswith(".safetensors"):
@@ -157,6 +153,26 @@ def shapes_in(folder: Path) -> dict[str, list[int]]:
             for name in tensors.keys():  # noqa: SIM118
                 shapes[name] = list(tensors.get_slice(name).get_shape())
     return shapes
+
+
+def require_floating(folder: Path) -> None:
+    """Checks that every weight is stored as a floating-point number.
+
+    Others would be cast without a word, and a bias of 0.3 that was stored as an integer is 0.
+
+    Raises:
+        ValueError: Naming the first weight that is not.
+    """
+    for file in _weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                dtype = tensors.get_slice(name).get_dtype()
+                if not dtype.startswith(("F", "BF")):
+                    raise CheckpointError(
+                        f"{file} stores {name} as {dtype}; expected floating-point weights, since "
+                        "config.json names no quantisation. Get the checkpoint again, or save it "
+                        "in bfloat16 or float32."
+                    )
 
 
 def missing_head(info: dict) -> list[str]:
@@ -252,7 +268,9 @@ def load_head(model: nn.Module, file: Path) -> None:
         with safe_open(file, framework="pt") as tensors:
             found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated ({error}); get it again.") from None
+        raise CheckpointError(
+            f"{file} is damaged or truncated ({reason(error)}); get it again."
+        ) from None
     own = {key: p for key, p in model.named_parameters() if HEAD_KEYS.match(key)}
     shapes = {key: tuple(p.shape) for key, p in own.items()}
     if {key: tuple(t.shape) for key, t in found.items()} != shapes:

@@ -1,8 +1,10 @@
 """The shape of an Arcee model."""
 
+import functools
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
@@ -90,6 +92,13 @@ class ArceeConfig(PreTrainedConfig):
         Raises:
             ValueError: If they do not.
         """
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name}={getattr(self, name)}; expected at least 1.")
+        if self.num_hidden_layers < 0:
+            raise CheckpointError(
+                f"num_hidden_layers={self.num_hidden_layers}; expected 0 or more."
+            )
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads != 0:
             raise CheckpointError(
                 f"hidden_size={self.hidden_size} is not a multiple of "
@@ -142,3 +151,18 @@ class ArceeConfig(PreTrainedConfig):
             },
         }
         return cls(**(shape | overrides))
+
+
+_checked_by_type = ArceeConfig.__init__
+
+
+@functools.wraps(_checked_by_type)
+def _init(self: ArceeConfig, *args: Any, **kwargs: Any) -> None:
+    try:
+        _checked_by_type(self, *args, **kwargs)
+    except StrictDataclassError as error:  # a class of its own, and no ValueError
+        said = " ".join(str(error).split()).rstrip(".")
+        raise CheckpointError(f"ArceeConfig: {said}.") from error
+
+
+ArceeConfig.__init__ = _init  # type: ignore[method-assign]

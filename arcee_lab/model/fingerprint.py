@@ -8,7 +8,6 @@ The same content gives the same word on every device and machine.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from arcee_lab.errors import ModelError
 from arcee_lab.model.wrappers.adapters import adapted_layers, adapter_tensors
+from arcee_lab.model.wrappers.offloaded import brought_in
 from arcee_lab.model.wrappers.unwrap import unwrap
 
 # What a config says of its file or of the code that runs it, and not of the model.
@@ -175,26 +175,17 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             if name not in module._non_persistent_buffers_set
         ]
         names = [name for name, _ in own]
-        with _brought_in(module, [x for _, x in own]):
+        with brought_in(module, [x for _, x in own]):
             for name in names:
                 whole = f"{prefix}.{name}" if prefix else name
                 x = getattr(module, name)
                 if x.device.type == "meta":
                     raise ModelError(
                         f"{whole} is on the meta device and has no values; load the model's "
-                        "weights before its fingerprint is taken"
+                        "weights before its fingerprint is taken."
                     )
                 # A part of a tensor-parallel weight is put together.
                 yield whole, x.full_tensor() if hasattr(x, "full_tensor") else x
-
-
-def _brought_in(module: nn.Module, tensors: list[Tensor]) -> Any:
-    """The context in which accelerate has a module's offloaded weights at hand."""
-    if not any(x.device.type == "meta" for x in tensors) or not hasattr(module, "_hf_hook"):
-        return nullcontext()
-    from accelerate.utils import align_module_device
-
-    return align_module_device(module, torch.device("cpu"))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from arcee_lab.errors import CheckpointError
+from arcee_lab.errors import ArceeLabError, CheckpointError
 from arcee_lab.model import checkpoint
 from arcee_lab.model.anatomy import HEADS
 from arcee_lab.model.checks import limits
+from arcee_lab.model.checks.config_file import checked_config, head_labels
 from arcee_lab.model.checks.fsdp import refuse_request_in_4_bit
 from arcee_lab.model.checks.options import as_dtype, check_options, one_dtype
 from arcee_lab.model.checks.selfcheck import require_self_check
+from arcee_lab.model.checks.tokenizer_files import read_tokenizer
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.modeling import ArceePreTrainedModel
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.devices import read_device
 from arcee_lab.runs.hub import is_hub_id
+from arcee_lab.runs.json_text import reason
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer*", "*.jinja"]
@@ -30,6 +34,7 @@ FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer*", "*.jinja"]
 _log = logging.getLogger("arcee_lab")
 
 
+@checked
 def load(
     name: str | os.PathLike,
     *,
@@ -97,9 +102,9 @@ def load(
             raise CheckpointError(
                 "Give device= or device_map=, not both; either decides where weights go."
             )
-        options["device_map"] = {"": available_device(device)}
+        options["device_map"] = {"": read_device(device)}
     refuse_request_in_4_bit(config, options)
-    tokenizer = _tokenizer(folder, config)
+    tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
     with _quiet_transformers():
         try:
             model, info = HEADS[head].from_pretrained(
@@ -110,14 +115,19 @@ def load(
                 trust_remote_code=False,
                 **options,
             )
+        except (ArceeLabError, MemoryError, torch.OutOfMemoryError):
+            raise
         except ImportError as error:  # of a kernel, or of a way to quantise
             raise CheckpointError(
                 f"{name} cannot be loaded so: {error} Install that package, or load without the "
                 "option that needs it (attn='sdpa' needs none)."
             ) from None
-        except RuntimeError as error:
+        except Exception as error:  # whatever transformers makes of an option or of the config
             if "mismatch" not in str(error):
-                raise
+                raise CheckpointError(
+                    f"{name} cannot be loaded so ({type(error).__name__}: {reason(error)}); check "
+                    f"{', '.join(['config.json', *options, *(['attn'] if attn else [])])}."
+                ) from error
             raise CheckpointError(
                 f"The weights of {folder} have other shapes than its config.json says"
                 f"{'' if num_labels is None else f', or other labels than num_labels={num_labels}'}"
@@ -147,6 +157,8 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
             cannot give it.
     """
     text = os.fspath(name)
+    if "\0" in text:
+        raise CheckpointError(f"{text!r} holds a null byte, which no path has; check the path.")
     if text == "demo":
         if not (DEMO / "config.json").is_file():
             raise CheckpointError(
@@ -154,7 +166,11 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
                 "with `arcee-lab train-demo --out DIR` and load DIR."
             )
         return DEMO
-    folder = Path(text).expanduser()
+    try:
+        folder = Path(text).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, or a folder without a right
+        raise CheckpointError(f"{text[:200]!r} cannot be opened: {reason(error)}.") from error
     if folder.is_dir():
         checkpoint.check_paths(folder)
         return folder
@@ -173,9 +189,9 @@ def find_checkpoint(name: str | os.PathLike, *, revision: str | None = None) -> 
     try:
         return Path(snapshot_download(text, revision=revision, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        said = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"The Hub did not give {text!r} (revision {revision or 'default'}): {reason} Check the "
+            f"The Hub did not give {text!r} (revision {revision or 'default'}): {said} Check the "
             "name, the network, and `hf auth login` for a gated model; 'demo' works offline."
         ) from None
 
@@ -191,18 +207,17 @@ def _head_config(
         raise CheckpointError(
             f"num_labels={num_labels}; expected a whole number from 1 to {limits.MOST_LABELS:,}."
         )
-    fields = checkpoint.read_json(folder / "config.json")
-    limits.check_numbers(fields, folder / "config.json")
-    limits.check_kernel(fields, attn, folder / "config.json")
-    config = read_config(folder)
-    shapes, quantised = checkpoint.shapes_in(folder), "quantization_config" in fields
-    limits.check_sizes(config, shapes, folder, quantised=quantised)
+    fields, config = checked_config(folder, attn=attn)
+    quantised = bool(fields.get("quantization_config"))
+    limits.check_sizes(config, checkpoint.shapes_in(folder), folder, quantised=quantised)
+    if not quantised:
+        checkpoint.require_floating(folder)
     file = folder / "heads" / f"{head}.safetensors"
     if file.is_file():
-        labels = checkpoint.read_json(folder / "heads.json").get(head, {}).get("id2label")
+        labels = head_labels(folder / "heads.json", head)
         if labels is not None:
-            config.id2label = {int(i): label for i, label in labels.items()}
-            config.label2id = {label: i for i, label in config.id2label.items()}
+            config.id2label = labels
+            config.label2id = {label: i for i, label in labels.items()}
         if num_labels not in (None, config.num_labels):
             raise CheckpointError(
                 f"num_labels={num_labels}, but {file} has {config.num_labels} labels; leave it out."
@@ -211,57 +226,6 @@ def _head_config(
     if num_labels is not None:
         config.num_labels = num_labels
     return config, None
-
-
-def read_config(source: str | Path) -> ArceeConfig:
-    """The configuration in a folder, or of a Hub id; its numbers have to be checked before.
-
-    Raises:
-        ValueError: If it does not describe a model.
-    """
-    try:
-        return ArceeConfig.from_pretrained(source, trust_remote_code=False)
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"The config.json of {source} does not describe a model: {reason}"
-        ) from None
-
-
-def _tokenizer(folder: Path, config: ArceeConfig) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{folder} has no usable tokenizer ({reason}); save one there with "
-            "tokenizer.save_pretrained(folder)."
-        ) from None
-    if len(tokenizer) > config.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer of {folder} has {len(tokenizer)} tokens, the model's vocabulary only "
-            f"{config.vocab_size}: some ids would have no embedding. Use its own tokenizer, or "
-            "resize the model with resize_token_embeddings and save it."
-        )
-    return tokenizer
-
-
-def available_device(device: str | torch.device) -> torch.device:
-    """A device by its name.
-
-    Raises:
-        ValueError: If this torch cannot use it.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"device={str(device)!r} cannot be used with torch {torch.__version__}: {reason} Use "
-            "device='cpu', or install the torch build for your accelerator."
-        ) from None
-    return found
 
 
 def _warn_of_new_head(folder: Path, head: str, missing: list[str]) -> None:

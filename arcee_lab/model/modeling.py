@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -29,7 +29,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from arcee_lab.errors import ModelError
+from arcee_lab.errors import ModelError, WrongType
 from arcee_lab.model.attention import ArceeAttention
 from arcee_lab.model.checkpoint import require_backbone
 from arcee_lab.model.config import ArceeConfig
@@ -40,6 +40,7 @@ from arcee_lab.model.layers import (
     Hooked,
     HookPoint,
 )
+from arcee_lab.model.wrappers.offloaded import device_of
 
 
 def cache_of_call(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
@@ -116,6 +117,19 @@ class ArceePreTrainedModel(PreTrainedModel):
         "hidden_states": ArceeDecoderLayer,
         "attentions": ArceeAttention,
     }
+
+    def __init__(self, config: ArceeConfig, *inputs: Any, **kwargs: Any):
+        if not isinstance(config, PreTrainedConfig):
+            raise WrongType(
+                f"config of {type(self).__name__} is {config!r}; expected an ArceeConfig. To load "
+                "a checkpoint, call al.load(name)."
+            )
+        super().__init__(config, *inputs, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: of offloaded weights the device that they are computed on."""
+        return device_of(self)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:

@@ -65,7 +65,10 @@ __getattr__, __dir__ = lazy_exports(
             "AblationEstimate",
             "Ablations",
         ),
-        "ablation.targeted": ("TargetAblations", "ablate_target"),
+        "ablation.targeted": (
+            "TargetAblations",
+            "ablate_target",
+        ),
         "reading.result": (
             "Exemplar",
             "Exemplars",

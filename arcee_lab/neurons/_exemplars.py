@@ -8,9 +8,11 @@ from arcee_lab.neurons.reading.domains import Texts
 from arcee_lab.neurons.reading.job import ExemplarsJob
 from arcee_lab.neurons.reading.result import Exemplars
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.ranks import Ranks
 
 
+@checked
 def exemplars(
     model: Any,
     tokenizer: Any,
@@ -65,7 +67,7 @@ def exemplars(
         ranks: This process among those of a job; see `arcee_lab.runs.ranks`. Every rank passes the
             same model and texts, and gets the whole result.
         out: A folder to save the run to. While it runs its state is saved there every minute, and
-            the same call goes on from it after an interruption.
+            the same call resumes from it after an interruption.
         progress: Whether to show a bar with tokens/s on stderr.
 
     Returns:

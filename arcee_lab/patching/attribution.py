@@ -14,8 +14,10 @@ from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot
 from arcee_lab.patching.sweep import spots_of
 from arcee_lab.recording.capturing import capture
+from arcee_lab.runs.arguments import checked
 
 
+@checked
 def patch_attribution(
     model: nn.Module,
     base: Batch,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, WrongType
 from arcee_lab.hooks.selection import indices
 
 
@@ -34,7 +34,10 @@ class LogitDifference:
 
     def __post_init__(self) -> None:
         for what in ("right", "wrong"):
-            object.__setattr__(self, what, indices(getattr(self, what), what=what))
+            found = indices(getattr(self, what), what=what)
+            if found is None:
+                raise WrongType(f"{what} is None; expected a token id, or one per pair.")
+            object.__setattr__(self, what, found)
 
     def __call__(self, logits: Float[Tensor, "pair vocab"]) -> Float[Tensor, " pair"]:
         """The difference.

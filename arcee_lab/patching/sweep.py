@@ -16,9 +16,11 @@ from arcee_lab.patching.effects import PatchEffects, name_of
 from arcee_lab.patching.pairs import Batch, Metric, Pairs
 from arcee_lab.patching.spots import Spot, Spots
 from arcee_lab.recording.capturing import capture
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 
+@checked
 def patch_sweep(
     model: nn.Module,
     base: Batch,

@@ -13,10 +13,11 @@ from arcee_lab.hooks.selection import AttentionSelection, position_axis
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.attention import edits_of
 from arcee_lab.model.attention_pattern import AttentionMatrices
-from arcee_lab.model.loading import available_device
 from arcee_lab.recording.resolve import resolve
 from arcee_lab.reducers.running.context import Reducing
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.devices import read_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +69,8 @@ class Capture(Watch, Result, Mapping[str, Any]):
 
     def _on_activation(self, name: str, x: Tensor) -> None:
         if self._grad:
-            # Kept whole and cut when read: autograd gives the gradient of the tensor that flows
-            # on, and a cut here would be missing from a checkpointed layer's recomputation.
+            # Kept whole and cut when read: autograd gives the gradient of the tensor that later
+            # layers use, and a cut here would be missing from a checkpointed layer's recomputation.
             if x.requires_grad:
                 x.retain_grad()
             kept = x
@@ -284,6 +285,7 @@ def capture(
 ) -> Capture: ...
 
 
+@checked
 def capture(
     model: nn.Module,
     sites: str | Sequence[str] | Mapping[Any, Any],
@@ -301,7 +303,7 @@ def capture(
     Works with any call of the model: forward in any style, several forwards, `generate` (one entry
     per step; beams and an assistant's candidates are recorded as they run), autocast, gradient
     checkpointing (a recomputation is not recorded again), quantised linears, nested captures. What
-    is recorded is the value that flows on, after every other hook. Logits stay bit-identical;
+    is recorded is the final value, after every other hook. Logits stay bit-identical;
     afterwards, also after an exception, hooks are as before. Inside the block code compiled by
     torch runs eagerly, because a compiled graph does not look at hooks.
 
@@ -351,5 +353,5 @@ def capture(
     )
     if request.reducers:
         return Reducing(request)
-    where = None if device is None else available_device(device)
+    where = None if device is None else read_device(device, computes=False)
     return Capture(request, device=where, grad=grad)

@@ -16,6 +16,7 @@ from arcee_lab.model.attention_pattern import AttentionMatrices
 from arcee_lab.recording.memory import CapturePlan, plan
 from arcee_lab.reducers.running.compiled_context import CompiledReducing
 from arcee_lab.reducers.running.requests import resolve_requests
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import Axes
 
 
@@ -28,7 +29,7 @@ class CompiledCapture(CompiledRecorder, Mapping[str, Any]):
         plan: Shapes and dtypes of the buffers.
     """
 
-    def __init__(self, anatomy: Anatomy, plan: CapturePlan, selection: Selection, *, backend: str):
+    def __init__(self, anatomy: Anatomy, plan: CapturePlan, selection: Selection, *, backend: Any):
         super().__init__(
             anatomy,
             batch=plan.batch,
@@ -114,7 +115,7 @@ def capture_compiled(
     batch: int,
     length: int,
     cache_length: int | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledReducing: ...
 
 
@@ -130,10 +131,11 @@ def capture_compiled(
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledCapture: ...
 
 
+@checked
 def capture_compiled(
     model: nn.Module,
     sites: str | Sequence[str] | Mapping[str, Any],
@@ -145,7 +147,7 @@ def capture_compiled(
     positions: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     units: int | Sequence[int] | None = None,
-    backend: str = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> CompiledCapture | CompiledReducing:
     """Compiles a model together with the recording of some of its sites, in one graph.
 

@@ -12,6 +12,7 @@ from arcee_lab.hooks.selection import Selection
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.reducers.running.requests import features
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,7 @@ class CapturePlan(Result):
         return pd.DataFrame(rows, columns=["site", "shape", "dtype", "bytes"])
 
 
+@checked
 def plan(
     model: nn.Module,
     sites: str | Sequence[str] | Mapping[Any, Any],

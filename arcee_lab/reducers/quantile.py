@@ -166,7 +166,7 @@ class Quantile(Reducer):
     def check(self, state: State) -> None:
         check_counts(state)
         tokens, counts = state["tokens"], state["counts"].sum(-1)
-        # Of a site, whose units are not counted apart, each token adds as many values.
+        # Of a site, whose units are not counted separately, each token adds as many values.
         rest = counts - tokens if self.by == "unit" else counts.remainder(tokens.clamp(min=1))
         if rest.any() or (counts.any() and tokens == 0):
             raise SettingError("counts do not add up to tokens")

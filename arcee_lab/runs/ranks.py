@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from arcee_lab.errors import DeviceError
+from arcee_lab.runs.devices import read_device
 
 Item = TypeVar("Item")
 
@@ -158,7 +159,8 @@ def joined(device: str | torch.device | None = None) -> Iterator[Ranks]:
 def _device(wanted: str | torch.device | None, local_rank: int) -> torch.device:
     if wanted is None:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
+    # Of "cuda" only the type counts here; each rank has a GPU of its own.
+    device = read_device(wanted)
     if device.type != "cuda" or device.index is not None:
         return device
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""The state of a long run on disk: saved whole, and checked before a run goes on from it.
+"""The state of a long run on disk: saved whole, and checked before a run resumes from it.
 
 The header says of which run it is and holds a checksum of all the rest, so that a changed byte is
 found.
@@ -75,7 +75,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def damaged(path: Path, why: str) -> SavedDamaged:
     """The error of a state that no run can go on from."""
-    return SavedDamaged(f"{path} is damaged; remove it and the run starts anew ({why}).")
+    return SavedDamaged(f"{path} is damaged; remove it and the run starts again ({why}).")
 
 
 def _checksum(about: str, tensors: Mapping[str, Tensor]) -> str:

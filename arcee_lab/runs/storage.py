@@ -13,11 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import SYSTEM_ERROR, FileError, NotWritten, OtherRun, SavedDamaged
+from arcee_lab.errors import SYSTEM_ERROR, FileError, NotWritten, OtherRun
+from arcee_lab.runs.json_text import read_json
 
 RUN_FILE = "run.json"
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # the name of a file while it is written
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of two; C:/ is a drive
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")
+_DIFFERS = " differs"
 _SHOWN = 90  # characters of a setting in an error
 # What a file system without hard links says.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -227,17 +230,13 @@ def fresh_folder(parent: str | Path, name: str) -> Path:
 
 
 def _read_run(run_file: Path) -> dict[str, Any]:
-    try:
-        run = json.loads(run_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SavedDamaged(
-            f"{run_file} is damaged; remove its folder, or choose another folder."
-        ) from error
+    run = read_json(run_file, do="it is damaged, so remove its folder, or choose another folder")
     return run if isinstance(run, dict) else {}
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    found = list(_differences(theirs, ours))
+    # Words say more than checksums, which only differ because something else does.
+    found = sorted(_differences(theirs, ours), key=lambda said: said.endswith(_DIFFERS))
     return ", ".join(found[:2]) + (f", {len(found) - 2} more" if len(found) > 2 else "")
 
 
@@ -248,8 +247,16 @@ def _differences(
         one, other = theirs.get(key), ours.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other, f"{inside}{key}.")
+        elif one != other and (_is_checksum(one) or _is_checksum(other)):
+            yield f"{inside}{key}{_DIFFERS}"
         elif one != other:
             yield f"{inside}{key} is {_short(one)}, not {_short(other)}"
+
+
+def _is_checksum(value: Any) -> bool:
+    if isinstance(value, list) and value:
+        return all(map(_is_checksum, value))
+    return isinstance(value, str) and _CHECKSUM.fullmatch(value) is not None
 
 
 def _short(value: Any) -> str:

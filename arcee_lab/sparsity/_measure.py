@@ -6,11 +6,13 @@ from typing import Any
 
 from arcee_lab.data.windows import Windows
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.job import MeasureJob
 from arcee_lab.sparsity.report.report import SparsityReport
 
 
+@checked
 def measure(
     model: Any,
     tokenizer: Any,

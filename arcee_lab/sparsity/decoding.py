@@ -25,6 +25,7 @@ from arcee_lab.errors import DeviceError, ModelError, SettingError
 from arcee_lab.hooks.restore import replace_method, without_compiled_code
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,6 +184,7 @@ class SparseDecode:
         return f"<p>{escape(repr(self))}</p>{table}"
 
 
+@checked
 def sparse_decode(model: nn.Module, *, min_zeros: float = 0.6) -> SparseDecode:
     """Has `down_proj` read the rows of active neurons only, where that is faster.
 

@@ -14,6 +14,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import Interrupted, SettingError
 from arcee_lab.model.fingerprint import model_name
 from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
@@ -115,7 +116,7 @@ class MeasureJob:
             storage.require_local(resume)
         self._started = True
         run = self.planned
-        ranks = ranks or Ranks(0, 1, 0, run.model.device)
+        ranks = ranks or Ranks(0, 1, 0, device_of(run.model))
         file = None if resume is None else Path(resume)
         try:
             states = run.run(ranks, resume=file, progress=progress)
@@ -187,7 +188,7 @@ def _report(
         model=name,
         label=label or name,
         dtype=str(run.model.dtype).removeprefix("torch."),
-        device=str(run.model.device),
+        device=str(device_of(run.model)),
         n_documents=part.documents,
         n_windows=part.windows,
         sample_every=run.plan.sample_every,
@@ -260,7 +261,7 @@ def plan_pass(
     if not isinstance(model, ArceeForCausalLM):
         analyses.pop("losses", None)  # a loss of the next token needs our language-model head
     with torch.no_grad():
-        norms: Tensor = torch.stack([mlp.write_norms().to(model.device) for mlp in found])
+        norms: Tensor = torch.stack([mlp.write_norms().to(device_of(model)) for mlp in found])
     return Pass(model, found, plan, shape, analyses, norms)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.results import counted
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.sampled.sample import DEFAULT_TOKENS
@@ -75,7 +76,7 @@ def estimate(run: Pass, *, further: Sequence[str] = (), processes: int = 1) -> P
         further: Analyses of `registry.FURTHER` that follow it, on samples of their default size.
         processes: Ranks that share the pass.
     """
-    windows, device = run.plan.windows, run.model.device
+    windows, device = run.plan.windows, device_of(run.model)
     (forward,) = run.plan.forwards([len(run.plan.batches) // 2])
     rows = slice(max(1, _TOKENS // forward.input_ids.shape[1]))
     ids, mask = forward.input_ids[rows], forward.attention_mask[rows]

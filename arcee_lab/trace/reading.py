@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcee_lab.errors import ModelError
 from arcee_lab.model.anatomy import HEADS, anatomy_of
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import Legend
 from arcee_lab.trace.points import PointEnvoy
 from arcee_lab.trace.stock import in_stock_order, stock_path
@@ -30,6 +31,7 @@ class Activations(dict[str, Tensor]):
         return list(self)
 
 
+@checked
 def read(wrapper: Envoy, sites: str | Sequence[str]) -> Activations:
     """Reads sites inside a trace, in forward order; call it in the block.
 

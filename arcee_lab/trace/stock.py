@@ -8,6 +8,7 @@ from torch import Tensor
 
 from arcee_lab.errors import ModelError
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import Legend
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class StockPath(Result):
         return self.path if self.item is None else f"{self.path}[{self.item}]"
 
 
+@checked
 def stock_path(site: str, *, head: str = "causal") -> StockPath:
     """Maps one of our sites to the stock model, for traces that run where ours is not installed.
 

@@ -12,6 +12,7 @@ from arcee_lab.errors import ModelError
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.layers import HookPoint
+from arcee_lab.runs.arguments import checked
 from arcee_lab.trace.points import PointEnvoy
 
 # A pipeline is what nnsight prepares inputs with. Where transformers has none for a head, one that
@@ -27,6 +28,7 @@ _TASKS = {
 _NAMES = {"model.layers": "layers", "model.norm": "norm", "model.hook_embed": "hook_embed"}
 
 
+@checked
 def to_nnsight(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> Envoy:
     """Wraps a model for nnsight: the same module, with every site at its canonical name.
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import BOS_ID, EOS_ID, LENGTH, PAD_ID
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
+from arcee_lab.runs.arguments import checked
 from arcee_lab.training.recipe import Recipe
 
 EMBEDDINGS = 0.1  # std of the rows, and of the one vector that all rows share
@@ -34,6 +35,7 @@ def demo_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeConf
     )
 
 
+@checked
 def untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ArceeForCausalLM:
     """A demo model before training, in fp32; its weights depend only on the recipe's seed.
 

@@ -19,10 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.demo.tokenizer import build_tokenizer
-from arcee_lab.errors import Interrupted, SavedDamaged
+from arcee_lab.errors import Interrupted, SavedDamaged, SettingError
 from arcee_lab.model import ArceeForCausalLM
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.json_text import parse_json
+from arcee_lab.runs.one_writer import only_writer
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.storage import claim, remove_partial_files, write_atomic
 from arcee_lab.training.batches import step_batch
@@ -76,6 +79,7 @@ def _spread(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "zeros"} | zeros
 
 
+@checked
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -108,7 +112,22 @@ def train(
         >>> run = train(quick(), "out/quick")  # doctest: +SKIP
         >>> run.frame()[["step", "lm", "zeros.1"]]  # doctest: +SKIP
     """
+    if save_every < 1:
+        raise SettingError(f"save_every={save_every}; expected at least 1 step.")
     out = claim(out, {"command": "train-demo", "recipe": recipe.settings()})
+    with only_writer(out):
+        return _train(recipe, out, save_every=save_every, on_step=on_step, progress=progress)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    save_every: int,
+    on_step: Callable[[int, float], None] | None,
+    progress: bool | None,
+) -> Trained:
+    """Trains in a folder that no other process writes to."""
     remove_partial_files(out)
     tokenizer = build_tokenizer()
     model = untrained(recipe, tokenizer)
@@ -238,7 +257,7 @@ def _resume(
         wanted |= with_moments(name, weight)
     try:
         tensors, metadata = read_state(path, wanted)
-        about = json.loads(metadata["about"])
+        about = parse_json(metadata["about"], "its header")
         if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
             raise SavedDamaged("it is of another recipe")
         step, tokens = int(about["step"]), int(about["tokens"])
@@ -263,7 +282,7 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line, "a row")
             if row["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):

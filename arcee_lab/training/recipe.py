@@ -14,6 +14,8 @@ from typing import Any
 
 from arcee_lab.demo import MIX, VERSION
 from arcee_lab.errors import SettingError
+from arcee_lab.runs import bounds
+from arcee_lab.runs.arguments import check_fields, checked
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class Recipe:
     world: str = field(default=VERSION)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("d_model", "d_mlp", "layers", "heads", "kv_heads", "rows", "length"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}={getattr(self, name)}; expected at least 1.")
+        if not 0 <= self.seed <= bounds.SEED:
+            raise SettingError(f"seed={self.seed}; expected from 0 to {bounds.SEED}.")
         if len(self.back) > self.kv_heads:
             raise SettingError(
                 f"back={self.back} needs {len(self.back)} heads with keys of their own, and "
@@ -140,6 +148,7 @@ class Recipe:
         return asdict(self)
 
 
+@checked
 def quick(seed: int = 0) -> Recipe:
     """A run of two minutes on one core: more zeros and a lower loss, but not the skills."""
     return Recipe(seed=seed, stages=(Stage(250, MIX, 4.0, quiet=0.05),), decay_from=0.3)

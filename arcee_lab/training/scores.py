@@ -1,14 +1,14 @@
 """Scores of the demo, each next to the best possible one, and the table of all of them."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from arcee_lab.errors import UnknownName
+from arcee_lab.errors import SavedDamaged, UnknownName
 from arcee_lab.results import Result
+from arcee_lab.runs.json_text import read_object
 from arcee_lab.runs.storage import write_json
 
 Z = 1.959963985  # two-sided 95 %
@@ -177,12 +177,21 @@ class Scorecard(Result):
 
     @classmethod
     def load(cls, path: str | Path) -> "Scorecard":
-        """Reads what `save` wrote."""
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(
-            scores=tuple(SkillScore(**row) for row in raw["scores"]),
-            losses=tuple(KindLoss(**row) for row in raw["losses"]),
-            zeros=tuple(LayerZeros(**row) for row in raw["zeros"]),
-            seed=raw["seed"],
-            split=raw["split"],
-        )
+        """Reads what `save` wrote.
+
+        Raises:
+            SavedDamaged: The file is missing or damaged.
+        """
+        raw = read_object(path)
+        try:
+            return cls(
+                scores=tuple(SkillScore(**row) for row in raw["scores"]),
+                losses=tuple(KindLoss(**row) for row in raw["losses"]),
+                zeros=tuple(LayerZeros(**row) for row in raw["zeros"]),
+                seed=raw["seed"],
+                split=raw["split"],
+            )
+        except (KeyError, TypeError) as error:
+            raise SavedDamaged(
+                f"{path} holds no scores of a demo model ({error}); get the file again."
+            ) from error

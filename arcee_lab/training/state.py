@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from arcee_lab.errors import SavedDamaged
+from arcee_lab.runs.json_text import reason
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # the state of AdamW for a parameter
 
@@ -55,7 +56,7 @@ def read_state(
             tensors = {name: file.get_tensor(name).clone() for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise SavedDamaged(str(error)) from error
+        raise SavedDamaged(reason(error)) from error
     for name, tensor in tensors.items():
         if tensor.dtype != wanted[name].dtype:
             raise SavedDamaged(f"{name} is {tensor.dtype}; expected {wanted[name].dtype}")
@@ -64,7 +65,7 @@ def read_state(
 
 def damaged(path: Path, error: Exception | str) -> SavedDamaged:
     """The error for a state that cannot be used; it says what to do."""
-    said = " ".join(str(error).split())
+    said = reason(error)
     said = f"{said} is missing" if isinstance(error, KeyError) else said
     return SavedDamaged(
         f"{path} is damaged ({said}); remove it and repeat the same call or command to start "

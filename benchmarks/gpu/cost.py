@@ -9,7 +9,7 @@ from torch import nn
 
 import arcee_lab as al
 from arcee_lab import reducers
-from benchmarks.gpu import shapes
+from benchmarks.gpu import lenses, shapes
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Found, Row
 
@@ -68,7 +68,7 @@ def _measured(
     idle: int | None,
     aim: float,
 ) -> None:
-    """Times a call; transformers itself waits now and then, so that is counted apart."""
+    """Times a call; transformers itself waits now and then, so that is counted separately."""
     place = large.place
     waits, peak = place.waits(work), place.peak(work)
     seconds = place.seconds(work, repeats=3)
@@ -271,4 +271,5 @@ def rows(large: Large) -> list[Row]:
         Row("pattern of all heads", partial(_pattern, large=large)),
         Row("patch_attribution", partial(_attribution, large=large), packages=("pandas",)),
         Row("steering by a direction", partial(_steering, large=large)),
+        *lenses.rows(large),
     ]

@@ -43,7 +43,7 @@ def test_afm_is_described_without_weights(tmp_path, demo, capsys):
 def test_a_foreign_model_is_one_line(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert run(str(tmp_path)) == 2
-    assert "is of model_type 'llama'" in capsys.readouterr().err
+    assert "is a checkpoint of model_type 'llama'" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_one_line(capsys):

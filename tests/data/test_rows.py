@@ -136,8 +136,8 @@ def test_conversations_in_every_kind_that_can_hold_them(tmp_path):
         ("a.csv", b"text\n", "holds no text"),
         ("a.tsv", b"text\tn\nx\n", "line 2 has 1 cells"),
         ("a.jsonl.gz", b"no gzip", "cannot be read: Not a gzipped file"),
-        ("a.txt.gz", gzip.compress(b"text")[:-9], "cannot be read: Compressed file ended"),
-        ("a.tar.gz", gzip.compress(b"t"), "is compressed or packed as .tar"),
+        ("a.txt.gz", gzip.compress(b"text", mtime=0)[:-9], "cannot be read: Compressed file ended"),
+        ("a.tar.gz", gzip.compress(b"t", mtime=0), "is compressed or packed as .tar"),
         ("a.jsonl.zst", b"t", "is compressed or packed as .zst; expected.*Unpack"),
     ],
 )
@@ -169,7 +169,7 @@ def test_compressed_lines_are_read_as_they_come(tmp_path, monkeypatch):
 def test_paths_and_columns_that_do_not_fit(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("x")
-    with pytest.raises(ValueError, match="paths is one path"):
+    with pytest.raises(ValueError, match="paths of read_files is one path"):
         read_files(str(path))
     with pytest.raises(ValueError, match=r"column 'body' was named, and .*a.txt has no columns"):
         read_files([path], column="body")

@@ -86,7 +86,7 @@ def test_world_command(tmp_path, capsys):
     assert main(["world", "copy", "--n", "2", "--seed", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [d.text for d in documents("copy", n=2, seed=1)]
     target = tmp_path / "new" / "world.jsonl"
-    assert main(["world", "mix", "--n", "3", "--out", str(target)]) == 0
+    assert main(["world", "all", "--n", "3", "--out", str(target)]) == 0
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert rows == json.loads(json.dumps([d.record() for d in documents(None, n=3)]))
     capsys.readouterr()

@@ -374,6 +374,70 @@ def labels_that_heads_predict(lab: Lab) -> Read:
 
 
 @call
+def head_ablation_and_patching(lab: Lab) -> Read:
+    model, clean, corrupt = lab.model(), lab.batch(CLEAN), lab.batch(CORRUPT)
+    found = [
+        al.attention.ablate_heads(model, clean, _difference(lab), value="mean"),
+        al.attention.patch_heads(
+            model, corrupt, clean, _difference(lab), layers=[1], by_position=True
+        ),
+    ]
+    return lambda: [[one.effects, one.base, one.source] for one in found]
+
+
+# -------------------------------------------------------------------------------- lenses and heads
+
+
+@call
+def detected_heads(lab: Lab) -> Read:
+    found = al.attention.detect(lab.model(), lab.tokenizer, TEXTS, repeats=2, period=9)
+    return lambda: found.frame()
+
+
+@call
+def circuits_of_heads(lab: Lab) -> Read:
+    model = lab.model()
+    ov, qk = al.attention.ov(model, 1, 2, tokens=True), al.attention.qk(model, 2, 0)
+    found = [ov.norm(), ov.trace(), qk.norm(), qk.dense(), (ov @ ov).norm()]
+    scores = [al.attention.composition(model, kind).scores for kind in ("q", "k", "v")]
+    return lambda: [found, scores]
+
+
+@call
+def logit_lens(lab: Lab) -> Read:
+    found = al.lens.logit_lens(lab.model(), lab.tokenizer, lab.batch(), answers=[" sleep", " dog"])
+    some = al.lens.logit_lens(
+        lab.model("token"), lab.tokenizer, TEXTS, positions=-1, sites="layers.*.hook_resid_post"
+    )
+    return lambda: [[one.ranks, one.ties, one.logits, one.top_ids] for one in (found, some)]
+
+
+@call
+def logit_attribution(lab: Lab) -> Read:
+    found = al.lens.attribute(
+        lab.model(), lab.tokenizer, lab.batch(), " sleep", positions=[0, -1], by="neuron"
+    )
+    return lambda: [found.parts, found.heads, found.neurons, found.logit, found.scale]
+
+
+@call
+def decomposed_stream(lab: Lab) -> Read:
+    found = al.lens.decompose(lab.model(), lab.tokenizer, TEXTS, by="head", positions=None)
+    return lambda: [found.parts, found.stream, found.scale]
+
+
+@call
+def tuned_lens(lab: Lab) -> Read:
+    model = lab.model()
+    site = "layers.1.hook_resid_post"
+    lens = al.lens.tune(model, lab.tokenizer, TEXTS, sites=site, steps=2, seed=1)
+    lens.save(lab.folder / "lens")
+    again = al.lens.TunedLens.load(lab.folder / "lens", model)
+    found = al.lens.logit_lens(model, lab.tokenizer, TEXTS, sites=site, lens=again)
+    return lambda: [lens.maps, lens.shifts, again.frame(), found.logits]
+
+
+@call
 def sparse_decode_is_refused(lab: Lab) -> Read:
     """It finds the active rows with the host; on a device that would wait at every layer."""
     said = ""

@@ -7,11 +7,11 @@ import pytest
 
 import arcee_lab as al
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 
 
 @pytest.mark.slow  # they fit on a few hundred documents
-@pytest.mark.parametrize("page", ["directions.md", "how-to/steer_a_behaviour.md"])
+@pytest.mark.parametrize("page", ["directions.md", "steer_a_behaviour.md"])
 def test_python_blocks_run_in_order(page, capsys):
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -28,7 +28,7 @@ def test_python_blocks_run_in_order(page, capsys):
 
 
 def test_links_of_the_tutorial_lead_somewhere():
-    page = DOCS / "how-to" / "steer_a_behaviour.md"
+    page = DOCS / "steer_a_behaviour.md"
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
     assert targets
     assert all((page.parent / target).exists() for target in targets)

@@ -7,6 +7,7 @@ import pytest
 from worlds import CONCEPTS
 
 import arcee_lab as al
+from arcee_lab.demo import documents
 from arcee_lab.directions.auroc import auroc
 from arcee_lab.directions.reading import find_places
 
@@ -93,3 +94,28 @@ def test_it_steers_as_well_as_replacing_the_whole_stream(loaded, name):
     assert curve.success[0] <= 0.1
     # A random step of the same length does much less.
     assert curve.control[curve.best] <= curve.success[curve.best] - 0.5
+
+
+def test_neurons_of_what_a_head_predicts(loaded):
+    model, tokenizer = loaded("token")
+    said = [
+        al.directions.predicted_labels(
+            model,
+            tokenizer,
+            [document.text for document in documents("news", n=60, split=split)],
+            batch_size=32,
+        )
+        for split in ("validation", "test")
+    ]
+    found = al.neurons.find(
+        model,
+        tokenizer,
+        said[0],
+        names="B-PER",
+        confirm=said[1],
+        untrained=False,
+        batch_size=32,
+        progress=False,
+    )
+    best = found["B-PER"].best
+    assert best.f1 > 0.9

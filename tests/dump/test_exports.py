@@ -198,7 +198,7 @@ def test_delphi_gets_its_layout(known, store, tmp_path):
 
 
 def test_delphi_gets_a_tokenizer_of_its_own(demo, store, tmp_path, monkeypatch):
-    """Its config names a folder, so that nothing is asked of the Hub."""
+    """Its config names a folder, so that nothing is looked up on the Hub."""
     from transformers import AutoTokenizer
 
     store.tokenizer = demo[1]

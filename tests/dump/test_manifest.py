@@ -126,7 +126,7 @@ def test_a_strangers_manifest_is_checked(written, what):
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ('{"format": NaN}', "NaN is not a JSON number"),
+        ('{"format": NaN}', "NaN is no number of JSON"),
         ("[" * 100_000, "is damaged"),
         ("\xff", "is damaged"),
         ("[]", "the manifest is list"),

@@ -384,8 +384,8 @@ def changed(model):
 @pytest.mark.parametrize(
     ("texts", "fields", "match"),
     [
-        (TEXTS, None, r"model\.fingerprint is"),
-        ([*TEXTS, "7 8 9"], {}, r"data\.fingerprint is"),
+        (TEXTS, None, r"model\.fingerprint differs"),
+        ([*TEXTS, "7 8 9"], {}, r"data\.n_documents is \d+, not \d+, .* more"),
         (TEXTS, {"batch_size": 5}, "batch_size is 4, not 5"),
         (TEXTS, {"layout": "both"}, "layout is 'neuron', not 'both'"),
         (TEXTS, {"seed": 3}, "seed is 0, not 3"),

@@ -4,7 +4,7 @@ import pytest
 
 import arcee_lab as al
 from arcee_lab.errors import Interrupted, TaskFailed
-from arcee_lab.evals import ArceeLab
+from arcee_lab.evals import ArceeLab, Sweep
 from arcee_lab.evals.sweep_levels import POST, Level, by_layer, cett, random_control, top_k
 from arcee_lab.evals.tasks.find import find_tasks
 
@@ -47,6 +47,21 @@ def test_less_is_active_and_the_score_falls(result):
     ]
     assert news[0] < news[1]
     assert news[0] < news[2]
+
+
+def test_levels_are_compared_with_the_clean_run_document_by_document(result):
+    frame = result.frame().set_index(["family", "level", "task", "metric"])
+    assert frame.loc["clean"]["difference"].isna().all()
+    for run, step in zip(result.comparison.runs, result.steps[1:], strict=True):
+        for score in step.evaluation.scores:
+            clean = result.clean.evaluation.score(score.task, score.metric).value
+            row = frame.loc[(step.level.family, step.level.name, score.task, score.metric)]
+            assert row["difference"] == pytest.approx(score.value - clean, abs=1e-9)
+            one = result.comparison.difference(score.task, score.metric, run=run)
+            assert (row["difference_low"], row["difference_high"]) == (one.low, one.high)
+    assert result.comparison.base == "clean: clean"
+    alone = Sweep(result.model, result.steps[:1])
+    assert "difference" not in alone.frame()
 
 
 def test_the_frame_and_the_figure_show_every_level(result):

@@ -180,7 +180,7 @@ def write(name, text):
         (remove("model.safetensors"), "holds no weights"),
         (remove("config.json"), "no config.json"),
         (remove("tokenizer.json"), "no usable tokenizer"),
-        (write("config.json", "{"), "not valid JSON"),
+        (write("config.json", "{"), "is not JSON"),
     ],
 )
 def test_a_bad_checkpoint_is_one_clear_error(folder, damage, said):

@@ -1,4 +1,4 @@
-"""The block itself: what flows on is seen, everything is put back, and errors are clear."""
+"""The block itself: the final value is seen, everything is put back, and errors are clear."""
 
 import pytest
 import torch
@@ -131,7 +131,7 @@ def test_a_hook_added_inside_the_block_is_obeyed(tiny):
 
 
 def test_a_hook_on_the_pattern_is_obeyed_and_captured(tiny):
-    """A plain torch hook on the pattern makes its layer eager; a capture sees what flows on."""
+    """A plain torch hook on the pattern makes its layer eager; a capture records the edited one."""
     model, batch = tiny(), batch_of()
     point = model.model.layers[1].self_attn.hook_pattern
     handle = point.register_forward_hook(lambda m, a, x: torch.zeros_like(x))

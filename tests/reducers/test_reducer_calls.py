@@ -223,7 +223,7 @@ def test_quantised_linears(tmp_path, tiny):
 
 
 def test_interventions_hooks_and_stops_compose(tiny):
-    """A reducer sees the value that flows on, and a forward may end after it."""
+    """A reducer sees the final value, and a forward may end after it."""
     model, ids = tiny(), ids_of()
     before = model(ids).logits
     with al.intervene(model, al.Ablate(SITE, units=[5])):  # noqa: SIM117

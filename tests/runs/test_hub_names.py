@@ -1,4 +1,4 @@
-"""What is, or looks like, a path is never asked of the Hub; URLs are refused where paths belong."""
+"""Paths, and what looks like one, are not looked up on the Hub; URLs are no paths."""
 
 import os
 

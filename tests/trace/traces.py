@@ -208,7 +208,7 @@ def edits():
         after = al.trace.read(lm, "layers.2.hook_resid_pre")
     assert torch.equal(before, after["blocks.2.hook_resid_pre"])
 
-    # Capture sees what nnsight changed; nnsight sees what is there before a torch hook.
+    # A capture records what nnsight changed; nnsight sees what is there before a torch hook.
     capture = al.capture(model, [site, "hook_logits"])
     with torch.no_grad(), capture as seen, lm.trace(LONG):
         lm.layers[1].mlp.hook_post.output = torch.zeros(1, 6, 72)

@@ -184,7 +184,7 @@ def test_raster_shows_values_scaled_by_row_and_blank_zeros():
     shown = axes.collections[0].get_array()
     assert shown.mask.tolist() == [[True, False, False], [True, True, True]]
     assert shown[0].compressed().tolist() == [0.5, 1.0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["The", r"\$5", "↵"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["The", "$5", "↵"]
     assert [text.get_text() for text in axes.texts] == ["1%", "2%"]
     with pytest.raises(ValueError, match=r"expected \(1 rows, 3 tokens\)"):
         raster(values, ["a", "b", "c"], ["0.1"])

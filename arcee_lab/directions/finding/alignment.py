@@ -19,11 +19,13 @@ from arcee_lab.interventions.base import Intervention
 from arcee_lab.interventions.context import intervene
 from arcee_lab.interventions.replace import Replace
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 ACCURACY = "interchange accuracy"
 
 
+@checked
 def distributed_alignment(
     model: nn.Module,
     tokenizer: Any,

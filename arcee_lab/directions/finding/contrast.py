@@ -17,9 +17,11 @@ from arcee_lab.errors import SettingError, SiteError, TextError, WrongType
 from arcee_lab.heads.batches import require_room
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 
+@checked
 def contrast_pca(
     model: nn.Module,
     tokenizer: Any,

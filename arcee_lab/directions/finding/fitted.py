@@ -10,8 +10,10 @@ from arcee_lab.directions.reading import MAX_POSITIONS, token_sites
 from arcee_lab.errors import SiteError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.neurons.labels.labelled import Labels
+from arcee_lab.runs.arguments import checked
 
 
+@checked
 def mean_difference(
     model: nn.Module,
     tokenizer: Any,
@@ -83,6 +85,7 @@ def mean_difference(
     )
 
 
+@checked
 def logistic(
     model: nn.Module,
     tokenizer: Any,
@@ -142,6 +145,7 @@ def logistic(
     )
 
 
+@checked
 def ridge(
     model: nn.Module,
     tokenizer: Any,

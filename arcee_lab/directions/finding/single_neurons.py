@@ -10,8 +10,10 @@ from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.model.wrappers.adapters import effective_weight
+from arcee_lab.runs.arguments import checked
 
 
+@checked
 def neuron(
     model: nn.Module, layer: int, unit: int, *, part: Literal["writes", "reads"] = "writes"
 ) -> Direction:

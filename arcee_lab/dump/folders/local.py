@@ -14,6 +14,7 @@ from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
 from arcee_lab.errors import FileError, NotWritten
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import reason
 
 
 def inside(root: Path, path: str) -> Path:
@@ -34,7 +35,7 @@ def inside(root: Path, path: str) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise FileError(f"{target} cannot be looked at: {error.strerror}.") from error
+            raise FileError(f"{target} cannot be looked at: {reason(error)}.") from error
         if stat.S_ISLNK(mode):
             raise FileError(
                 f"{target} is a symbolic link, which may lead out of the store; expected plain "

@@ -19,6 +19,7 @@ from arcee_lab.dump.folders import lock
 from arcee_lab.dump.folders.folder import Content, Folder, Written, plain_path
 from arcee_lab.errors import FileError, NotWritten, StoreDamaged
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import parse_json
 
 # An object appears when its upload ends, so it needs no temporary name.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "r2", "memory"}
@@ -125,13 +126,21 @@ class RemoteFolder(Folder):
     def claim(self, settings: Mapping[str, Any]) -> None:
         """See `Folder`."""
         if self.size(storage.RUN_FILE) is not None:
-            theirs = json.loads(self.read(storage.RUN_FILE))
+            theirs = self._object(storage.RUN_FILE)
             storage.check_same_run(self.name, theirs, settings)
             return
         if self.exists() and self._fs.ls(self._root, detail=False):
             raise FileError(f"output folder {self.name} holds other files; choose a new one.")
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         self.write(storage.RUN_FILE, text.encode())
+
+    def _object(self, path: str) -> dict[str, Any]:
+        """An object in a JSON file, which somebody else may have written."""
+        where = f"{self.name}/{path}"
+        value = parse_json(self.read(path), where, error=FileError, do="remove the folder")
+        if not isinstance(value, dict):
+            raise FileError(f"{where} holds no object; remove the folder, or choose another.")
+        return value
 
     @contextmanager
     def exclusive(self, *, first: bool = True, ranks: int = 1) -> Iterator[None]:
@@ -140,8 +149,8 @@ class RemoteFolder(Folder):
             yield  # the first rank sends the heartbeats
             return
         if self.size(_LOCK) is not None:
-            beat = json.loads(self.read(_LOCK))
-            age = time.time() - float(beat["time"])
+            beat = self._object(_LOCK)
+            age = time.time() - float(beat.get("time") or 0)
             if age < _DEAD:
                 heartbeat = f"last heartbeat {age:.0f} s ago; after {_DEAD:.0f} s it counts as dead"
                 raise lock.busy(self.name, f" ({heartbeat})")
@@ -152,7 +161,7 @@ class RemoteFolder(Folder):
                 self._beat(me)
 
         self._beat(me)
-        if json.loads(self.read(_LOCK))["writer"] != me:
+        if self._object(_LOCK).get("writer") != me:
             raise lock.busy(self.name)
         thread = threading.Thread(target=beat_on, daemon=True)
         thread.start()

@@ -47,12 +47,15 @@ class Builder:
         (2, [[0.0, 1.5], [0.0, 0.0], [0.5, 0.0]])
     """
 
-    def __init__(self, layout: str, *, width: int, dtype: torch.dtype):
+    def __init__(
+        self, layout: str, *, width: int, dtype: torch.dtype, refuse_infinite: bool = False
+    ):
         if layout not in LAYOUTS:
             raise SettingError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
         self._layout = layout
         self._width = width
         self._dtype = dtype
+        self._refuse_infinite = refuse_infinite
         self.tokens = 0
         self._positions: list[np.ndarray] = []  # in the shard, of the tokens of each part below
         self._rows: list[SparseRows] = []
@@ -75,7 +78,8 @@ class Builder:
                 ones; by default after the tokens added so far.
 
         Returns:
-            How many of the values are NaN. They are stored like any other.
+            How many of the values are NaN, or with `refuse_infinite` NaN or infinite. They are
+            stored like any other.
 
         Raises:
             SettingError: Another width or dtype, or more than 65,536 tokens in all.
@@ -99,13 +103,16 @@ class Builder:
             bits = bits.copy(order="C") if rows is None else bits[rows]
             self._dense.append(sparse.from_bits(bits, self._dtype))
             self._positions.append(at)
-            return sparse.count_nan(bits, self._dtype)
+            return sparse.count_nan(bits, self._dtype, infinite=self._refuse_infinite)
         if self._by_columns(bits):
             return self._add_columns(bits, np.arange(n) if rows is None else rows, at)
         part = sparse.compress(bits, rows=rows)
         self._rows.append(part)
         self._positions.append(at)
-        return sparse.count_nan(part.values, self._dtype)
+        return self._count(part)
+
+    def _count(self, part: SparseRows) -> int:
+        return sparse.count_nan(part.values, self._dtype, infinite=self._refuse_infinite)
 
     def _by_columns(self, bits: np.ndarray) -> bool:
         """Whether this shard is compressed by unit; its first part decides."""
@@ -121,7 +128,7 @@ class Builder:
             part = sparse.compress(bits[rows[low] : rows[high - 1] + 1], columns=True)
             self._columns.append(part)
             self._positions.append(at[low:high])
-            n_nan += sparse.count_nan(part.values, self._dtype)
+            n_nan += self._count(part)
         return n_nan
 
     @property

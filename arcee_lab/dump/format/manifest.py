@@ -19,6 +19,7 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
 from arcee_lab.errors import FileError, StoreDamaged
+from arcee_lab.runs.json_text import parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
@@ -228,9 +229,12 @@ class Manifest:
         if size > _LARGEST:
             raise StoreDamaged(f"{path} is {size} bytes; expected at most {_LARGEST}.")
         try:
-            value = json.loads(folder.read(MANIFEST), parse_constant=_refuse)
-        except (OSError, ValueError, RecursionError) as error:
+            raw = folder.read(MANIFEST)
+        except (OSError, ValueError) as error:
             raise StoreDamaged(f"{path} is damaged: {error}; get the store again.") from error
+        value = parse_json(
+            raw, path, error=StoreDamaged, do="it is damaged, so get the store again"
+        )
         try:
             return cls.parse(value)
         except ValueError as error:
@@ -423,10 +427,6 @@ def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
 def _file_json(file: StoredFile) -> dict[str, Any]:
     value = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
     return value if file.nonzeros is None else value | {"nonzeros": file.nonzeros}
-
-
-def _refuse(word: str) -> None:
-    raise StoreDamaged(f"{word} is not a JSON number")
 
 
 def _short(value: Any) -> str:

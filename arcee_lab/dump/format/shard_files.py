@@ -20,6 +20,7 @@ from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import ShardDamaged, StoreDamaged
+from arcee_lab.runs.json_text import reason
 
 _HALVES = {"neuron": (UNIT,), "both": (UNIT, TOKEN), "dense": (TOKEN,), "int8": (TOKEN,)}
 
@@ -77,7 +78,7 @@ def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
     try:
         size = folder.size(file.path)
     except ValueError as error:
-        raise ShardDamaged(name, str(error)) from error
+        raise ShardDamaged(name, reason(error)) from error
     if size is None:
         raise ShardDamaged(name, "it is missing")
     if size != file.bytes:
@@ -87,7 +88,7 @@ def _open(folder: Folder, file: StoredFile) -> tuple[str, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as opened:  # bounds and lengths are checked here
             return name, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise ShardDamaged(name, str(error)) from error
+        raise ShardDamaged(name, reason(error)) from error
 
 
 def _check(

@@ -57,11 +57,11 @@ def transpose(bits: np.ndarray) -> np.ndarray:
     return out
 
 
-def count_nan(bits: np.ndarray, dtype: torch.dtype) -> int:
-    """How many bit patterns are NaN."""
+def count_nan(bits: np.ndarray, dtype: torch.dtype, *, infinite: bool = False) -> int:
+    """How many bit patterns are NaN, or NaN or infinite."""
     infinity = int(to_bits(torch.tensor([torch.inf], dtype=dtype))[0])
     sign = 1 << (8 * bits.itemsize - 1)
-    return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) > infinity))
+    return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) > infinity - infinite))
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ class TokenTable:
             if tensors[name].dtype != dtype or tensors[name].shape != (length,):
                 got = f"{list(tensors[name].shape)} {tensors[name].dtype}"
                 raise StoreDamaged(f"its {name} are {got}; expected [{length}] {dtype}")
+        for name in ("ids", "positions", "documents", "windows"):
+            if length and int(tensors[name].min()) < 0:
+                raise StoreDamaged(f"its {name} hold negative numbers; expected numbers from 0 up")
         return cls(
             **{name: tensors[name] for name in _DTYPES},
             tags={name: tensors[TAG + name] for name in tags},

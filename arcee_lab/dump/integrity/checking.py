@@ -16,6 +16,8 @@ from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, St
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.json_text import reason
 from arcee_lab.runs.progress import progress_bar
 
 _CELLS = 1 << 26  # that are decoded at once
@@ -86,6 +88,7 @@ class Verification(Result):
         return f"<p>{escape(self.headline)}</p>" if self.intact else super()._repr_html_()
 
 
+@checked
 def verify(path: str | os.PathLike[str] | Folder, *, progress: bool | None = None) -> Verification:
     """Checks all checksums and counts of a store.
 
@@ -152,16 +155,41 @@ def _wrong(
         if storage.sha256(local) != file.sha256:
             return "its checksum is not the manifest's"
         if site is None:
-            shard_files.read_tokens(folder, file, length=len(shard), tags=manifest.tags)
+            tokens = shard_files.read_tokens(folder, file, length=len(shard), tags=manifest.tags)
+            vocabulary = manifest.model["config"].get("vocab_size")
+            if type(vocabulary) is int and len(tokens) and int(tokens.ids.max()) >= vocabulary:
+                return f"it has token ids beyond the model's vocabulary of {vocabulary}"
         else:
-            _count(shard_files.read_block(folder, file, site, length=len(shard)))
+            block = shard_files.read_block(folder, file, site, length=len(shard))
+            _check_values(block, site)
+            _count(block)
     except ShardDamaged as error:
         return error.why
     except (ValueError, OSError) as error:
-        return str(error)
+        return reason(error)
     finally:
         folder.release(file.path)
     return None
+
+
+def _check_values(block: Block, site: StoredSite) -> None:
+    """Looks for numbers that no dump writes.
+
+    Raises:
+        StoreDamaged: NaN anywhere, or a relu(u) that is negative or infinite.
+    """
+    is_relu = site.name.endswith(".hook_relu")
+    for name, tensor in block.tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        wrong = tensor.isnan()
+        if name.endswith(".scales"):
+            wrong = ~tensor.isfinite() | (tensor < 0)
+        elif is_relu:
+            wrong = ~(tensor.isfinite() & (tensor >= 0))
+        if n := int(wrong.sum()):
+            kind = "NaN, infinite or negative" if is_relu or name.endswith(".scales") else "NaN"
+            raise StoreDamaged(f"its {name} hold {n} values that are {kind}; expected none")
 
 
 def _count(block: Block) -> None:

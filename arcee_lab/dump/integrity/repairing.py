@@ -17,9 +17,11 @@ from arcee_lab.dump.writing.job import DumpJob, Texts
 from arcee_lab.dump.writing.resume import read_record
 from arcee_lab.dump.writing.tags import Tag
 from arcee_lab.errors import OtherRun, StoreDamaged, TooFewTokens
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.storage import RUN_FILE
 
 
+@checked
 def repair(
     path: str | os.PathLike[str] | Folder,
     model: Any,

@@ -1,5 +1,6 @@
 """Reads an activation store lazily: only the bytes that a query needs."""
 
+import operator
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.reading.firings import Firings, TopFirings
 from arcee_lab.dump.reading.reader import Reader, as_numpy, empty_rows
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, WrongType
 from arcee_lab.results import counted, page
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.dump.reading.dataset import ActivationDataset
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from arcee_lab.dump.reading.stats import FiringStats
 
 
+@checked
 def open(path: str | os.PathLike[str] | Folder, *, tokenizer: Any = None) -> "Store":
     """Opens an activation store.
 
@@ -84,7 +87,10 @@ class Store(Reader):
             ShardDamaged: A shard is damaged.
         """
         site, _ = self.find(layer)
-        units = [int(unit) for unit in units]
+        try:
+            units = [operator.index(unit) for unit in units]
+        except TypeError:
+            raise WrongType(f"units are {units!r}; expected whole numbers.") from None
         if wrong := [unit for unit in units if not 0 <= unit < site.width]:
             raise SettingError(
                 f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}."

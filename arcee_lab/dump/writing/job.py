@@ -28,9 +28,10 @@ from arcee_lab.dump.writing.resume import (
 from arcee_lab.dump.writing.shard_writer import ShardWriter
 from arcee_lab.dump.writing.tags import Tag, cut_tags
 from arcee_lab.dump.writing.writer_threads import WriterThreads
-from arcee_lab.errors import FileError, Interrupted
+from arcee_lab.errors import FileError, Interrupted, WrongType
 from arcee_lab.hooks.tensor_parallel import shards_of
 from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar, shown
 from arcee_lab.runs.ranks import Ranks, joined
@@ -38,6 +39,7 @@ from arcee_lab.runs.ranks import Ranks, joined
 Texts = Iterable[str] | Windows
 
 
+@checked
 def write(
     model: Any,
     tokenizer: Any,
@@ -88,6 +90,7 @@ def write(
     return job.run(out, progress=progress)
 
 
+@checked
 def plan(
     model: Any,
     tokenizer: Any,
@@ -140,6 +143,8 @@ class DumpJob:
         tags: Mapping[str, Tag] | None = None,
         source: Mapping[str, Any] | None = None,
     ):
+        if tokenizer is None:
+            raise WrongType("tokenizer is None; expected the model's, which a store names.")
         self.config = config = config or DumpConfig()
         self._anatomy = anatomy_of(model)
         self._tokenizer = tokenizer

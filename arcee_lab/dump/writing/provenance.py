@@ -99,6 +99,12 @@ class Provenance:
             "name": str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__,
             "fingerprint": tokenizer_fingerprint(tokenizer),
         }
+        try:
+            json.dumps(dict(source), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SettingError(
+                f"source holds what JSON cannot: {error}; expected texts, numbers, lists, mappings."
+            ) from error
         self.data = {
             **source,
             "fingerprint": data_fingerprint(arrays),

@@ -15,6 +15,7 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
 from arcee_lab.dump.writing.batching import PlannedShard
 from arcee_lab.errors import FileError
+from arcee_lab.runs.json_text import parse_json
 from arcee_lab.runs.ranks import Ranks
 
 PROGRESS = "progress"
@@ -42,7 +43,7 @@ def read_record(
     if folder.size(path) is None:
         return None
     try:
-        stored = StoredShard.parse(json.loads(folder.read(path)), path, sites)
+        stored = StoredShard.parse(parse_json(folder.read(path), path), path, sites)
     except ValueError:
         return None
     whole = all(folder.size(file.path) == file.bytes for file in stored.files)

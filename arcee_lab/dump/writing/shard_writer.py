@@ -60,7 +60,12 @@ class ShardWriter:
 
     def __post_init__(self) -> None:
         self._builders = {
-            name: Builder(site.layout, width=site.width, dtype=site.torch_dtype)
+            name: Builder(
+                site.layout,
+                width=site.width,
+                dtype=site.torch_dtype,
+                refuse_infinite=name.endswith(".hook_relu"),  # its square is no number either
+            )
             for name, site in self.sites.items()
         }
 

@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arcee_lab.data.windows import Windows
-from arcee_lab.errors import TextError
+from arcee_lab.errors import TextError, WrongType
+from arcee_lab.runs.arguments import check_fields
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Tag:
     values: Sequence[Sequence[int]]
     labels: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 def cut_tags(
     windows: Windows, tags: Mapping[str, Tag] | None
@@ -41,6 +45,8 @@ def cut_tags(
     """
     columns: dict[str, Tensor] = {}
     for name, tag in (tags or {}).items():
+        if not isinstance(tag, Tag):
+            raise WrongType(f"tag {name!r} is {tag!r}; expected an al.dump.Tag.")
         done: dict[int, int] = {}
         parts = []
         for window, document in enumerate(windows.documents.tolist()):

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +17,10 @@ import yaml
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from arcee_lab.errors import TaskError
+from arcee_lab.errors import TaskError, WrongType
 from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once, keep_documents, require_seeds
+from arcee_lab.evals.tasks.names import require_known, unknown_task
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 LoadedTasks = dict[str, dict[str, Any]]
@@ -63,6 +63,9 @@ def find_tasks(
     """
     seeds = Seeds.read(seed)
     asked = [names] if isinstance(names, (str, os.PathLike)) else list(names)
+    for one in asked:
+        if not isinstance(one, (str, os.PathLike)):
+            raise WrongType(f"tasks holds {one!r}; expected names of tasks, or paths of files.")
     manager, specs, _ = _look_up([os.fspath(name) for name in asked], include, data)
     if isinstance(data, Mapping) and not any(spec.endswith(".yaml") for spec in specs):
         for name in data:  # before any data are fetched
@@ -136,6 +139,9 @@ def _look_up(
     manager = TaskManager(include_path=where, include_defaults=False, metadata=told)
     ours = all(paths[name] or _complete(name, manager) for name in asked)
     if not ours:
+        for name in asked:
+            if not paths[name] and not _complete(name, manager):
+                require_known(name, manager.all_tasks)
         add_default_tasks(manager)
     specs: list[str] = []
     for name in asked:
@@ -223,12 +229,7 @@ def _files(name: str) -> list[str]:
 def _matching(name: str, manager: TaskManager) -> list[str]:
     found = manager.match_tasks([name])
     if not found:
-        near = get_close_matches(name, manager.all_tasks, n=4, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise TaskError(
-            f"There is no task, group or tag {name!r}{hint}. `lm-eval ls tasks` lists lm-eval's "
-            "own; a task file of yours is named by its path."
-        )
+        raise unknown_task(name, manager.all_tasks)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a config may say before a size is taken from it: its numbers, against bounds and weights."""
+"""What a config may say before anything is made from it: kinds, bounds, and the weights' shapes."""
 
 import math
 import re
@@ -22,6 +22,18 @@ _WHOLE = {
     "num_labels": MOST_LABELS,
 }
 _LEAST = dict.fromkeys(_WHOLE, 1) | {"num_hidden_layers": 0}
+_FLAGS = (
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+    "use_cache",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "is_encoder_decoder",
+)
+_DTYPES = ("float64", "float32", "bfloat16", "float16", "auto")
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _POSITIVE = ("rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor")
 _MOST_NUMBER = 1e15
 _LONGEST_LIST = 2**14
@@ -45,10 +57,8 @@ def check_numbers(fields: Mapping[str, Any], where: object) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise _wrong(where, name, value, f"a whole number from {least} to {most:,}")
-    for name in ("id2label", "label2id"):
-        labels = fields.get(name)
-        if labels is not None and (not isinstance(labels, dict) or len(labels) > MOST_LABELS):
-            raise _wrong(where, name, labels, f"a mapping of at most {MOST_LABELS:,} labels")
+    _check_labels(fields, where)
+    _check_kinds(fields, where)
     pad, vocabulary = fields.get("pad_token_id"), fields.get("vocab_size")
     if isinstance(pad, int) and isinstance(vocabulary, int) and not -1 <= pad < vocabulary:
         raise _wrong(where, "pad_token_id", pad, f"a token of the {vocabulary:,}")
@@ -57,10 +67,10 @@ def check_numbers(fields: Mapping[str, Any], where: object) -> None:
         raise _wrong(where, "rms_norm_eps", eps, "a number from 0 to 1")
     for name, value in _rope_numbers(fields):
         last = name.rsplit(".", 1)[-1]
-        if isinstance(value, list):
+        if isinstance(value, list) and last in ("short_factor", "long_factor"):
             if len(value) > _LONGEST_LIST or not all(map(_is_number, value)):
                 raise _wrong(where, name, value, f"at most {_LONGEST_LIST:,} finite numbers")
-        elif not _is_number(value) or (last in _POSITIVE and value <= 0):
+        elif isinstance(value, list) or not _is_number(value) or (last in _POSITIVE and value <= 0):
             raise _wrong(where, name, value, "a finite number, above 0 where it divides")
         elif last == "partial_rotary_factor" and value > 1:
             raise _wrong(where, name, value, "a share of the head's width, at most 1")
@@ -161,7 +171,12 @@ def _rope_numbers(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         path, value, depth = settings.pop()
         if isinstance(value, dict) and depth < 3:
             settings += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
-        elif isinstance(value, int | float | list) and not isinstance(value, bool):
+        elif isinstance(value, dict):
+            yield path, "objects in objects"
+        elif depth and path.rsplit(".", 1)[-1] not in ("rope_type", "type", "mrope_section"):
+            if value is not None and not isinstance(value, bool):
+                yield path, value
+        elif not depth and value is not None:
             yield path, value
 
 
@@ -169,6 +184,50 @@ def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return -_MOST_NUMBER <= value <= _MOST_NUMBER  # false for NaN
+
+
+def _check_labels(fields: Mapping[str, Any], where: object) -> None:
+    named, ids = fields.get("id2label"), fields.get("label2id")
+    if named is not None:
+        right = isinstance(named, dict) and len(named) <= MOST_LABELS
+        if not right or not all(isinstance(label, str) for label in named.values()):
+            raise _wrong(where, "id2label", named, f"a name per label, {MOST_LABELS:,} at most")
+        if not all(re.fullmatch(r"[0-9]{1,7}", str(key)) for key in named):
+            raise _wrong(where, "id2label", named, "whole numbers from 0, each with a name")
+    if ids is not None:
+        right = isinstance(ids, dict) and len(ids) <= MOST_LABELS
+        if not right or not all(type(number) is int and number >= 0 for number in ids.values()):
+            raise _wrong(where, "label2id", ids, "a whole number from 0 per name of a label")
+
+
+def _check_kinds(fields: Mapping[str, Any], where: object) -> None:
+    """Checks what is neither a size nor part of the RoPE settings."""
+    for name in _FLAGS:
+        if not isinstance(value := fields.get(name), bool | None):
+            raise _wrong(where, name, value, "true or false")
+    for name in ("dtype", "torch_dtype"):
+        value = fields.get(name)
+        if value is not None and (
+            not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES
+        ):
+            raise _wrong(where, name, value, f"one of {', '.join(_DTYPES)}")
+    for name in ("architectures", "layer_types"):
+        value = fields.get(name)
+        right = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if value is not None and not right:
+            raise _wrong(where, name, value, "a list of names")
+    for name in ("quantization_config", "auto_map"):
+        if not isinstance(value := fields.get(name), dict | None):
+            raise _wrong(where, name, value, "an object")
+    if (value := fields.get("problem_type")) not in (None, *_PROBLEMS):
+        raise _wrong(where, "problem_type", value, f"one of {', '.join(_PROBLEMS)}")
+    value = fields.get("chunk_size_feed_forward")
+    if value is not None and type(value) is not int:
+        raise _wrong(where, "chunk_size_feed_forward", value, "a whole number")
+    for name in ("attention_dropout", "initializer_range"):
+        value = fields.get(name)
+        if value is not None and not (_is_number(value) and 0 <= value <= 1):
+            raise _wrong(where, name, value, "a number from 0 to 1")
 
 
 def _wrong(where: object, name: str, value: object, expected: str) -> CheckpointError:

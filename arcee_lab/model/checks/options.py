@@ -69,9 +69,11 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
     Raises:
         ValueError: If there is none of that name.
     """
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
+    if dtype == "auto":
         return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
+    found = dtype
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"dtype={dtype!r}; expected e.g. 'float32', 'bfloat16' or 'float16'.")
     return found

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arcee_lab.model.wrappers.offloaded import brought_in
+
 _AT_ONCE = 1024  # unit vectors that are run through a layer together
 
 
@@ -42,8 +44,10 @@ def effective_weight(linear: Any) -> Float[Tensor, "d_out d_in"]:
         return _adapted(linear)
     weight = linear.weight
     if isinstance(weight, Tensor) and weight.is_floating_point():
-        whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # type: ignore[operator]
-        return whole.detach()
+        with brought_in(linear, [weight]):
+            weight = linear.weight
+            whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # type: ignore[operator]
+            return whole.detach()
     return _by_unit_vectors(linear)
 
 

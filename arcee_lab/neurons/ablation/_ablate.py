@@ -17,12 +17,14 @@ from arcee_lab.neurons.ablation.outcome import Ablations
 from arcee_lab.neurons.ablation.replaced import HOW, Values, replacements
 from arcee_lab.neurons.ablation.scored import score
 from arcee_lab.neurons.weights.projection import causal_anatomy
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 WINDOWS = 8  # per forward, at most; the rest of its rows are copies with other neurons taken out
 
 
 @torch.no_grad()
+@checked
 def ablate(
     model: nn.Module,
     tokenizer: Any,

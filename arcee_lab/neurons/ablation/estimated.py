@@ -14,11 +14,13 @@ from arcee_lab.neurons.ablation.outcome import AblationEstimate
 from arcee_lab.neurons.weights._effects import chosen
 from arcee_lab.neurons.weights.projection import causal_anatomy
 from arcee_lab.recording.capturing import capture
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 HOW = ("zero", "mean")
 
 
+@checked
 def ablation_estimate(
     model: nn.Module,
     tokenizer: Any,

@@ -9,7 +9,6 @@ are read when they are asked for.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from arcee_lab.neurons.reading.domains import Corpus
 from arcee_lab.neurons.reading.facts import Facts
 from arcee_lab.neurons.reading.state import State, new_state
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import read_json, reason
 
 FILE, WINDOWS = "exemplars.json", "windows.safetensors"
 FORMAT, VERSION = "arcee_lab.exemplars", 1
@@ -194,13 +194,13 @@ def _tensors(path: Path, digest: str) -> State:
             raise damaged(path, "its SHA-256 is not the one in exemplars.json")
         return safetensors.torch.load(content)
     except (OSError, safetensors.SafetensorError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, reason(error)) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        said = read_json(path)
+    except SavedDamaged as error:
         raise damaged(path, "it is no JSON") from error
     if not isinstance(said, dict):
         raise damaged(path, "it holds no JSON object")

@@ -23,7 +23,7 @@ from arcee_lab.results import counted
 from arcee_lab.runs import bounds, storage
 from arcee_lab.runs.ranks import Ranks
 
-_STATISTICS = 1.15  # a pass takes about so many times its forwards
+_STATISTICS = 1.15  # a pass takes about that factor of its forwards
 # What a run that has not ended leaves.
 _OURS = re.compile(r"run\.json|windows\.safetensors|(resume|layer)-\d+\.safetensors|\..+\.part")
 _TOKENS = 1024  # of the forward that is timed, at the most
@@ -249,11 +249,11 @@ class ExemplarsJob:
         kept = "none, since no forward was read as a whole" if partial is None else "their result"
         total = len(ranks.share(range(len(run.batches))))
         go_on = (
-            "Give out=DIR, and the same call goes on where it was interrupted."
+            "Give out=DIR, and the same call resumes where it was interrupted."
             if resume is None
-            else f"The same call goes on from what {resume} holds."
+            else f"The same call resumes from what {resume} holds."
             if resume.is_file()
-            else f"Nothing was saved to {resume} yet, so the same call starts anew."
+            else f"Nothing was saved to {resume} yet, so the same call starts again."
         )
         return Interrupted(
             f"stopped after {run.done} of {total} forward passes; .partial is {kept}. {go_on}",

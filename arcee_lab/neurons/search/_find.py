@@ -18,11 +18,13 @@ from arcee_lab.neurons.search.levels import Scan, passes, scan
 from arcee_lab.neurons.search.shuffling import shuffled
 from arcee_lab.neurons.search.streaming import Place, collect, places_of
 from arcee_lab.results import counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
 SHORT = 20  # units per label and score that are scored exactly
 
 
+@checked
 def find(
     model: nn.Module,
     tokenizer: Any,

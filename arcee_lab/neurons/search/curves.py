@@ -17,8 +17,8 @@ _DRAWS_AT_ONCE = 2**22  # weights of a piece of the draws
 
 RANKINGS = ("f1", "auprc")
 # AUROC is shown and never ranks: it hardly falls where 30 % of a rare label's tokens are missing,
-# which tests/neurons/test_curves.py measures; Oikarinen et al., "Evaluating Neuron Explanations",
-# arXiv:2506.05774, name the tests and the scores that pass them.
+# which tests/neurons/test_search_curves.py measures; Oikarinen et al., "Evaluating Neuron
+# Explanations", arXiv:2506.05774, name the tests and the scores that pass them.
 
 
 def best_threshold(values: Values, truth: Truth) -> tuple[float, float]:

@@ -12,11 +12,13 @@ from arcee_lab.model.anatomy import Anatomy
 from arcee_lab.neurons.weights.classes import Moments, classes_of, moments
 from arcee_lab.neurons.weights.projection import causal_anatomy, embeddings, mlp_of, unembedding
 from arcee_lab.neurons.weights.result import Effects
+from arcee_lab.runs.arguments import checked
 
 _AT_ONCE = 2**24  # products of neurons and tokens that are held at a time: 64 MiB in fp32
 
 
 @torch.no_grad()
+@checked
 def effects(
     model: nn.Module,
     tokenizer: Any = None,

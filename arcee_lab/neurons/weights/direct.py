@@ -15,6 +15,7 @@ from arcee_lab.neurons.weights.attribution import attribute_neurons
 from arcee_lab.neurons.weights.projection import causal_anatomy, mlp_of, unembedding, wide
 from arcee_lab.recording.capturing import capture
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import unit_name
 
 
@@ -66,6 +67,7 @@ class LogitAttribution(Result):
 
 
 @torch.no_grad()
+@checked
 def logit_attribution(
     model: nn.Module,
     batch: Mapping[str, Tensor],

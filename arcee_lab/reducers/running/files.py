@@ -1,7 +1,6 @@
 """Statistics in a folder: states in safetensors, what they are in JSON; checked before use."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from arcee_lab.reducers.moments import Moments
 from arcee_lab.reducers.quantile import Quantile
 from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State, reducer_of, settings_of
 from arcee_lab.reducers.topk import TopK
+from arcee_lab.runs.json_text import read_json, reason
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
 from arcee_lab.sites import LOGIT_AXES, Legend
 
@@ -88,9 +88,9 @@ def read(folder: Path, *, reducers: Iterable[type[Reducer]] = ()) -> SavedStatis
     if not where.is_file():
         raise SavedDamaged(f"{folder} holds no statistics: {FILE} is missing. Check the path.")
     try:
-        return _read(folder, json.loads(where.read_text("utf-8"), parse_constant=_refuse), reducers)
+        return _read(folder, read_json(where), reducers)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else error
+        said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else reason(error)
         raise SavedDamaged(f"{where} cannot be used: {said}. Make the statistics anew.") from None
 
 
@@ -140,7 +140,7 @@ def _check_free(folder: Path, described: Mapping[str, Any]) -> None:
             raise SavedDamaged(f"output folder {folder} holds other files; choose a new one")
         return
     try:
-        theirs = json.loads(file.read_text("utf-8"))
+        theirs = read_json(file)
         same = all(theirs[key] == described[key] for key in described)
     except (ValueError, TypeError, KeyError):
         raise SavedDamaged(f"{file} is damaged; remove its folder or choose another") from None
@@ -260,7 +260,3 @@ def _check_state(reducer: Reducer, state: State, site: str) -> None:
         reducer.check(state)
     except ValueError as error:
         raise SavedDamaged(f"{site}, {type(reducer).__name__}: {error}") from None
-
-
-def _refuse(word: str) -> None:
-    raise SavedDamaged(f"{word} is no number of JSON")

@@ -15,6 +15,7 @@ from arcee_lab.reducers.reducer import Reducer, ReducerSpec, State
 from arcee_lab.reducers.running import files
 from arcee_lab.reducers.running.result import ReducerResult, table_of
 from arcee_lab.results import Result, counted, page
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sites import Legend
 
@@ -313,6 +314,7 @@ class Statistics(Result, Mapping[str, Any]):
         )
 
 
+@checked
 def load(folder: str | Path, *, reducers: Iterable[type[Reducer]] = ()) -> Statistics:
     """Reads what `Statistics.save` wrote, to read from it, or to go on with it by `merge`.
 

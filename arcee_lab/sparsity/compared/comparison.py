@@ -28,6 +28,7 @@ import numpy as np
 from arcee_lab.bootstrap import ratio_interval
 from arcee_lab.errors import SettingError
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.core.counts import Counted
 from arcee_lab.sparsity.core.coverage import HOT
 from arcee_lab.sparsity.core.packed_masks import unpack
@@ -177,6 +178,7 @@ class Comparison(Result):
         )
 
 
+@checked
 def compare(first: Counted, second: Counted) -> Comparison:
     """Compares two reports.
 
@@ -300,6 +302,7 @@ class ActivationLaw:
         return np.exp(-self.c * d**self.alpha + self.b) + self.limit
 
 
+@checked
 def fit_activation(
     tokens: Sequence[float | int] | np.ndarray, active: Sequence[float | int] | np.ndarray
 ) -> ActivationLaw:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SettingError, WrongType
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.compared.comparison import divergence, hot_overlap
-from arcee_lab.sparsity.core.counts import Counted
+from arcee_lab.sparsity.core.counts import CoreCounts, Counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +121,7 @@ class Domains(Result):
         )
 
 
+@checked
 def domains(reports: Mapping[str, Counted]) -> Domains:
     """Puts the reports of one model on several texts side by side.
 
@@ -140,6 +142,9 @@ def domains(reports: Mapping[str, Counted]) -> Domains:
     """
     if len(reports) < 2:
         raise SettingError(f"{len(reports)} domain was given; expected at least two to compare.")
+    for name, report in reports.items():
+        if not isinstance(getattr(report, "counts", None), CoreCounts):
+            raise WrongType(f"{name!r} is {report!r}; expected a report of al.sparsity.measure.")
     shapes = {name: tuple(report.counts.rates.shape) for name, report in reports.items()}
     if len(set(shapes.values())) > 1:
         raise SettingError(f"the domains were measured on models of other shapes: {shapes}.")

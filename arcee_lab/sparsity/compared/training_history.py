@@ -4,7 +4,6 @@ A ReLU² layer starts at one half of zeros, and every further zero is learnt. So
 "The Lazy Neuron Phenomenon", arXiv:2210.06313; Luo et al., "Sparsing Law", arXiv:2411.02335.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from jaxtyping import Float, Int
 
 from arcee_lab.errors import FileError
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
+from arcee_lab.runs.json_text import parse_json, reason
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -77,6 +78,7 @@ class History(Result):
         )
 
 
+@checked
 def history(log: str | Path) -> History:
     """Reads the zeros of a training log, as `arcee-lab train-demo` writes it.
 
@@ -96,12 +98,16 @@ def history(log: str | Path) -> History:
     path = _DEMO if str(log) == "demo" else Path(log)
     path = path / "training_log.jsonl" if path.is_dir() else path
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [
+            parse_json(line, "a row", error=FileError)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line
+        ]
         rows = [row for row in rows if "zeros" in row]
         zeros = np.array([row["zeros"] for row in rows], dtype=np.float64)
         steps, tokens = (np.array([row[name] for row in rows]) for name in ("step", "tokens"))
     except OSError as error:
-        raise FileError(f"training log {path} cannot be read: {error.strerror}.") from error
+        raise FileError(f"training log {path} cannot be read: {reason(error)}.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise FileError(
             f"{path} is no training log ({error}); expected JSONL with step, tokens and zeros."

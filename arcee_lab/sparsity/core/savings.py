@@ -58,11 +58,13 @@ class Weights:
         head = model.get_output_embeddings()
         if head is None or head.weight is not embedding:
             everything.pop(id(embedding), None)
+        # Offloaded, tied weights are two placeholders.
+        placeholder = embedding.is_meta and getattr(model.config, "tie_word_embeddings", False)
         row = embedding[:1]
         both = [[mlp.up for mlp in mlps(model)], [mlp.down for mlp in mlps(model)]]
         sizes = [[_size(module) for module in side] for side in both]
         (up_bytes, up), (down_bytes, down) = (tuple(map(sum, zip(*s, strict=True))) for s in sizes)
-        tied = head is not None and head.weight is embedding
+        tied = head is not None and (head.weight is embedding or placeholder)
         extra = 0 if tied else row.numel()
         return cls(
             sum(x.numel() * x.element_size() for x in everything.values())

@@ -11,9 +11,11 @@ from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import TextError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.recording.capturing import capture
 from arcee_lab.results import Result, counted
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
 
@@ -95,6 +97,7 @@ class Passage(Result):
         return "".join(f"<p>layer {n}</p>{self.strip(n)}" for n in range(len(self.active)))
 
 
+@checked
 def read_passage(
     model: Any,
     tokenizer: Any,
@@ -135,7 +138,7 @@ def read_passage(
         raise TextError(f"the passage has {len(ids)} token; expected at least 2.")
     model = unwrap(model)
     with torch.no_grad(), capture(model, "layers.*.mlp.hook_post") as acts:
-        model(input_ids=ids[None].to(model.device), use_cache=False)
+        model(input_ids=ids[None].to(device_of(model)), use_cache=False)
     layers, neurons, values, active = [], [], [], []
     blocks = anatomy_of(model).backbone.layers
     most = per_layer or max(1, min(6, MOST_ROWS // len(blocks)))

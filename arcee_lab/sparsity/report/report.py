@@ -12,8 +12,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from arcee_lab.errors import SavedDamaged, SettingError
+from arcee_lab.errors import SavedDamaged, SettingError, WrongType
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.compared.comparison import Comparison, compare
 from arcee_lab.sparsity.core import every_token
@@ -193,6 +194,8 @@ class SparsityReport(Result):
         Raises:
             ValueError: The other is of another model, dtype or shape, or of other analyses.
         """
+        if not isinstance(other, SparsityReport):
+            raise WrongType(f"other is {other!r}; expected a report.")
         mine, theirs = ((r.model, r.dtype, tuple(r.fired.shape)) for r in (self, other))
         if mine != theirs:
             raise SettingError(
@@ -233,6 +236,7 @@ class SparsityReport(Result):
 
     # ------------------------------------------------------------------ files and faces
 
+    @checked
     def save(self, folder: str | Path) -> list[Path]:
         """Writes the report so that `load` reads it, every table as Parquet, every figure as PNG.
 
@@ -257,6 +261,7 @@ class SparsityReport(Result):
         )
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path) -> "SparsityReport":
         """Reads a report that `save` wrote.
 

@@ -3,7 +3,6 @@
 This module knows files and the parts of a report; what a report is, only `report` knows.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import read_json, reason
 from arcee_lab.runs.storage import as_json
 from arcee_lab.sparsity import registry
 from arcee_lab.sparsity.core.checking import VERSION, written_by_another
@@ -109,10 +109,12 @@ def read(folder: Path) -> dict[str, Any]:
             "report.save or arcee-lab sparsity wrote."
         )
     try:
-        said = json.loads(paths[0].read_text(encoding="utf-8"))
+        said = read_json(paths[0])
         tensors = safetensors.torch.load_file(paths[1])
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise SavedDamaged(f"the report in {folder} is damaged: {error}.") from error
+        raise SavedDamaged(
+            f"the report in {folder} is damaged: {reason(error)}; measure again."
+        ) from error
     if not isinstance(said, dict) or "version" not in said:
         raise SavedDamaged(f"{paths[0]} is damaged: it states no version; measure again.")
     if other := written_by_another(said["version"]):

@@ -65,7 +65,7 @@ def wrong_states(
         return "core/fired, core/position_tokens or core/id_tokens is missing or misshapen"
     meta = torch.device("meta")
     shape = Shape(layers, 1, d_mlp, vocab, longest, every_token.KEPT)
-    expected = {"norms": torch.zeros(layers, d_mlp, dtype=norms.dtype, device=meta)}
+    expected = {"norms": torch.zeros(layers, d_mlp, dtype=torch.float32, device=meta)}
     why = wrong_tensors({"norms": norms}, expected)
     if why or not bool((norms >= 0).all()):  # NaN is not
         return why or "norms holds what is no length"

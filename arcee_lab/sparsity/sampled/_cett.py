@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
@@ -38,6 +40,7 @@ _RANGE = (1e-3, 0.9)  # the CETT that the edges have to cover
 _CHUNK = 2**26  # bytes of running sums at once
 
 
+@checked
 def cett(
     model: Any,
     tokenizer: Any,
@@ -88,7 +91,7 @@ def measure_curves(
 ) -> CettCurves:
     """The curves of a sample that has been drawn; see `cett`."""
     found = mlps(model)
-    device = model.device
+    device = device_of(model)
     norms = torch.stack([mlp.write_norms().to(device) for mlp in found])
     first = next(sample.batches(batch_size, device))
     octaves = torch.arange(*_OCTAVES, device=device).exp2().repeat(len(found), 1)

@@ -32,8 +32,10 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.coactivation import one_mlp
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
@@ -153,6 +155,7 @@ class Probe(Result):
         return resamples(len(self.tokens), seed=self.seed)
 
 
+@checked
 def probe(
     model: Any,
     tokenizer: Any,
@@ -223,7 +226,7 @@ def probe(
     handle = mlp.up.register_forward_pre_hook(keep)
     try:
         for batch in progress_bar(
-            sample.batches(batch_size, model.device), show=progress, unit="batch"
+            sample.batches(batch_size, device_of(model)), show=progress, unit="batch"
         ):
 
             def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:

@@ -21,9 +21,12 @@ from torch import Tensor
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.interventions import Cett
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
+from arcee_lab.sparsity.core.checking import is_real
 from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.keep_block import truncating
@@ -145,6 +148,7 @@ class CettPerplexity(Result):
         return self.curves.norms.shape[1]
 
 
+@checked
 def cett_ppl(
     model: Any,
     tokenizer: Any,
@@ -184,7 +188,7 @@ def cett_ppl(
         >>> bool((found.ratio[list(found.found)] <= [1.01, 1.05]).all())
         True
     """
-    if not increases or min(increases) <= 0:
+    if not increases or not all(is_real(one) and one > 0 for one in increases):
         raise SettingError(
             f"increases are {tuple(increases)}; expected positive shares, 0.01 for 1%."
         )
@@ -192,7 +196,7 @@ def cett_ppl(
     sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     curves = measure_curves(model, sample, batch_size=batch_size, seed=seed, progress=progress)
     layers = mlps(model)
-    norms = curves.norms.to(model.device)
+    norms = curves.norms.to(device_of(model))
     tried: dict[float, int] = {}
     losses: list[float] = []
     kept: list[Tensor] = []
@@ -202,10 +206,10 @@ def cett_ppl(
         """Cuts all layers at a CETT, 0 for none, and gives the number of the trial."""
         if level in tried:
             return tried[level]
-        scores = Scores.zeros(1, model.device)
-        left = torch.zeros(len(layers), dtype=torch.int64, device=model.device)
+        scores = Scores.zeros(1, device_of(model))
+        left = torch.zeros(len(layers), dtype=torch.int64, device=device_of(model))
         parameters = curves.eps_at(level).tolist() if level else None
-        for batch in sample.batches(batch_size, model.device):
+        for batch in sample.batches(batch_size, device_of(model)):
             with truncating(layers, norms, "cett", parameters, batch=batch, kept=left):
                 logits = batch_logits(model, batch)
             add(scores, batch.as_one_group(), logits, logits)

@@ -29,8 +29,10 @@ from torch import Tensor
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.sparsity.sampled.mlp_hooks import at_down
 from arcee_lab.sparsity.sampled.mlps import Mlp, mlps
@@ -216,6 +218,7 @@ class CoActivationResult(Result):
         ).double()
 
 
+@checked
 def coactivation(
     model: Any,
     tokenizer: Any,
@@ -265,9 +268,9 @@ def coactivation(
             "one to try them."
         )
     fired, groups = [], []
-    here = index.to(model.device)
+    here = index.to(device_of(model))
     for batch in progress_bar(
-        sample.batches(batch_size, model.device), show=progress, unit="batch"
+        sample.batches(batch_size, device_of(model)), show=progress, unit="batch"
     ):
 
         def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:

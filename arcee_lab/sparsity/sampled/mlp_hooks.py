@@ -9,7 +9,7 @@ from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.sparsity.sampled.mlps import Mlp
 
-# (layer, activation, pre-activation) -> the activation that flows on, or None to leave it.
+# (layer, activation, pre-activation) -> the activation to continue with, or None to leave it.
 Change = Callable[[int, Tensor, Tensor], Tensor | None]
 
 

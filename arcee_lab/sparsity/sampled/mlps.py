@@ -20,6 +20,7 @@ from arcee_lab.errors import ModelError
 from arcee_lab.model.layers import ArceeMLP
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class Mlp:
         return torch.linalg.vector_norm(weight, dim=0, dtype=dtype).float()
 
 
+@checked
 def mlps(model: nn.Module) -> list[Mlp]:
     """The MLPs of a model, from the first layer to the last.
 

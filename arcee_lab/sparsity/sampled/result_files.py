@@ -20,6 +20,7 @@ from torch import Tensor
 from arcee_lab.errors import SavedDamaged
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import parse_json, reason
 from arcee_lab.sparsity.sampled.cett_curves import CettCurves
 from arcee_lab.sparsity.sampled.cett_perplexity import CettPerplexity
 from arcee_lab.sparsity.sampled.truncation_curves import TruncationCurves
@@ -57,11 +58,11 @@ def load(folder: Path) -> dict[str, Result]:
         return {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {})["results"])
+            said = parse_json((file.metadata() or {})["results"], "its header")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return unpacked(said, tensors)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise SavedDamaged(f"{path} is damaged: {error}; measure again.") from error
+        raise SavedDamaged(f"{path} is damaged: {reason(error)}; measure again.") from error
 
 
 def packed(results: Mapping[str, Result]) -> tuple[dict[str, Any], dict[str, Tensor]]:

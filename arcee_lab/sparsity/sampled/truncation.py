@@ -16,8 +16,11 @@ from torch import Tensor
 from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.model.fingerprint import model_name
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.model.wrappers.unwrap import unwrap
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
+from arcee_lab.sparsity.core.checking import is_real
 from arcee_lab.sparsity.sampled._cett import measure_curves
 from arcee_lab.sparsity.sampled.keep_block import truncating
 from arcee_lab.sparsity.sampled.losses import Scores, add, batch_logits
@@ -34,6 +37,7 @@ _CETT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
 _OCTAVES, _PER_OCTAVE = (-40, 24), 32  # of the thresholds that "fat" may take
 
 
+@checked
 def truncation(
     model: Any,
     tokenizer: Any,
@@ -86,15 +90,15 @@ def truncation(
     sample = draw(model, tokenizer, texts, sample_tokens=sample_tokens, context=context, seed=seed)
     found = mlps(model)
     plan = _plan(model, sample, found, rules, levels, batch_size=batch_size, seed=seed)
-    norms = torch.stack([mlp.write_norms().to(model.device) for mlp in found])
+    norms = torch.stack([mlp.write_norms().to(device_of(model)) for mlp in found])
     d_mlp = found[0].d_mlp
-    untouched = Scores.zeros(sample.n_groups, model.device)
-    scores = [Scores.zeros(sample.n_groups, model.device) for _ in plan]
-    kept = torch.zeros(len(plan), len(found), dtype=torch.int64, device=model.device)
+    untouched = Scores.zeros(sample.n_groups, device_of(model))
+    scores = [Scores.zeros(sample.n_groups, device_of(model)) for _ in plan]
+    kept = torch.zeros(len(plan), len(found), dtype=torch.int64, device=device_of(model))
     n_tokens = 0
     bar = progress_bar(total=len(plan) * sample.windows.n_tokens, unit="tok", show=progress)
     with bar:
-        for batch in sample.batches(batch_size, model.device):
+        for batch in sample.batches(batch_size, device_of(model)):
             n_tokens += int(batch.counted.sum())
             clean = batch_logits(model, batch)
             add(untouched, batch, clean, clean)
@@ -149,9 +153,9 @@ def _plan(
     unknown = [rule for rule in (*rules, *(levels or {})) if rule not in RULES]
     if unknown or not rules:
         raise SettingError(
-            f"no rule is called {unknown[0]!r}; expected some of {', '.join(RULES)}"
+            f"no rule is called {unknown[0]!r}; expected some of {', '.join(RULES)}."
             if unknown
-            else f"rules is empty; expected some of {', '.join(RULES)}"
+            else f"rules is empty; expected some of {', '.join(RULES)}."
         )
     sizes = _sizes(model, sample, found, batch_size)
     firing = float(sizes.sum()) / (found[0].d_mlp * len(found) * _counted(sample))
@@ -177,7 +181,7 @@ def _levels_of(rule: str, given: Sequence[float] | None, firing: float) -> list[
         by_rule = {"top_p": _SHARES_OF_SUM, "cett": _CETT}
         shares = [part * firing for part in _OF_ACTIVE if part < 1 or rule != "fat"]
         given = by_rule.get(rule, [share for share in shares if share < 1])
-    bad = [level for level in given if not 0 < level < 1]
+    bad = [level for level in given if not is_real(level) or not 0 < level < 1]
     if bad:
         raise SettingError(f"level {bad[0]} of {rule}: expected shares between 0 and 1.")
     # All neurons kept is a run of its own, so the levels go from the most that is kept downwards.
@@ -193,9 +197,9 @@ def _sizes(
     model: Any, sample: Sample, found: Sequence[Mlp], batch_size: int
 ) -> Float[Tensor, " bin"]:
     """How many activations of all layers are in each thirty-second of an octave."""
-    edges = _edges(model.device)
-    sizes = torch.zeros(len(edges) + 1, dtype=torch.int64, device=model.device)
-    for batch in sample.batches(batch_size, model.device):
+    edges = _edges(device_of(model))
+    sizes = torch.zeros(len(edges) + 1, dtype=torch.int64, device=device_of(model))
+    for batch in sample.batches(batch_size, device_of(model)):
 
         def see(layer: int, a: Tensor, u: Tensor, counted: Tensor = batch.counted) -> None:
             chosen = a[counted]

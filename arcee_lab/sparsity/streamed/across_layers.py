@@ -19,6 +19,7 @@ import torch
 from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.results import Result
+from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.core import window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
@@ -129,6 +130,7 @@ class AcrossLayers(Analysis):
         )
 
 
+@checked
 def virtual_weights(
     model: Any, layer: int, units: Sequence[int], to_layer: int, *, top: int = 10
 ) -> "pd.DataFrame":

@@ -21,6 +21,7 @@ from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.model.fingerprint import data_fingerprint, model_fingerprint, model_name
 from arcee_lab.results import Result
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import parse_json
 from arcee_lab.runs.ranks import Ranks
 from arcee_lab.sparsity.core import checking, every_token
 from arcee_lab.sparsity.core.checking import VERSION, written_by_another
@@ -85,7 +86,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(header["about"])
+        about = parse_json(header["about"], "its header")
         version, theirs = about.pop("version", None), about.pop("run")
         whole = header.get("sha256") == _checksum(header["about"], tensors)
     except (

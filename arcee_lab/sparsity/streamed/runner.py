@@ -20,6 +20,7 @@ from arcee_lab.errors import ModelError
 from arcee_lab.hooks.restore import without_compiled_code
 from arcee_lab.hooks.threads import OneThread
 from arcee_lab.model.modeling import ArceeForCausalLM
+from arcee_lab.model.wrappers.offloaded import device_of
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.progress import progress_bar, shown
 from arcee_lab.runs.ranks import Ranks
@@ -64,7 +65,7 @@ class Pass:
     whole: bool = True
 
     def __post_init__(self) -> None:
-        self.states = new_states(self.shape, self.analyses, self.model.device)
+        self.states = new_states(self.shape, self.analyses, device_of(self.model))
         self.costs = dict.fromkeys(("pass", CORE, *self.analyses), 0.0)
         self._drawn = self.plan.drawn(kept_tokens.rows(self.shape.layers, self.shape.d_mlp))
 
@@ -133,7 +134,7 @@ class Pass:
     # ------------------------------------------------------------------ one forward
 
     def _forward(self, forward: Forward) -> None:
-        device = self.model.device
+        device = device_of(self.model)
         shown = self.analyses if forward.in_sample else {}
         places: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         active: list[Tensor] = []
@@ -227,7 +228,7 @@ class Pass:
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, ids.clamp(min=0), reduction="none")
             losses.append(torch.where(ids < 0, torch.nan, loss))
-        return torch.cat(losses).to(self.model.device)
+        return torch.cat(losses).to(device_of(self.model))
 
     def _timed(self, name: str) -> "_Clock":
         return _Clock(self.costs, name)

@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import label_words
-from arcee_lab.model.anatomy import HEADS, anatomy_of
+from arcee_lab.model.anatomy import HEADS, Anatomy, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.one_writer import only_writer
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
 from arcee_lab.training.heads.encoding import collate, encode
@@ -52,6 +55,7 @@ _LOG_EVERY = 10  # steps
 UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
 
 
+@checked
 def train_head(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -115,6 +119,23 @@ def train_head(
         "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
         "recipe": recipe.settings(),
     }
+    alone = nullcontext() if out is None else only_writer(out)
+    with alone:
+        return _train(anatomy, tokenizer, train, test, rows, recipe, settings, out, progress)
+
+
+def _train(
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    train: LabelledTexts,
+    test: LabelledTexts | None,
+    rows: Any,
+    recipe: HeadRecipe,
+    settings: dict[str, Any],
+    out: str | Path | None,
+    progress: bool | None,
+) -> TrainedHead:
+    """Trains, scores and saves; no other process writes to the folder."""
     folder = None if out is None else storage.claim(Path(out) / UNFINISHED, settings)
     if out is not None:
         storage.remove_partial_files(out)  # of an interrupted run

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
 from arcee_lab.errors import SettingError, TextError
+from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.hub import is_hub_id
 from arcee_lab.training.heads.tasks import is_task, read_task, task_file
 
@@ -43,6 +44,7 @@ class LabelledTexts:
         return max(flat.count(label) for label in set(flat)) / len(flat)
 
 
+@checked
 def read_labelled(
     source: str | Path,
     *,
@@ -82,6 +84,10 @@ def read_labelled(
         raise SettingError(
             f"head={head!r}; expected 'sequence' (one label per text) or 'token' (one per word)."
         )
+    if not str(source).partition(":")[0] or str(source) == ".":
+        raise TextError(
+            f"{str(source)!r} names no data; expected a file, a Hub id, demo, or TASK:FILE."
+        )
     if limit is not None and limit < 1:
         raise SettingError(f"limit={limit}; expected 1 row or more.")
     if (text_column or label_column) and is_task(str(source)):
@@ -97,7 +103,7 @@ def read_labelled(
     given = [
         [_name(one, own, row.where, label) for one in _labels(row, label, head)] for row in found
     ]
-    expected = names or own or sorted({one for row in given for one in row})
+    expected = list(names or ()) or own or sorted({one for row in given for one in row})
     ids = {name: i for i, name in enumerate(expected)}
     for one, row in zip(found, given, strict=True):
         strange = [label for label in row if label not in ids]

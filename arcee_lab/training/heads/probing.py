@@ -6,10 +6,12 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.directions.layer_probes import MAX_POSITIONS, Probes, probe_rows
 from arcee_lab.errors import TextError
 from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.runs.arguments import checked
 from arcee_lab.training.heads.encoding import encode
 from arcee_lab.training.heads.labelled import LabelledTexts
 
 
+@checked
 def probe_layers(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

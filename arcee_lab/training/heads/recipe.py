@@ -5,6 +5,7 @@ from typing import Any
 
 from arcee_lab.errors import SettingError
 from arcee_lab.runs import bounds
+from arcee_lab.runs.arguments import check_fields
 
 TUNED = ("head", "lora", "full")
 RANK = 8  # of LoRA's updates
@@ -52,6 +53,7 @@ class HeadRecipe:
     )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.tune not in TUNED:
             raise SettingError(f"tune={self.tune!r}; expected one of {', '.join(TUNED)}.")
         for one in fields(self):

@@ -24,6 +24,7 @@ from transformers.trainer_callback import TrainerState
 from arcee_lab.errors import SavedDamaged
 from arcee_lab.runs import storage
 from arcee_lab.runs.interrupt import GracefulInterrupt
+from arcee_lab.runs.json_text import parse_json
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
@@ -209,7 +210,7 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
         ValueError, LookupError, TypeError, OverflowError: It is not what `_save_checkpoint` writes.
     """
     told = {
-        key: json.loads(metadata[key])
+        key: parse_json(metadata[key], f"its {key}")
         for key in ("progress", "schedule", "rates", "python", "numpy")
     }
     progress = told["progress"]

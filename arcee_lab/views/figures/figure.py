@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, SEQUENTIAL
@@ -21,6 +22,7 @@ _STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "font.size": 9,
+    "text.parse_math": False,  # names of files, models and domains may hold dollar signs
     "font.family": "DejaVu Sans",
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -54,8 +56,25 @@ _DARK = _palette("#e4e9f1", "#9aa7b8", "#14181f", "#323b49")
 class Figure(MatplotlibFigure):
     """A matplotlib figure that shows itself in a notebook, without pyplot and its state."""
 
+    def draw(self, renderer: Any) -> None:
+        """Draws; logarithmic axes get labels without mathematics, which is off here."""
+        for axes in self.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                    axis.set_major_formatter(_PlainLog(labelOnlyBase=True))
+                if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+                    axis.set_minor_formatter(_PlainLog())
+        super().draw(renderer)
+
     def _repr_png_(self) -> bytes:
         return _with_palette(png(self))
+
+
+class _PlainLog(LogFormatter):
+    """100 and 0.001 in place of powers of ten, at the same ticks."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.6g}" if super().__call__(x, pos) else ""
 
 
 @contextmanager
@@ -84,11 +103,10 @@ def titled(figure: Figure, of: str) -> Figure:
         figure: A figure in the house style, whose titles are on the left.
         of: A name, or "" to leave the figure as it is.
     """
-    name = of.replace("$", r"\$")  # a dollar sign would start matplotlib's mathematics
     title = next(filter(None, (axes.get_title(loc="left") for axes in figure.axes)), "")
     for text in figure.findobj(Text) if of and title else ():
         if isinstance(text, Text) and text.get_text() == title:
-            text.set_text(f"{name}: {title}")
+            text.set_text(f"{of}: {title}")
     return figure
 
 

@@ -97,5 +97,5 @@ def _mark(figure: Figure, axes: Axes, marks: Sequence[str | None]) -> None:
 def visible(token: str) -> str:
     """A token as a short label that shows its white space."""
     # A dollar sign would start matplotlib's mathematics.
-    shown = token.strip(" ").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+    shown = token.strip(" ").replace("\n", "↵").replace("\t", "⇥")
     return (shown[:13] + "…" if len(shown) > 14 else shown) or "␣"

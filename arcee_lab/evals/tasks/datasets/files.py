@@ -1,12 +1,12 @@
 """The formats in which the field's data sets are handed out, each into the Hub's columns."""
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from arcee_lab.errors import TaskError
+from arcee_lab.runs.json_text import parse_json, read_object
 
 Rows = list[dict[str, Any]]
 
@@ -42,7 +42,7 @@ def read_ag_news(path: Path) -> Rows:
 def read_mnli(path: Path) -> Rows:
     """GLUE's table or MultiNLI's JSON lines; pairs without a majority label are left out."""
     if path.suffix == ".jsonl":
-        found = [json.loads(line) for line in _lines(path) if line.strip()]
+        found = [parse_json(line, "a line") for line in _lines(path) if line.strip()]
     else:
         found = read_table(path)
     return [
@@ -81,7 +81,7 @@ def read_wikiann(path: Path) -> Rows:
 def read_squad(path: Path) -> Rows:
     """SQuAD's JSON: articles, paragraphs, questions; v2 marks those without an answer."""
     rows = []
-    for article in json.loads(path.read_text(encoding="utf-8-sig"))["data"]:
+    for article in read_object(path)["data"]:
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 found = [] if asked.get("is_impossible") else asked["answers"]
