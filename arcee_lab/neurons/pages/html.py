@@ -54,7 +54,7 @@ class Room:
 
 
 def fragment(page: Any) -> str:
-    """A `NeuronPage` for a notebook: readable on any background, in untrusted notebooks and on GitHub."""
+    """A `NeuronPage` for a notebook, readable on any background, untrusted and on GitHub."""
 
     def build(room: Room) -> str:
         parts = [f"<p><b>{escape(_cut(page.headline, 300))}</b></p>"]
