@@ -291,7 +291,14 @@ def test_values_of_another_type_are_named(run_clean):
                 print(error)
         """
     )
-    wanted = ("top is 2.0", "layer 'a'", "layer 1.5", "document 0 is int", "is 3 (int); expected a text or None", "unit 2.0")
+    wanted = (
+        "top is 2.0",
+        "layer 'a'",
+        "layer 1.5",
+        "document 0 is int",
+        "is 3 (int); expected a text or None",
+        "unit 2.0",
+    )
     lines = said.splitlines()
     assert len(lines) == len(wanted)
     for line, words in zip(lines, wanted, strict=True):
