@@ -256,7 +256,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         ({"texts": []}, "hold no token"),
         ({"texts": [" "]}, "hold no token"),
         ({"texts": {}}, "holds no domain"),
-        ({"texts": "one"}, "texts is one string"),
+        ({"texts": "one"}, "is one text; expected a list"),
         ({"out": "s3://bucket/x"}, "is a URL"),
     ],
 )
@@ -291,7 +291,14 @@ def test_values_of_another_type_are_named(run_clean):
                 print(error)
         """
     )
-    wanted = ("top is 2.0", "layer 'a'", "layer 1.5", "document 0 is int", "role is 3", "unit 2.0")
+    wanted = (
+        "top is 2.0",
+        "layer 'a'",
+        "layer 1.5",
+        "document 0 is int",
+        "is 3 (int); expected a text or None",
+        "unit 2.0",
+    )
     lines = said.splitlines()
     assert len(lines) == len(wanted)
     for line, words in zip(lines, wanted, strict=True):
@@ -418,5 +425,5 @@ def test_a_state_that_cannot_be_is_refused(lab, tmp_path, monkeypatch):
             al.neurons.exemplars(model, tokenizer, texts, **settings)
         assert state.exists(), name
     state.write_bytes(kept[:-7])
-    with pytest.raises(al.errors.SavedDamaged, match="remove it and the run starts anew"):
+    with pytest.raises(al.errors.SavedDamaged, match="is damaged; remove it and the run"):
         al.neurons.exemplars(model, tokenizer, texts, **settings)

@@ -129,15 +129,15 @@ def test_equal_to_plain_python_on_the_reference(tokenizer, dtype, batch_size):
     assert (run.n_tokens, run.n_windows) == (counted, len(windows))
 
 
-@pytest.mark.parametrize("attn", ["eager", "sdpa"])
 @pytest.mark.parametrize("side", ["left", "right", "none"])
-def test_padding_decides_nothing(tokenizer, attn, side):
+def test_padding_decides_nothing(tokenizer, side):
     """Where padding changes only the rounding, it changes no order and no count here.
 
     Half precision rounds to 8 or 11 bits, and sums of another length or kernel round otherwise:
-    there only runs of equal batches are equal.
+    there only runs of equal batches are equal. The eager kernel takes its softmax in fp32, which
+    is enough to let single neurons fire or not; the test above compares it bit for bit.
     """
-    ours, reference = pair(dtype=torch.float64, attn=attn, seed=5)
+    ours, reference = pair(dtype=torch.float64, attn="sdpa", seed=5)
     windows = windows_of(5)
     windows = replace(windows, ids=windows.ids.copy())
     windows.ids[windows.bounds[1] : windows.bounds[2]][1:] = 7  # no equal windows, whose ties
