@@ -69,8 +69,7 @@ def _neuron(given: Any, *, layers: int, d_mlp: int) -> Neuron:
         pair = (given.layer, given.unit) if "mlp" in site else None
     elif isinstance(given, Sequence) and len(given) == 2:
         pair = tuple(given)
-    whole = pair is not None and all(isinstance(x, int) and not isinstance(x, bool) for x in pair)
-    if not whole:
+    if not pair or not all(isinstance(x, int) and not isinstance(x, bool) for x in pair):
         raise SettingError(
             f"{given!r} is no neuron; expected (layer, unit), such as (1, 32), or 'L1/N32'."
         )
