@@ -238,6 +238,17 @@ def test_a_copy_that_does_not_fit_is_said_to_be_missing(monkeypatch):
         al.neurons.find(model, tokenizer, vowels(1), untrained=True)
 
 
+def test_inside_intervene_the_changed_model_is_searched():
+    model, tokenizer = random_model(9), Letters.tokenizer()
+    texts = texts_of(3, 60)
+    values = torch.cat(reference_values(model, tokenizer, texts, POST))[:, 5]
+    labels = planted(model, tokenizer, texts, POST, 5, float(values.quantile(0.8)))
+    with al.intervene(model, [al.Ablate("layers.0.mlp.hook_post", units=[5])]):
+        found = al.neurons.find(model, tokenizer, labels, shuffles=1)
+    assert "L0/N5" not in [unit.name for unit in found["planted"].units]
+    assert "inside an open block" in found.missing
+
+
 @pytest.mark.parametrize("role", ["user", "assistant", "not user"])
 def test_tokens_of_one_role(role):
     """The labels apply to a role's messages only, and scores are those of these tokens."""

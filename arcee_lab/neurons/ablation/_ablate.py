@@ -1,6 +1,6 @@
 """`ablate`: what changes when neurons are taken out, many of them in one forward."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from arcee_lab.neurons.ablation.named import Neuron, sets_of
 from arcee_lab.neurons.ablation.outcome import Ablations
 from arcee_lab.neurons.ablation.replaced import HOW, Values, replacements
 from arcee_lab.neurons.ablation.scored import score
+from arcee_lab.neurons.search.streaming import device_of
 from arcee_lab.neurons.weights.projection import causal_anatomy
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
@@ -133,7 +134,7 @@ def _outcome(
 
 def _hidden(anatomy: Anatomy, batch: PaddedBatch, copies: int) -> Tensor:
     """What the final norm gives, `[copy, row, pos, d_model]`."""
-    device = anatomy.model.get_input_embeddings().weight.device
+    device = device_of(anatomy)
     hidden = anatomy.backbone(
         input_ids=batch.input_ids.to(device).repeat(copies, 1),
         attention_mask=batch.attention_mask.to(device).repeat(copies, 1),
@@ -146,6 +147,6 @@ def token_numbers(windows: Windows, batch: PaddedBatch) -> np.ndarray:
     """Number of each token of a batch in the texts; that of the window's first for padding."""
     length = batch.input_ids.shape[1]
     starts = windows.bounds[list(batch.rows)]
-    sizes: Sequence[int] = windows.bounds[np.array(batch.rows) + 1] - starts
+    sizes = windows.bounds[np.array(batch.rows) + 1] - starts
     place = np.arange(length)[None]
-    return starts[:, None] + np.where(place < np.array(sizes)[:, None], place, 0)
+    return starts[:, None] + np.where(place < sizes[:, None], place, 0)

@@ -11,6 +11,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.interventions import Replace, intervene
 from arcee_lab.neurons.ablation.outcome import AblationEstimate
+from arcee_lab.neurons.search.streaming import device_of
 from arcee_lab.neurons.weights._effects import chosen
 from arcee_lab.neurons.weights.projection import causal_anatomy
 from arcee_lab.recording.capturing import capture
@@ -75,7 +76,7 @@ def ablation_estimate(
     numbers = chosen(layers, len(anatomy.backbone.layers), what="layers")
     windows = windows_of(anatomy.model, tokenizer, texts, context=context, max_tokens=max_tokens)
     sites = [f"layers.{number}.mlp.hook_post" for number in numbers]
-    device = anatomy.model.get_input_embeddings().weight.device
+    device = device_of(anatomy)
     slopes: Any = 0.0  # sums of a·g, of g, and of a over tokens that are not first, by layer
     tokens = counted = 0
     rounds = -(-len(windows) // batch_size)

@@ -20,6 +20,7 @@ from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.neurons.ablation._ablate import WINDOWS, token_numbers
 from arcee_lab.neurons.ablation.named import Neuron, sets_of
 from arcee_lab.neurons.ablation.replaced import HOW, Values, replacements
+from arcee_lab.neurons.search.streaming import device_of
 from arcee_lab.results import Result, counted
 from arcee_lab.runs.progress import progress_bar
 
@@ -165,7 +166,7 @@ def _value(
     anatomy: Anatomy, goal: Target, batch: PaddedBatch, place: Tensor, copies: int
 ) -> np.ndarray:
     """The target of each copy and row."""
-    device = anatomy.model.get_input_embeddings().weight.device
+    device = device_of(anatomy)
     output: Any = anatomy.model(
         input_ids=batch.input_ids.to(device).repeat(copies, 1),
         attention_mask=batch.attention_mask.to(device).repeat(copies, 1),

@@ -248,6 +248,11 @@ class LabelledTokens(Result):
     documents: Int[np.ndarray, " window"]
 
     @cached_property
+    def wanted(self) -> Bool[np.ndarray, " token"]:
+        """Tokens to which any of the labels applies."""
+        return np.asarray(self.asked.any(axis=1))
+
+    @cached_property
     def token_documents(self) -> Int[np.ndarray, " token"]:
         """Number of each token's document."""
         return np.repeat(self.documents, np.diff(self.windows.bounds))

@@ -135,8 +135,8 @@ def find(
         searched=sum(place.units for place in places),
         shuffles=shuffles,
         missing=other.missing,
-        search_tokens=int(search.asked.any(axis=1).sum()),
-        confirm_tokens=int(check.asked.any(axis=1).sum()),
+        search_tokens=int(search.wanted.sum()),
+        confirm_tokens=int(check.wanted.sum()),
         documents=len(np.unique(check.documents)),
     )
 
@@ -177,7 +177,7 @@ class _Search:
         for column, place in zip(every, at, strict=True):
             columns.setdefault(places[place].site, []).append(int(column - edges[place]))
         sides = [
-            collect(anatomy, places, columns, one.windows, one.asked.any(axis=1), **run)
+            collect(anatomy, places, columns, one.windows, one.wanted, **run)
             for one in (search, check)
         ]
         self.columns = {

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from arcee_lab.errors import SiteError
 from arcee_lab.model.anatomy import Anatomy
 
 _SPARE = 1.25  # a copy needs its weights, and room for what a forward holds
@@ -49,7 +50,10 @@ def untrained_copy(anatomy: Anatomy, *, seed: int) -> Untrained:
         return Untrained(
             None, f"it needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on {device}"
         )
-    fresh = copy.deepcopy(model)
+    try:
+        fresh = copy.deepcopy(model)
+    except SiteError:  # the block's hooks would come along
+        return Untrained(None, "the model is inside an open block, where it cannot be copied")
     spread = float(getattr(model.config, "initializer_range", 0.02))
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():

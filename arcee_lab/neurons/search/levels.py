@@ -75,7 +75,7 @@ def scan(
         batch_size: Windows per forward.
         bar: A progress bar, moved on by one per batch.
     """
-    wanted = tokens.asked.any(axis=1)
+    wanted = tokens.wanted
     run = {"batch_size": batch_size, "bar": bar}
     ranges = _Ranges()
     stream(anatomy, places, tokens.windows, wanted, ranges.read, **run)

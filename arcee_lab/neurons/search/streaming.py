@@ -47,9 +47,8 @@ def places_of(anatomy: Anatomy, sites: Any) -> list[Place]:
     for name in anatomy.resolve(sites):
         axes = anatomy.legend.sites()[name].axes
         heads = len(axes) == 4 and axes[2] in ("head", "kv_head")
-        if axes[:2] != ("batch", "pos") or name == "hook_logits" or axes[2] == "1":
-            heads, axes = False, ()
-        if not heads and len(axes) != 3:
+        features = len(axes) == 3 and axes[2] != "1" and name != "hook_logits"
+        if axes[:2] != ("batch", "pos") or not (heads or features):
             raise SiteError(
                 f"{name} has no units per token that could carry a label; expected a site of "
                 "neurons, heads (hook_z) or the residual stream."
@@ -57,6 +56,12 @@ def places_of(anatomy: Anatomy, sites: Any) -> list[Place]:
         signed = not name.endswith(_NEVER_NEGATIVE)
         found.append(Place(name, anatomy.size(axes[2]), signed))
     return found
+
+
+def device_of(anatomy: Anatomy) -> torch.device:
+    """Where a model takes its token ids."""
+    table: Any = anatomy.model.get_input_embeddings()
+    return table.weight.device
 
 
 def name_of_unit(site: str, unit: int) -> str:
@@ -94,7 +99,7 @@ def stream(
         batch_size: Windows per forward.
         bar: A progress bar, moved on by one per batch.
     """
-    device = anatomy.model.get_input_embeddings().weight.device
+    device = device_of(anatomy)
     with torch.no_grad(), _Reading(anatomy, places, read) as reading:
         for batch in windows.batches(batch_size):
             length = batch.input_ids.shape[1]

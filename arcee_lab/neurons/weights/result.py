@@ -82,7 +82,7 @@ class Effects(Result):
             classes: Only neurons of this class.
             most: Only so many rows: those of the highest kurtosis.
         """
-        table = pd.DataFrame(
+        table: Any = pd.DataFrame(
             {
                 "layer": self.layers.numpy(),
                 "unit": self.units.numpy(),
