@@ -9,6 +9,7 @@ ablation      `ablate`: what changes without neurons; `ablation_estimate` for al
 pages         all that is known of a neuron, as a result and as pages that open offline
 descriptions  descriptions by a language model, and what they predict
 exports       neurons for Neuronpedia, SAEDashboard, neuron-explainer and delphi
+compared    `diff` and `transplant`: two checkpoints with one ancestor, neuron by neuron
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from arcee_lab.neurons.ablation.named import Neuron
     from arcee_lab.neurons.ablation.outcome import AblationEstimate, Ablations
     from arcee_lab.neurons.ablation.targeted import TargetAblations, ablate_target
+    from arcee_lab.neurons.compared._diff import diff
+    from arcee_lab.neurons.compared._transplant import transplant, transplant_activations
+    from arcee_lab.neurons.compared.curve import TransplantCurve, transplant_curve
+    from arcee_lab.neurons.compared.differences import NeuronDiff
+    from arcee_lab.neurons.compared.scores import TransplantAttribution, transplant_attribution
     from arcee_lab.neurons.descriptions._explain import explain
     from arcee_lab.neurons.descriptions.description import Description, JudgeScore
     from arcee_lab.neurons.exports._export import export
@@ -54,14 +60,18 @@ __all__ = [
     "JudgeScore",
     "LogitAttribution",
     "Neuron",
+    "NeuronDiff",
     "NeuronPage",
     "Places",
     "StoredValues",
     "TargetAblations",
+    "TransplantAttribution",
+    "TransplantCurve",
     "ablate",
     "ablate_target",
     "ablation_estimate",
     "attribute_neurons",
+    "diff",
     "effects",
     "exemplars",
     "explain",
@@ -70,6 +80,10 @@ __all__ = [
     "labels",
     "logit_attribution",
     "page",
+    "transplant",
+    "transplant_activations",
+    "transplant_attribution",
+    "transplant_curve",
     "values_bytes",
     "write_index",
     "write_pages",
@@ -90,6 +104,20 @@ __getattr__, __dir__ = lazy_exports(
         "ablation.targeted": (
             "TargetAblations",
             "ablate_target",
+        ),
+        "compared._diff": ("diff",),
+        "compared._transplant": (
+            "transplant",
+            "transplant_activations",
+        ),
+        "compared.curve": (
+            "TransplantCurve",
+            "transplant_curve",
+        ),
+        "compared.differences": ("NeuronDiff",),
+        "compared.scores": (
+            "TransplantAttribution",
+            "transplant_attribution",
         ),
         "descriptions._explain": ("explain",),
         "descriptions.description": (

@@ -15,7 +15,6 @@ from arcee_lab.neurons.pages.token_text import TokenText
 
 if TYPE_CHECKING:
     from arcee_lab.neurons.descriptions.description import Description
-    from arcee_lab.neurons.pages.stored import StoredValues
 
 
 def page(
@@ -29,7 +28,7 @@ def page(
     found: Any = None,
     ablation: Any = None,
     description: "Description | None" = None,
-    values: "StoredValues | None" = None,
+    values: Any = None,
     before: int = BEFORE,
     after: int = AFTER,
 ) -> NeuronPage:
@@ -50,7 +49,7 @@ def page(
         found: What `al.neurons.find` found, for the labels that the neuron carries.
         ablation: What `al.neurons.ablate` found for this neuron alone, among others.
         description: What `al.neurons.explain` gave for this neuron.
-        values: Values per token from `al.neurons.StoredValues.load`, in place of a model.
+        values: A `StoredValues`, from `al.neurons.StoredValues.load`, in place of a model.
         before: Tokens shown before a peak; stored values decide it.
         after: Tokens shown after it; stored values decide it.
 

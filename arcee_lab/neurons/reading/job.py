@@ -23,7 +23,7 @@ from arcee_lab.results import counted
 from arcee_lab.runs import bounds, storage
 from arcee_lab.runs.ranks import Ranks
 
-_STATISTICS = 1.15  # times of its forwards that a pass takes, about
+_STATISTICS = 1.15  # a pass takes about that factor of its forwards
 # What a run that has not ended leaves.
 _OURS = re.compile(r"run\.json|windows\.safetensors|(resume|layer)-\d+\.safetensors|\..+\.part")
 _TOKENS = 1024  # of the forward that is timed, at the most

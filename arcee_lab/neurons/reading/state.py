@@ -156,7 +156,7 @@ def add(
     Args:
         state: Of the layer.
         places: Its sizes.
-        post: The activations; those at tokens that do not count are not looked at.
+        post: The activations; values where no token counts are not read.
         rows: Their windows.
         neurons: Keys of `hashing`.
     """
