@@ -45,7 +45,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def run(model, tokenizer):
-    return page_runs.run_of(model, tokenizer, n=120, top=6, strata=5, per_stratum=6, negatives=20)
+    return page_runs.run_of(model, tokenizer, n=120, top=6, strata=2, per_stratum=40, negatives=20)
 
 
 class Reader:
@@ -73,7 +73,7 @@ class Reader:
             answers = [set(some) == {letter} for some in marked]
         else:
             answers = [letter in row for row in rows]
-        return f"Thinking [1] ... [{', '.join(str(int(x)) for x in answers)}]"
+        return f"Thinking [7] ... [{', '.join(str(int(x)) for x in answers)}]"
 
 
 def test_a_right_description_scores_1_and_guesses_on_other_neurons(run, model, tokenizer):

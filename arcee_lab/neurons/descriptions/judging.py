@@ -61,7 +61,9 @@ def fuzzing(firing: Sequence[Excerpt], random: np.random.Generator) -> list[Ques
     """
     usable = []
     for x in firing:
-        quiet = [place for place, value in enumerate(x.known) if value == 0 and x.tokens[place]]
+        # At a token that does not count, the value is not known.
+        known = zip(x.known, x.counted, x.tokens, strict=True)
+        quiet = [place for place, (value, *shown) in enumerate(known) if value == 0 and all(shown)]
         count = len(prompts.active(x))
         if count and len(quiet) >= count:
             usable.append((x, quiet, count))
