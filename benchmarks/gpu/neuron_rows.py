@@ -1,5 +1,6 @@
 """Neurons at AFM-4.5B's full shape: effects, search, ablation and its estimate, pages."""
 
+import copy
 import random
 from functools import partial
 from typing import Any
@@ -102,6 +103,41 @@ def _estimate(place: Place, found: Found, *, large: Large) -> None:
     _timed(place, found, work)
 
 
+def _transplant(place: Place, found: Found, *, large: Large) -> None:
+    """Neurons of a layer exchanged with those of a copy that has one other MLP, and put back."""
+    found.aim = "logits of the copy, bit for bit, and the base as before"
+    model = large.model
+    mlp = model.model.layers[-1].mlp
+    width = mlp.down_proj.weight.shape[1]
+    other = copy.copy(model)  # shares all weights but those of one MLP
+    other._modules = dict(model._modules)
+    other.model = _with_last_mlp(model.model, copy.deepcopy(mlp))
+    with torch.no_grad():
+        other.model.layers[-1].mlp.down_proj.weight.mul_(-1)
+    ids = torch.arange(8, device=model.device)[None]
+    neurons = [(len(model.model.layers) - 1, unit) for unit in range(width)]
+    before = model(input_ids=ids).logits
+
+    def work() -> Any:
+        with al.neurons.transplant(model, other, neurons):
+            return model(input_ids=ids).logits
+
+    assert torch.equal(work(), other(input_ids=ids).logits), "the transplant is not the copy"
+    assert torch.equal(model(input_ids=ids).logits, before), "the base was not put back"
+    found.measured["neurons"] = width
+    _timed(place, found, work)
+
+
+def _with_last_mlp(backbone: Any, mlp: Any) -> Any:
+    """The backbone with another MLP in its last layer; everything else is shared."""
+    last = copy.copy(backbone.layers[-1])
+    last._modules = dict(last._modules) | {"mlp": mlp}
+    twin = copy.copy(backbone)
+    twin._modules = dict(backbone._modules)
+    twin.layers = torch.nn.ModuleList([*backbone.layers[:-1], last])
+    return twin
+
+
 def _values(place: Place, found: Found, *, large: Large) -> None:
     """Values per token of exemplars, as pages show them: next to a capture of the same windows."""
     found.aim = "<= 2^-4 of a neuron's largest relu(u), in batches of other shapes"
@@ -130,7 +166,8 @@ def _values(place: Place, found: Found, *, large: Large) -> None:
 def rows(large: Large) -> list[Row]:
     """None is core: they add no kernel of their own."""
     works = {"effects of a layer": _effects, "find": _find, "ablate": _ablate,
-             "ablation_estimate": _estimate, "values per token": _values}  # fmt: skip
+             "ablation_estimate": _estimate, "values per token": _values,
+             "transplant of a layer": _transplant}  # fmt: skip
     return [
         Row(f"neurons: {name}", partial(work, large=large), packages=("pandas", "tokenizers"))
         for name, work in works.items()

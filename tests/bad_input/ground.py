@@ -4,6 +4,7 @@ Everything is made once, in one folder, and left as it is; a case that changes a
 copy of its folder.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -49,6 +50,7 @@ class Ground:
             "new": self.new,
             "labelled": self.read_labelled,
             "small_config": self.small_config,
+            "other_model": self.other_model,
         }
 
     def new(self) -> Path:
@@ -190,6 +192,10 @@ class Ground:
         import arcee_lab as al
 
         return al.training.heads.read_labelled(self.labelled, head="sequence")
+
+    def other_model(self) -> Any:
+        """A copy of the model."""
+        return copy.deepcopy(self.model)
 
     def small_config(self, **changed: Any) -> Any:
         """A configuration like the checkpoint's."""

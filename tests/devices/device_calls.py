@@ -1,5 +1,6 @@
 """Every public call, once on each device; `device_run.py` runs and compares them."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -605,6 +606,34 @@ def ablate_neurons_for_a_class(lab: Lab) -> Read:
 def estimate_ablations(lab: Lab) -> Read:
     found = al.neurons.ablation_estimate(lab.model(), lab.tokenizer, TEXTS, how="mean")
     return lambda: found.change
+
+
+def _moved(lab: Lab) -> tuple[Any, Any]:
+    """A model, and a copy whose last MLP writes more."""
+    base, tuned = (copy.deepcopy(lab.model()) for _ in range(2))  # others run the model too
+    with torch.no_grad():
+        tuned.model.layers[3].mlp.down_proj.weight *= 1.5
+    return base, tuned
+
+
+@call
+def compare_neurons(lab: Lab) -> Read:
+    found = al.neurons.diff(*_moved(lab), lab.tokenizer, TEXTS, top=3, progress=False)
+    return lambda: [found.written, found.reads, found.writes, found.effects, found.gained]
+
+
+@call
+def transplant_neurons(lab: Lab) -> Read:
+    base, tuned = _moved(lab)
+    batch, metric = lab.batch(), _difference(lab)
+    with al.neurons.transplant(base, tuned, [(3, 618)]), torch.no_grad():
+        logits = base(**batch).logits
+    patches = al.neurons.transplant_activations(tuned, batch, [(3, 618)])
+    with al.intervene(base, patches), torch.no_grad():
+        patched = base(**batch).logits
+    found = al.neurons.transplant_attribution(base, tuned, batch, metric)
+    curve = al.neurons.transplant_curve(base, tuned, batch, metric, [(3, 618)], progress=False)
+    return lambda: [logits, patched, found.effects, curve.values]
 
 
 @call

@@ -169,8 +169,8 @@ def _activations(
     tokens = 0
     batches = list(windows.batches(batch_size))
     for batch in progress_bar(batches, show=progress, unit="batch"):
-        real = batch.attention_mask.bool() & ~batch.first
-        tokens += int(real.sum())
+        real = (batch.attention_mask.bool() & ~batch.first).flatten().nonzero()[:, 0]
+        tokens += len(real)
         held = []
         for anatomy in pair:
             device = anatomy.model.device
@@ -180,10 +180,10 @@ def _activations(
                     attention_mask=batch.attention_mask.to(device),
                     use_cache=False,
                 )
-            held.append(acts)
+            held.append((acts, real.to(device)))
         for layer in range(pair.layers):
             name = f"layers.{layer}.mlp.hook_post"
-            a, b = (acts[name][real.to(acts[name].device)].to(home) for acts in held)
+            a, b = (acts[name].flatten(0, 1)[there].to(home) for acts, there in held)
             _add(whole, sums, layer, a, b)
     if not tokens:
         raise TextError(
