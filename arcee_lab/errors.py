@@ -54,7 +54,12 @@ __all__ = [
 
 FULL_TRACEBACK = "ARCEE_LAB_FULL_TRACEBACK"
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # in errors of libraries that are written in Rust
+_LONG = re.compile(r"\S{600,}")
 _CELL = re.compile("ipykernel_|<ipython-input-")  # files of cells, in notebooks and in terminals
+
+
+def _shortened(message: str) -> str:
+    return _LONG.sub(lambda found: f"{found[0][:200]}...{found[0][-100:]}", message)
 
 
 class _Short(BaseException):
@@ -75,7 +80,13 @@ class _Short(BaseException):
 
 
 class ArceeLabError(ValueError, _Short):
-    """Something that the caller can mend; the base of all errors of this package."""
+    """Something that the caller can mend; the base of all errors of this package.
+
+    A word of thousands of characters, as a damaged file may hold one, is shown by its ends.
+    """
+
+    def __init__(self, *args: Any):
+        super().__init__(*(_shortened(one) if isinstance(one, str) else one for one in args))
 
 
 class SettingError(ArceeLabError):

@@ -6,6 +6,8 @@ import importlib.metadata
 import platform
 
 from arcee_lab.cli import flags
+from arcee_lab.errors import ArceeLabError, CheckpointError
+from arcee_lab.runs.json_text import reason
 
 HELP = "Show versions and devices, and for a model its shape, parameters and hook points."
 EXAMPLE = "arcee-lab info demo"
@@ -73,8 +75,15 @@ def anatomy_facts(name: str) -> dict[str, str]:
     tokenizer = read_tokenizer(source, vocab_size=config.vocab_size)
     one_layer = copy.deepcopy(config)  # all layers have equally many parameters
     one_layer.num_hidden_layers = 1
-    with torch.device("meta"):
-        model = ArceeForCausalLM(one_layer)
+    try:
+        with torch.device("meta"):
+            model = ArceeForCausalLM(one_layer)
+    except ArceeLabError:
+        raise
+    except Exception as error:  # what torch or transformers makes of a setting that we do not know
+        raise CheckpointError(
+            f"The config.json of {name} does not describe a model: {reason(error)}; get it again."
+        ) from error
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     layer = sum(p.numel() for p in model.model.layers[0].parameters())
     n_parameters = sum(p.numel() for p in model.parameters())

@@ -228,6 +228,11 @@ def _has(value: Any, name: str) -> bool:
     return hasattr(type(value), name) or name in getattr(value, "__dict__", ())
 
 
+def _is_bool(value: Any) -> bool:
+    kind = type(value)  # NumPy's is called bool_ or bool, by release
+    return isinstance(value, bool) or (kind.__module__ == "numpy" and kind.__name__[:4] == "bool")
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -243,7 +248,7 @@ _SIMPLE: dict[Any, Rule | None] = {
     None: Rule(lambda x: x is None, "None"),
     NoneType: Rule(lambda x: x is None, "None"),
     str: Rule(lambda x: isinstance(x, str), "a text"),
-    bool: Rule(lambda x: isinstance(x, bool) or type(x).__name__ == "bool_", "True or False"),
+    bool: Rule(_is_bool, "True or False"),
     int: Rule(_is_whole, "a whole number"),
     float: Rule(_is_real, "a number"),
 }

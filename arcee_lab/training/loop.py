@@ -257,7 +257,7 @@ def _resume(
         wanted |= with_moments(name, weight)
     try:
         tensors, metadata = read_state(path, wanted)
-        about = parse_json(metadata["about"], "its header")
+        about = parse_json(metadata["about"], "its header", nan=True)
         if about["recipe"] != json.dumps(recipe.settings(), sort_keys=True):
             raise SavedDamaged("it is of another recipe")
         step, tokens = int(about["step"]), int(about["tokens"])
@@ -282,7 +282,7 @@ def _rows_up_to(path: Path, step: int, every: int) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
         try:
-            row = parse_json(line, "a row")
+            row = parse_json(line, "a row", nan=True)
             if row["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):

@@ -65,7 +65,7 @@ def read_state(
 
 def damaged(path: Path, error: Exception | str) -> SavedDamaged:
     """The error for a state that cannot be used; it says what to do."""
-    said = reason(error)
+    said = error if isinstance(error, str) else reason(error)
     said = f"{said} is missing" if isinstance(error, KeyError) else said
     return SavedDamaged(
         f"{path} is damaged ({said}); remove it and repeat the same call or command to start "

@@ -163,22 +163,22 @@ def test_arguments_of_another_type(run_clean):
         import arcee_lab as al
         model, tokenizer = al.load("demo")
         text = "The dogs near the door"
-        calls = [
-            lambda: al.lens.logit_lens(model, tokenizer, text, answers=1.5),
-            lambda: al.lens.logit_lens(model, tokenizer, [3]),
-            lambda: al.lens.logit_lens(model, tokenizer, text, positions="x"),
-            lambda: al.lens.attribute(model, tokenizer, text, None),
-            lambda: al.attention.composition(model, "x"),
-            lambda: al.attention.ablate_heads(
+        calls = {
+            "is 1.5 (float)": lambda: al.lens.logit_lens(model, tokenizer, text, answers=1.5),
+            "prompts are a text": lambda: al.lens.logit_lens(model, tokenizer, [3]),
+            "positions must be": lambda: al.lens.logit_lens(model, tokenizer, text, positions="x"),
+            "attribute is None": lambda: al.lens.attribute(model, tokenizer, text, None),
+            "kind='x'": lambda: al.attention.composition(model, "x"),
+            "expected 'zero' or 'mean'": lambda: al.attention.ablate_heads(
                 model, tokenizer(text, return_tensors="pt"), len, value="x"
             ),
-        ]
-        for number, call in enumerate(calls):
+        }
+        for words, call in calls.items():
             try:
                 call()
             except al.errors.ArceeLabError as error:
-                assert str(error).endswith("."), error
+                assert words in str(error) and str(error).endswith("."), error
             else:
-                raise AssertionError(number)
+                raise AssertionError(words)
         """
     )

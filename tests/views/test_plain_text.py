@@ -12,14 +12,14 @@ def test_a_name_is_drawn_as_it_is(name):
     with figure.style():
         made, (axes,) = figure.new(2.0)
         axes.plot([1, 2], [1, 2], label=name)
-        axes.set(title=name, xlabel=name, ylabel=name)
+        axes.set(title=name, xlabel=f"{name} per {name}", ylabel=name)
         axes.set_xticks([1, 2], [name, name])
         axes.legend()
         made.suptitle(name)
     made = figure.titled(made, name)
     assert figure.png(made).startswith(b"\x89PNG")  # mathematics would end in a ParseException
-    assert axes.get_title() == name
-    assert axes.get_xlabel() == name
+    assert axes.get_title(loc="left") == f"{name}: {name}"
+    assert axes.get_xlabel() == f"{name} per {name}"
 
 
 def test_logarithmic_axes_show_numbers():

@@ -35,6 +35,11 @@ _FLAGS = (
 _DTYPES = ("float64", "float32", "bfloat16", "float16", "auto")
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 _POSITIVE = ("rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor")
+_ROPE_VALUES = {  # of RoPE settings; other keys may be kinds of layers, with settings of their own
+    *_POSITIVE,
+    *("rope_type", "type", "truncate", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    *("attention_factor", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
+}
 _MOST_NUMBER = 1e15
 _LONGEST_LIST = 2**14
 _KERNELS = ("eager", "sdpa", "flex_attention")
@@ -169,10 +174,11 @@ def _rope_numbers(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     settings = [(name, fields.get(name), 0) for name in ("rope_parameters", "rope_scaling")]
     while settings:
         path, value, depth = settings.pop()
-        if isinstance(value, dict) and depth < 3:
+        named = path.rsplit(".", 1)[-1] in _ROPE_VALUES
+        if isinstance(value, dict) and depth < 3 and not named:
             settings += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
         elif isinstance(value, dict):
-            yield path, "objects in objects"
+            yield path, "an object"
         elif depth and path.rsplit(".", 1)[-1] not in ("rope_type", "type", "mrope_section"):
             if value is not None and not isinstance(value, bool):
                 yield path, value

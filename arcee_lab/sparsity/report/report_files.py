@@ -119,7 +119,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise SavedDamaged(f"{paths[0]} is damaged: it states no version; measure again.")
     if other := written_by_another(said["version"]):
         raise OtherRun(
-            f"{paths[0]} {other} in format {said['version']}, and this release reads format "
+            f"{paths[0]} {other} in format {said['version']!r}, and this release reads format "
             f"{VERSION}; measure again."
         )
     lacking = [name for name in FACTS if name not in said]

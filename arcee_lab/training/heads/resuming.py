@@ -210,7 +210,7 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
         ValueError, LookupError, TypeError, OverflowError: It is not what `_save_checkpoint` writes.
     """
     told = {
-        key: parse_json(metadata[key], f"its {key}")
+        key: parse_json(metadata[key], f"its {key}", nan=True)
         for key in ("progress", "schedule", "rates", "python", "numpy")
     }
     progress = told["progress"]
