@@ -172,7 +172,7 @@ BAD = {
     "period": ({"period": 64}, "expected a period of 2 to 63"),
     "period of one": ({"period": 1}, "expected a period of 2"),
     "detectors": ({"detectors": []}, "statistics are values"),
-    "a string": ({"texts": "The dogs"}, "one string"),
+    "a string": ({"texts": "The dogs"}, "expected"),
 }
 
 
