@@ -8,11 +8,9 @@ from arcee_lab.neurons.reading.domains import Texts
 from arcee_lab.neurons.reading.job import ExemplarsJob
 from arcee_lab.neurons.reading.result import Exemplars
 from arcee_lab.runs import storage
-from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.ranks import Ranks
 
 
-@checked
 def exemplars(
     model: Any,
     tokenizer: Any,

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import SYSTEM_ERROR, FileError, NotWritten, OtherRun
+from arcee_lab.errors import SYSTEM_ERROR, FileError, NotWritten, OtherRun, WrongType
 from arcee_lab.runs.json_text import read_json
 
 RUN_FILE = "run.json"
@@ -30,8 +30,11 @@ def require_local(path: str | Path) -> None:
     """Refuses a URL where a path is expected: written as one, it would make a folder of that name.
 
     Raises:
+        WrongType: It is neither a text nor a path.
         FileError: The path begins like `s3://`, `http://` or `file:///`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise WrongType(f"{path!r} is no path; expected a text or a path of this machine.")
     if _URL.match(os.fspath(path)):
         raise FileError(
             f"{os.fspath(path)!r} is a URL; expected a path on this machine. Only `arcee-lab dump` "

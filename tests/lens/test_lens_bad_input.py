@@ -164,10 +164,10 @@ def test_arguments_of_another_type(run_clean):
         model, tokenizer = al.load("demo")
         text = "The dogs near the door"
         calls = {
-            "got 1.5": lambda: al.lens.logit_lens(model, tokenizer, text, answers=1.5),
+            "is 1.5 (float)": lambda: al.lens.logit_lens(model, tokenizer, text, answers=1.5),
             "prompts are a text": lambda: al.lens.logit_lens(model, tokenizer, [3]),
             "positions must be": lambda: al.lens.logit_lens(model, tokenizer, text, positions="x"),
-            "got None": lambda: al.lens.attribute(model, tokenizer, text, None),
+            "attribute is None": lambda: al.lens.attribute(model, tokenizer, text, None),
             "kind='x'": lambda: al.attention.composition(model, "x"),
             "expected 'zero' or 'mean'": lambda: al.attention.ablate_heads(
                 model, tokenizer(text, return_tensors="pt"), len, value="x"

@@ -118,9 +118,9 @@ def test_ten_neurons_restore_the_change_and_twenty_its_logits(demo, tuned, promp
 
 def test_other_skills_stay(demo, tuned, chosen):
     base, tokenizer = demo
-    before = {one.skill: one for one in measure_skills(base, None, tokenizer, n=300)[0]}
+    before = {one.skill: one for one in measure_skills(base, None, tokenizer, n=200)[0]}
     with al.neurons.transplant(base, tuned, chosen[:10]):
-        after = {one.skill: one for one in measure_skills(base, None, tokenizer, n=300)[0]}
+        after = {one.skill: one for one in measure_skills(base, None, tokenizer, n=200)[0]}
     for skill, score in before.items():
         assert abs(after[skill].share - score.share) <= 0.01, skill
 

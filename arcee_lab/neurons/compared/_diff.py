@@ -12,6 +12,7 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.neurons.compared.differences import NeuronDiff
 from arcee_lab.neurons.compared.pair import ModelPair, cosines, require_one_ancestor, weights_of
+from arcee_lab.neurons.compared.ranking import is_whole
 from arcee_lab.neurons.weights.projection import unembedding, wide
 from arcee_lab.recording.capturing import capture
 from arcee_lab.runs.progress import progress_bar
@@ -80,8 +81,8 @@ def diff(
         -1.0
     """
     pair = ModelPair.of(base, tuned)
-    if top < 1:
-        raise SettingError(f"top is {top}; expected at least 1 neuron to list.")
+    if not is_whole(top) or top < 1:
+        raise SettingError(f"top is {top!r:.80}; expected at least 1 neuron to list.")
     windows = windows_of(pair.base.model, tokenizer, texts, context=context, max_tokens=max_tokens)
     weights = _weights(pair)
     require_one_ancestor(weights["reads"], pair.base.size("d_model"))

@@ -17,6 +17,7 @@ from arcee_lab.neurons.ablation.named import Neuron
 from arcee_lab.neurons.compared._transplant import transplant, transplant_activations
 from arcee_lab.neurons.compared.pair import ModelPair
 from arcee_lab.neurons.compared.prompts import Prompts
+from arcee_lab.neurons.compared.ranking import is_whole
 from arcee_lab.results import Result, counted
 from arcee_lab.runs.progress import progress_bar
 
@@ -197,10 +198,13 @@ def transplant_curve(
     )
 
 
-def _sizes(given: Sequence[int] | None, most: int) -> list[int]:
+def _sizes(given: Any, most: int) -> list[int]:
     if given is None:
         return sorted({*(k for k in SIZES if k < most), most})
-    sizes = sorted(set(given))
-    if not sizes or not all(isinstance(k, int) and 1 <= k <= most for k in sizes):
-        raise SettingError(f"sizes={list(given)!r:.80}; expected numbers from 1 to {most}.")
-    return sizes
+    listed = isinstance(given, Iterable) and not isinstance(given, str)
+    sizes: list[Any] = [*given] if listed else []
+    if not sizes or not all(is_whole(k) and 1 <= k <= most for k in sizes):
+        raise SettingError(
+            f"sizes={given!r:.80}; expected a list of numbers from 1 to {most}, the neurons given."
+        )
+    return sorted(set(sizes))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.neurons.ablation.named import Neuron
+from arcee_lab.neurons.compared.ranking import best
 from arcee_lab.results import Result
 from arcee_lab.sites import unit_name
 
@@ -91,13 +92,9 @@ class NeuronDiff(Result):
             SettingError: k out of range, another word, or effects that were not computed.
         """
         change = self.change(by)
-        if not 1 <= k <= change.numel():
-            raise SettingError(f"k is {k}; expected 1 to {change.numel():,} neurons.")
         if bool(change.isnan().all()):
             raise SettingError(f"by={by!r} has no values: one of the models has no unembedding.")
-        order = change.flatten().argsort(descending=True, stable=True)[:k].tolist()
-        width = change.shape[1]
-        return tuple(Neuron(*divmod(place, width)) for place in order)
+        return best(change, k)
 
     @property
     def headline(self) -> str:

@@ -94,6 +94,8 @@ def inputs_of(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tenso
         raise SettingError(
             "batch must hold tensors; call the tokenizer with return_tensors='pt', padding=True."
         )
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise SettingError(f"batch holds input_ids of {ids.dtype}; expected token ids.")
     mask = torch.ones_like(ids) if mask is None else mask
     if ids.ndim != 2 or mask.shape != ids.shape or not ids.numel():
         raise SettingError(

@@ -14,6 +14,7 @@ from arcee_lab.interventions import Replace, intervene
 from arcee_lab.neurons.ablation.named import Neuron
 from arcee_lab.neurons.compared.pair import ModelPair, weights_of
 from arcee_lab.neurons.compared.prompts import Prompts
+from arcee_lab.neurons.compared.ranking import best
 from arcee_lab.neurons.weights.projection import wide
 from arcee_lab.recording.capturing import capture
 from arcee_lab.results import Result, counted
@@ -45,12 +46,8 @@ class TransplantAttribution(Result):
         Raises:
             SettingError: k out of range.
         """
-        if not 1 <= k <= self.effects.numel():
-            raise SettingError(f"k is {k}; expected 1 to {self.effects.numel():,} neurons.")
         towards = self.effects if self.metric_tuned >= self.metric_base else -self.effects
-        order = towards.flatten().argsort(descending=True, stable=True)[:k].tolist()
-        width = self.effects.shape[1]
-        return tuple(Neuron(*divmod(place, width)) for place in order)
+        return best(towards, k)
 
     @property
     def headline(self) -> str:

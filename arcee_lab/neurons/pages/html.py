@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from arcee_lab.neurons.pages.excerpts import Excerpt
-from arcee_lab.neurons.pages.neuron_page import NeuronPage, UnitEffects
 from arcee_lab.results import counted
 from arcee_lab.views import html_page
 from arcee_lab.views.html import bar_list, key_table, number
@@ -53,8 +53,8 @@ class Room:
     most: int
 
 
-def fragment(page: NeuronPage) -> str:
-    """The page for a notebook: readable on any background, in untrusted notebooks and on GitHub."""
+def fragment(page: Any) -> str:
+    """A `NeuronPage` for a notebook, readable on any background, untrusted and on GitHub."""
 
     def build(room: Room) -> str:
         parts = [f"<p><b>{escape(_cut(page.headline, 300))}</b></p>"]
@@ -65,7 +65,7 @@ def fragment(page: NeuronPage) -> str:
     return _fitting(build, page)
 
 
-def whole_page(page: NeuronPage, *, title: str | None = None) -> str:
+def whole_page(page: Any, *, title: str | None = None) -> str:
     """The page as a file.
 
     Args:
@@ -84,7 +84,7 @@ def whole_page(page: NeuronPage, *, title: str | None = None) -> str:
     return _fitting(build, page)
 
 
-def _fitting(build: Callable[[Room], str], page: NeuronPage) -> str:
+def _fitting(build: Callable[[Room], str], page: Any) -> str:
     """The page in a room in which it fits: text around exemplars goes first, then exemplars.
 
     A page is built about twice: the second room follows from the size of the first.
@@ -106,7 +106,7 @@ def _fitting(build: Callable[[Room], str], page: NeuronPage) -> str:
             most = max(1, most // 3)
 
 
-def sections(page: NeuronPage, room: Room) -> list[Section]:
+def sections(page: Any, room: Room) -> list[Section]:
     """The parts of a page that have something to show.
 
     Args:
@@ -134,7 +134,7 @@ def sections(page: NeuronPage, room: Room) -> list[Section]:
     return [section for section in found if section[2]]
 
 
-def _description(page: NeuronPage) -> Section:
+def _description(page: Any) -> Section:
     description = page.description
     assert description is not None
     text = escape(_cut(description.text, _LONGEST_TEXT))
@@ -145,7 +145,7 @@ def _description(page: NeuronPage) -> Section:
     )
 
 
-def _labels(page: NeuronPage) -> Section:
+def _labels(page: Any) -> Section:
     names = list(dict.fromkeys(name for label in page.labels for name in label.scores))
     rows = [
         [
@@ -163,7 +163,7 @@ def _labels(page: NeuronPage) -> Section:
     )
 
 
-def _effects(effects: UnitEffects) -> Section:
+def _effects(effects: Any) -> Section:
     lists = {
         "raises": effects.raises,
         "lowers": effects.lowers,
@@ -190,7 +190,7 @@ def _effects(effects: UnitEffects) -> Section:
     )
 
 
-def _top(page: NeuronPage, room: Room) -> Section:
+def _top(page: Any, room: Room) -> Section:
     timed = page.values_seconds
     if timed is None:
         note = "Coloured is the token of the peak; values at the others were not computed."
@@ -200,7 +200,7 @@ def _top(page: NeuronPage, room: Room) -> Section:
     return ("Largest values", note, _exemplars(page, page.top, room))
 
 
-def _strata(page: NeuronPage, room: Room) -> Section:
+def _strata(page: Any, room: Room) -> Section:
     parts = []
     for count, stratum in enumerate(reversed(page.strata)):
         if not stratum:
@@ -214,7 +214,7 @@ def _strata(page: NeuronPage, room: Room) -> Section:
     return ("By size", note, "".join(parts))
 
 
-def _negatives(page: NeuronPage, room: Room) -> Section:
+def _negatives(page: Any, room: Room) -> Section:
     body = _exemplars(page, page.negatives, room)
     if body:
         count = counted(len(page.negatives), "window")
@@ -226,7 +226,7 @@ def _negatives(page: NeuronPage, room: Room) -> Section:
     )
 
 
-def _sizes(page: NeuronPage) -> Section:
+def _sizes(page: Any) -> Section:
     edges, counts = merged(page.edges, page.counts, _BINS)
     labels = [
         f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
@@ -255,7 +255,7 @@ def merged(edges: np.ndarray, counts: np.ndarray, most: int) -> tuple[np.ndarray
     )
 
 
-def _facts(page: NeuronPage) -> str:
+def _facts(page: Any) -> str:
     facts: dict[str, object] = {
         "neuron": page.name,
         "model": _cut(page.model, 80),
@@ -269,7 +269,7 @@ def _facts(page: NeuronPage) -> str:
     return key_table(facts)
 
 
-def _exemplars(page: NeuronPage, excerpts: Sequence[Excerpt], room: Room) -> str:
+def _exemplars(page: Any, excerpts: Sequence[Excerpt], room: Room) -> str:
     if not excerpts:
         return ""
     domains = any(x.domain for x in excerpts)

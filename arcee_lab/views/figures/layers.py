@@ -1,4 +1,4 @@
-"""One row or bar per layer: a share against a baseline, and rates on a log axis."""
+"""One row or bar per layer: bars inside bars, shares against a baseline, rates on a log axis."""
 
 from collections.abc import Sequence
 
