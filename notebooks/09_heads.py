@@ -42,7 +42,7 @@ with torch.no_grad(), al.capture(model, ["hook_logits", "norm.hook_normalized"])
     model(**batch)
 value = person.value(acts["hook_logits"], last)
 product = acts["norm.hook_normalized"][0, 1] @ person.direction(model) + person.offset(model)
-print(f"{person.name}: {value.item():.2f} from the logits, {product.item():.2f} from the direction")
+print(f"{person.name}: {value.item():.3f} from the logits, {product.item():.3f} from the direction")
 
 # %% [markdown]
 # ## Which parts add up to it?
@@ -56,7 +56,8 @@ parts = al.lens.attribute(
 )
 table = parts.frame()
 whole = table[table["head"].isna()]
-print(f"they add up to {whole['logit'].sum():.2f}")
+bias = person.offset(model).item()
+print(f"they add up to {whole['logit'].sum():.3f}, the head's bias adds {bias:.3f}")
 whole.sort_values("logit", key=abs, ascending=False)[["label", "logit"]].head(6)
 
 # %% [markdown]

@@ -57,9 +57,10 @@ def load(path: str | Path, model: nn.Module | None) -> Direction:
         found = _read(path)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         said = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else reason(error)
+        said = said.rstrip(".").removesuffix("; get the file again")
         raise SavedDamaged(
-            f"{path} cannot be used as a direction: {said.rstrip('.')}. Get the file again, or "
-            "find the direction anew."
+            f"{path} cannot be used as a direction: {said}. Get the file again, or find the "
+            "direction anew."
         ) from None
     if model is not None:
         found.require(model)

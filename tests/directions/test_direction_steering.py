@@ -143,7 +143,7 @@ BAD = [
     ({"strengths": []}, "different finite numbers"),
     ({"strengths": [1.0, 1.0]}, "different finite numbers"),
     ({"strengths": [float("nan")]}, "different finite numbers"),
-    ({"strengths": [1e38]}, "give a smaller alpha"),
+    ({"strengths": [1e38]}, "give a smaller"),
     ({"prompts": []}, "There are no prompts"),
     ({"prompts": ["The dog", " "]}, "prompts 1 is empty"),
     ({"sources": ["The dogs"]}, "There are 1 sources and 2 prompts"),
