@@ -29,6 +29,7 @@ from arcee_lab.model import ArceeConfig, ArceeForCausalLM
 MOST = 1.15  # times the reference
 LENS = "lens, one answer per token"
 NAMED = "lens, with the five strongest tokens"
+WITH_LOGITS = "the same with the model's own logits"
 AFM = {
     "hidden_size": 2560,
     "intermediate_size": 18432,
@@ -47,7 +48,7 @@ NARROW = {
     "intermediate_size": 2560,
     "vocab_size": 512,
 }  # so that the MLP and the logits hide nothing
-LENGTH, FEW = 2048, 64
+LENGTH, FEW = 2048, 32
 PLAIN, HEADS, WHOLE = "the plain forward", "attribution by head, all tokens", "lens of three sites"
 LOGITS = "the plain forward with its logits"
 
@@ -72,7 +73,7 @@ def random_model(**changes: int) -> ArceeForCausalLM:
 
 SETTINGS = (
     Setting(
-        "AFM-4.5B's width and vocabulary: 1 layer, 3 sites, 1 x 64 tokens, fp32",
+        "AFM-4.5B's width and vocabulary: 1 layer, 3 sites, 1 x 32 tokens, fp32",
         random_model,
         1,
         FEW,
@@ -111,9 +112,16 @@ def ratios(setting: Setting, rounds: int | None) -> dict[str, Any]:
 
     assert lens(0)().ranks.shape[0] == sites  # type: ignore[attr-defined]
     few = rounds or setting.rounds
-    return measure(
-        reference, {LENS: lens(0), NAMED: lens(5)}, rounds=few, calls=setting.calls, warm=1
+
+    def with_logits() -> None:
+        model(**batch, use_cache=False)
+        for _ in range(sites):
+            model.lm_head(normalised(model.model.norm, stream))
+
+    contestants = {LENS: lens(0), WITH_LOGITS: with_logits} | (
+        {NAMED: lens(5)} if setting.calls > 1 else {}
     )
+    return measure(reference, contestants, rounds=few, calls=setting.calls, warm=1)
 
 
 @torch.no_grad()

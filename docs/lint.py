@@ -30,7 +30,7 @@ _COUNTER = (
 )
 
 PATTERNS: tuple[tuple[str, str], ...] = (
-    (rf"\b(?:{_COUNTED}) (?-i:an?) (?:[a-z]+ )??(?:{_COUNTER})\b", "`X per Y`"),
+    (rf"\b(?:{_COUNTED}) an? (?:[a-z]+ )??(?:{_COUNTER})\b", "`X per Y`"),
     (r"\bin so many\b", "`every Nth`"),
     (r"\bhears? of\b", "`observes`"),
     (r"\band kin\b", "`and related ones`"),
@@ -84,8 +84,8 @@ SKIPPED = {
 }
 
 _RULES = [
-    # A phrase may continue on the next line, behind the mark of a comment.
-    (re.compile(pattern.replace(" ", r"(?:\s+#\s+|\s+)"), re.IGNORECASE), better)
+    # A phrase may continue on the next line.
+    (re.compile(pattern.replace(" ", r"[ \n]")), better)
     for pattern, better in PATTERNS
 ]
 
@@ -100,6 +100,8 @@ def files() -> Iterator[Path]:
 
 def findings(name: str, text: str) -> Iterator[str]:
     """One line per phrase of a text: where it is, what it says, what to write instead."""
+    # Small letters, and lines without their indent and the mark of a comment.
+    text = re.sub(r"[ \t]*\n[ \t]*(?:# )?", "\n", text.lower())
     for rule, better in _RULES:
         for match in rule.finditer(text):
             phrase = " ".join(match.group().split())

@@ -119,6 +119,20 @@ def test_command_lines_parse(page, words):
     assert build_parser([words[0]]).parse_args(words).run
 
 
+def test_names_in_the_text_exist():
+    """Every `al....` of the pages, in prose as well as in code."""
+    missing = set()
+    for page, text in PAGES.items():
+        for name in set(re.findall(r"\bal((?:\.[A-Za-z_]\w*)+)", text)):
+            value = al
+            for part in name.split(".")[1:]:
+                value = getattr(value, part, missing)
+                if value is missing:
+                    missing.add(f"{page}: al{name}")
+                    break
+    assert not missing
+
+
 def test_tasks_of_run_py_exist():
     tasks = re.findall(r"^  (\w+) +", (ROOT / "run.py").read_text(encoding="utf-8"), re.MULTILINE)
     for page, text in PAGES.items():

@@ -101,6 +101,7 @@ WORDS = (
     "batch_size",
     "context",
     "max_tokens",
+    "role",
     "sample_tokens",
     "sample_every",
     "seed",

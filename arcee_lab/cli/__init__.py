@@ -23,7 +23,7 @@ from arcee_lab.runs.json_text import reason
 
 # For an interrupt outside of long calls, which have messages of their own.
 INTERRUPTED = "interrupted; finished files are complete, and the same command starts again."
-SHARED = {"flags"}  # modules of this package that are no commands
+SHARED = {"flags", "neuron_pages"}  # modules of this package that are no commands
 COMMANDS = tuple(
     sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__) if name not in SHARED)
 )

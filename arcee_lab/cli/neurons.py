@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcee_lab.cli import flags
+from arcee_lab.cli import flags, neuron_pages
 from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{what} (default: {default})",
         )
+    neuron_pages.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Reads, saves, and says how to open the run. Under torchrun, ranks share the work."""
     domains = flags.read_domains(args)
     flags.require_used_seed(args)
+    neuron_pages.check(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             role=args.role,
             **{name: getattr(args, name) for name in COUNTS},
         )
+        labels = neuron_pages.prepare(args, job.facts, tokenizer)
         # Claimed only now: a mistyped file name must not leave a folder that is "another run".
         if ranks.first:
             storage.claim(args.out, settings)
@@ -85,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         if ranks.first:
             print(table(found), end="\n\n")
             print(f"open   al.neurons.Exemplars.load({str(args.out)!r})")
+            for line in neuron_pages.write(args, found, model, tokenizer, labels):
+                print(line, flush=True)
     return 0
 
 

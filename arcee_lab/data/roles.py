@@ -1,7 +1,7 @@
 """Which tokens of a conversation are in messages of one role: system, user or assistant.
 
 The tokenizer's chat template is the only source. It writes short conversations of known words, and
-what stands before, between and after those words is how it marks messages; a text is then read from
+the text before, between and after those words is how it marks messages; a text is then read from
 its start by these marks. A message ends at the first mark that may follow its role, so a message
 that quotes a mark ends there, as it does for the model.
 """
@@ -36,7 +36,7 @@ class ChatMarks:
     """How a template marks messages.
 
     Attributes:
-        openings: Role of a first message -> what stands before it.
+        openings: Role of a first message -> the text before it.
         between: Role, role of the next message -> what may stand between the two.
         endings: Role of a last message -> what may stand after it.
         bos: The tokenizer's BOS, which a text may lack.
@@ -174,7 +174,7 @@ def role_of(role: str) -> str:
 def _rendered(
     tokenizer: Any, roles: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, tuple[str, str] | str, int]]]:
-    """Of each message what stands before and after it, with the role that follows; or nothing."""
+    """Of each message the text before and after it, with the role that follows; or nothing."""
     words = [f"qz{number}x{role}x{number}zq" for number, role in enumerate(roles)]
     messages = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
     with suppress(TextError):  # a template may refuse an order of roles

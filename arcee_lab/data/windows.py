@@ -129,8 +129,8 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...
     Raises:
         SettingError: `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise SettingError(f"batch size is {batch_size}; expected at least 1.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError(f"batch size is {batch_size!r:.80}; expected at least 1.")
     order = sorted(range(len(lengths)), key=lambda window: (lengths[window], window))
     return [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
 

@@ -56,7 +56,7 @@ def split_of(prompt: str) -> str:
 
 
 def check_kind(kind: str) -> str:
-    """The kind itself, or a ValueError that names the nearest ones."""
+    """Returns a kind that exists, or raises a ValueError that names the nearest ones."""
     if kind not in _WRITERS:
         near = difflib.get_close_matches(kind, KINDS, n=3, cutoff=0.4)
         hint = f"; nearest: {', '.join(near)}" if near else ""

@@ -7,6 +7,7 @@ methods       difference of means, logistic and ridge probes, on plain arrays
 finding/      `mean_difference`, `logistic`, `ridge`, `contrast_pca`, `neuron`,
               `distributed_alignment`: the ways to find one
 detection     `detect`: a direction at every layer, next to its controls
+detected      `Detection`: what it found
 auroc         the AUROC and its resampling by documents
 steering      `steer`: success and cost over strength
 prompts       prompts with answers, and the sources that are put in their place
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 from arcee_lab._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from arcee_lab.directions.detection import Detection, detect
+    from arcee_lab.directions.detected import Detection
+    from arcee_lab.directions.detection import detect
     from arcee_lab.directions.direction import Check, Direction
     from arcee_lab.directions.files import load
     from arcee_lab.directions.finding.alignment import distributed_alignment
@@ -54,7 +56,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "finding.alignment": ("distributed_alignment",),
         "finding.contrast": ("contrast_pca",),
-        "detection": ("Detection", "detect"),
+        "detected": ("Detection",),
+        "detection": ("detect",),
         "direction": ("Check", "Direction"),
         "files": ("load",),
         "finding.fitted": ("logistic", "mean_difference", "ridge"),

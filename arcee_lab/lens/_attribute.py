@@ -106,7 +106,7 @@ class _Sums:
         self._anatomy, self._prompts, self._neurons = anatomy, prompts, neurons
         norm: Any = unwrap(anatomy.backbone.norm)
         along = direction * norm.weight.detach().to(direction)
-        self._along = along if along.ndim == 1 else along[:, None]  # [d] or [batch, 1, d]
+        self._along = along.view(-1, 1, along.shape[-1])  # one for all, or one per prompt
         self._layers: list[Any] = [unwrap(layer) for layer in anatomy.backbone.layers]
         self._parts: list[Tensor] = []
         self._heads: list[Tensor] = []
@@ -148,16 +148,16 @@ class _Sums:
         z = self._prompts.take(z)
         along = self._along_at(z)
         weight = effective_weight(unwrap(self._layers[layer].self_attn).o_proj).to(along)
-        read = (along @ weight).unflatten(-1, z.shape[-2:])  # [..., head, d_head]
-        z = z.to(along.dtype)
+        read = (along @ weight).unflatten(-1, z.shape[-2:])  # [1 or batch, 1, head, d_head]
         # Of each head a product of its own; a sum over a product of all would be as large as z.
-        found = torch.einsum("bphd,hd->bph" if read.ndim == 2 else "bphd,bqhd->bph", z, read)
+        found = torch.einsum("bphd,bqhd->bph", z.to(along.dtype), read)
         self._heads.append(found.to(self._along.device))
 
     def _by_neuron(self, layer: int, post: Tensor) -> None:
         post = self._prompts.take(post)
         down = effective_weight(unwrap(self._layers[layer].mlp).down_proj)
-        found = attribute_neurons(post, down, self._along_at(post))
+        along = self._along_at(post)
+        found = attribute_neurons(post, down, along[0, 0] if len(along) == 1 else along)
         self._units.append(found.to(self._along.device))
 
     def _bias(self, linear: Any) -> Tensor:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 RESIDUAL = ("hook_embed", "layers.*.hook_resid_mid", "layers.*.hook_resid_post")
 _STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
-# Comparisons are written into a buffer that stays in the processor's cache: 1 MiB in fp32.
-_AT_ONCE = 2**18
+# Comparisons are written into a buffer of 4 MiB, that stays in the processor's cache.
+_AT_ONCE = 2**20
 
 
 @checked
@@ -97,8 +97,8 @@ def logit_lens(
         top = 0  # its logits are compared between tokens, and not with each other
     read = _Read(readout, given, asked, size, min(top, size), lens)
     run(anatomy, given, each(names, read.take_from(names)))
-    cpu = [None if x is None else x.cpu() for x in read.found()]
-    ranks, ties, logits, log_z, top_ids, top_logits = cpu
+    ranks, ties, logits, *strongest = read.found()
+    log_z, top_logits, top_ids = strongest or (None, None, None)
     named = [asked.flatten().tolist(), [] if top_ids is None else top_ids.flatten().tolist()]
     return LogitLens(
         sites=tuple(names),
@@ -150,6 +150,7 @@ class _Read:
     ):
         self._readout, self._prompts, self._asked = readout, prompts, asked
         self._size, self._top, self._lens = size, top, lens
+        self._columns = asked.flatten(0, 1).clamp_min(0)
         self._parts: list[list[list[Tensor]]] = []
 
     def take_from(self, names: list[str]):
@@ -165,42 +166,40 @@ class _Read:
         return take
 
     def _piece(self, logits: Float[Tensor, "some vocab"], some: slice) -> list[Tensor]:
-        asked = self._asked.flatten(0, 1)[some].to(logits.device)
-        own = logits.gather(1, asked.clamp_min(0))
-        larger, equal = counts(logits, own)
-        none = asked < 0
-        found = [
-            larger.masked_fill_(none, -1),
-            equal.sub_(1).masked_fill_(none, -1),
-            own.float().masked_fill_(none, torch.nan),
-        ]
+        own = logits.gather(1, self._columns[some].to(logits.device))
+        found = [*counts(logits, own), own]
         if self._top:
             strongest = logits.topk(self._top, dim=-1)
             log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
-            found += [log_z.float(), strongest.indices, strongest.values.float()]
+            found += [log_z, strongest.values, strongest.indices]
         return found
 
-    def found(self) -> list[Tensor | None]:
-        """Ranks, ties and logits; and of the strongest log Z, ids and logits, where asked for."""
+    def found(self) -> list[Tensor]:
+        """Ranks, ties and logits; with the strongest tokens also log Z, their logits and ids."""
         shape, there = self._prompts.chosen.shape, self._prompts.there
-        blanks = (-1, -1, torch.nan, torch.nan, -1, torch.nan)
-        out: list[Tensor | None] = []
-        for number, blank in enumerate(blanks):
-            if number >= len(self._parts[0][0]):
-                out.append(None)
-                continue
+        out = []
+        for number in range(len(self._parts[0][0])):
             sites = [torch.cat([piece[number] for piece in site]) for site in self._parts]
             # A model may be spread over devices.
-            whole = torch.stack([x.to(there.device) for x in sites]).unflatten(1, shape)
-            absent = (~there).view(1, *shape, *[1] * (whole.ndim - 3))
-            out.append(whole.masked_fill(absent, blank))
-        return out
+            out.append(torch.stack([x.to(there.device) for x in sites]).unflatten(1, shape))
+        larger, at_least, own, *strongest = out
+        none = (self._asked < 0) | ~there[..., None]
+        ranks = larger.long().masked_fill(none, -1)
+        ties = (at_least - larger - 1).long().masked_fill(none, -1)
+        found = [ranks, ties, own.float().masked_fill(none, torch.nan)]
+        if strongest:
+            log_z, values, ids = strongest
+            gone = ~there[..., None]
+            found.append(log_z.float().masked_fill(~there, torch.nan))
+            found.append(values.float().masked_fill(gone, torch.nan))
+            found.append(ids.masked_fill(gone, -1))
+        return [x.cpu() for x in found]
 
 
 def counts(
     logits: Float[Tensor, "some vocab"], own: Float[Tensor, "some answer"]
-) -> tuple[Int[Tensor, "some answer"], Int[Tensor, "some answer"]]:
-    """How many logits are larger than each answer's, and how many equal it, itself included.
+) -> tuple[Float[Tensor, "some answer"], Float[Tensor, "some answer"]]:
+    """How many logits are larger than each answer's, and how many at least as large.
 
     Comparisons are written as 0 and 1 in fp32 and added up, which is exact up to 2^24 columns and
     several times faster than a sum of booleans.
@@ -208,13 +207,14 @@ def counts(
     tokens, columns = logits.shape
     step = max(1, _AT_ONCE // columns) if logits.device.type == "cpu" else tokens
     buffer = torch.empty(min(step, tokens), columns, device=logits.device)
-    larger = torch.empty(own.shape, device=logits.device)
-    at_least = torch.empty_like(larger)
+    found = torch.empty(2, own.shape[1], tokens, device=logits.device)
     for start in range(0, tokens, step):
         some = slice(start, min(start + step, tokens))
-        held = buffer[: some.stop - some.start]
+        held, here = buffer[: some.stop - some.start], logits[some]
         for answer in range(own.shape[1]):
             value = own[some, answer, None]
-            larger[some, answer] = torch.gt(logits[some], value, out=held).sum(dim=1)
-            at_least[some, answer] = torch.ge(logits[some], value, out=held).sum(dim=1)
-    return larger.long(), (at_least - larger).long()
+            for row, compare in enumerate((torch.gt, torch.ge)):
+                compare(here, value, out=held)
+                torch.sum(held, dim=1, out=found[row, answer, some])
+    larger, at_least = found.transpose(1, 2)
+    return larger, at_least

@@ -89,6 +89,7 @@ def tune(
     maps = fit.new_maps()
     adam = torch.optim.Adam([x for pair in maps.values() for x in pair], lr=learning_rate)
     draws = torch.Generator().manual_seed(seed)
+    order: list[int] = []
     for step in progress_bar(range(steps), unit="step", show=progress):
         for group in adam.param_groups:
             group["lr"] = learning_rate * (1 - step / steps)

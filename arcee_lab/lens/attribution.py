@@ -128,7 +128,9 @@ class Attribution(Result):
             columns, across = [*map(str, range(heads)), "MLP"], "head, and MLP"
         else:
             values, columns, across = torch.cat([attn, mlp], dim=1), ["attention", "MLP"], ""
-        logit = float(self.logit.nanmean())
+        logit, embed = (
+            f"{float(x):.2f}".replace("-0.00", "0.00") for x in (self.logit.nanmean(), mean[0])
+        )
         return effect_map(
             values.numpy(),
             [str(layer) for layer in range(layers)],
@@ -136,7 +138,7 @@ class Attribution(Result):
             across=across,
             down="layer",
             what="added to the logit",
-            title=f"What makes {self.target!r}: {logit:.2f}, embedding {float(mean[0]):.2f}",
+            title=f"What makes {self.target!r}: {logit}, embedding {embed}",
             dark=dark,
         )
 

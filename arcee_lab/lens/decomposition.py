@@ -95,10 +95,9 @@ class Decomposition(Result):
         """
         from arcee_lab.views.figures.effects import effect_map
 
-        table = self.frame().groupby("label", sort=False)["share"].mean()
         return effect_map(
-            table.to_numpy()[:, None],
-            list(table.index),
+            self._shares()[:, None].numpy(),
+            list(self.labels),
             [""],
             across="",
             down="part",
@@ -110,10 +109,15 @@ class Decomposition(Result):
     @property
     def headline(self) -> str:
         """Where, how many parts, and the largest share."""
-        table = self.frame().groupby("label", sort=False)["share"].mean()
-        best = table.abs().idxmax()
+        shares = self._shares()
+        best = int(shares.abs().argmax())
         n = counted(int(self.there.sum()), "token")
         return (
-            f"{self.site} as {counted(len(self.labels), 'part')} (N = {n}); largest share {best} "
-            f"{table[best]:.2f}"
+            f"{self.site} as {counted(len(self.labels), 'part')} (N = {n}); largest share "
+            f"{self.labels[best]} {float(shares[best]):.2f}"
         )
+
+    def _shares(self) -> Float[Tensor, " part"]:
+        """The mean share of each part, over all tokens."""
+        products = (self.parts * self.stream).sum(dim=-1) / self.stream.square().sum(dim=-1)
+        return products.flatten(1).nanmean(dim=1)

@@ -26,6 +26,7 @@ class Prompts:
         chosen: Of each sequence, the columns that a call looks at, in the order asked for.
         there: Whether the sequence has that token.
         whole: Whether all columns are looked at, in place.
+        masked: Whether the forward gets a mask; it makes the same call as the caller's own.
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -33,6 +34,7 @@ class Prompts:
     chosen: Int[Tensor, "batch chosen"]
     there: Bool[Tensor, "batch chosen"]
     whole: bool
+    masked: bool
 
     @classmethod
     def read(
@@ -56,14 +58,14 @@ class Prompts:
             if isinstance(prompts, Mapping)
             else _tokenised(tokenizer, [prompts] if isinstance(prompts, str) else prompts)
         )
-        ids, real = found
+        ids, real, masked = found
         _check(anatomy, ids)
         device = anatomy.model.device
         ids, real = ids.to(device), real.to(device)
         places = indices(positions, what="positions")
         if places is None:
             columns = torch.arange(ids.shape[1], device=device).expand(ids.shape)
-            return cls(ids, real, columns, real, True)
+            return cls(ids, real, columns, real, True, masked)
         chosen, there = find_positions(places, real)
         lacking = [p for p, some in zip(places, there.any(dim=0).tolist(), strict=True) if not some]
         if lacking:
@@ -72,12 +74,13 @@ class Prompts:
                 f"positions {lacking} out of range: the longest sequence has {longest} attended "
                 "tokens."
             )
-        return cls(ids, real, chosen, there, False)
+        return cls(ids, real, chosen, there, False, masked)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """The arguments of the forward."""
-        return {"input_ids": self.ids, "attention_mask": self.real.long()}
+        mask = {"attention_mask": self.real.long()} if self.masked else {}
+        return {"input_ids": self.ids} | mask
 
     @property
     def tokens(self) -> Int[Tensor, "batch chosen"]:
@@ -92,7 +95,7 @@ class Prompts:
         return x.gather(1, index.expand(*self.chosen.shape, *x.shape[2:]))
 
 
-def _batch(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _batch(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, bool]:
     if "input_ids" not in batch or set(batch) - {"input_ids", "attention_mask"}:
         raise SettingError(
             "A batch of prompts must hold input_ids, and may attention_mask; got "
@@ -113,10 +116,10 @@ def _batch(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         )
     if not ids.numel() or not bool(mask.bool().any(dim=1).all()):
         raise TextError("A prompt is empty; expected at least one attended token in each.")
-    return ids, mask.bool()
+    return ids, mask.bool(), "attention_mask" in batch
 
 
-def _tokenised(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _tokenised(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor, bool]:
     texts = list(texts) if isinstance(texts, Sequence) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise SettingError(
@@ -136,7 +139,7 @@ def _tokenised(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)
         real[number, : len(row)] = True
-    return ids, real
+    return ids, real, not bool(real.all())
 
 
 def _check(anatomy: Anatomy, ids: Tensor) -> None:

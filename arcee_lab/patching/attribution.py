@@ -122,7 +122,7 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _gradients(metric: Tensor, values: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of each activation; pairs do not touch each other, so one sum serves all."""
+    """The metric's gradient at each activation; pairs are independent, so one sum serves all."""
     if not metric.requires_grad:
         raise SettingError("The metric has no gradient; compute it from the logits with torch.")
     found = torch.autograd.grad(metric.sum(), values, allow_unused=True)

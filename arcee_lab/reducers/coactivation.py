@@ -50,7 +50,7 @@ class CoActivations(ReducerResult):
 
     @property
     def lift(self) -> Float[Tensor, "unit unit"]:
-        """How many times as often as if the two were independent; NaN where one never fired."""
+        """Joint rate over the product of the rates; 1 if independent, NaN where one never fired."""
         fired = self.fired.double()
         return self.both * self.tokens / (fired[:, None] * fired)
 

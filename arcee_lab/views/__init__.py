@@ -11,7 +11,6 @@ a cell shows its number or its token, never colour alone.
     figures/layers           bars and ridges, one per layer
     figures/curves           curves with intervals; a grid of cells
     figures/bands            measured points with intervals, on log axes too
-    figures/nested           bars inside bars, one per layer
     figures/coactivation     pairs of units, and what a few groups of them hold
     figures/quality          scores against sparsity, one panel per task
     figures/raster           units against tokens

@@ -1,6 +1,7 @@
 """One HTML page that needs nothing but itself: no script, no font, no request."""
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from html import escape
 
@@ -21,7 +22,15 @@ footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: .8rem
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, str, str]], *, foot: str = "") -> str:
+def page(
+    title: str,
+    lead: str,
+    sections: Sequence[tuple[str, str, str]],
+    *,
+    foot: str = "",
+    style: str = "",
+    script: str = "",
+) -> str:
     """A self-contained page, in the reader's light or dark colours.
 
     Args:
@@ -30,18 +39,26 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str, str]], *, foo
         sections: `(heading, how to read it, HTML)`; the HTML comes from the other views and is
             taken as it is, the rest is escaped.
         foot: The last line.
+        style: CSS after the page's own.
+        script: A script at the end of the page, the only one that the page may run: its policy
+            names the script's hash.
     """
+    policy = _POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
     parts = [
         f"<section><h2>{escape(heading)}</h2><p>{escape(note)}</p>{body}</section>"
         for heading, note, body in sections
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head><body>"
         f"<h1>{escape(title)}</h1><p>{escape(lead)}</p>"
-        f"{''.join(parts)}<footer>{escape(foot)}</footer></body></html>\n"
+        f"{''.join(parts)}<footer>{escape(foot)}</footer>"
+        f"{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 

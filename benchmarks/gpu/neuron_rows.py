@@ -1,4 +1,4 @@
-"""Neurons at AFM-4.5B's full shape: effects from the weights, search, ablation and its estimate."""
+"""Neurons at AFM-4.5B's full shape: effects, search, ablation and its estimate, pages."""
 
 import random
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import arcee_lab as al
+from arcee_lab.neurons.pages.values import read_values, spots_of
 from benchmarks.gpu.cost import Large
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Found, Row
@@ -101,10 +102,35 @@ def _estimate(place: Place, found: Found, *, large: Large) -> None:
     _timed(place, found, work)
 
 
+def _values(place: Place, found: Found, *, large: Large) -> None:
+    """Values per token of exemplars, as pages show them: next to a capture of the same windows."""
+    found.aim = "<= 2^-4 of a neuron's largest relu(u), in batches of other shapes"
+    model, tokenizer = large.model, _tokenizer()
+    texts = _texts(4, 20 if place.dry else 255)
+    run = al.neurons.exemplars(model, tokenizer, texts, layers=0, progress=False)
+    units = [(0, unit) for unit in range(4 if place.dry else 256)]
+    pages = [al.neurons.page(run, *unit, tokenizer=tokenizer) for unit in units]
+    shown = [(page, x) for page in pages for x in page.top]
+    spots = spots_of([(page.layer, page.unit) for page, _ in shown], [x for _, x in shown])
+
+    def work() -> Any:
+        return read_values(run, model, spots)
+
+    values = work()
+    gap = max(
+        abs(float(row[x.peak]) ** 0.5 - x.value**0.5) / page.maximum**0.5
+        for row, (page, x) in zip(values, shown, strict=True)
+    )
+    found.measured |= {"neurons": len(units), "gap": gap}
+    # relu(u) in bf16 has steps of 2^-8, and a sum in another order moves it by a few of them.
+    assert gap <= 2**-4, "a value differs from the one that the run kept"
+    _timed(place, found, work)
+
+
 def rows(large: Large) -> list[Row]:
     """None is core: they add no kernel of their own."""
     works = {"effects of a layer": _effects, "find": _find, "ablate": _ablate,
-             "ablation_estimate": _estimate}  # fmt: skip
+             "ablation_estimate": _estimate, "values per token": _values}  # fmt: skip
     return [
         Row(f"neurons: {name}", partial(work, large=large), packages=("pandas", "tokenizers"))
         for name, work in works.items()

@@ -87,7 +87,7 @@ def command(*words: object) -> Callable[[Any], None]:
 
 
 def outcome(case: Case, ground: Any) -> Outcome:
-    """Runs a case and judges it."""
+    """Runs a case and checks its error."""
     start = time.perf_counter()
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(_ALARM)

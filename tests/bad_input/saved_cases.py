@@ -309,7 +309,7 @@ def _interventions() -> list[Case]:
         "a kind of a list": row | {"kind": ["Scale"]},
         "a field too many": row | {"more": 1},
         "no factor": {"kind": "Scale", "sites": ["hook_embed"]},
-        "factor a text": row | {"factor": "two"},
+        "factor is a text": row | {"factor": "two"},
         "factor null": row | {"factor": None},
         "factor a list": row | {"factor": [[1], [1, 2]]},
         "factor too large": row | {"factor": 1e300},

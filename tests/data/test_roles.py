@@ -76,7 +76,7 @@ TEMPLATES |= {"inside": (INSIDE, inside), "plain": (PLAIN, plain)}
 
 
 def tokenizer_of(kind: str, template: str | None, *, bos: bool) -> Any:
-    """One token per character, or per word with what stands next to it."""
+    """One token per character, or per word with the marks next to it."""
     words = {"<s>": 0, "[unk]": 1}
     words |= {chr(i): i for i in range(2, 128)}
     inner = Tokenizer(models.WordLevel(words, unk_token="[unk]"))
@@ -154,8 +154,10 @@ def test_windows_count_the_tokens_of_a_role_and_no_first_ones():
         body = kept[number][mine.ids[here] != 0]
         assert (body == expected[1:]).all()
     assert (mine.counted() == (mine.chosen & every.counted())).all()
-    limited = al.data.cut(tokenizer, texts, context=16, role="assistant", max_tokens=40)
-    assert (limited.chosen == mine.chosen[:40]).all()
+    others = al.data.cut(tokenizer, texts, context=16, role="not assistant")
+    limited = al.data.cut(tokenizer, texts, context=16, role="not assistant", max_tokens=40)
+    assert others.chosen is not None
+    assert (limited.chosen == others.chosen[:40]).all()
 
 
 @pytest.mark.parametrize(

@@ -608,6 +608,33 @@ def estimate_ablations(lab: Lab) -> Read:
 
 
 @call
+def page_neurons_with_values(lab: Lab) -> Read:
+    model, tokenizer = lab.model(), lab.tokenizer
+    settings = {"top": 2, "strata": 2, "per_stratum": 1, "negatives": 1, "progress": False}
+    run = al.neurons.exemplars(model, tokenizer, TEXTS, **settings)
+    page = al.neurons.page(run, 1, 3, tokenizer=tokenizer, model=model)
+    al.neurons.write_values(run, model, lab.folder / "values", progress=False)
+    values = al.neurons.StoredValues.load(lab.folder / "values")
+    stored = al.neurons.page(run, 2, 5, tokenizer=tokenizer, values=values)
+    return lambda: [[x.known for x in (*page.excerpts, *stored.excerpts)], page.frame()]
+
+
+@call
+def describe_a_neuron(lab: Lab) -> Read:
+    def generator(prompts: list[str]) -> list[str]:
+        return ["a word" if x.endswith("Description:") else "[1, 0, 1, 0, 1]" for x in prompts]
+
+    model, texts = lab.model(), _passages()
+    settings = {"top": 1, "negatives": 8, "context": 16, "progress": False}
+    run = al.neurons.exemplars(model, lab.tokenizer, texts, layers=1, **settings)
+    unit = next(u for u in range(run.d_mlp) if len(run.negatives(1, u)) > 2 and run.top(1, u))
+    found = al.neurons.explain(
+        run, 1, unit, generator, model=model, tokenizer=lab.tokenizer, shown=1
+    )
+    return lambda: found.frame()
+
+
+@call
 def trace_with_nnsight(lab: Lab) -> Read:
     """Last: nnsight replaces Tensor.backward for good."""
     wrapped = al.to_nnsight(lab.model(), lab.tokenizer)

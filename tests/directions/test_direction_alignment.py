@@ -111,7 +111,7 @@ BAD = [
     ({"site": "layers.*.hook_resid_post"}, "names 4 hook points"),
     ({"site": "layers.0.self_attn.hook_z"}, "one vector per token"),
     ({"target": "keep the"}, "expected an answer of one token"),
-    ({"positions": 90}, "has no token at positions"),
+    ({"positions": 90}, "no token at position 90"),
     ({"toward": [True]}, "one per pair"),
     ({"batch_size": 0}, "expected at least 1"),
 ]

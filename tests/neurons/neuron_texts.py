@@ -5,13 +5,17 @@ from transformers import PreTrainedTokenizerFast
 
 
 class Letters:
-    """One token per character of a-z, space and full stop; no BOS, no specials."""
+    """One token per character of a-z, space and marks; no BOS, no specials."""
 
-    ALPHABET = "abcdefghijklmnopqrstuvwxyz ."
+    ALPHABET = "abcdefghijklmnopqrstuvwxyz .:\n"
+    CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
     @classmethod
-    def tokenizer(cls) -> PreTrainedTokenizerFast:
+    def tokenizer(cls, *, chat: bool = False) -> PreTrainedTokenizerFast:
         merges = {letter: number for number, letter in enumerate(cls.ALPHABET)}
-        return PreTrainedTokenizerFast(
+        tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.BPE(vocab=merges, merges=[]))
         )
+        if chat:
+            tokenizer.chat_template = cls.CHAT
+        return tokenizer

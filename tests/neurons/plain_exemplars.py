@@ -25,7 +25,7 @@ def number(neuron: int, window: int, seed: int) -> int:
 
 def octave(value: float) -> int:
     """The bin of a value above 0."""
-    return min(max(math.frexp(value)[1] - 1 + 12 + 1, 0), 30)
+    return 30 if math.isinf(value) else min(max(math.frexp(value)[1] - 1 + 12 + 1, 0), 30)
 
 
 @dataclass

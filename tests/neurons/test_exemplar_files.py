@@ -46,7 +46,7 @@ class pressing:
 
     def __init__(self, model: Any, forward: int):
         self.left = forward
-        self.handle = model.model.layers[-1].register_forward_hook(self)
+        self.handle = model.model.layers[0].register_forward_hook(self)
 
     def __call__(self, module: object, args: object, out: object) -> None:
         self.left -= 1
@@ -108,7 +108,7 @@ def test_a_folder_of_another_run_is_refused(saved, lab, change, match):
 
 def test_a_folder_of_other_texts_is_refused(saved, lab):
     model, tokenizer, texts = lab
-    changed = [texts[0].replace("the", "a"), *texts[1:]]
+    changed = [*texts[1:], texts[0]]
     with pytest.raises(al.errors.OtherRun, match="holds"):
         al.neurons.exemplars(model, tokenizer, changed, layers=[1, 3], out=saved[1], **SETTINGS)
 
@@ -351,12 +351,12 @@ def test_an_interrupted_run_goes_on_where_it_was(lab, saved, tmp_path, monkeypat
     settings = {"layers": [1, 3], "out": tmp_path / "run", "progress": False, **SETTINGS}
     with pressing(model, 3), pytest.raises(al.errors.Interrupted) as stopped:
         al.neurons.exemplars(model, tokenizer, texts, **settings)
-    assert re.search(r"stopped after 3 of \d+ forward passes.*goes on from", str(stopped.value))
+    assert re.search(r"stopped after 3 of \d+ forward passes.*resumes from", str(stopped.value))
     partial = stopped.value.partial
     assert partial.n_windows == 12
     assert not (tmp_path / "run" / files.FILE).exists()
     forwards = []
-    handle = model.model.layers[-1].register_forward_hook(lambda *_: forwards.append(1))
+    handle = model.model.layers[0].register_forward_hook(lambda *_: forwards.append(1))
     run = al.neurons.exemplars(model, tokenizer, texts, **settings)
     handle.remove()
     same(run, saved[0])

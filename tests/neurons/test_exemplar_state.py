@@ -67,7 +67,7 @@ def test_batches_in_any_order_keep_what_plain_python_keeps(dtype, trial):
         counted = torch.rand(len(numbers), length, generator=draw) > (0.2 if trial % 2 else -1)
         if trial % 4 == 1:
             x[0, length // 2], counted[-1] = -1, False
-        x[~counted] = torch.nan  # what stands where nothing counts
+        x[~counted] = torch.nan  # where nothing counts
         pooled = [row for row, w in enumerate(numbers.tolist()) if w < POOL]
         slots = tuple(int(numbers[row]) for row in pooled)
         rows = Rows(numbers, counted, int(counted.sum()), tuple(pooled), slots)

@@ -238,6 +238,30 @@ def test_a_copy_that_does_not_fit_is_said_to_be_missing(monkeypatch):
         al.neurons.find(model, tokenizer, vowels(1), untrained=True)
 
 
+@pytest.mark.parametrize("role", ["user", "assistant", "not user"])
+def test_tokens_of_one_role(role):
+    """The labels apply to a role's messages only, and scores are those of these tokens."""
+    model, tokenizer = random_model(7), Letters.tokenizer(chat=True)
+    draw = random.Random(1)
+    texts, inside = [], []
+    for _ in range(16):
+        said = ["".join(draw.choice("abc ") for _ in range(7)) + "a" for _ in range(2)]
+        parts = [("", "user: "), ("user", said[0]), ("", "\nassistant: "), ("assistant", said[1])]
+        parts.append(("", "\n"))
+        texts.append("".join(part for _, part in parts))
+        inside += [who == role.removeprefix("not ") for who, part in parts for _ in part]
+    wanted = np.array(inside) != role.startswith("not ")
+    labels = sources.regex(texts, {"a": "a"})
+    tokens = labels.cut(tokenizer, context=64, role=role)
+    assert tokens.asked[:, 0].tolist() == wanted.tolist()
+    is_a = np.array([c == "a" for text in texts for c in text])
+    assert tokens.truth[:, 0].tolist() == (is_a & wanted).tolist()
+    found = al.neurons.find(model, tokenizer, labels, role=role, shuffles=1, untrained=False)
+    assert found.search_tokens + found.confirm_tokens == wanted.sum()
+    with pytest.raises(TextError, match="chat template"):
+        al.neurons.find(model, Letters.tokenizer(), labels, role=role)
+
+
 def test_names_of_units():
     assert name_of_unit("layers.1.mlp.hook_post", 32) == "L1/N32"
     assert name_of_unit("layers.2.self_attn.hook_z", 3) == "L2/H3"
@@ -266,6 +290,7 @@ BAD = {
     "no batch": (SettingError, {"batch_size": 0}),
     "shuffles": (SettingError, {"shuffles": -1}),
     "context": (SettingError, {"context": 1}),
+    "role": (SettingError, {"role": "robot"}),
     "unknown site": (SiteError, {"sites": "layers.9.mlp.hook_post"}),
     "pattern": (SiteError, {"sites": "layers.0.self_attn.hook_pattern"}),
     "logits": (SiteError, {"sites": "hook_logits"}),

@@ -384,7 +384,7 @@ def test_bad_texts_names_and_shares():
         measure(ours, Pads(), ["x"])
     with pytest.raises(ValueError, match="no analysis is called 'overlaps'; expected some of"):
         measure(ours, Letters(), ["abc"], analyses=["overlaps"])
-    with pytest.raises(ValueError, match=r"analyses of measure is .overlap. "):
+    with pytest.raises(ValueError, match=r"analyses of measure is .overlap. \(str\)"):
         measure(ours, Letters(), ["abc"], analyses="overlap")
     with pytest.raises(ValueError, match="sample_every is 0"):
         measure(ours, Letters(), ["abc"], sample_every=0)

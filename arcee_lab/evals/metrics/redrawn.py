@@ -54,7 +54,7 @@ def redrawn(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Float[np.ndarray, " draw"]:
-    """A metric of as many documents, drawn with replacement, many times.
+    """A metric over many bootstrap samples of the documents.
 
     Args:
         aggregation: An `Aggregation`, or any function that lm-eval aggregates with. One that is no

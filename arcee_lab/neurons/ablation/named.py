@@ -38,7 +38,7 @@ def sets_of(units: Any, *, layers: int, d_mlp: int) -> tuple[tuple[Neuron, ...],
     for entry in units:
         several = _several(entry)
         members = tuple(
-            _neuron(one, layers=layers, d_mlp=d_mlp) for one in (entry if several else [entry])
+            neuron_of(one, layers=layers, d_mlp=d_mlp) for one in (entry if several else [entry])
         )
         if not members or len(set(members)) < len(members):
             raise SettingError(
@@ -59,7 +59,12 @@ def _several(entry: Any) -> bool:
     return isinstance(entry, Iterable) and not (pair and all(isinstance(x, int) for x in entry))
 
 
-def _neuron(given: Any, *, layers: int, d_mlp: int) -> Neuron:
+def neuron_of(given: Any, *, layers: int, d_mlp: int) -> Neuron:
+    """One neuron: `(layer, unit)`, "L1/N32", or an object with `layer` and `unit`.
+
+    Raises:
+        SettingError: It is none of these, or out of range.
+    """
     pair: Any = None
     if isinstance(given, str):
         named = re.fullmatch(r"L(\d{1,9})/N(\d{1,9})", given)
@@ -69,8 +74,7 @@ def _neuron(given: Any, *, layers: int, d_mlp: int) -> Neuron:
         pair = (given.layer, given.unit) if "mlp" in site else None
     elif isinstance(given, Sequence) and len(given) == 2:
         pair = tuple(given)
-    whole = pair is not None and all(isinstance(x, int) and not isinstance(x, bool) for x in pair)
-    if not whole:
+    if pair is None or not all(isinstance(x, int) and not isinstance(x, bool) for x in pair):
         raise SettingError(
             f"{given!r} is no neuron; expected (layer, unit), such as (1, 32), or 'L1/N32'."
         )

@@ -60,7 +60,7 @@ class Values:
         self._column = {
             Neuron(int(site.split(".")[1]), unit): place for place, (site, unit) in enumerate(order)
         }
-        counted = ~first_tokens(windows)
+        counted = ~windows.first()
         values = collect(
             anatomy,
             places,
@@ -86,15 +86,6 @@ class Values:
             return self._mean[columns].view(1, 1, -1)
         rows = torch.from_numpy(self._source[tokens])
         return self._values[:, columns][rows]
-
-
-def first_tokens(windows: Windows) -> np.ndarray:
-    """Which tokens are the first of their window, or BOS."""
-    first = np.zeros(windows.n_tokens, dtype=bool)
-    first[windows.bounds[:-1]] = True
-    if windows.bos_id is not None:
-        first |= windows.ids == windows.bos_id
-    return first
 
 
 def _sources(counted: np.ndarray, source: np.random.Generator) -> Int[np.ndarray, " token"]:

@@ -126,7 +126,12 @@ class Labels(Result):
         return tuple(rows)
 
     def cut(
-        self, tokenizer: Any, *, context: int, names: str | Collection[str] | None = None
+        self,
+        tokenizer: Any,
+        *,
+        context: int,
+        names: str | Collection[str] | None = None,
+        role: str | None = None,
     ) -> "LabelledTokens":
         """The texts as windows of tokens, with a label per token.
 
@@ -134,16 +139,17 @@ class Labels(Result):
             tokenizer: A fast tokenizer.
             context: Longest window, in tokens; a longer text gives several.
             names: The labels that are wanted; all by default.
+            role: Of conversations, whose tokens the labels apply to, as for `al.data.cut`.
 
         Raises:
-            SettingError: There is no such label, or the context is too short.
-            TextError: As for `tokens`.
+            SettingError: There is no such label or role, or the context is too short.
+            TextError: As for `tokens`; with a role, a text that is no conversation.
         """
         from arcee_lab.data.windows import cut
 
         wanted = self.require(names)
         _require_fast(tokenizer)
-        windows = cut(tokenizer, self.texts, context=context)
+        windows = cut(tokenizer, self.texts, context=context, role=role)
         truth = np.zeros((windows.n_tokens, len(wanted)), dtype=bool)
         asked = np.zeros_like(truth)
         place = 0  # first window of the text at hand
@@ -169,6 +175,8 @@ class Labels(Result):
                 else:
                     asked[rows, column] = own[:, 0] < own[:, 1]
             place = last
+        if windows.chosen is not None:
+            asked &= windows.chosen[:, None]
         return LabelledTokens(
             names=wanted,
             windows=windows,

@@ -40,7 +40,8 @@ _WINDOWS = {
 }
 
 
-class LayerFiles(Mapping[int, State]):
+# Of int and State; named so here, a type checker at run time would read a layer too early.
+class LayerFiles(Mapping[Any, Any]):
     """The states of a saved run by layer, each read and checked at its first use.
 
     Args:

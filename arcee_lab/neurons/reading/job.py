@@ -253,7 +253,7 @@ class ExemplarsJob:
             if resume is None
             else f"The same call resumes from what {resume} holds."
             if resume.is_file()
-            else f"Nothing was saved to {resume} yet, so the same call starts again."
+            else f"Nothing was saved to {resume} yet, so the same call starts anew."
         )
         return Interrupted(
             f"stopped after {run.done} of {total} forward passes; .partial is {kept}. {go_on}",

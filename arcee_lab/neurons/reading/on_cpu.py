@@ -92,7 +92,7 @@ class Lists:
         octaves = self._octaves(best)
         fires = best > 0
         self._histogram[self._units * BINS + octaves] += fires
-        score = self._score(octaves, self._neurons, np.uint32(window))
+        score = self._score(octaves, self._neurons, np.array([window], np.uint32))
         lines = self._units * self._places.strata + octaves % self._places.strata
         into_top = best >= self._top_bar
         into_drawn = (score >= self._drawn_bar[lines]) & fires
@@ -123,9 +123,11 @@ class Lists:
         scores[windows < 0] = 0
         return scores
 
-    def _score(self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    def _score(
+        self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray | np.uint32
+    ) -> np.ndarray:
         with np.errstate(over="ignore"):
-            order = hashing.orders(neurons, hashing.window_keys(np.atleast_1d(windows)))
+            order = hashing.orders(neurons, hashing.window_keys(windows))
         low = (BINS - 1 - octaves).astype(np.uint32) << np.uint32(hashing.BITS) | order
         return _LAST - low
 

@@ -65,7 +65,7 @@ class Exemplars(Result):
     corpus: Corpus
     counts: Bool[np.ndarray, " token"]
     pool: Int[np.ndarray, " pool"]
-    states: Mapping[int, State]
+    states: Mapping[Any, Any]  # of int and State; see `files.LayerFiles`
 
     # ------------------------------------------------------------------ what was run
 

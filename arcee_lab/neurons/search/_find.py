@@ -37,6 +37,7 @@ def find(
     top: int = 5,
     shuffles: int = 20,
     untrained: nn.Module | bool | None = None,
+    role: str | None = None,
     context: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
@@ -75,6 +76,8 @@ def find(
         untrained: A model to take as the untrained control; True for a copy with weights drawn
             anew, False for none. None takes a copy where it fits into half of the free memory, and
             otherwise the result says that this control is missing.
+        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
+            and so on for all but theirs, by the tokenizer's chat template. All tokens are read.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
             Longer texts are cut, with their labels.
         batch_size: Windows per forward.
@@ -88,7 +91,7 @@ def find(
         SettingError: An unknown label, one that never or always holds, too few documents, or a
             setting out of its range.
         SiteError: A site without units per token.
-        TextError: A tokenizer that is not fast.
+        TextError: A tokenizer that is not fast; with a role, texts that are no conversations.
 
     Example:
         >>> import arcee_lab as al
@@ -105,8 +108,10 @@ def find(
     longest = default_context(anatomy.model) if context is None else context
     require_context(anatomy.model, longest, "context")
     first, second = _split(labels, confirm, wanted)
-    search = _cut(first, tokenizer, longest, wanted, "search")
-    check = _cut(second, tokenizer, longest, wanted, "confirmation")
+    search, check = (
+        _checked(side.cut(tokenizer, context=longest, names=wanted, role=role), part)
+        for side, part in ((first, "search"), (second, "confirmation"))
+    )
     other = _control(anatomy, untrained, seed)
     source = np.random.default_rng(seed)
     fake = _shuffles(search, shuffles, source), _shuffles(check, min(1, shuffles), source)
@@ -319,10 +324,7 @@ def _split(labels: Labels, confirm: Labels | None, names: tuple[str, ...]) -> tu
     return labels.of(documents[::2]), labels.of(documents[1::2])
 
 
-def _cut(
-    labels: Labels, tokenizer: Any, context: int, names: tuple[str, ...], part: str
-) -> LabelledTokens:
-    tokens = labels.cut(tokenizer, context=context, names=names)
+def _checked(tokens: LabelledTokens, part: str) -> LabelledTokens:
     for column, name in enumerate(tokens.names):
         true, asked = int(tokens.truth[:, column].sum()), int(tokens.asked[:, column].sum())
         if true in (0, asked):

@@ -49,7 +49,7 @@ def wrong_facts(facts: Mapping[str, Any], states: Mapping[str, State]) -> str | 
 def wrong_states(
     states: Mapping[str, State], norms: Tensor, *, n_windows: int, n_sampled: int
 ) -> str | None:
-    """What in the counts of a report cannot be; None where they agree with each other.
+    """The first contradiction in the counts of a report; None if they agree.
 
     Args:
         states: By analysis.

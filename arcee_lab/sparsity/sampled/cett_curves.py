@@ -107,7 +107,7 @@ class CettCurves(Result):
     def figure_layers(self, targets: Sequence[float] = TARGETS, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that are not exactly zero, and those that a cut leaves."""
         from arcee_lab.views.figures.bands import percent
-        from arcee_lab.views.figures.nested import nested_bars
+        from arcee_lab.views.figures.layers import nested_bars
 
         left = [1 - self.zeros, *(1 - self.sparsity_at(target) for target in targets)]
         last = 1 - float(self.sparsity_at(targets[-1]).mean())

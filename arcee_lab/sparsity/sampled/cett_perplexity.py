@@ -129,7 +129,7 @@ class CettPerplexity(Result):
     def figure(self, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that fire, and those left at each allowed increase."""
         from arcee_lab.views.figures.bands import percent
-        from arcee_lab.views.figures.nested import nested_bars
+        from arcee_lab.views.figures.layers import nested_bars
 
         trials = [0, *self.found]
         names = ["not exactly zero", *(f"left at PPL +{percent(p)}" for p in self.increases)]

@@ -56,7 +56,7 @@ def lens_map(
         every = 1 if few else -(-len(columns) // _MOST_COLUMNS)
         axes.set_xticks(
             np.arange(0, len(columns), every) + 0.5,
-            [_short(word) for word in columns[::every]],
+            [_short(word) for word in list(columns)[::every]],
             rotation=0 if few else 90,
             fontsize=7,
         )
@@ -70,7 +70,7 @@ def lens_map(
             axes.text(
                 column + 0.5,
                 row + 0.5,
-                _short(words[row][column]),
+                _short(words[int(row)][int(column)]),
                 ha="center",
                 va="center",
                 fontsize=6.5,

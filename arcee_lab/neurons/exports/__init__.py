@@ -1,0 +1,9 @@
+"""Internal: neurons for other programs.
+
+_export           the call
+records           what all formats need of a page, and random windows
+neuronpedia       Neuronpedia's activation records, one JSON line per exemplar
+sae_dashboard     the batch that SAEDashboard reads
+neuron_explainer  the records of OpenAI's neuron-explainer, one file per neuron
+delphi            a store of the run's windows, and delphi's cache from the store's own exporter
+"""
