@@ -17,6 +17,7 @@ from torch import Tensor
 
 from arcee_lab.errors import OtherRun, SavedDamaged
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import parse_json
 
 
 def write(
@@ -53,7 +54,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(header["about"])
+        about = parse_json(header["about"], "its header")
         theirs = about.pop("run")
         whole = header.get("sha256") == _checksum(header["about"], tensors)
         other = [name for name, value in run.items() if theirs.get(name) != value]

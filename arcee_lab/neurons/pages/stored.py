@@ -1,7 +1,6 @@
 """Values per token of all exemplars on disk: pages with them need no model."""
 
 import itertools
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from arcee_lab.neurons.pages.static import Written, claimed
 from arcee_lab.neurons.pages.values import BATCH_SIZE, Spots, read_values
 from arcee_lab.results import counted
 from arcee_lab.runs import storage
+from arcee_lab.runs.json_text import read_json
 
 FACTS = "values.json"
 _AT_ONCE = 2 << 30  # bytes of values that one pass over the windows holds
@@ -54,7 +54,7 @@ class StoredValues:
         """
         folder = Path(folder)
         try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts = read_json(folder / FACTS)
             layers = tuple(facts["layers"])
             numbers = (facts["n_tokens"], facts["before"], facts["after"], *layers)
             if facts["version"] != _VERSION or any(type(x) is not int or x < 0 for x in numbers):

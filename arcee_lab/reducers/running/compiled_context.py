@@ -36,7 +36,7 @@ class CompiledReducing(CompiledRecorder, Statistics):
         batch: int,
         length: int,
         cache_length: int | None,
-        backend: str,
+        backend: Any,
     ):
         CompiledRecorder.__init__(
             self, anatomy, batch=batch, length=length, cache_length=cache_length, backend=backend
