@@ -2,6 +2,7 @@
 
     ArceeLabError (ValueError)
     ├── SettingError       an argument or a flag has a value that cannot be used
+    │   ├── SameMeans      two classes have the same mean, so no direction separates them
     │   └── WrongType      ... because it is of another type (a TypeError too)
     ├── SiteError          a hook point, a cut or an intervention that does not fit the model
     ├── ModelError         the model does not fit the call: another head, no pattern, no gradient
@@ -39,6 +40,7 @@ __all__ = [
     "ModelError",
     "NotWritten",
     "OtherRun",
+    "SameMeans",
     "SavedDamaged",
     "SettingError",
     "ShardDamaged",
@@ -91,6 +93,10 @@ class ArceeLabError(ValueError, _Short):
 
 class SettingError(ArceeLabError):
     """An argument or a flag has a value that cannot be used."""
+
+
+class SameMeans(SettingError):
+    """The two classes have the same mean, so no direction tells them apart."""
 
 
 class WrongType(SettingError, TypeError):

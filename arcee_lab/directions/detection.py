@@ -13,7 +13,7 @@ from arcee_lab.directions import methods
 from arcee_lab.directions.auroc import auroc, interval, resampled
 from arcee_lab.directions.detected import AUROC, GAP, SHUFFLED, UNTRAINED, Detection
 from arcee_lab.directions.direction import Check, Direction
-from arcee_lab.directions.methods import Alike, Fit, Method
+from arcee_lab.directions.methods import Fit, Method
 from arcee_lab.directions.reading import (
     MAX_POSITIONS,
     SITES,
@@ -22,7 +22,7 @@ from arcee_lab.directions.reading import (
     find_places,
     token_sites,
 )
-from arcee_lab.errors import ModelError, SettingError
+from arcee_lab.errors import ModelError, SameMeans, SettingError
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint, model_name
 from arcee_lab.neurons.labels.labelled import Labels
@@ -128,7 +128,7 @@ def detect(
                     found = _tried(
                         x[site], z, places, fit, known, site, shuffles=shuffles, seed=seed
                     )
-                except Alike:
+                except SameMeans:
                     if len(names) == 1:
                         raise
                     alike.append(site)
@@ -293,7 +293,7 @@ def _scores(
     """Scores of the tokens to confirm on, by a control; all the same where it finds nothing."""
     try:
         vector = fit(x[places.fit], labels).vector
-    except Alike:
+    except SameMeans:
         return np.zeros(int((~places.fit).sum()))
     return x[~places.fit].astype(np.float64) @ vector
 
@@ -334,6 +334,6 @@ def _within(x: Float[np.ndarray, "place d"], places: Places, fit: Method, seed: 
             return float("-inf")  # too few documents to choose by
     try:
         vector = fit(x[here][~held], truth[~held]).vector
-    except Alike:
+    except SameMeans:
         return float("-inf")
     return auroc(x[here][held].astype(np.float64) @ vector, truth[held])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from arcee_lab.errors import SettingError
+from arcee_lab.errors import SameMeans, SettingError
 
 
 class Fit(NamedTuple):
@@ -20,10 +20,6 @@ class Fit(NamedTuple):
 
     vector: np.ndarray
     threshold: float
-
-
-class Alike(SettingError):
-    """The two classes have the same mean, so no direction tells them apart."""
 
 
 Method = Callable[[Float[np.ndarray, "n d"], Bool[np.ndarray, " n"]], Fit]
@@ -103,7 +99,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
             "in bfloat16 or float32."
         )
     if not length:
-        raise Alike(
+        raise SameMeans(
             "The two classes have the same mean, so no direction leads from one to the other; "
             "choose another site or concept."
         )

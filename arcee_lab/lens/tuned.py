@@ -208,17 +208,17 @@ def _read(
 ) -> TunedLens:
     anatomy = anatomy_of(model)
     if described["format"] != FORMAT or described["version"] != VERSION:
-        raise ValueError(f"it is {described['format']!r} version {described['version']!r}")
+        raise SavedDamaged(f"it is {described['format']!r} version {described['version']!r}")
     sites, known = described["sites"], anatomy.legend.sites()
     if (
         not sites
         or not all(isinstance(site, str) for site in sites)
         or len(set(sites)) < len(sites)
     ):
-        raise ValueError("its sites are no list of names")
+        raise SavedDamaged("its sites are no list of names")
     fingerprint, name = described["model"]["fingerprint"], described["model"]["name"]
     if not isinstance(fingerprint, str) or not isinstance(name, str):
-        raise ValueError("its model has no fingerprint and name")
+        raise SavedDamaged("its model has no fingerprint and name")
     width = anatomy.size("d_model")
     if described["d_model"] != width or not set(sites) <= set(known):
         raise OtherRun(
@@ -228,28 +228,28 @@ def _read(
     numbers = [described[what] for what in ("plain_kl", "tuned_kl")]
     for column in numbers:
         if len(column) != len(sites) or not all(math.isfinite(float(x)) for x in column):
-            raise ValueError("it has no divergence for each site")
+            raise SavedDamaged("it has no divergence for each site")
     weights = described["weights"]
     if not _WEIGHTS.fullmatch(weights["path"]):
-        raise ValueError("its weights have another name")
+        raise SavedDamaged("its weights have another name")
     path = folder / weights["path"]
     if path.stat().st_size != weights["bytes"] or sha256(path) != weights["sha256"]:
-        raise ValueError(f"{path.name} was changed")
+        raise SavedDamaged(f"{path.name} was changed")
     with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
         wanted = {f"{site}/map": [width, width] for site in sites}
         wanted |= {f"{site}/shift": [width] for site in sites}
         if set(file.keys()) != set(wanted):
-            raise ValueError(f"{path.name} holds other tensors")
+            raise SavedDamaged(f"{path.name} holds other tensors")
         for key, shape in wanted.items():
             view = file.get_slice(key)
             if list(view.get_shape()) != shape or view.get_dtype() != "F32":
-                raise ValueError(f"{key} is not fp32 {shape}")
+                raise SavedDamaged(f"{key} is not fp32 {shape}")
         tensors = {key: file.get_tensor(key) for key in wanted}
     if not all(bool(x.isfinite().all()) for x in tensors.values()):
-        raise ValueError(f"{path.name} holds numbers that are not finite")
+        raise SavedDamaged(f"{path.name} holds numbers that are not finite")
     tokens, settings = described["tokens"], described["settings"]
     if not isinstance(tokens, int) or not isinstance(settings, dict):
-        raise ValueError("its tokens or settings are missing")
+        raise SavedDamaged("its tokens or settings are missing")
     return cls(
         sites=tuple(sites),
         maps=tuple(tensors[f"{site}/map"] for site in sites),

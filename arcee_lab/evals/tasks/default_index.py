@@ -16,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind, TaskIndex
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.runs.storage import write_json
 
 _ROOT = Path(lm_eval.tasks.__file__).parent
@@ -116,19 +117,19 @@ def _parse(value: Any, signature: str) -> dict[str, Entry]:
     """The entries of a kept file.
 
     Raises:
-        ValueError: It is of other task files, or not what `default_index` writes.
+        SavedDamaged: It is of other task files, or not what `default_index` writes.
     """
     if value["signature"] != signature:
-        raise ValueError("the task files changed")
+        raise SavedDamaged("the task files changed")
     index: dict[str, Entry] = {}
     for name, kind, path, tags in value["entries"]:
         if type(name) is not str or any(type(tag) is not str for tag in tags):
-            raise ValueError("a name is no text")
+            raise SavedDamaged("a name is no text")
         # Only files of lm-eval: a task file can run code.
         whole = None if path is None else Path(os.path.normpath(_ROOT / path))
         if whole is not None and not whole.is_relative_to(_ROOT):
-            raise ValueError("a path leaves lm-eval's folder")
+            raise SavedDamaged("a path leaves lm-eval's folder")
         if (whole is None) != (Kind[kind] is Kind.TAG):
-            raise ValueError("a task without a file")
+            raise SavedDamaged("a task without a file")
         index[name] = KeptEntry(name, Kind[kind], whole, tags=set(tags))
     return index
