@@ -160,7 +160,8 @@ class Found(Result):
         controls = f"{counted(self.shuffles, 'shuffled search', 'shuffled searches')}"
         untrained = f"no untrained copy: {self.missing}" if self.missing else "an untrained copy"
         return (
-            f"{len(self.confirmed)} of {counted(len(self.labels), 'label')} have a unit that is "
+            f"{len(self.confirmed)} of {counted(len(self.labels), 'label')} "
+            f"{'has' if len(self.labels) == 1 else 'have'} a unit that is "
             f"confirmed on {counted(self.documents, 'other document')}, of {self.searched:,} "
             f"searched by {self.rank_by.upper()}; controls: {controls}, {untrained}"
         )
