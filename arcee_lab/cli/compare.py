@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     columns = ["run", "task", "metric", "base", "value", "difference", "low", "high", "n", "p_holm"]
     frame = found.frame()
     print(f"{found.headline}\n")
-    print(frame[columns].to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    shown = frame.to_string(columns=columns, index=False, float_format=lambda x: f"{x:.3f}")
+    print(shown)
     for line in found.skipped:
         print(f"not compared  {line}")
     if args.out is not None:

@@ -42,8 +42,12 @@ def windows_of(
         TooFewTokens: The texts hold fewer tokens than `max_tokens`.
     """
     if isinstance(texts, Windows):
-        given = {"context": context, "max_tokens": max_tokens, "overlap": overlap or None}
-        given["role"] = role
+        given = {
+            "context": context,
+            "max_tokens": max_tokens,
+            "overlap": overlap or None,
+            "role": role,
+        }
         named = [f"{name}={value}" for name, value in given.items() if value is not None]
         if named:
             raise SettingError(

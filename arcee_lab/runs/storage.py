@@ -155,7 +155,7 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def claim(folder: str | Path, settings: Mapping[str, Any]) -> Path:
+def claim(folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Path:
     """Reserves a folder for one run, and refuses a folder of another run.
 
     The settings are written to `run.json` in the folder. A folder with equal settings belongs to

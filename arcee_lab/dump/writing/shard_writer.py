@@ -117,6 +117,7 @@ class ShardWriter:
 
     def _nan(self, name: str, batch: SiteBatch) -> ModelError:
         """The error for the first piece that holds NaN."""
+        piece, n_nan = batch.pieces[0], 0
         for piece in batch.pieces:
             n_nan = int(batch.x[piece.source : piece.source + piece.length].isnan().sum())
             if n_nan:

@@ -37,7 +37,9 @@ class KeptEntry(Entry):
         return self._cfg
 
     @cfg.setter
-    def cfg(self, value: dict[str, Any] | None) -> None:
+    def cfg(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, value: dict[str, Any] | None
+    ) -> None:
         self._cfg = value
 
 

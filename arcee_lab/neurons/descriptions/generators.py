@@ -31,7 +31,7 @@ def generator_of(
     if isinstance(given, str | Path):
         name = str(given)
         model, tokenizer = _load(name)
-    elif isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "generate"):
+    elif _is_pair(given):
         model, tokenizer = given
         name = getattr(model, "name_or_path", "") or type(model).__name__
     elif hasattr(given, "model") and hasattr(given, "tokenizer") and hasattr(given, "task"):
@@ -56,6 +56,10 @@ def generator_of(
         return answers
 
     return generate, name
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "generate")
 
 
 def _checked(given: Callable[[list[str]], Any]) -> Generate:

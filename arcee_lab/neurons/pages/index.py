@@ -150,7 +150,7 @@ def layer_page(run: Any, layer: int, frame: pd.DataFrame) -> str:
         columns["raises"] = "t"
     head = "".join(f"<th><button>{name}</button></th>" for name in columns)
     body = "".join(_row(row, raised) for row in frame.itertuples())
-    dead = int((frame["n_fired"] == 0).sum())
+    dead = int(np.count_nonzero(frame["n_fired"] == 0))
     return html_page.page(
         f"Layer {layer} of {run.model}",
         f"{counted(len(frame), 'neuron')}, of which {dead:,} never fired; N = {run.n_tokens:,} "
@@ -192,11 +192,11 @@ def _listed(tokens: Sequence[str]) -> str:
 def _contents(run: Any, frames: Sequence[pd.DataFrame]) -> str:
     rows = []
     for layer, frame in zip(run.layers, frames, strict=True):
-        dead = int((frame["n_fired"] == 0).sum())
+        dead = int(np.count_nonzero(frame["n_fired"] == 0))
         rows.append(
             f'<tr><td><a href="{_file_name(layer)}">layer {layer}</a></td>'
             f'<td class="n">{len(frame):,}</td><td class="n">{dead:,}</td>'
-            f'<td class="n">{number(frame["rate"].mean())}</td></tr>'
+            f'<td class="n">{number(np.mean(frame["rate"]))}</td></tr>'
         )
     head = "<tr><th>layer</th><th>neurons</th><th>never fired</th><th>mean rate</th></tr>"
     return html_page.page(

@@ -55,8 +55,6 @@ def orders(neurons: Whole, windows: Whole) -> Whole:
         windows: Of `window_keys`.
     """
     order = mixed(neurons ^ windows)
-    return (
-        order >> order.dtype.type(32 - BITS)
-        if isinstance(order, np.ndarray)
-        else order >> (32 - BITS)
-    )
+    if isinstance(order, np.ndarray):
+        return order >> order.dtype.type(32 - BITS)
+    return order >> (32 - BITS)

@@ -269,6 +269,7 @@ def chosen_layers(layers: int | Iterable[int] | None, n_layers: int) -> tuple[in
     """
     if layers is None:
         return tuple(range(n_layers))
+    wanted: list[Any]  # what is no whole number is refused below
     try:
         wanted = [layers] if isinstance(layers, int) else list(layers)
     except TypeError:

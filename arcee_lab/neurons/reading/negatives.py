@@ -44,7 +44,7 @@ def pool(
     cells = domains.astype(np.int64) * 64 + np.log2(np.maximum(lengths, 1)).astype(np.int64)
     by_cell = np.lexsort((order, cells))
     starts = np.flatnonzero(np.diff(cells[by_cell], prepend=-1))
-    turn = np.arange(len(windows)) - np.repeat(starts, np.diff([*starts, len(windows)]))
+    turn = np.arange(len(windows)) - np.repeat(starts, np.diff(starts, append=len(windows)))
     return by_cell[np.lexsort((order[by_cell], turn))][:most]
 
 

@@ -41,16 +41,9 @@ class Lists:
     def __init__(self, state: State, places: Places, neurons: Integer[np.ndarray, " d_mlp"]):
         self._places, self._dtype = places, places.kept_dtype
         self._state, self._neurons = state, neurons.astype(np.uint32)
-        unsigned = np.dtype(f"u{self._dtype.itemsize}")
-        self._top = {part: state[f"top_{part}"] for part in PARTS}
-        self._drawn = {part: state[f"drawn_{part}"].view(-1, places.per_stratum) for part in PARTS}
-        for lists in (self._top, self._drawn):
-            lists["values"] = lists["values"].view(_BITS[self._dtype])
-        self._top, self._drawn = (
-            {part: x.numpy() for part, x in lists.items()} for lists in (self._top, self._drawn)
-        )
-        for lists in (self._top, self._drawn):
-            lists["values"] = lists["values"].view(unsigned)
+        top = {part: state[f"top_{part}"] for part in PARTS}
+        drawn = {part: state[f"drawn_{part}"].view(-1, places.per_stratum) for part in PARTS}
+        self._top, self._drawn = _arrays(top), _arrays(drawn)
         self._histogram = state["histogram"].numpy().reshape(-1)
         self._fired, self._silent = state["fired"].numpy(), state["silent"].numpy()
         self._units = np.arange(len(neurons))
@@ -123,9 +116,7 @@ class Lists:
         scores[windows < 0] = 0
         return scores
 
-    def _score(
-        self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray | np.uint32
-    ) -> np.ndarray:
+    def _score(self, octaves: np.ndarray, neurons: np.ndarray, windows: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
             order = hashing.orders(neurons, hashing.window_keys(windows))
         low = (BINS - 1 - octaves).astype(np.uint32) << np.uint32(hashing.BITS) | order
@@ -148,6 +139,13 @@ class Lists:
         nan = (bits & ~np.array(sign).astype(bits.dtype)) > _INFINITE[self._dtype]
         self._state["nan"] += int(nan.sum())
         return np.where((signed > 0) & ~nan, bits, 0).astype(bits.dtype)
+
+
+def _arrays(lists: State) -> dict[str, np.ndarray]:
+    """Lists as arrays on the same memory; values as their bits, without a sign."""
+    values = lists["values"]
+    bits = values.view(_BITS[values.dtype]).numpy().view(np.dtype(f"u{values.itemsize}"))
+    return {part: bits if part == "values" else x.numpy() for part, x in lists.items()}
 
 
 def _groups(
