@@ -131,8 +131,9 @@ def test_every_number_of_every_command_has_bounds():
                 numbers[f"{name} {one.option_strings[0]}"] = one.type
     assert len(numbers) > 20
     unbounded = {name for name, kind in numbers.items() if not hasattr(kind, "most")}
-    # The first is between 0 and 1, which its recipe checks; the second are four numbers.
-    assert unbounded == {"train-head --learning-rate", "eval --seed"}
+    # The first is between 0 and 1, which its recipe checks; the second are four numbers; the third
+    # names a neuron, which the run checks.
+    assert unbounded == {"train-head --learning-rate", "eval --seed", "neurons --unit"}
     with pytest.raises(argparse.ArgumentTypeError, match="4294967295"):
         numbers["eval --seed"](str(2**40))
 

@@ -45,6 +45,7 @@ def test_an_unconnected_or_half_started_rank_is_an_error(monkeypatch):
 def test_gpus_are_taken_by_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(ranks, "read_device", torch.device)  # there is none to compute on
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert ranks.current().device == torch.device("cuda:1")
     assert ranks.current("cuda:0").device == torch.device("cuda:0")

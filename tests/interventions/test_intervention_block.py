@@ -407,9 +407,9 @@ def test_inference_mode_then_gradients_in_one_block(tiny):
     assert not torch.equal(mixed["lm_head.weight"], plain["lm_head.weight"])
 
 
-def test_compiled_and_traced_models_run_their_interventions(run_forked):
+def test_compiled_and_traced_models_run_their_interventions(run_clean):
     """nnsight reads and edits first, then interventions act, and captures record the result."""
-    run_forked(
+    run_clean(  # nnsight reads the source of the block, which a fork does not have
         """
         import torch
         import arcee_lab as al

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from arcee_lab.errors import FileError, SavedDamaged
+from arcee_lab.errors import FileError, SavedDamaged, WrongType
 
 RESULTS = "results.json"
 _LARGEST = 1 << 31  # bytes of one file
@@ -108,7 +108,7 @@ def _object(path: Path, text: str) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"got {str(value)[:60]!r}")
+        raise WrongType(f"got {str(value)[:60]!r}")
     return value
 
 
@@ -116,7 +116,7 @@ def _score(value: Any, kind: type) -> Any:
     row = dict(_typed(value, dict))
     names = {one.name for one in fields(kind)}
     if set(row) != names:
-        raise TypeError(f"a score has the fields {', '.join(sorted(row))[:200]}")
+        raise WrongType(f"a score has the fields {', '.join(sorted(row))[:200]}")
     for name in ("task", "metric", "filter"):
         _typed(row[name], str)
     for name in ("value", "low", "high"):
@@ -124,7 +124,7 @@ def _score(value: Any, kind: type) -> Any:
     if row["ceiling"] is not None:
         row["ceiling"] = float(_typed(row["ceiling"], (int, float)))
     if _typed(row["n"], int) < 1:
-        raise TypeError(f"a score of {row['n']} documents")
+        raise WrongType(f"a score of {row['n']} documents")
     if row["aggregation"] is not None:
         _typed(row["aggregation"], str)
     row["members"] = tuple(_typed(one, str) for one in row["members"])

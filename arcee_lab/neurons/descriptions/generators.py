@@ -128,10 +128,14 @@ def _load(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # A folder is never looked up on the Hub; no code of a checkpoint runs, and no pickle is read.
-    settings = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
+    local = folder.is_dir()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **settings)
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False, local_files_only=local
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, local_files_only=local
+        )
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
