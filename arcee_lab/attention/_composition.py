@@ -27,7 +27,7 @@ class Composition(Result):
     Attributes:
         kind: "q", "k" or "v": what of the reader is made from what the writer writes.
         scores: From 0 to 1; NaN where the writer is not in an earlier layer.
-        chance: What two matrices have on average that are turned against each other at random.
+        chance: The average score of two matrices that are rotated at random, independently.
     """
 
     kind: Kind
@@ -84,9 +84,9 @@ def composition(model: nn.Module, kind: Kind) -> Composition:
 
     The score of a writer with OV circuit `W` and a reader is `|M W| / (|M| |W|)` in Frobenius
     norms, where `M` is the reader's OV ("v"), its QK ("k": keys are on the right), or the transpose
-    of that ("q"). It is 1 where the reader reads nothing but the writer's one direction. The gain
-    of the reader's norm is in it; RoPE and the MLPs between are not. No `[d_model, d_model]` matrix
-    is made.
+    of that ("q"). It is 1 where the writer writes a single direction and the reader reads only
+    that one. The gain of the reader's norm is included; RoPE and the MLPs between the two are not.
+    No `[d_model, d_model]` matrix is made.
 
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021, "Composition
     scores".
@@ -96,8 +96,9 @@ def composition(model: nn.Module, kind: Kind) -> Composition:
         kind: "q", "k" or "v".
 
     Returns:
-        All pairs, with what chance gives: for matrices of width d that are turned against each
-        other at random the mean square of the score is 1/d, so chance is `d ** -0.5`.
+        The scores of all pairs, and the score that chance gives: for matrices of width d that are
+        rotated at random, independently, the mean square of the score is 1/d, so chance is
+        `d ** -0.5`.
 
     Raises:
         ValueError: For another kind.

@@ -25,11 +25,11 @@ class HeadStatistic(Result):
     does a first token, which can only read itself.
 
     Attributes:
-        statistic: What was asked.
+        statistic: The statistic that was computed.
         layers: The layers, in order.
-        mean: By head; NaN where no token counts.
+        mean: For each layer and head; NaN where no token counts.
         n: How many tokens counted.
-        readings: By layer one reading per forward, as long as values by token were kept.
+        readings: For each layer one reading per forward, if values per token were kept.
     """
 
     statistic: Statistic
@@ -41,7 +41,7 @@ class HeadStatistic(Result):
     def values(self, layer: int) -> Tensor | list[Tensor]:
         """The number at each token, `[batch, head, q_pos]`; a list if there were several forwards.
 
-        NaN at padding, and where the statistic says nothing of the token.
+        NaN at padding, and at tokens for which the statistic is not defined.
         """
         return self._all(layer, "value")
 

@@ -59,8 +59,8 @@ class Direction(Result):
         vectors: fp32 on the CPU, rows of length 1 at right angles to each other.
         scale: What strength 1 adds along each row, in the unit of the site: the distance between
             the means of the two classes, unless the method says otherwise.
-        threshold: Of `x · axis`; above it the method says that the concept is there. None: it
-            gives none.
+        threshold: Of `x · axis`; above it the method says that the concept is there. None if the
+            method gives no threshold.
         method: How it was found, e.g. "mean difference".
         concept: What it stands for.
         model: Name of the model.
@@ -68,7 +68,7 @@ class Direction(Result):
         n: Tokens, or pairs, that it was fitted on.
         documents: Documents that they come from.
         split: How documents were divided, in words.
-        checks: What it does on documents that it was not fitted on, and controls of that.
+        checks: Measurements on documents that it was not fitted on, and their controls.
 
     Raises:
         SettingError: Vectors that are not finite, not orthonormal or of another shape.
@@ -187,7 +187,8 @@ class Direction(Result):
         copy; `require` asks.
 
         Args:
-            strength: 1 is the distance between the means of the classes; negative values lead away.
+            strength: 1 is the distance between the means of the classes; negative values steer away
+                from the concept.
             where: As for every intervention: `positions`, `tokens`, `mask` ...
 
         Raises:
@@ -209,7 +210,7 @@ class Direction(Result):
         return ProjectOut(self.site, self.vectors, **where)
 
     def patch(self, source: Any, **where: Any) -> Patch:
-        """Puts another run's part along it in place: an `al.Patch` within its vectors.
+        """Replaces the part along it by that of another run: an `al.Patch` within its vectors.
 
         Args:
             source: As for `al.Patch`: a capture, or a tensor.

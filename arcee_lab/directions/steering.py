@@ -184,8 +184,8 @@ def steer(
             each; see `arcee_lab.heads.targets.target_of`.
         versus: The answer that it is to replace.
         strengths: Which; 1 is the distance between the means of the classes. 0 is always measured.
-        sources: A text with the concept for each prompt: what replacing the whole activations at
-            the positions by theirs achieves is the most that one can hope for.
+        sources: A text with the concept for each prompt. For comparison, the whole activations at
+            the positions are replaced by those of the sources.
         neutral: Texts whose nats per token are the cost; for a causal head.
         positions: Tokens of the prompts that are changed, counted within each; None: all.
         context: Tokens per window of the neutral text; as for `al.sparsity.measure`.

@@ -217,9 +217,9 @@ def sweep(
         heads: As `al.evals.run` takes them.
         batch_size: Sequences per batch of generation and heads, by default 8.
         device: "cpu", "cuda", ...
-        dtype: Of the weights.
-        seed: As for `al.evals.run`; every level starts from the same seeds and asks the same
-            documents, so that levels can be compared. A None is drawn once, for all levels.
+        dtype: Dtype of the weights.
+        seed: As for `al.evals.run`; every level starts from the same seeds and uses the same
+            documents, so that levels can be compared. For None, one seed is drawn for all levels.
         progress: Show one bar per level; by default in notebooks and terminals.
 
     Returns:

@@ -21,22 +21,22 @@ _TO = ("zero", "mean", "resample")
 
 @dataclass(frozen=True, repr=False)
 class Ablate(Intervention):
-    """Takes away what activations say.
+    """Replaces activations by values that say nothing about the token.
 
     * "zero": 0.
     * "mean": `value`, a number or a tensor over the site's feature axes, e.g. `[d_mlp]`; or a
       result with such a tensor as `mean`; or a mapping site -> one of these.
     * "resample": without a `value`, those of another sequence of the batch at the same attended
       position (at its last one, if it is shorter); the sequences are shuffled in one cycle, so none
-      keeps its own. With `value` `[n, *features]`, one of its n rows drawn for each token. All
-      sites of a forward take the same sequences and rows.
+      keeps its own. With `value` `[n, *features]`, one of its n rows is drawn for each token.
+      All sites of a forward take the same sequences and rows.
 
     The shared arguments are those of `Intervention`.
 
     Attributes:
-        to: What is put in place.
+        to: What activations are replaced by: one of the above.
         value: See above.
-        seed: Of the draw; each forward of the block draws anew from it.
+        seed: Random seed of "resample"; each forward of the block draws again.
 
     Example:
         >>> import arcee_lab as al

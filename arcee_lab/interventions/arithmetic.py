@@ -108,7 +108,7 @@ class Add(Intervention):
     Attributes:
         direction: A tensor over the site's feature axes, e.g. `[d_model]`; or a number. The
             product is taken in the direction's dtype, then cast to that of the site.
-        alpha: Its strength.
+        alpha: The strength, a factor of `direction`.
     """
 
     direction: Any

@@ -273,8 +273,8 @@ def intervene(
 
     Works with any call of the model: every head, `generate` with and without a cache, autocast,
     gradients (which flow through what is changed) and gradient checkpointing (call `backward()`
-    inside the block). `al.capture` sees the values that flow on, and blocks nest: the outer acts
-    first. At one site interventions act in the order of the list. Asking for `hook_scores` or
+    inside the block). `al.capture` records the final values. Blocks nest: the outer one acts first.
+    At one site interventions act in the order of the list. An intervention on `hook_scores` or
     `hook_pattern` makes that layer run the eager kernel, whose data flows through them. Inside the
     block code compiled by torch runs eagerly. Afterwards, also after an exception, hooks are as
     before and the model is unchanged bit for bit.
@@ -282,15 +282,15 @@ def intervene(
     Args:
         model: One of arcee_lab's models.
         interventions: `al.Ablate`, `al.Scale`, `al.Clamp`, `al.Add`, `al.ProjectOut`, `al.TopK`,
-            `al.Threshold`, `al.Cett`, `al.Patch` or `al.Replace`; none changes nothing.
+            `al.Threshold`, `al.Cett`, `al.Patch` or `al.Replace`; an empty list changes nothing.
 
     Returns:
         A context manager; its `set_tags` serves interventions with `tags=`.
 
     Raises:
-        ValueError: For what does not fit the model, before any forward; for what does not fit a
-            call, in it; and, when the block ends, for a site that never fired or a condition that
-            no token met.
+        ValueError: Before any forward, an intervention does not fit the model; during a call, it
+            does not fit the call; when the block ends, a site never fired or no token met a
+            condition.
 
     Example:
         >>> import arcee_lab as al

@@ -29,7 +29,7 @@ def to_json(interventions: Intervention | Iterable[Intervention]) -> str:
     Tensors are written as their bytes, so a patch takes 4/3 of the size of its sources.
 
     Raises:
-        ValueError: For `Replace`, whose function no text can hold.
+        ValueError: For `Replace`, whose function cannot be written as text.
 
     Example:
         >>> import arcee_lab as al

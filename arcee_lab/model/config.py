@@ -117,7 +117,7 @@ class ArceeConfig(PreTrainedConfig):
         """Returns the shape of arcee-ai/AFM-4.5B: 4.619 billion parameters.
 
         36 layers of width 2560 with 18432 neurons each, 20 heads over 4 kv heads, an untied
-        vocabulary of 128005 and YaRN that stretches a context of 4096 by 20.
+        vocabulary of 128005 and YaRN that stretches a context of 4096 by a factor of 20.
 
         Args:
             **overrides: Fields to replace, e.g. `num_hidden_layers=2` for a slice of the model.

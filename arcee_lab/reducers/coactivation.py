@@ -84,9 +84,9 @@ class CoActivations(ReducerResult):
 
 @dataclass(frozen=True)
 class CoActivation(Reducer):
-    """Counts the tokens on which chosen units fire together, two by two.
+    """Counts, for each pair of chosen units, the tokens on which both fire.
 
-    Counts are exact: int64, fed by fp32 sums of at most 2^24 ones.
+    Counts are exact: int64 totals of fp32 sums over at most 2^24 tokens each.
 
     Attributes:
         units: Indices on the last axis of a site without heads.

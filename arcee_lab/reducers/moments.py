@@ -63,9 +63,9 @@ class Moments(Reducer):
 
     Sums are fp64 around the mean of each piece (on a CPU around that of the call's first tokens),
     put together as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-    computing sample variances" (1979): a mean that is large compared with the spread does not
-    cancel. States merged in another order agree to
-    about 1e-12 of the variance plus 1e-15 of the squared mean; the maximum is exact.
+    computing sample variances" (1979), so that no digits are lost where the mean is large compared
+    with the spread. States merged in another order agree to about 1e-12 of the variance plus 1e-15
+    of the squared mean; the maximum is exact.
 
     Example:
         >>> import arcee_lab as al

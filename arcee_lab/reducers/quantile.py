@@ -91,10 +91,10 @@ class Quantile(Reducer):
 
     Attributes:
         error: Largest relative error of a quantile between 2^low and 2^high in magnitude.
-        by: "site": of all units together. "unit": of each, which takes about
+        by: "site": quantiles of all units together. "unit": of each unit, which takes about
             `5.5 · (high - low) / error` bytes per unit.
-        low: Octave below which a magnitude is taken for 0.
-        high: Octave beyond which magnitudes are not distinguished.
+        low: Magnitudes below 2^low count as 0.
+        high: Magnitudes above 2^high are not distinguished.
 
     Example:
         >>> import arcee_lab as al

@@ -39,19 +39,20 @@ def contrast_pca(
     """The directions in which pairs of texts differ most: principal components of differences.
 
     Each text is read at its last token. The components are those of `positive - negative`, not
-    centred, so that what all pairs share is found first; each points to the positive texts.
+    centred, so that the difference that all pairs share is found first; each points to the
+    positive texts.
     Strength 1 is their mean difference within these directions.
 
     Source: Zou et al., "Representation Engineering", arXiv:2310.01405, who draw the sign of each
-    difference at random before they centre; that has the same components in the long run.
+    difference at random before they centre; in expectation that gives the same components.
 
     Args:
         model: An Arcee model with any head.
         tokenizer: Its tokenizer.
-        positive: Texts; half of the pairs is fitted on.
+        positive: Texts; the fit uses half of the pairs.
         negative: The other text of each pair.
         site: A hook point with one vector per token.
-        concept: What the positive texts have.
+        concept: A name for what the positive texts have in common.
         rank: How many components.
         batch_size: Texts per forward.
         shuffles: How often texts are paired and signed at random, as a control.
@@ -64,7 +65,7 @@ def contrast_pca(
     Raises:
         TextError: There are fewer than four pairs, or a text that cannot be read.
         SettingError: A number is out of its range.
-        SiteError: The site has not one vector per token.
+        SiteError: The site does not have one vector per token.
 
     Example:
         >>> import arcee_lab as al

@@ -104,8 +104,8 @@ def logistic(
 ) -> Direction:
     """A logistic probe of a label: scikit-learn's regression on standardised features.
 
-    It detects better than a difference of means, because it uses what the features share, and for
-    the same reason it may steer worse.
+    It often detects better than a difference of means, because it takes correlations between
+    features into account; for the same reason it may steer worse.
 
     Args:
         model: As for `mean_difference`.

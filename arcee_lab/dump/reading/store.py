@@ -115,8 +115,8 @@ class Store(Reader):
             unit: The neuron.
             k: How many firings at most.
             around: Tokens shown before and after, within the window that the model read.
-            first: Whether to include first positions, which models treat unlike any other. Padding
-                is never included.
+            first: Whether to include first positions, whose activations are unlike those of other
+                tokens. Padding is never included.
 
         Raises:
             ArceeLabError: As for `neurons`.
@@ -235,7 +235,7 @@ class Store(Reader):
         )
 
     def export(self, kind: str, out: str | os.PathLike[str], **options: Any) -> "Export":
-        """Writes the store for another program.
+        """Writes the store in a format of another program.
 
         Args:
             kind: `parquet`, `delphi`, `saelens` or `coo`; see `arcee_lab.dump.reading.exports`.

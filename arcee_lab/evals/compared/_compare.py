@@ -36,10 +36,10 @@ def compare(
 
     Args:
         base: An `Evaluation`: the run that the others are compared with.
-        *runs: Others of the same tasks.
+        *runs: Other runs of the same tasks.
         names: A name per run, the base first; by default the names of the models.
-        documents: "same": all runs must have the same documents of a task; "common": those that
-            both have are compared.
+        documents: "same": all runs must have the same documents of a task; "common": each run is
+            compared on the documents that it shares with the base.
         draws: How often documents are redrawn.
         seed: Random seed of the draws.
 

@@ -137,12 +137,13 @@ def transplant_curve(
     Choose the ranking on other prompts than these, or it fits their noise.
 
     Args:
-        base: The model that neurons are put into; as it was afterwards.
+        base: The model that neurons are put into; it is unchanged afterwards.
         tuned: The model that they come from.
         batch: `input_ids`, and `attention_mask` if there is padding, of the prompts.
         metric: As for `transplant_attribution`; it needs no gradient.
         neurons: The ranking, best first: `(layer, unit)` or "L1/N32" each.
-        sizes: k; by default 1, 2, 3, 5, 10, 20, 50, 100 as far as there are neurons, and all.
+        sizes: Values of k; by default those of 1, 2, 3, 5, 10, 20, 50, 100 that are below the
+            number of neurons, and that number.
         what: "weights" as `transplant`, "activations" as `transplant_activations`.
         progress: Whether to show a bar.
 
@@ -152,7 +153,7 @@ def transplant_curve(
     Raises:
         ModelError: As `transplant`.
         SettingError: A neuron that the models lack, sizes out of range, a metric that does not
-            give one number per prompt, or one that is equal in both models.
+            give one number per prompt, or one whose value is equal in both models.
 
     Example:
         >>> import copy

@@ -51,7 +51,7 @@ class TransplantAttribution(Result):
 
     @property
     def headline(self) -> str:
-        """What the metric is in both, and what all estimates add up to."""
+        """The metric in both models, and the sum of all estimates."""
         return (
             f"the metric is {self.metric_base:.3g} in {self.base} and {self.metric_tuned:.3g} in "
             f"{self.tuned}; the estimates of all {self.effects.numel():,} neurons add up to "
@@ -59,7 +59,7 @@ class TransplantAttribution(Result):
         )
 
     def frame(self, *, most: int | None = 50) -> pd.DataFrame:
-        """One row per neuron, the most helpful first: layer, unit, effect, n_prompts.
+        """One row per neuron, in the order of `top`: layer, unit, effect, n_prompts.
 
         Args:
             most: How many rows; None gives all.

@@ -9,7 +9,7 @@ from arcee_lab.neurons.labels.labelled import Labels
 def demo(kind: str | None = None, *, part: str = "search", n: int = 200, seed: int = 0) -> Labels:
     """The concepts of the demo's world, with their truth for every word.
 
-    A concept is asked of the words to which it applies: "deep bracket" of brackets only.
+    Only words to which a concept applies count for it: for "deep bracket", only brackets.
 
     Args:
         kind: Kind of document, such as "story"; None takes every kind that has a concept.

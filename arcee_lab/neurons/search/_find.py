@@ -55,11 +55,12 @@ def find(
     1993). Intervals are over documents.
 
     What is exact: counts and F1 at the levels, and all scores of the units in the result. What is
-    not: which units enter the short list by AUPRC, which is a sum over 12 levels there.
+    not: which units enter the short list by AUPRC, because there the AUPRC is summed over the 12
+    levels only.
 
-    A neuron says yes above its threshold. A head's value is the length of its output `hook_z`; a
-    residual dimension is tried in both directions. F1 and AUPRC are offered as rankings; AUROC is
-    shown only, because it hardly sees labels that are missing.
+    A neuron predicts the label above its threshold. A head's value is the length of its output
+    `hook_z`; a residual dimension is tried in both directions. Units are ranked by F1 or AUPRC;
+    AUROC is only shown, because it hardly changes when labels are missing.
 
     Args:
         model: One of arcee_lab's models, with any head.
@@ -76,8 +77,9 @@ def find(
         untrained: A model to take as the untrained control; True for a copy with weights drawn
             anew, False for none. None takes a copy where it fits into half of the free memory, and
             otherwise the result says that this control is missing.
-        role: Of conversations, whose tokens count: "system", "user" or "assistant", or "not user"
-            and so on for all but theirs, by the tokenizer's chat template. All tokens are read.
+        role: In conversations, whose tokens count: "system", "user" or "assistant"; "not user",
+            for example, is everything but the user's. Messages are told apart by the tokenizer's
+            chat template. All tokens are read.
         context: Longest window in tokens; by default 1024, or what the model can read if less.
             Longer texts are cut, with their labels.
         batch_size: Windows per forward.

@@ -33,31 +33,33 @@ def effects(
     """What each neuron adds to the logits and which embeddings it reads, without running the model.
 
     The effect of a neuron on a token's logit is its column of `down_proj` through the final norm's
-    weight and the token's row of the unembedding, minus the mean over the vocabulary, which the
-    softmax does not see. It leaves out the norm's scale, which is one positive number per token of
-    text, and what later layers make of it. On the input side are the embeddings with the largest
-    cosine to the neuron's row of `up_proj` times the weight of the norm before it.
+    weight and the token's row of the unembedding, minus the mean over the vocabulary, which does
+    not change the softmax. It leaves out the norm's scale, which is one positive number per token
+    of text, and what later layers do with the neuron's output. On the input side are the
+    embeddings with the largest cosine to the neuron's row of `up_proj` times the weight of the
+    norm before it.
 
     The moments are those of the cosines between what the neuron writes and the centred rows of the
     unembedding, as in Gurnee et al., "Universal Neurons in GPT2 Language Models",
     arXiv:2401.12181, whose classes these are; the first that fits is given:
 
-    * "prediction": kurtosis above `kurtosis` and positive skew, it promotes a few tokens;
+    * "prediction": kurtosis above `kurtosis` and positive skew: it promotes a few tokens;
     * "suppression": kurtosis above `kurtosis` and negative skew;
     * "entropy": a norm above the quantile `entropy[0]` and a variance below `entropy[1]`: it
       writes much where the unembedding reads little, and so acts on the norm's scale;
-    * "partition": a variance above the quantile `partition`, it moves many tokens apart.
+    * "partition": a variance above the quantile `partition`: it raises many tokens and lowers many.
 
     The paper's threshold of the kurtosis is 10 (3 is that of a normal distribution), and its
     comparison neurons exclude the largest tenth of norms and the smallest tenth of variances; for
     partition neurons it gives no number, so .99 is ours.
 
     Args:
-        model: One of arcee_lab's language models; unembeddings may be tied, layers have adapters.
+        model: One of arcee_lab's language models; unembeddings may be tied, and layers may
+            have adapters.
         tokenizer: Its tokenizer, to show tokens; without it their ids are shown.
         layers: Layers to read, negative from the end; all by default.
-        units: Neurons of each layer; all by default. Quantiles need whole layers, so with some
-            neurons only no class but "prediction" and "suppression" is given.
+        units: Neurons of each layer; all by default. Quantiles need whole layers, so if only
+            some neurons are chosen, the only classes are "prediction" and "suppression".
         top: Tokens to keep at each end.
         kurtosis: See above.
         partition: See above; a quantile over the neurons of `layers`.
@@ -68,7 +70,7 @@ def effects(
 
     Raises:
         ModelError: The model is no language model.
-        SettingError: An index out of range, or a threshold that is none.
+        SettingError: An index or a threshold is out of its range.
 
     Example:
         >>> import arcee_lab as al
