@@ -82,7 +82,12 @@ def eager_attention_forward(
         scores = module.hook_scores(scores)
     shown = scores if write and module.readers else None
     if attention_mask is not None:
-        scores = scores + attention_mask
+        bias = attention_mask
+        if bias.dtype == torch.float64:
+            # The softmax is taken in fp32, where the least fp64 number is -inf: the rows of padding
+            # would be NaN, and with them, from the next layer on, every token of the sequence.
+            bias = bias.clamp(min=torch.finfo(torch.float32).min)
+        scores = scores + bias
     pattern = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if write:
         pattern = module.hook_pattern(pattern)

@@ -149,10 +149,18 @@ def test_pieces_equal_one_call(rope, padding):
     torch.testing.assert_close(pieces[real], whole[real], atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["off", "write"])
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-def test_padding_does_not_change_a_sequence(attn):
-    """A row reads the same alone, padded on the left and padded on the right."""
-    ours, _ = pair(attn=attn)
+def test_padding_does_not_change_a_sequence(attn, mode, dtype):
+    """A row reads the same alone, padded on the left and padded on the right.
+
+    In fp64 transformers' eager kernel gives NaN on the left: its softmax is in fp32, where the
+    least fp64 number, its mask, is -inf, so the rows of padding are NaN and spread by the values.
+    """
+    ours, _ = pair(attn=attn, dtype=dtype)
+    for layer in ours.model.layers:
+        layer.self_attn.pattern_mode = mode
     ids = batch(padding=None, rows=1, length=9)["input_ids"]
     pads = torch.zeros(1, 4, dtype=torch.long)
     with torch.no_grad():
@@ -163,6 +171,30 @@ def test_padding_does_not_change_a_sequence(attn):
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             padded = ours(torch.cat(parts, 1), attention_mask=mask, position_ids=positions).logits
             torch.testing.assert_close(padded[mask.bool()], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [None, "right"])
+def test_the_eager_kernel_in_fp64(padding):
+    """Where every query reads some key, the bits are the reference's, those of padding too."""
+    inputs = batch(padding=padding)
+    with torch.no_grad():
+        assert_same(*(model(**inputs) for model in pair(attn="eager", dtype=torch.float64)))
+
+
+def test_fp64_rows_of_padding_are_read_as_such():
+    """Where scores and pattern flow, readers still learn which rows may read no key."""
+    ours, _ = pair(attn="eager", dtype=torch.float64)
+    inputs, found = batch(padding="left"), []
+    attention = ours.model.layers[1].self_attn
+    attention.pattern_mode = "write"
+    attention.readers.append(lambda matrices: found.append((matrices.keys(), matrices.pattern())))
+    with torch.no_grad():
+        ours(**inputs)
+    ((keys, pattern),) = found
+    real = inputs["attention_mask"].bool()
+    causal = torch.ones(10, 10, dtype=torch.bool).tril()
+    assert torch.equal(keys.allowed[:, 0], causal & real[:, None] & real[:, :, None])
+    assert pattern.isfinite().all()
 
 
 def test_the_mlp_is_relu_squared_and_exactly_sparse():
