@@ -166,7 +166,9 @@ def test_arguments_of_another_type(run_clean):
         calls = {
             "is 1.5 (float)": lambda: al.lens.logit_lens(model, tokenizer, text, answers=1.5),
             "prompts are a text": lambda: al.lens.logit_lens(model, tokenizer, [3]),
-            "positions of logit_lens": lambda: al.lens.logit_lens(model, tokenizer, text, positions="x"),
+            "positions of logit_lens": lambda: al.lens.logit_lens(
+                model, tokenizer, text, positions="x"
+            ),
             "attribute is None": lambda: al.lens.attribute(model, tokenizer, text, None),
             "kind='x'": lambda: al.attention.composition(model, "x"),
             "expected 'zero' or 'mean'": lambda: al.attention.ablate_heads(

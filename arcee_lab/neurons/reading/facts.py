@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from arcee_lab.errors import SavedDamaged
 from arcee_lab.neurons.reading.state import Places
 
 _DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.float16, torch.bfloat16)}
@@ -71,14 +72,14 @@ class Facts:
         """Reads `as_json`.
 
         Raises:
-            ValueError: A field is missing, unknown, of another type or out of its bounds.
+            SavedDamaged: A field is missing, unknown, of another type or out of its bounds.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(said, dict) or set(said) != set(names):
-            raise ValueError("its facts are others")
+            raise SavedDamaged("its facts are others")
         wrong = [name for name, value in said.items() if not _right(name, value)]
         if wrong:
-            raise ValueError(f"{wrong[0]} is {said[wrong[0]]!r}")
+            raise SavedDamaged(f"{wrong[0]} is {said[wrong[0]]!r}")
         return cls(**{**said, "layers": tuple(said["layers"])})
 
 
