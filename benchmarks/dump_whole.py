@@ -128,15 +128,20 @@ def nnsight(model, tokenizer, texts, folder: Path) -> dict[str, float]:
 WAYS = {"arcee_lab": ours, "delphi's cache": delphi, "nnsight + numpy": nnsight}
 
 
-def child(way: str, tokens: int) -> None:
+def write_texts(tokens: int, file: Path) -> None:
+    """Texts of so many tokens: in a process of its own, so that no dump's memory holds the world."""
+    model, tokenizer = al.load("demo")
+    texts = [document.text for document in documents(n=tokens // 20, seed=1, split="test")]
+    windows = cut(tokenizer, texts, context=model.config.max_position_embeddings, max_tokens=tokens)
+    texts = [tokenizer.decode(windows[w], skip_special_tokens=True) for w in range(len(windows))]
+    file.write_text(json.dumps(texts))
+
+
+def child(way: str, file: Path) -> None:
     """One dump in this process; prints what it took."""
     torch.set_num_threads(1)
     model, tokenizer = al.load("demo")
-    texts = []
-    for document in documents(n=tokens // 20, seed=1, split="test"):
-        texts.append(document.text)
-    windows = cut(tokenizer, texts, context=model.config.max_position_embeddings, max_tokens=tokens)
-    texts = [tokenizer.decode(windows[w], skip_special_tokens=True) for w in range(len(windows))]
+    texts = json.loads(file.read_text())
     with tempfile.TemporaryDirectory() as scratch:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.process_time()
@@ -150,8 +155,12 @@ def child(way: str, tokens: int) -> None:
 
 def measured(way: str, tokens: int) -> dict[str, float]:
     """`child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--tokens", str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "texts.json"
+        command = [sys.executable, __file__, "--texts", str(texts), "--tokens", str(tokens)]
+        subprocess.run(command, check=True)
+        command = [sys.executable, __file__, "--child", way, "--texts", str(texts)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -190,10 +199,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-peers", action="store_true", help="measure arcee_lab alone")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--child", choices=tuple(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--texts", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=6000, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
-        child(args.child, args.tokens)
+        child(args.child, args.texts)
+        return 0
+    if args.texts:
+        write_texts(args.tokens, args.texts)
         return 0
     torch.set_num_threads(1)
     verdicts = Verdicts()
