@@ -286,6 +286,20 @@ def test_nan_names_its_site_and_keeps_what_was_finished(tiny, tmp_path):
     assert digest(tmp_path / "s") == digest(tmp_path / "whole")
 
 
+def test_values_that_become_infinite_are_named(tiny, tmp_path):
+    model = tiny()
+
+    def spoil(module, args, output):
+        output = output.clone()
+        output[0, 0, 5] = 1e30  # more than float16 holds
+        return output
+
+    handle = model.model.layers[1].mlp.hook_relu.register_forward_hook(spoil)
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.hook_relu holds 1 infinite values in"):
+        al.dump.write(model, Numbers(), TEXTS, tmp_path / "s", config(store_dtype="float16"))
+    handle.remove()
+
+
 def test_a_full_disk_loses_nothing(tiny, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 

@@ -88,7 +88,7 @@ class ShardWriter:
         rows = np.concatenate([np.arange(p.source, p.source + p.length) for p in batch.pieces])
         at = np.concatenate([np.arange(p.at, p.at + p.length) for p in batch.pieces])
         if builder.add(x, rows=rows, at=at):
-            raise self._nan(name, batch)
+            raise self._no_numbers(name, x, batch.pieces)
         if edits_of(batch.x) != batch.edits:
             raise SiteError(
                 f"{name} was changed in place after it was recorded, by a hook at a later site "
@@ -115,18 +115,17 @@ class ShardWriter:
             ),
         )
 
-    def _nan(self, name: str, batch: SiteBatch) -> ModelError:
-        """The error for the first piece that holds NaN."""
-        piece, n_nan = batch.pieces[0], 0
-        for piece in batch.pieces:
-            n_nan = int(batch.x[piece.source : piece.source + piece.length].isnan().sum())
-            if n_nan:
-                break
+    def _no_numbers(self, name: str, x: Tensor, pieces: Sequence[Piece]) -> ModelError:
+        """The error for the first piece with a value that a store does not take."""
+        wrong = ~x.isfinite() if name.endswith(".hook_relu") else x.isnan()
+        counts = [int(wrong[p.source : p.source + p.length].sum()) for p in pieces]
+        piece, count = next((p, n) for p, n in zip(pieces, counts, strict=True) if n)
+        what = "NaN" if bool(x.isnan().any()) else "infinite values"
         here = slice(piece.at, piece.at + piece.length)
         windows = self.tokens.windows[here]
         documents = self.tokens.documents[here]
         return ModelError(
-            f"{name} holds {n_nan} NaN in windows {int(windows[0])} to {int(windows[-1])} "
+            f"{name} holds {count} {what} in windows {int(windows[0])} to {int(windows[-1])} "
             f"(documents {int(documents[0])} to {int(documents[-1])} of the text); expected "
             "numbers. Load the model in float32 or bfloat16, or check its weights; finished shards "
             "are kept, and the same command continues from there."
