@@ -129,7 +129,7 @@ WAYS = {"arcee_lab": ours, "delphi's cache": delphi, "nnsight + numpy": nnsight}
 
 
 def write_texts(tokens: int, file: Path) -> None:
-    """Texts of so many tokens; no process that dumps them holds the world they come from."""
+    """Texts of this length; no process that dumps them holds the world that they come from."""
     model, tokenizer = al.load("demo")
     texts = [document.text for document in documents(n=tokens // 20, seed=1, split="test")]
     windows = cut(tokenizer, texts, context=model.config.max_position_embeddings, max_tokens=tokens)
