@@ -9,8 +9,10 @@ from asking import Words, generation, rolling, shapes
 from lm_eval.models.huggingface import HFLM
 from transformers import ArceeForCausalLM as Reference
 
+import arcee_lab as al
 from arcee_lab.demo import stream
 from arcee_lab.evals import ArceeLab
+from arcee_lab.evals.scoring.scorer import _has_hooks
 from arcee_lab.model.loading import DEMO
 
 REQUESTS = shapes()
@@ -99,6 +101,17 @@ def test_whole_texts_and_their_left_over_windows(reference, ours, monkeypatch):
     assert [flag for _, flag in windows["ours"]] == [flag for _, flag in windows["hf"]]
     assert np.sum(got) == pytest.approx(sum(score for score, _ in windows["ours"]), abs=1e-6)
     assert np.abs(np.array(expected) - got).max() <= 1e-4 * 4  # the most windows of one text
+
+
+def test_hooks_that_transformers_leaves_do_not_count():
+    model, tokenizer = al.load("demo")
+    batch = tokenizer("The dogs near the door", return_tensors="pt")
+    assert len(model(**batch, output_hidden_states=True).hidden_states) == 5
+    assert any(module._forward_hooks for module in model.modules())  # transformers' own
+    assert not any(map(_has_hooks, model.modules()))
+    handle = model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert any(map(_has_hooks, model.modules()))
+    handle.remove()
 
 
 def test_short_texts_share_their_beginnings(reference, demo):

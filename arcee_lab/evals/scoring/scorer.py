@@ -32,6 +32,8 @@ _HELD = 4  # budgets of tokens whose keys and values wait for a call that they s
 _TEXTS = 96  # tokens per row of whole texts; its tree's attention grows with the square
 _TREE_KERNELS = ("sdpa", "eager")  # attention kernels that take a 4-D mask
 
+_OUTPUTS = "transformers.utils.output_capturing"
+
 
 @dataclass
 class Cost:
@@ -224,7 +226,13 @@ def _hooked(model: ArceeForCausalLM) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether hooks are there that may look at a call.
+
+    transformers leaves hooks of its own after a call with `output_hidden_states`; they do nothing
+    in any other call.
+    """
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(getattr(hook, "__module__", "") != _OUTPUTS for hook in hooks)
 
 
 @contextmanager
