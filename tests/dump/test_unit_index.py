@@ -179,11 +179,11 @@ def _put(name, place, value):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (_put("offsets", (2, 1), 2**32 - 1), "its index has the entries"),
-        (_put("offsets", (1, 1), 2**32 - 1), "its index has the entries"),
+        (_put("offsets", (2, 1), 2**32 - 1), "its index names entries beyond it"),
+        (_put("offsets", (1, 1), 2**32 - 1), "its index names entries beyond it"),
         (_put("starts", (1, 0), -(10**6)), "its index names byte -"),
         (_put("starts", (1, 1), 2**40), "it ends after byte"),
-        (_put("starts", (1, 0), 8), "do not rise within the shard"),
+        (_put("starts", (1, 0), 8), "its tokens do not rise within it"),
         (lambda t: {"offsets": t["offsets"][:-1], "starts": t["starts"]}, "it holds"),
         (lambda t: {**t, "offsets": t["offsets"].astype(np.float32)}, "it holds"),
         (lambda t: {**t, "more": t["starts"]}, "it holds"),

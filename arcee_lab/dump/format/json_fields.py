@@ -4,6 +4,8 @@ from typing import Any
 
 from arcee_lab.errors import StoreDamaged
 
+MOST = 2**62  # the largest number that any field may be
+
 
 class Fields:
     """An object of the manifest, read field by field; a field that was not read is an error."""
@@ -29,7 +31,7 @@ class Fields:
         """A list."""
         return self.get(name, list)
 
-    def number(self, name: str, most: int = 2**62) -> int:
+    def number(self, name: str, most: int = MOST) -> int:
         """A whole number from 0 to `most`."""
         got = self.get(name, int)
         if not 0 <= got <= most:

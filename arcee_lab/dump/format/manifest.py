@@ -10,14 +10,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
-from arcee_lab.dump.format.json_fields import Fields, short
+from arcee_lab.dump.format.json_fields import MOST, Fields, short
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
 from arcee_lab.errors import FileError, StoreDamaged
 from arcee_lab.runs.json_text import parse_json
@@ -34,6 +34,8 @@ _MOST_AXES = 4
 _LONGEST_PATH = 255
 _LONGEST_HEADER = 4096  # bytes of the header of an index
 _LARGEST = 2**28  # bytes of a manifest; a million shard files take less
+_SHARD = ".safetensors"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
 
 
@@ -89,12 +91,12 @@ class StoredSite:
     dtype: str
     layout: str
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Values per token."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as a torch.dtype."""
         return DTYPES[self.dtype]
@@ -104,7 +106,7 @@ class StoredSite:
         """The dtype of values that are read: float32 for int8, else the site's own."""
         return torch.float32 if self.layout == "int8" else self.torch_dtype
 
-    @property
+    @cached_property
     def counts_nonzeros(self) -> bool:
         """Whether its files state how many values are not zero."""
         return self.layout in SPARSE_LAYOUTS
@@ -356,12 +358,35 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
 
 
 def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
+    # A store has thousands of files, so one look says that all fields are right.
+    try:
+        path, size, sha256 = value["path"], value["bytes"], value["sha256"]
+        nonzeros = None if most is None else value["nonzeros"]
+        if (
+            len(value) == (3 if most is None else 4)
+            and type(path) is str
+            and len(path) <= _LONGEST_PATH
+            and _PATH.fullmatch(path)
+            and path.endswith(_SHARD)
+            and type(size) is int
+            and 0 <= size <= MOST
+            and _SHA256.fullmatch(sha256)
+            and (most is None or (type(nonzeros) is int and 0 <= nonzeros <= most))
+        ):
+            return StoredFile(path, size, sha256, nonzeros)
+    except (KeyError, TypeError):
+        pass
+    return _field_by_field(value, where, most=most)
+
+
+def _field_by_field(value: Any, where: str, *, most: int | None) -> StoredFile:
+    """Reads a file's record so that the error names the field that is wrong."""
     fields = Fields(value, where)
     path, sha256 = fields.text("path"), fields.text("sha256")
-    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
-    if not named or PurePosixPath(path).suffix != ".safetensors":
+    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path) and path.endswith(_SHARD)
+    if not named:
         raise StoreDamaged(f"{where}: path {short(path)} is not a .safetensors file.")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+    if not _SHA256.fullmatch(sha256):
         raise StoreDamaged(f"{where}: sha256 is {short(sha256)}; expected 64 hexadecimal digits.")
     nonzeros = None if most is None else fields.number("nonzeros", most)
     size = fields.number("bytes")
@@ -379,19 +404,16 @@ def _check_size(file: StoredFile, where: str, least: int) -> None:
 def _indexes(
     value: Mapping[str, Any], sites: tuple[StoredSite, ...], n_shards: int
 ) -> dict[str, StoredFile]:
-    of_sites = {site.name: site for site in sites}
+    of_sites, indexes = {site.name: site for site in sites}, {}
     if unknown := sorted(value.keys() - of_sites.keys()):
         raise StoreDamaged(f"indexes names {short(unknown[0])}, which is not among its sites.")
-    indexes = {}
     for name, item in value.items():
         where = f"the index of {name}"
         file = indexes[name] = _file(item, where, most=None)
         arrays = index_bytes(of_sites[name].width, n_shards)
         _check_size(file, where, arrays)
-        if file.bytes > arrays + _LONGEST_HEADER:
-            raise StoreDamaged(
-                f"{where}: bytes is {file.bytes}; expected at most {arrays + _LONGEST_HEADER}."
-            )
+        if file.bytes > (most := arrays + _LONGEST_HEADER):
+            raise StoreDamaged(f"{where}: bytes is {file.bytes}; expected at most {most}.")
     return indexes
 
 

@@ -1,5 +1,6 @@
 """Reads some units of a site through its index: two reads per unit and shard, and no more."""
 
+import itertools
 import os
 import stat
 import weakref
@@ -18,6 +19,7 @@ from arcee_lab.runs.json_text import reason
 MOST_UNITS = 16  # beyond, whole arrays that are mapped once are faster than many reads
 MOST_SHARDS = 64  # that are kept open; the system gives a process some 1,000 files
 _PLAIN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_ENTRY = np.dtype(np.uint16)  # of a token's number: a shard has 65,536 at the most
 AVAILABLE = hasattr(os, "pread")  # not on Windows
 
 
@@ -43,6 +45,9 @@ class IndexedSite:
             folder, site, manifest.indexes[site.name], n_shards=len(self._shards)
         )
         self._offsets, self._starts = index.offsets, index.starts.tolist()
+        self._nonzeros = np.array([shard.sites[site.name].nonzeros or 0 for shard in self._shards])
+        self._lengths = np.array([len(shard) for shard in self._shards])
+        self._begins = np.array([shard.start for shard in self._shards])
         self._parents: dict[str, Path] = {}
         self._files: list[int] = []
         if len(self._shards) <= MOST_SHARDS:
@@ -61,51 +66,51 @@ class IndexedSite:
         Raises:
             ShardDamaged: A shard is damaged.
         """
-        shards = range(len(self._shards))
-        if self._files:
-            parts = [self._read(self._files[n], n, which) for n in shards]
-        else:
-            parts = []
-            for n in shards:
-                opened = self._open(self._file(n))
-                try:
-                    parts.append(self._read(opened, n, which))
-                finally:
-                    os.close(opened)
+        places = np.asarray(which)
+        low = self._offsets[places].astype(np.int64)  # [unit, shard]
+        counts = self._offsets[places + 1] - low
+        wrong = (counts < 0) | (low + counts > self._nonzeros)
+        if wrong.any():
+            raise self._damage(int(np.argwhere(wrong)[0, 1]), "its index names entries beyond it")
+        tokens, values = self._read(low.tolist(), counts.tolist())
+        # Every entry's shard, unit by unit.
+        shard = np.repeat(np.tile(np.arange(len(self._shards)), len(places)), counts.ravel())
+        wrong = tokens >= self._lengths[shard]
+        tokens = tokens + self._begins[shard]
+        offsets = np.concatenate(([0], np.cumsum(counts.sum(axis=1))))
+        falls = tokens[1:] <= tokens[:-1]
+        falls[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(tokens))] - 1] = False
+        wrong[1:] |= falls
+        if wrong.any():
+            raise self._damage(int(shard[wrong.argmax()]), "its tokens do not rise within it")
         n_tokens = self._shards[-1].stop
-        dtype = index_dtype(n_tokens)
-        tokens = [rows[at][0] for at in range(len(which)) for rows in parts]
-        values = [rows[at][1] for at in range(len(which)) for rows in parts]
-        counts = np.array([len(piece) for piece in tokens]).reshape(len(which), -1).sum(axis=1)
-        return SparseRows(
-            offsets=np.concatenate(([0], np.cumsum(counts))),
-            index=np.concatenate(tokens).astype(dtype),
-            values=np.concatenate(values),
-            width=n_tokens,
-        )
+        return SparseRows(offsets, tokens.astype(index_dtype(n_tokens)), values, n_tokens)
 
-    def _read(
-        self, opened: int, number: int, which: Sequence[int]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each unit its token numbers in the store, and the bits of its values."""
-        shard, file = self._shards[number], self._file(number)
-        entry = index_dtype(len(shard))
+    def _read(self, low: list[list[int]], counts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Token numbers within the shards, and the bits of the values, unit by unit."""
         bits = np.dtype(f"u{self._site.torch_dtype.itemsize}")
-        first, second = self._starts[number]
-        rows = []
-        try:
-            for unit in which:
-                low, high = int(self._offsets[unit, number]), int(self._offsets[unit + 1, number])
-                if not low <= high <= (file.nonzeros or 0):
-                    raise StoreDamaged(f"its index has the entries {low} to {high} for unit {unit}")
-                inner = _array(opened, entry, first + low * entry.itemsize, high - low)
-                if len(inner) and (inner[-1] >= len(shard) or (inner[1:] <= inner[:-1]).any()):
-                    raise StoreDamaged(f"the tokens of unit {unit} do not rise within the shard")
-                values = _array(opened, bits, second + low * bits.itemsize, high - low)
-                rows.append((inner.astype(np.int64) + shard.start, values))
-        except (ValueError, OSError, OverflowError) as error:
-            raise ShardDamaged(f"{self._folder}/{file.path}", reason(error)) from error
-        return rows
+        tokens = [[b""] * len(self._shards) for _ in low]
+        values = [[b""] * len(self._shards) for _ in low]
+        for number, (first, second) in enumerate(self._starts):
+            opened = self._files[number] if self._files else self._open(self._file(number))
+            try:
+                for unit, (at, count) in enumerate(
+                    (row[number], many[number]) for row, many in zip(low, counts, strict=True)
+                ):
+                    if count:
+                        tokens[unit][number] = _bytes(opened, first + 2 * at, 2 * count)
+                        size = bits.itemsize
+                        values[unit][number] = _bytes(opened, second + size * at, size * count)
+            except (ValueError, OSError, OverflowError) as error:
+                raise self._damage(number, reason(error)) from error
+            finally:
+                if not self._files:
+                    os.close(opened)
+        joined = [b"".join(itertools.chain.from_iterable(part)) for part in (tokens, values)]
+        return np.frombuffer(joined[0], _ENTRY), np.frombuffer(joined[1], bits)
+
+    def _damage(self, number: int, why: str) -> ShardDamaged:
+        return ShardDamaged(f"{self._folder}/{self._file(number).path}", why)
 
     def _file(self, number: int) -> StoredFile:
         return self._shards[number].sites[self._site.name]
@@ -130,13 +135,13 @@ class IndexedSite:
         return opened
 
 
-def _array(opened: int, dtype: np.dtype, at: int, count: int) -> np.ndarray:
+def _bytes(opened: int, at: int, count: int) -> bytes:
     if at < 0:
         raise StoreDamaged(f"its index names byte {at}")
-    raw = os.pread(opened, count * dtype.itemsize, at)
-    if len(raw) != count * dtype.itemsize:
+    raw = os.pread(opened, count, at)
+    if len(raw) != count:
         raise StoreDamaged(f"it ends after byte {at + len(raw)}")
-    return np.frombuffer(raw, dtype)
+    return raw
 
 
 def _close(files: list[int]) -> None:
