@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     storage.check_claim(args.out, settings)
     from arcee_lab.errors import TaskFailed
+    from arcee_lab.evals import ArceeLab
     from arcee_lab.evals import run as evaluate
     from arcee_lab.evals.result import table
     from arcee_lab.training.heads import read_labelled
@@ -44,17 +45,11 @@ def run(args: argparse.Namespace) -> int:
     data = read_labelled(args.data, **flags.read_columns(args))
     where = {"device": args.device, "dtype": args.dtype}
     model, tokenizer, task = asked_of_head(args.model, None, data=data, name=NAME, **where)
+    lm = ArceeLab(model, tokenizer, intervention=args.intervention, batch_size=args.batch_size)
     # Claimed only now, so that a mistyped file name leaves no folder of another run.
     storage.claim(args.out, settings)
     try:
-        result = evaluate(
-            model,
-            tokenizer,
-            tasks=task,
-            interventions=args.intervention,
-            batch_size=args.batch_size,
-            out=args.out,
-        )
+        result = evaluate(lm, tasks=task, out=args.out)
     except TaskFailed:
         (args.out / storage.RUN_FILE).unlink()  # so that a corrected file can use the folder
         if not any(args.out.iterdir()):

@@ -52,7 +52,7 @@ def encode_questions(
         data: The questions.
 
     Raises:
-        TextError: A question has no token, or an answer lies in no window.
+        TextError: A question has no token, or no window holds an answer.
         SettingError: The model's context has no room for a question and its context.
     """
     rows = []
