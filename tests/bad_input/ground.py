@@ -51,6 +51,9 @@ class Ground:
             "labelled": self.read_labelled,
             "small_config": self.small_config,
             "other_model": self.other_model,
+            "reader": self.reader,
+            "neuron_of_reader": self.neuron_of_reader,
+            "asked": [("Who?", TEXTS[0])],
         }
 
     def new(self) -> Path:
@@ -213,6 +216,20 @@ class Ground:
         import arcee_lab as al
 
         return al.training.heads.read_labelled(self.labelled, head="sequence")
+
+    @cached_property
+    def reader(self) -> Any:
+        """The demo's question-answering model."""
+        import arcee_lab as al
+
+        return al.load("demo", head="qa")[0]
+
+    @cached_property
+    def neuron_of_reader(self) -> Any:
+        """A direction of it."""
+        import arcee_lab as al
+
+        return al.directions.neuron(self.reader, 2, 7)
 
     def other_model(self) -> Any:
         """A copy of the model."""

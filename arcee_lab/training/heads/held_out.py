@@ -100,7 +100,8 @@ class KeepBest(TrainerCallback):
         if self._patience is None:
             return {}
         found = self._best or self._trained()
-        return {BEST + name: one.detach().contiguous() for name, one in found.items()}
+        # Copies: two tensors of a safetensors file may not share memory.
+        return {BEST + name: one.detach().clone() for name, one in found.items()}
 
     def check(self, looks: Any, step: int) -> None:
         """Checks the looks of a saved state.
