@@ -1,7 +1,8 @@
 """Flags that several commands share.
 
 `add_model`, `add_texts` and `add_compute` add them to a parser; `read_texts` reads the documents
-that the text flags name. `add_fields` adds the flags of a command's own dataclass.
+that the text flags name. `add_head` and `add_columns` are those of labelled data. `add_fields` adds
+the flags of a command's own dataclass.
 """
 
 import argparse
@@ -97,6 +98,55 @@ def add_out(parser: argparse.ArgumentParser, *, default: str | None = None) -> N
         help="folder for the results; one that holds another run is refused"
         + (f" (default: {default})" if default else ""),
     )
+
+
+LABELLED = (
+    "a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, for words also CoNLL or .conllu, for "
+    "questions SQuAD's .json, each also with .gz; a Hub id or folder NAME[:SPLIT]; demo[:SPLIT]; "
+    "or a task of `arcee-lab eval` as TASK:FILE (the data set's own format) or TASK[:SPLIT] (Hub)"
+)
+COLUMNS = ("text_column", "label_column", "columns", "limit")
+
+
+def add_head(parser: argparse.ArgumentParser) -> None:
+    """Adds `--head`: which kind of head labelled data are for."""
+    parser.add_argument(
+        "--head",
+        choices=("sequence", "token", "qa"),
+        required=True,
+        help="one label per text (sequence), one per word (token), or answer spans (qa)",
+    )
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where labelled data have their texts and labels."""
+    parser.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="texts, or lists of words (default: text, or tokens; form in CoNLL-U)",
+    )
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME",
+        help="labels (default: label, or tags; upos in CoNLL-U); a.b is b inside a",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="names of the columns of a file without a header: .csv, .tsv, CoNLL's columns",
+    )
+    parser.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="most rows to read of each data set (default: all)",
+    )
+
+
+def read_columns(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_head` and `add_columns` as arguments of `read_labelled`."""
+    return {name: getattr(args, name) for name in ("head", *COLUMNS)}
 
 
 def add_texts(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

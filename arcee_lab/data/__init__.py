@@ -2,6 +2,8 @@
 
 documents     `read_files`, `read_dataset`: one text at a time, numbered as in the user's file
 rows          tables: JSON lines, JSON, CSV, TSV, Parquet, each also compressed
+word_columns  one word per line with its labels in columns: CoNLL, CoNLL-U
+squad         SQuAD's JSON: questions, contexts, answers
 windows       `cut`: windows of tokens, and batches of them
 tokenization  one BOS per text, offsets, chat templates
 limits        checks of how much text a model reads

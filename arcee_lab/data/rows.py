@@ -56,7 +56,9 @@ def require_file(path: Path) -> None:
         )
 
 
-def read_rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, *, columns: Sequence[str] | None = None, header: Sequence[str] | None = None
+) -> Iterator[Row]:
     """Yields the rows of a file; blank lines are skipped.
 
     Args:
@@ -64,12 +66,44 @@ def read_rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[R
             followed by `.gz`. A `.json` file holds a list of rows, or an object with one list of
             them. Tables have a header; in a `.tsv` file quotation marks mean nothing.
         columns: The columns that are wanted, for files that can leave out others.
+        header: Names of the columns of a `.csv` or `.tsv` file that has no header.
 
     Raises:
-        TextError: The file cannot be read, or a row is malformed; the message names both.
+        TextError: The file cannot be read, or a row is malformed; the message names both. Or there
+            is a header for a file whose columns have names.
+    """
+    kind = _kind(path)
+    if header is not None and kind not in _DELIMITERS:
+        raise TextError(
+            f"names of columns came with the file {path}, whose columns have names; expected them "
+            f"for {' or '.join(_DELIMITERS)} files without a header. Leave them out."
+        )
+    with _opened(path) as file:
+        if header is not None:
+            yield from _table(_DELIMITERS[kind](_lines(file, path)), path, list(header))
+        else:
+            yield from _READERS[kind](file, path, columns)
+
+
+def read_value(path: Path) -> Any:
+    """The value of a `.json` file, also with `.gz`.
+
+    Raises:
+        TextError: The file cannot be read, is too large, or is not JSON.
     """
     with _opened(path) as file:
-        yield from _READERS[_kind(path)](file, path, columns)
+        return _json(_decode(_whole(file, path), f"file {path}"), f"file {path}")
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Yields the lines of a text file, also with `.gz`, without their ends.
+
+    Raises:
+        TextError: The file cannot be read, or a line is not UTF-8; the line is named.
+    """
+    with _opened(path) as file:
+        for line in _lines(file, path):
+            yield line.rstrip("\r\n")
 
 
 def read_document(path: Path) -> str:
@@ -83,7 +117,10 @@ def read_document(path: Path) -> str:
 
 
 def cell(row: Row, column: str) -> Any:
-    """The value of a column; `a.b` is column `b` of the object in column `a`.
+    """The value of a column.
+
+    `a.b` is column `b` of the object in column `a`; where that holds a list of objects, it is the
+    list of what each holds under `b`.
 
     Raises:
         TextError: The row has no such column.
@@ -92,10 +129,21 @@ def cell(row: Row, column: str) -> Any:
         return row.values[column]
     value: Any = row.values
     for name in column.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise no_column(column, row.values, row.where)
-        value = value[name]
+        try:
+            value = [_inside(one, name) for one in value] if _is_list(value) else value[name]
+        except (KeyError, TypeError, IndexError):
+            raise no_column(column, row.values, row.where) from None
     return value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _inside(value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value[name]
 
 
 def require_unicode(text: str, where: str) -> None:
@@ -220,17 +268,23 @@ def _read_json(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | Non
 
 
 def _read_csv(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    yield from _table(csv.reader(_lines(file, path), strict=True), path)
+    yield from _table(_csv(_lines(file, path)), path)
 
 
 def _read_tsv(file: io.BufferedIOBase, path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    yield from _table(
-        csv.reader(_lines(file, path), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True), path
-    )
+    yield from _table(_tsv(_lines(file, path)), path)
 
 
-def _table(reader: Any, path: Path) -> Iterator[Row]:
-    names: list[str] | None = None
+def _csv(lines: Iterator[str]) -> Any:
+    return csv.reader(lines, strict=True)
+
+
+def _tsv(lines: Iterator[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+
+
+def _table(reader: Any, path: Path, names: list[str] | None = None) -> Iterator[Row]:
+    given = names is not None
     while True:
         where = f"{path} line {reader.line_num + 1}"
         before = csv.field_size_limit(LARGEST)  # the process has one limit, of 128 KiB by default
@@ -257,9 +311,10 @@ def _table(reader: Any, path: Path) -> Iterator[Row]:
             names = cells
             continue
         if len(cells) != len(names):
+            other = "the names of columns are" if given else "the header"
             raise TextError(
-                f"{where} has {len(cells)} cells and the header {len(names)}; expected one cell "
-                "per column."
+                f"{where} has {len(cells)} cells and {other} {len(names)}; expected one cell per "
+                "column."
             )
         yield Row(where, dict(zip(names, cells, strict=True)))
 
@@ -293,6 +348,7 @@ def _read_parquet(
         ) from error
 
 
+_DELIMITERS = {".csv": _csv, ".tsv": _tsv}
 _READERS = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,

@@ -11,6 +11,7 @@ detected      `Detection`: what it found
 auroc         the AUROC and its resampling by documents
 steering      `steer`: success and cost over strength
 prompts       prompts with answers, and the sources that are put in their place
+questions     questions with two answers in their context, for question-answering heads
 layer_probes  probes of any number of labels at every layer, for heads
 predictions   `whole_texts`, `predicted_labels`: labels of texts, and what a head predicts
 """

@@ -17,11 +17,12 @@ from arcee_lab.data.windows import Windows
 from arcee_lab.directions.direction import Direction
 from arcee_lab.directions.files import require_site
 from arcee_lab.directions.prompts import Prompts, Sources, positions_of, rows_of
+from arcee_lab.directions.questions import Questions, rows_of_pairs
 from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.heads.targets import Given, Target
 from arcee_lab.interventions.arithmetic import Add
 from arcee_lab.interventions.context import intervene
-from arcee_lab.model.anatomy import Anatomy
+from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.results import Result
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
@@ -154,12 +155,12 @@ def steer(
     model: nn.Module,
     tokenizer: Any,
     direction: Direction,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[tuple[str, str]],
     *,
     target: Given | Target,
     versus: Given | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    sources: Sequence[str] | None = None,
+    sources: Sequence[str] | Sequence[tuple[str, str]] | None = None,
     neutral: Iterable[str] | Windows | None = None,
     positions: int | Sequence[int] | None = -1,
     context: int | None = None,
@@ -174,20 +175,25 @@ def steer(
     the other. A random direction with a step of the same length is the control. The cost is read on
     neutral text with the direction added at every token, as in a model that is steered throughout.
 
+    With a question-answering head the answers are words of the contexts, and success is the share
+    of questions whose wanted span has the larger score, start logit plus end logit.
+
     Args:
-        model: A model with the causal, sequence or token head: the one that the direction was found
-            in.
+        model: A model with any head: the one that the direction was found in.
         tokenizer: Its tokenizer.
         direction: The direction.
-        prompts: Texts without the concept, such that steering has something to change.
+        prompts: Texts without the concept, such that steering has something to change. For a
+            question-answering head pairs of a question and its context.
         target: The answer that is wanted: of one token, or a label, one for all prompts or one for
-            each; see `arcee_lab.heads.targets.target_of`.
+            each; see `arcee_lab.heads.targets.target_of`. Of a question-answering head words of the
+            context, of which the first place counts.
         versus: The answer that it is to replace.
         strengths: Which; 1 is the distance between the means of the classes. 0 is always measured.
         sources: A text with the concept for each prompt. For comparison, the whole activations at
             the positions are replaced by those of the sources.
         neutral: Texts whose nats per token are the cost; for a causal head.
-        positions: Tokens of the prompts that are changed, counted within each; None: all.
+        positions: Tokens of the prompts that are changed, counted within each; None: all. A
+            question-answering head reads tokens before the last, so it needs None or those.
         context: Tokens per window of the neutral text; as for `al.sparsity.measure`.
         max_tokens: Tokens of the neutral text that are read; None reads all.
         batch_size: Prompts or windows per forward.
@@ -212,7 +218,9 @@ def steer(
         2
     """
     given = _strengths(strengths)
-    asked = Prompts.read(model, tokenizer, prompts, target=target, versus=versus)
+    spans = anatomy_of(model).legend.head == "qa"
+    read: Any = Questions.of if spans else Prompts.read
+    asked: Prompts = read(model, tokenizer, prompts, target=target, versus=versus)
     direction.require(model)
     require_site(direction, model)
     anatomy, where = asked.anatomy, positions_of(positions)
@@ -224,7 +232,8 @@ def steer(
         intervene(anatomy.model, edit)
     there = None
     if sources is not None:
-        rows = rows_of(anatomy, tokenizer, sources, "sources")
+        tokenised = rows_of_pairs if spans else rows_of
+        rows = tokenised(anatomy, tokenizer, sources, "sources")
         there = Sources(asked, rows, direction.site, where)
     windows = None
     if neutral is not None:

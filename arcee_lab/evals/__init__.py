@@ -37,6 +37,7 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
         find                 tasks by name, group, pattern or path; broken files are errors
         drawing              documents that a task draws at random: once, under known seeds
         examples             number of few-shot examples of each task
+        in_memory            a task of documents in memory, without a task file
         demo_documents       documents of the demo's tasks
         ceilings             the best possible scores of the demo's tasks
         process_results      metrics of one document

@@ -24,7 +24,6 @@ from arcee_lab.model.anatomy import HEADS, anatomy_of
 from arcee_lab.model.checkpoint import read_json
 from arcee_lab.model.loading import find_checkpoint
 
-FITTED = ("sequence", "token")  # the heads that train-head fits
 MODEL_ARGUMENTS = {"sequence": "seqcls", "token": "tokcls", "qa": "qa"}  # head -> model argument
 Source = str | os.PathLike | nn.Module
 
@@ -168,13 +167,10 @@ class HeadRouter:
             )
         source = self.sources.get(head)
         if source is None:
-            way = "which `arcee-lab train-head` does not fit: it fits sequence and token heads"
-            if head in FITTED:
-                way = "or fit one with `arcee-lab train-head`"
             raise TaskError(
                 f"it needs a {head} head, and the model has none. Give heads={{{head!r}: PATH}} "
                 f"({MODEL_ARGUMENTS[head]}=PATH on a command line), a checkpoint with that head, "
-                f"{way}."
+                "or fit one with `arcee-lab train-head`."
             )
         if isinstance(source, nn.Module):
             require_head(source, head)

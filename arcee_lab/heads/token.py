@@ -4,15 +4,18 @@ A causal model has read the whole word only at its last token, so the label of t
 which is the convention for bidirectional models, would be a guess.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.tokenization import token_offsets
 from arcee_lab.errors import ModelError, TextError
 from arcee_lab.heads.batches import Advance, head_labels, in_batches, require_head, require_room
+from arcee_lab.model.anatomy import Anatomy
 
 
 def place_words(words: Sequence[str], text: str | None = None) -> tuple[str, list[tuple[int, int]]]:
@@ -112,6 +115,44 @@ def label_words(
             f"The head has no label {unknown[0]!r}; it knows {', '.join(names)}; set id2label in "
             "config.json (or heads.json) to the data set's names, in the head's order."
         )
+    labels: list[list[str]] = [[] for _ in words_batch]
+    for number, logits in _word_logits(anatomy, tokenizer, words_batch, texts, batch_size, advance):
+        labels[number] = [names[best] for best in logits.argmax(-1).tolist()]
+    return labels
+
+
+@torch.no_grad()
+def score_words(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    words_batch: Sequence[Sequence[str]],
+    *,
+    texts: Sequence[str | None] | None = None,
+    batch_size: int = 8,
+    advance: Advance | None = None,
+) -> list[Float[Tensor, "word n_labels"]]:
+    """Log-probabilities of the labels of words; see `label_words` for arguments and errors.
+
+    Returns:
+        One tensor per document, natural logarithms over the labels of the head, in its order, in
+        float32 on the CPU.
+    """
+    anatomy = require_head(model, "token")
+    scores: list[Any] = [None] * len(words_batch)
+    for number, logits in _word_logits(anatomy, tokenizer, words_batch, texts, batch_size, advance):
+        scores[number] = logits.float().log_softmax(-1)
+    return scores
+
+
+def _word_logits(
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    words_batch: Sequence[Sequence[str]],
+    texts: Sequence[str | None] | None,
+    batch_size: int,
+    advance: Advance | None,
+) -> Iterator[tuple[int, Float[Tensor, "word n_labels"]]]:
+    """Numbers of documents, in any order, and the logits at the last token of each word."""
     placed = [
         place_words(words, texts[n] if texts is not None else None)
         for n, words in enumerate(words_batch)
@@ -122,10 +163,9 @@ def label_words(
         rows.append(ids)
         ends.append(last_tokens(offsets, spans))
     require_room(anatomy, rows)
-    labels: list[list[str]] = [[] for _ in rows]
     for numbers, ids, mask in in_batches(anatomy, rows, batch_size=batch_size, advance=advance):
         logits = anatomy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        best = logits.argmax(-1).tolist()
-        for number, row in zip(numbers, best, strict=True):
-            labels[number] = [names[row[end]] for end in ends[number]]
-    return labels
+        at = [ends[number] for number in numbers]
+        slots = [slot for slot, row in enumerate(at) for _ in row]
+        picked = logits[slots, [end for row in at for end in row]].cpu()  # once per batch
+        yield from zip(numbers, picked.split([len(row) for row in at]), strict=True)

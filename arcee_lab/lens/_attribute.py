@@ -50,7 +50,8 @@ def attribute(
         tokenizer: Its tokenizer; may be None for a batch of tokens and targets that are ids.
         prompts: A text, a list of texts, or a batch with `input_ids` and `attention_mask`.
         target: Whose logit: an answer of one token, as text or id, or a label; a list has one per
-            prompt. Of a question head "start" or "end".
+            prompt. Of a question head "start", "end", or "span": the start logit at the first of
+            two positions and the end logit at the second; the span's score is their sum.
         versus: Likewise, the logit that is subtracted.
         positions: Attended tokens at which the logit is read; the last by default, None for all. A
             sequence head has one at the last token alone.
@@ -79,9 +80,10 @@ def attribute(
         for given in (target, versus):
             require_known(tokenizer, given)
     meant = target_of(model, target, versus=versus, tokenizer=tokenizer)
-    if meant.spots == 2:
+    if meant.spots == 2 and not _is_pair(positions):
         raise SettingError(
-            "A span is read at two tokens: attribute the targets 'start' and 'end' one by one."
+            "A span is read at two tokens; give positions=(first, last), those of its start and "
+            f"of its end; got positions={positions!r}."
         )
     if anatomy.legend.head == "sequence" and positions != -1:
         raise SettingError(
@@ -93,20 +95,35 @@ def attribute(
             f"The target names answers for {meant.examples} prompts, and there are "
             f"{len(asked.ids)}; give one per prompt, or one for all."
         )
-    sums = _Sums(anatomy, asked, meant.direction(model), neurons=by == "neuron")
+    directions = meant.direction(model)
+    shape = (1, 2, -1) if meant.spots == 2 else (-1, 1, directions.shape[-1])
+    sums = _Sums(anatomy, asked, directions.reshape(shape), neurons=by == "neuron")
     run(anatomy, asked, sums.takers())
     offset = meant.offset(model).reshape(-1, 1)
+    if meant.spots == 2:  # one for each of the two tokens
+        sides = [target_of(model, side).offset(model) for side in ("start", "end")]
+        offset = torch.stack(sides).reshape(1, 2)
     return sums.result(meant.name, offset, token_words(tokenizer, asked.tokens.flatten().tolist()))
 
 
+def _is_pair(positions: Choice) -> bool:
+    return isinstance(positions, tuple | list) and len(positions) == 2
+
+
 class _Sums:
-    """Products with one direction per prompt, taken while the model runs."""
+    """Products with a direction, taken while the model runs.
+
+    Args:
+        anatomy: Of the model.
+        prompts: What it runs on.
+        direction: `[1 or prompt, 1 or chosen, d_model]`: one for all, per prompt, or per token.
+        neurons: Whether neurons are kept too.
+    """
 
     def __init__(self, anatomy: Anatomy, prompts: Prompts, direction: Tensor, *, neurons: bool):
         self._anatomy, self._prompts, self._neurons = anatomy, prompts, neurons
         norm: Any = unwrap(anatomy.backbone.norm)
-        along = direction * norm.weight.detach().to(direction)
-        self._along = along.view(-1, 1, along.shape[-1])  # one for all, or one per prompt
+        self._along = direction * norm.weight.detach().to(direction)
         self._layers: list[Any] = [unwrap(layer) for layer in anatomy.backbone.layers]
         self._parts: list[Tensor] = []
         self._heads: list[Tensor] = []
@@ -148,16 +165,16 @@ class _Sums:
         z = self._prompts.take(z)
         along = self._along_at(z)
         weight = effective_weight(unwrap(self._layers[layer].self_attn).o_proj).to(along)
-        read = (along @ weight).unflatten(-1, z.shape[-2:])  # [1 or batch, 1, head, d_head]
+        read = (along @ weight).unflatten(-1, z.shape[-2:])  # [1 or batch, 1 or pos, head, d_head]
         # Of each head a product of its own; a sum over a product of all would be as large as z.
-        found = torch.einsum("bphd,bqhd->bph", z.to(along.dtype), read)
+        found = torch.einsum("bphd,bphd->bph", z.to(along.dtype), read)
         self._heads.append(found.to(self._along.device))
 
     def _by_neuron(self, layer: int, post: Tensor) -> None:
         post = self._prompts.take(post)
         down = effective_weight(unwrap(self._layers[layer].mlp).down_proj)
         along = self._along_at(post)
-        found = attribute_neurons(post, down, along[0, 0] if len(along) == 1 else along)
+        found = attribute_neurons(post, down, along[0, 0] if along[..., 0].numel() == 1 else along)
         self._units.append(found.to(self._along.device))
 
     def _bias(self, linear: Any) -> Tensor:

@@ -110,6 +110,18 @@ def _labelled(ground: Ground, folder: Path, file: Path) -> None:
     al.training.heads.read_labelled(file, head="sequence")
 
 
+def _words(ground: Ground, folder: Path, file: Path) -> None:
+    import arcee_lab as al
+
+    al.training.heads.read_labelled(file, head="token")
+
+
+def _questions(ground: Ground, folder: Path, file: Path) -> None:
+    import arcee_lab as al
+
+    al.training.heads.read_labelled(file, head="qa")
+
+
 def _exemplars(ground: Ground, folder: Path, file: Path) -> None:
     import arcee_lab as al
 
@@ -177,4 +189,7 @@ KINDS = (
     FileKind("texts.csv", lambda g: g.csv.parent, "texts.csv", "csv", _texts, 2),
     FileKind("texts.parquet", lambda g: g.parquet.parent, "texts.parquet", "parquet", _texts, 4),
     FileKind("labelled.jsonl", lambda g: g.labelled.parent, "labelled.jsonl", "jsonl", _labelled),
+    FileKind("words.conll", lambda g: g.words.parent, "words.conll", "bytes", _words, 2),
+    FileKind("words.conllu", lambda g: g.universal.parent, "words.conllu", "bytes", _words, 2),
+    FileKind("squad.json", lambda g: g.squad.parent, "squad.json", "json", _questions, 3),
 )

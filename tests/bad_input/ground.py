@@ -51,6 +51,9 @@ class Ground:
             "labelled": self.read_labelled,
             "small_config": self.small_config,
             "other_model": self.other_model,
+            "reader": self.reader,
+            "neuron_of_reader": self.neuron_of_reader,
+            "asked": [("Who?", TEXTS[0])],
         }
 
     def new(self) -> Path:
@@ -187,11 +190,46 @@ class Ground:
         return self.file("labelled.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     @cached_property
+    def words(self) -> Path:
+        """A file of words with their labels in columns."""
+        return self.file("words.conll", "".join(f"{t} X B-A\n\n" for t in TEXTS[0].split()))
+
+    @cached_property
+    def universal(self) -> Path:
+        """The same in CoNLL-U."""
+        cells = "_\tNOUN\t_\tNumber=Sing\t0\troot\t_\t_"
+        rows = [f"{n}\t{t}\t{cells}\n" for n, t in enumerate(TEXTS[0].split(), start=1)]
+        return self.file("words.conllu", "# sent_id = 1\n" + "".join(rows) + "\n")
+
+    @cached_property
+    def squad(self) -> Path:
+        """Questions in SQuAD's JSON."""
+        answers = [{"text": TEXTS[0][:3], "answer_start": 0}]
+        asked = {"question": "Who?", "id": "1", "answers": answers, "is_impossible": False}
+        paragraphs = [{"context": TEXTS[0], "qas": [asked]}]
+        content = {"version": "v2.0", "data": [{"title": "a", "paragraphs": paragraphs}]}
+        return self.file("squad.json", json.dumps(content))
+
+    @cached_property
     def read_labelled(self) -> Any:
         """The same, read."""
         import arcee_lab as al
 
         return al.training.heads.read_labelled(self.labelled, head="sequence")
+
+    @cached_property
+    def reader(self) -> Any:
+        """The demo's question-answering model."""
+        import arcee_lab as al
+
+        return al.load("demo", head="qa")[0]
+
+    @cached_property
+    def neuron_of_reader(self) -> Any:
+        """A direction of it."""
+        import arcee_lab as al
+
+        return al.directions.neuron(self.reader, 2, 7)
 
     def other_model(self) -> Any:
         """A copy of the model."""

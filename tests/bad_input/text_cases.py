@@ -77,11 +77,64 @@ LABELLED = {
     "deep": "[" * 10_000 + "\n",
     "empty": "",
 }
+COLUMNS: dict[str, bytes | str] = {
+    "one column": "word O\nword\n",
+    "ragged": "word X O\nword O\n",
+    "only words": "word\n",
+    "a surrogate": "\ud800 O\n".encode("utf-8", "surrogatepass"),
+    "binary": b"word O\n\0 O\n",
+    "latin": b"caf\xe9 O\n",
+    "empty": "",
+    "only blanks": "\n\t\n\n",
+    "one label": "word O\n",
+    "long": "x" * 200_000 + "\n",
+}
+UNIVERSAL: dict[str, bytes | str] = {
+    "few columns": "1\tword\tX\n",
+    "spaces": "1 word word X X _ 0 root _ _\n",
+    "only comments": "# text = word\n\n",
+    "a blank word": "1\t \t_\tX\t_\t_\t0\troot\t_\t_\n2\tb\t_\tY\t_\t_\t0\troot\t_\t_\n",
+}
+SQUAD: dict[str, bytes | str] = {
+    "no object": "[]",
+    "no data": '{"version": "1.1"}',
+    "data a number": '{"data": 5}',
+    "articles numbers": '{"data": [5]}',
+    "no paragraphs": '{"data": [{"paragraphs": null}]}',
+    "no context": '{"data": [{"paragraphs": [{"qas": []}]}]}',
+    "no questions": '{"data": [{"paragraphs": [{"context": "a", "qas": []}]}]}',
+    "question null": '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": null}]}]}]}',
+    "no answers": '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b"}]}]}]}',
+    "answer elsewhere": '{"data": [{"paragraphs": [{"context": "a b", "qas": [{"question": "c", '
+    '"answers": [{"text": "b", "answer_start": 0}]}]}]}]}',
+    "a long number": '{"data": [{"paragraphs": [{"context": "a b", "qas": [{"question": "c", '
+    '"answers": [{"text": "b", "answer_start": ' + "9" * 4_000 + "}]}]}]}]}",
+    "deep": '{"data": ' + "[" * 10_000 + "]" * 10_000 + "}",
+    "cut": '{"data": [{"paragraphs": [',
+    "empty": "",
+}
+TABLES: dict[str, bytes | str] = {  # of SST-2 and AG's news, without a header
+    "ragged": "fine soup\t1\ndull bread\n",
+    "latin": b"caf\xe9\t1\n",
+    "a blank text": "\t1\nb\t0\n",
+    "no label": "fine soup\t\nb\t0\n",
+    "empty": "",
+}
 
 
 def cases() -> list[Case]:
     """All of them."""
     found = []
+    for head, suffix, contents, more in (
+        ("token", "conll", COLUMNS, ()),
+        ("token", "conllu", UNIVERSAL, ()),
+        ("qa", "json", SQUAD, ()),
+        ("sequence", "tsv", TABLES, ("--columns", "text", "label")),
+    ):
+        for name, content in contents.items():
+            run = _head(content, head=head, name=f"a.{suffix}", more=more)
+            named = () if name == "one label" else (f"a.{suffix}",)
+            found.append(Case(f"train-head --head {head} .{suffix} {name}", run, named))
     for suffix, contents in FILES.items():
         for name, content in contents.items():
             found.append(
@@ -133,10 +186,16 @@ def _command(name: str, file: str, content: bytes | str) -> Callable[[Any], obje
     return run
 
 
-def _head(content: bytes | str) -> Callable[[Any], object]:
+def _head(
+    content: bytes | str,
+    *,
+    head: str = "sequence",
+    name: str = "a.jsonl",
+    more: tuple[str, ...] = (),
+) -> Callable[[Any], object]:
     def run(ground: Any) -> object:
-        path = ground.file("a.jsonl", content)
-        words = ("--head", "sequence", "--train", path, "--out", "{out}")
+        path = ground.file(name, content)
+        words = ("--head", head, "--train", path, "--out", "{out}", *more)
         return command("train-head", "{checkpoint}", *words)(ground)
 
     return run

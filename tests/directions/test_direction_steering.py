@@ -182,8 +182,11 @@ def test_a_direction_of_another_model_or_site_is_refused(demo, tiny):
     wide = direction_for(model, site="layers.2.mlp.hook_post")
     with pytest.raises(al.errors.SiteError, match="belongs to another site"):
         al.directions.steer(model, tokenizer, wide, ["The dog"], **asked)
-    for head, said in (("qa", "no two answers"), ("base", "has no head")):
-        with pytest.raises(al.errors.ModelError, match=said):
+    for head, kind, said in (
+        ("qa", al.errors.WrongType, "must be pairs of texts, a question and its context"),
+        ("base", al.errors.ModelError, "has no head"),
+    ):
+        with pytest.raises(kind, match=said):
             al.directions.steer(tiny(head), tokenizer, direction_for(model), ["The dog"], **asked)
 
 

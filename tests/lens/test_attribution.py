@@ -89,6 +89,27 @@ def test_labels_of_other_heads(tiny, head):
     assert float(found.head_bias[0, 0]) == (0.0 if head == "sequence" else -2.0)
 
 
+@pytest.mark.parametrize("by", ["head", "neuron"])
+def test_a_span_is_the_sum_of_its_start_and_its_end(tiny, by):
+    model, batch = model_of(tiny, SHAPES[1], "qa"), batch_for("right")
+    with torch.no_grad():
+        model.qa_outputs.bias.copy_(torch.tensor([0.5, -2.0]))
+        output = model(**batch)
+    span = al.lens.attribute(model, None, batch, "span", positions=(2, 4), by=by)
+    logits = torch.stack([output.start_logits[:, 2], output.end_logits[:, 4]], dim=1)
+    assert (span.logit - logits).abs().max() < CLOSE
+    assert span.remainder.abs().max() < CLOSE
+    assert span.head_bias.tolist() == [[0.5, -2.0]] * 2
+    for at, (side, position) in enumerate((("start", 2), ("end", 4))):
+        alone = al.lens.attribute(model, None, batch, side, positions=position, by=by)
+        assert (span.parts[..., at] - alone.parts[..., 0]).abs().max() < CLOSE
+        assert (span.heads[..., at] - alone.heads[..., 0]).abs().max() < CLOSE
+        if by == "neuron":
+            assert (span.neurons[:, :, at] - alone.neurons[:, :, 0]).abs().max() < CLOSE
+    parts = span.heads.sum(dim=1) + span.attn_bias
+    assert (parts - span.parts[1::2]).abs().max() < CLOSE
+
+
 def test_half_precision_says_what_is_left(tiny):
     """The model rounds each stream to 8 bits, so parts fall short by up to that of the stream."""
     model, batch = model_of(tiny, SHAPES[0], dtype=torch.bfloat16), batch_for("none")

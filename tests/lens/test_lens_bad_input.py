@@ -118,7 +118,11 @@ def test_models_that_do_not_fit(tiny):
     refused(lambda: al.lens.logit_lens(labels, None, IDS, answers="strange"), "no label of this")
     refused(lambda: al.lens.attribute(labels, None, IDS, 0, positions=0), "last token only")
     span = model_of(tiny, SHAPES[0], "qa")
-    refused(lambda: al.lens.attribute(span, None, IDS, "span"), "one by one")
+    for positions in (-1, None, (1,), (1, 2, 3)):
+        refused(
+            lambda p=positions: al.lens.attribute(span, None, IDS, "span", positions=p),
+            r"two tokens; give positions=\(first, last\)",
+        )
     refused(lambda: al.lens.logit_lens(span, None, IDS, answers="span"), "start and end")
     refused(lambda: al.lens.logit_lens(torch.nn.Linear(2, 2), None, IDS), "a model of arcee_lab")
 

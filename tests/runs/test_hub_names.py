@@ -76,11 +76,13 @@ def test_what_exists_is_a_path(no_hub):
 
 
 @pytest.mark.parametrize("kind", [".conll", "", ".txt"])
-@pytest.mark.parametrize("head", ["sequence", "token"])
-def test_a_file_of_another_kind_is_not_asked_for(no_hub, kind, head):
+def test_a_file_of_another_kind_is_not_asked_for(no_hub, kind):
     (no_hub / f"train{kind}").write_text("word O\n")
     with pytest.raises(ValueError, match=r"is no table of texts and labels; expected .jsonl"):
-        read_labelled(f"train{kind}", head=head)
+        read_labelled(f"train{kind}", head="sequence")
+    with pytest.raises(ValueError, match=r"is no table of questions; expected SQuAD's"):
+        read_labelled(f"train{kind}", head="qa")
+    assert read_labelled(f"train{kind}", head="token").words == (("word",),)
 
 
 @pytest.mark.parametrize("name", ["gone.conll", "data/gone.conll", "./gone", "a/b/c"])
@@ -150,14 +152,13 @@ def test_a_folder_of_labelled_files_is_a_data_set(tmp_path):
         read_labelled(str(tmp_path), head="sequence")
 
 
-def test_a_missing_qa_head_names_no_command_that_cannot_fit_one():
+def test_a_missing_head_names_the_command_that_fits_one():
     from arcee_lab.evals.head_routing import HeadRouter
 
     heads = HeadRouter({}, lambda source, head: None, None)
-    with pytest.raises(ValueError, match="train-head` does not fit"):
-        heads.require("qa", "arcee_squad")
-    with pytest.raises(ValueError, match="or fit one with `arcee-lab train-head`"):
-        heads.require("token", "arcee_conll2003")
+    for head, task in (("qa", "arcee_squad"), ("token", "arcee_conll2003")):
+        with pytest.raises(ValueError, match="or fit one with `arcee-lab train-head`"):
+            heads.require(head, task)
 
 
 # ---------------------------------------------------------------- URLs

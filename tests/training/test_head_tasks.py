@@ -198,7 +198,7 @@ def test_what_follows_a_task_is_a_file_or_a_split():
     [
         ("arcee_sst", "no task 'arcee_sst' to fit a head on; nearest: arcee_sst2"),
         ("acree_sst2:train.tsv", "no task 'acree_sst2' to fit a head on; nearest: arcee_sst2"),
-        ("arcee_squad:train.json", "'arcee_squad' asks for spans .* QA heads cannot"),
+        ("arcee_squad:train.json", r"'arcee_squad' asks for spans .*\(--head qa\)"),
         ("arcee_conll2003:eng.train", r"one of the token head; .*\(--head token\)"),
         ("arcee_sst2:none.tsv", "'arcee_sst2': data file none.tsv is missing"),
         ("arcee_sst2:strange.tsv", "row 1 has the label '2'; expected 0 to 1 .*negative, positive"),

@@ -66,7 +66,21 @@ def head_training(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("made", [evaluation, demo_training, head_training])
+def question_training(monkeypatch):
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "_LOG_EVERY", 2)
+    texts = read_labelled("demo:train", head="qa", limit=16)
+    model, tokenizer = al.load("demo", head="base")
+
+    def run(out):
+        recipe = HeadRecipe(epochs=6, batch_size=4, learning_rate=0.1, patience=3)
+        data = {"validation": texts, "test": texts}
+        train_head(model, tokenizer, texts, recipe=recipe, progress=False, out=out, **data)
+
+    return run
+
+
+@pytest.mark.parametrize("made", [evaluation, demo_training, head_training, question_training])
 def test_twenty_random_kills(tmp_path, monkeypatch, made):
     run = made(monkeypatch)
     assert ended(forked(lambda: run(tmp_path / "whole"))) == 0

@@ -77,6 +77,21 @@ def entity_items(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def counted_words(gold: Sequence[str], given: Sequence[str]) -> dict[str, Any]:
+    """One document's item for `token_acc` alone, whatever the labels are."""
+    right = [a == b for a, b in zip(gold, given, strict=True)]
+    return {"token_acc": (sum(right), len(right))}
+
+
+def are_entities(names: Sequence[str]) -> bool:
+    """Whether labels are those of entities: "O", or a side and a type."""
+    try:
+        entities(names)
+    except SettingError:
+        return False
+    return True
+
+
 def _counts(items: Sequence[tuple[int, int, int]]) -> np.ndarray:
     return np.asarray(items, dtype=float).reshape(len(items), 3)
 

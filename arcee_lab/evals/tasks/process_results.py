@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arcee_lab.evals.metrics import answer_items, entity_items, label_items, likelihood_items
+from arcee_lab.evals.metrics._entities import counted_words
 
 
 def label_given(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
@@ -44,6 +45,12 @@ def words_labelled(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     """A token task: a JSON list of labels, one per word."""
     (labels,) = results
     return entity_items(doc["labels"], json.loads(labels))
+
+
+def words_counted(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """A token task whose labels name no entities, as parts of speech: the words that are right."""
+    (labels,) = results
+    return counted_words(doc["labels"], json.loads(labels))
 
 
 def span_found(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:

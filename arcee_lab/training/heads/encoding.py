@@ -1,9 +1,12 @@
 """Labelled texts as token ids, with a label at each position where the head reads."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.data.tokenization import token_ids, token_offsets
@@ -79,3 +82,37 @@ def collate(rows: list[EncodedText], *, token: bool, pad: int) -> dict[str, Tens
     if not token:
         labels = torch.tensor([row.labels[0] for row in rows])
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def balanced_weights(data: LabelledTexts) -> Float[Tensor, " n_labels"]:
+    """The weight of each label: labels / (different labels * how often it occurs).
+
+    A label that does not occur has weight 1: it is never the right one.
+
+    Args:
+        data: The training texts.
+    """
+    flat = [one for row in data.labels for one in (row if data.words else (row,))]
+    counts = torch.bincount(torch.tensor(flat), minlength=len(data.names)).double()
+    occurring = int((counts > 0).sum())
+    weights = counts.sum() / (occurring * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 1.0).float()
+
+
+def weighted_loss(
+    output: Any, labels: Tensor, weights: Float[Tensor, " n_labels"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in which each label counts by its weight.
+
+    Args:
+        output: Of a sequence or token model: `logits`, `[batch, n_labels]` or
+            `[batch, pos, n_labels]`.
+        labels: The right ones, `[batch]` or `[batch, pos]`; -100 is not counted.
+        weights: Of the labels.
+    """
+    return cross_entropy(
+        output.logits.float().flatten(0, -2),
+        labels.flatten(),
+        weight=weights.to(output.logits.device),
+        ignore_index=IGNORED,
+    )

@@ -2,8 +2,9 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from arcee_lab.bootstrap import interval
 from arcee_lab.errors import Interrupted, ModelError, SettingError, TextError
-from arcee_lab.evals import metrics
-from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
-from arcee_lab.heads.sequence import score_sequence
-from arcee_lab.heads.token import label_words
 from arcee_lab.model.anatomy import HEADS, Anatomy, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
@@ -34,9 +30,13 @@ from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.one_writer import only_writer
 from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import Seeds
-from arcee_lab.training.heads.encoding import collate, encode
-from arcee_lab.training.heads.labelled import LabelledTexts
-from arcee_lab.training.heads.recipe import HeadRecipe
+from arcee_lab.training.heads.calibration import Calibration, calibrate, judged
+from arcee_lab.training.heads.encoding import balanced_weights, collate, encode, weighted_loss
+from arcee_lab.training.heads.held_out import KeepBest, Look, split
+from arcee_lab.training.heads.judging import deciding_metric, items_of, scores_of, values_of
+from arcee_lab.training.heads.labelled import Labelled, LabelledTexts
+from arcee_lab.training.heads.questions import LabelledQuestions
+from arcee_lab.training.heads.recipe import SHARE, HeadRecipe
 from arcee_lab.training.heads.resuming import (
     STATE,
     ResumableTrainer,
@@ -44,36 +44,52 @@ from arcee_lab.training.heads.resuming import (
     StopAfterCtrlC,
     remove,
 )
+from arcee_lab.training.heads.spans import collate_windows, encode_questions, span_loss
 from arcee_lab.training.heads.trained import TrainedHead
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # LoRA's
-SCORED = {
-    "sequence": ("acc", "macro_f1", "mcc", "nll", "brier", "ece"),
-    "token": ("token_acc", "entity_f1", "entity_precision", "entity_recall"),
-}
+_LAST_STEP = {"sequence": "score", "token": "score", "qa": "qa_outputs"}  # what is new in a head
 _LOG_EVERY = 10  # steps
 UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a head is trained and judged on.
+
+    Attributes:
+        train: To train on.
+        held_out: Scored after each epoch, or None.
+        test: Scored at the end, or None.
+    """
+
+    train: Any
+    held_out: Any
+    test: Any
 
 
 @checked
 def train_head(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    train: LabelledTexts,
+    train: LabelledTexts | LabelledQuestions,
     *,
-    test: LabelledTexts | None = None,
+    validation: LabelledTexts | LabelledQuestions | None = None,
+    test: LabelledTexts | LabelledQuestions | None = None,
     recipe: HeadRecipe | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> TrainedHead:
-    """Trains a new sequence or token head.
+    """Trains a new sequence, token or QA head.
 
     Args:
         model: Any Arcee model; its backbone is used, its head is not. The new model shares the
             backbone: with `tune="lora"` or `"full"` it changes for both.
         tokenizer: Its tokenizer.
-        train: The training texts, which decide the kind of head and its labels.
-        test: Held-out texts with the same labels, scored at the end.
+        train: The training texts or questions, which decide the kind of head and its labels.
+        validation: Held-out texts, scored after each epoch; `patience` and `calibrate` use them.
+            Without them a part of the training texts is held out for these two.
+        test: Texts with the same labels, scored at the end and used for nothing else.
         recipe: The settings; `HeadRecipe()` by default.
         out: A folder for the result: `TrainedHead.save` writes into its folder `checkpoint/`. Until
             then the state of the run is in `unfinished/`, saved every two minutes: the same call
@@ -86,7 +102,8 @@ def train_head(
     Raises:
         TextError: The texts do not fit the model or one another.
         ModelError: The model has adapters.
-        SettingError: The package that LoRA needs is missing.
+        SettingError: The package that LoRA needs is missing, or a setting has no effect on this
+            head or these texts.
         FileError: `out` holds another run, a damaged state, or cannot be written.
         Interrupted: Ctrl-C was pressed; the message says what is saved. Its `partial` is the head
             so far, without scores; with LoRA it is None, and the backbone is unchanged.
@@ -100,36 +117,73 @@ def train_head(
         >>> train_head(model, tokenizer, reviews, recipe=recipe, progress=False).settings["steps"]
         2
     """
-    if test is not None and (test.head, test.names) != (train.head, train.names):
-        raise TextError(
-            f"The test texts have the labels {', '.join(test.names)}, the training texts "
-            f"{', '.join(train.names)}; read them with names=train.names."
-        )
-    if len(train.names) < 2:
-        raise TextError(f"The training texts have {len(train.names)} label; expected two or more.")
     recipe = recipe or HeadRecipe()
+    check_data(train, validation, test, recipe)
+    if recipe.needs_held_out and validation is None:
+        train, validation = split(train, recipe.held_out or SHARE, seed=recipe.seed)
+    data = Data(train, validation, test)
     anatomy = anatomy_of(model)
     _refuse_adapters(anatomy.model)
-    rows = encode(anatomy, tokenizer, train)
+    rows: list[Any]
+    if isinstance(train, LabelledQuestions):
+        rows = encode_questions(anatomy, tokenizer, train)
+    else:
+        rows = encode(anatomy, tokenizer, train)
     settings = {
         "model": anatomy.model.name_or_path,
         "head": train.head,
         "labels": list(train.names),
         "texts": len(train),
-        "steps": -(-len(train) // recipe.batch_size) * recipe.epochs,
+        "held_out": 0 if validation is None else len(validation),
+        "steps": -(-len(rows) // recipe.batch_size) * recipe.epochs,
         "recipe": recipe.settings(),
     }
     alone = nullcontext() if out is None else only_writer(out)
     with alone:
-        return _train(anatomy, tokenizer, train, test, rows, recipe, settings, out, progress)
+        return _train(anatomy, tokenizer, data, rows, recipe, settings, out, progress)
+
+
+def check_data(
+    train: Labelled, validation: Labelled | None, test: Labelled | None, recipe: HeadRecipe
+) -> None:
+    """Checks that texts and settings fit one another, before a model is loaded.
+
+    Raises:
+        TextError: The texts have other labels, or too few.
+        SettingError: A setting has no effect on this head or these texts.
+    """
+    for what, other in (("test", test), ("validation", validation)):
+        if other is not None and (other.head, other.names) != (train.head, train.names):
+            raise TextError(
+                f"The {what} texts have the labels {', '.join(other.names) or 'of spans'}, the "
+                f"training texts {', '.join(train.names) or 'of spans'}; read them with "
+                "names=train.names."
+            )
+    if train.head != "qa" and len(train.names) < 2:
+        raise TextError(f"The training texts have {len(train.names)} label; expected two or more.")
+    if train.head == "qa" and recipe.class_weights != "none":
+        raise SettingError(
+            f"class_weights={recipe.class_weights!r} has no effect on a QA head, which has no "
+            "labels; leave it out."
+        )
+    if train.head == "qa" and recipe.calibrate:
+        raise SettingError(
+            "calibrate=True needs a sequence or token head, whose answers have probabilities; "
+            "leave it out for a QA head."
+        )
+    if validation is not None and recipe.held_out is not None:
+        raise SettingError(
+            f"held_out={recipe.held_out} has no effect next to validation texts; leave one out."
+        )
+    if recipe.patience is not None:
+        deciding_metric(train if validation is None else validation, recipe.metric)
 
 
 def _train(
     anatomy: Anatomy,
     tokenizer: PreTrainedTokenizerBase,
-    train: LabelledTexts,
-    test: LabelledTexts | None,
-    rows: Any,
+    data: Data,
+    rows: list[Any],
     recipe: HeadRecipe,
     settings: dict[str, Any],
     out: str | Path | None,
@@ -143,21 +197,21 @@ def _train(
         Seeds.read(recipe.seed).acting(),
         GracefulInterrupt("the steps up to the next state") as interrupt,
     ):
-        headed = _new_head(anatomy.backbone, train)
+        headed = _new_head(anatomy.backbone, data.train)
         headed.name_or_path = anatomy.model.name_or_path
-        token = train.head == "token"
-        losses, stopped = _fit(
-            headed, rows, recipe, token=token, folder=folder, interrupt=interrupt, progress=progress
-        )
+        fit = _Fit(headed, tokenizer, data, rows, recipe, folder, interrupt, progress)
+        losses, looks, kept, stopped = _fit(fit)
 
-    def result(scores: tuple[Score, ...]) -> TrainedHead:
+    def result(scores: tuple[Score, ...], calibration: Calibration | None = None) -> TrainedHead:
         return TrainedHead(
             model=headed,
             tokenizer=tokenizer,
             scores=scores,
-            majority=(train if test is None else test).majority,
+            majority=(data.train if data.test is None else data.test).majority,
             losses=tuple(losses),
-            settings=settings,
+            settings=settings | {"kept": kept},
+            held_out=tuple(looks),
+            calibration=calibration,
         )
 
     where = "nothing is saved except `partial` of this error; give out=FOLDER to resume later"
@@ -169,16 +223,33 @@ def _train(
             partial=None if recipe.tune == "lora" else result(()),
         )
     try:
-        scores = () if test is None else _scored(headed, tokenizer, test, recipe.batch_size)
+        calibration = _calibrated(headed, tokenizer, data, recipe) if recipe.calibrate else None
+        scores: tuple[Score, ...] = ()
+        if data.test is not None:
+            scores = scores_of(items_of(headed, tokenizer, data.test, recipe.batch_size))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted while the test texts are scored: {where}.", partial=result(())
         ) from None
-    whole = result(scores)
+    whole = result(scores, calibration)
     if out is not None and folder is not None:
         whole.save(Path(out) / CHECKPOINT)
         remove(folder)
     return whole
+
+
+def _calibrated(
+    headed: ArceePreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    recipe: HeadRecipe,
+) -> Calibration:
+    said = [
+        judged(part, headed, tokenizer, texts, batch_size=recipe.batch_size)
+        for part, texts in (("held-out", data.held_out), ("test", data.test))
+        if texts is not None
+    ]
+    return calibrate(headed, said[0], said[1:])
 
 
 def _refuse_adapters(model: nn.Module) -> None:
@@ -190,48 +261,101 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _new_head(backbone: ArceeModel, data: LabelledTexts) -> ArceePreTrainedModel:
+def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
     """The backbone under a head with random weights, on its device and in its dtype."""
     config = copy.deepcopy(backbone.config)
-    config.id2label = dict(enumerate(data.names))
-    config.label2id = {name: i for i, name in config.id2label.items()}
+    size = 2  # start and end of a span
+    if data.head != "qa":
+        config.id2label = dict(enumerate(data.names))
+        config.label2id = {name: i for i, name in config.id2label.items()}
+        size = len(data.names)
     config.problem_type = "single_label_classification" if data.head == "sequence" else None
     with torch.device("meta"):  # a second backbone would be initialised only to be discarded
         headed: Any = HEADS[data.head](config)
     headed.model = backbone
-    headed.score = nn.Linear(
-        config.hidden_size, len(data.names), bias=headed.score.bias is not None
-    ).to(backbone.device, backbone.dtype)
-    nn.init.normal_(headed.score.weight, std=config.initializer_range)
-    if headed.score.bias is not None:
-        nn.init.zeros_(headed.score.bias)
+    biased = getattr(headed, _LAST_STEP[data.head]).bias is not None
+    last = nn.Linear(config.hidden_size, size, bias=biased).to(backbone.device, backbone.dtype)
+    nn.init.normal_(last.weight, std=config.initializer_range)
+    if biased:
+        nn.init.zeros_(last.bias)
+    setattr(headed, _LAST_STEP[data.head], last)
     return headed
 
 
-def _fit(
-    model: ArceePreTrainedModel,
-    rows: list,
-    recipe: HeadRecipe,
-    *,
-    token: bool,
-    folder: Path | None,
-    interrupt: GracefulInterrupt,
-    progress: bool | None,
-) -> tuple[list[dict[str, int | float]], int]:
-    """Trains; returns the logged losses, and the step after which Ctrl-C ended it, or 0."""
+@dataclass(frozen=True)
+class _Fit:
+    """What a fit works on, see `train_head`."""
+
+    model: ArceePreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: Data
+    rows: list[Any]
+    recipe: HeadRecipe
+    folder: Path | None
+    interrupt: GracefulInterrupt
+    progress: bool | None
+
+    def collator(self) -> Callable[[list], dict[str, torch.Tensor]]:
+        pad = self.model.config.pad_token_id or 0
+        if self.data.train.head == "qa":
+            return partial(collate_windows, pad=pad)
+        return partial(collate, token=self.data.train.head == "token", pad=pad)
+
+    def loss(self) -> dict[str, Any]:
+        """The loss as arguments of the trainer; none of them where it is the model's own."""
+        if self.data.train.head == "qa":
+            return {"loss": span_loss, "extra": ("allowed",)}
+        if self.recipe.class_weights == "balanced":
+            return {"loss": partial(weighted_loss, weights=balanced_weights(self.data.train))}
+        return {}
+
+    def held_out(self, trained: nn.Module) -> KeepBest | None:
+        data = self.data.held_out
+        if data is None:
+            return None
+
+        def score() -> dict[str, float]:
+            self.model.eval()  # the trainer sets the mode before each step
+            batch_size = self.recipe.batch_size
+            return values_of(items_of(self.model, self.tokenizer, data, batch_size))
+
+        return KeepBest(
+            every=-(-len(self.rows) // self.recipe.batch_size),
+            score=score,
+            metric=deciding_metric(data, self.recipe.metric),
+            patience=self.recipe.patience,
+            trained=lambda: {n: one for n, one in trained.named_parameters() if one.requires_grad},
+        )
+
+
+def _fit(fit: _Fit) -> tuple[list[dict[str, int | float]], list[Look], int, int]:
+    """Trains.
+
+    Returns:
+        The logged losses, the looks at held-out texts, the step whose weights are kept, and the
+        step after which Ctrl-C ended it, or 0.
+    """
+    model, recipe, folder = fit.model, fit.recipe, fit.folder
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    last = _LAST_STEP[fit.data.train.head]
     for name, weight in model.named_parameters():
-        weight.requires_grad_(recipe.tune == "full" or name.startswith("score."))
-    trained: Any = _with_lora(model, recipe) if recipe.tune == "lora" else model
+        weight.requires_grad_(recipe.tune == "full" or name.startswith(f"{last}."))
+    trained: Any = _with_lora(model, recipe, last) if recipe.tune == "lora" else model
     cache, model.config.use_cache = model.config.use_cache, False
-    stop = StopAfterCtrlC(interrupt, 1 if folder is None else _LOG_EVERY, keeps=folder is not None)
-    callbacks: list[TrainerCallback] = [_ProgressBar(progress=progress), stop]
+    every = 1 if folder is None else _LOG_EVERY
+    stop = StopAfterCtrlC(fit.interrupt, every, keeps=folder is not None)
+    best = fit.held_out(trained)
+    callbacks: list[TrainerCallback] = [_ProgressBar(progress=fit.progress), stop]
+    if best is not None:
+        callbacks.insert(1, best)  # before the state is saved, which holds its scores
     if folder is not None:
         callbacks.append(SavePeriodically(_LOG_EVERY))
     try:
         with tempfile.TemporaryDirectory() as nothing:
             trainer = ResumableTrainer(
                 None if folder is None else folder / STATE,
+                best=best,
+                **fit.loss(),
                 model=trained,
                 args=TrainingArguments(
                     output_dir=nothing,
@@ -248,13 +372,15 @@ def _fit(
                     remove_unused_columns=False,
                     dataloader_pin_memory=model.device.type == "cuda",
                 ),
-                train_dataset=rows,  # pyright: ignore[reportArgumentType]
-                data_collator=partial(collate, token=token, pad=model.config.pad_token_id or 0),
+                train_dataset=fit.rows,  # pyright: ignore[reportArgumentType]
+                data_collator=fit.collator(),
                 callbacks=callbacks,
             )
             trainer.remove_callback(PrinterCallback)
             trainer.remove_callback(ProgressCallback)
             trainer.go_on(Path(nothing))
+        if best is not None and not stop.stopped:
+            best.restore_best()
         if recipe.tune == "lora" and not stop.stopped:
             trained.merge_and_unload()
         elif recipe.tune == "lora":
@@ -272,10 +398,13 @@ def _fit(
     losses: list[dict[str, int | float]] = [
         {"step": int(one["step"]), "loss": float(one["loss"])} for one in logged
     ]
-    return losses, trainer.state.global_step if stop.stopped else 0
+    kept = step = trainer.state.global_step
+    if best is not None and best.looks and recipe.patience is not None:
+        kept = int(best.best["step"])
+    return losses, [] if best is None else best.looks, kept, step if stop.stopped else 0
 
 
-def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
+def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe, last: str) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
@@ -286,7 +415,7 @@ def _with_lora(model: ArceePreTrainedModel, recipe: HeadRecipe) -> Any:
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
         target_modules=MATRICES,
-        modules_to_save=["score"],
+        modules_to_save=[last],
     )
     return get_peft_model(model, settings)  # pyright: ignore[reportArgumentType]
 
@@ -310,36 +439,3 @@ class _ProgressBar(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.close()
-
-
-def _scored(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, test: LabelledTexts, batch_size: int
-) -> tuple[Score, ...]:
-    items: list[dict[str, Any]]
-    if test.words is None:
-        logs = score_sequence(model, tokenizer, test.texts, batch_size=batch_size).tolist()
-        items = [metrics.label_items(g, row) for g, row in zip(test.labels, logs, strict=True)]
-    else:
-        found = label_words(model, tokenizer, test.words, texts=test.texts, batch_size=batch_size)
-        gold = [[test.names[label] for label in row] for row in test.labels]
-        items = [_word_items(a, b) for a, b in zip(gold, found, strict=True)]
-    return tuple(
-        score_of(getattr(metrics, name), [item[name] for item in items])
-        for name in SCORED[test.head]
-        if name in items[0]
-    )
-
-
-def _word_items(gold: list[str], given: list[str]) -> dict[str, Any]:
-    """Labels that name no entities, as parts of speech do, have an accuracy and nothing else."""
-    try:
-        return metrics.entity_items(gold, given)
-    except ValueError:
-        return {"token_acc": (sum(a == b for a, b in zip(gold, given, strict=True)), len(gold))}
-
-
-def score_of(metric: Callable[[Sequence[Any]], float], items: list[Any]) -> Score:
-    """A score on held-out texts, with its 95 % bootstrap interval."""
-    low, high = interval(redrawn(metric, items)).tolist()
-    name = getattr(metric, "name", "")
-    return Score("test", name, "none", metric(items), low, high, len(items))

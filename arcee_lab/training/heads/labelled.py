@@ -1,17 +1,20 @@
-"""Texts with labels, from files, the Hub, a task, or the demo's world."""
+"""Texts with labels, and questions, from files, the Hub, a task, or the demo's world."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from arcee_lab.data.rows import Row, cell, is_table, read_rows, require_file, require_unicode
+from arcee_lab.data.word_columns import is_conll_u, read_word_columns
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.hub import is_hub_id
-from arcee_lab.training.heads.tasks import is_task, read_task, task_file
+from arcee_lab.training.heads.questions import LabelledQuestions, file_rows, questions_of
+from arcee_lab.training.heads.tasks import is_task, read_questions, read_task, task_file
 
+HEADS = ("sequence", "token", "qa")
 FROM_WORLD = {"train": 4000, "validation": 1000, "test": 1000}  # texts, if no limit is given
 WORLD = "demo"
 
@@ -44,6 +47,9 @@ class LabelledTexts:
         return max(flat.count(label) for label in set(flat)) / len(flat)
 
 
+Labelled = LabelledTexts | LabelledQuestions
+
+
 @checked
 def read_labelled(
     source: str | Path,
@@ -51,25 +57,32 @@ def read_labelled(
     head: str,
     text_column: str | None = None,
     label_column: str | None = None,
+    columns: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     limit: int | None = None,
-) -> LabelledTexts:
-    """Reads a classification data set.
+) -> Any:
+    """Reads a data set for one of the heads.
 
     Args:
         source: A `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet` file, each also with
             `.gz`; a Hub id or a folder of data files, `NAME[:split]`, by default its train split;
-            `demo[:split]`, the reviews or news of the demo's world; or a task of
+            `demo[:split]`, the reviews, news or passages of the demo's world; or a task of
             `arcee-lab eval` on one of the field's data sets, as `TASK:FILE` in the data set's own
             format or `TASK[:split]` on the Hub. A task defines its texts, its labels and their
-            names, so that it can evaluate the head as it is.
-        head: "sequence" (one label per text) or "token" (one label per word).
-        text_column: Column of the texts, or of the lists of words; "text", or "tokens", by default.
-            `a.b` is column `b` of the object in column `a`.
-        label_column: Column of labels; "label", or "tags", by default.
+            names, so that it can evaluate the head as it is. For the token head any other file,
+            and `.tsv`, has one word per line with its labels in columns (CoNLL, CoNLL-U as
+            `.conllu`). For the QA head a `.json` file may be SQuAD's, version 1 or 2.
+        head: "sequence" (one label per text), "token" (one label per word) or "qa" (answer spans).
+        text_column: Column of the texts, or of the lists of words; "text", or "tokens", by default,
+            and "form" in CoNLL-U. `a.b` is column `b` of the object, or the objects, in column `a`.
+        label_column: Column of labels; "label", or "tags", by default, and "upos" in CoNLL-U.
+        columns: Names of the columns of a file without a header: `.csv`, `.tsv`, CoNLL's columns.
         names: The labels in the order of the head, such as those of the training texts; by default
             those of the data set, or else those that occur, sorted.
         limit: Most rows to read.
+
+    Returns:
+        `LabelledTexts`, or `LabelledQuestions` for the QA head.
 
     Raises:
         TextError: The source, a column, a text or a label cannot be read; file and row are named.
@@ -80,23 +93,23 @@ def read_labelled(
         >>> read_labelled("demo:test", head="sequence", limit=5).names
         ('bad', 'good')
     """
-    if head not in ("sequence", "token"):
+    if head not in HEADS:
         raise SettingError(
-            f"head={head!r}; expected 'sequence' (one label per text) or 'token' (one per word)."
+            f"head={head!r}; expected 'sequence' (one label per text), 'token' (one per word) or "
+            "'qa' (answer spans)."
         )
-    if not str(source).partition(":")[0] or str(source) == ".":
-        raise TextError(
-            f"{str(source)!r} names no data; expected a file, a Hub id, demo, or TASK:FILE."
-        )
+    source = str(source)
+    if not source.partition(":")[0] or source == ".":
+        raise TextError(f"{source!r} names no data; expected a file, a Hub id, demo, or TASK:FILE.")
     if limit is not None and limit < 1:
         raise SettingError(f"limit={limit}; expected 1 row or more.")
-    if (text_column or label_column) and is_task(str(source)):
-        raise SettingError(
-            f"{source} is a task, which knows its columns; leave the names of columns out."
-        )
-    text = text_column or ("text" if head == "sequence" else "tokens")
-    label = label_column or ("label" if head == "sequence" else "tags")
-    rows, own = _open(str(source), head, label, limit)
+    _check_columns(source, head, text_column, label_column, columns)
+    if head == "qa":
+        return _questions(source, limit)
+    universal = head == "token" and is_conll_u(Path(source)) and columns is None
+    text = text_column or ("form" if universal else "text" if head == "sequence" else "tokens")
+    label = label_column or ("upos" if universal else "label" if head == "sequence" else "tags")
+    rows, own = _open(source, head, label, limit, columns)
     found = list(islice(rows, limit))
     if not found:
         raise TextError(f"{source} holds no row; expected texts with labels.")
@@ -135,6 +148,75 @@ def read_labelled(
         labels=tuple(tuple(ids[o] for o in row) if words else ids[row[0]] for row in given),
         names=tuple(ids),
     )
+
+
+def part_of(data: Labelled, numbers: Sequence[int]) -> Any:
+    """Some of the texts or questions, in the given order.
+
+    Args:
+        data: All of them.
+        numbers: Which, counted from 0.
+    """
+    if isinstance(data, LabelledQuestions):
+        several = ("questions", "contexts", "answers", "starts")
+    else:
+        several = ("texts", "labels") if data.words is None else ("texts", "words", "labels")
+    some: dict[str, Any] = {
+        name: tuple(getattr(data, name)[number] for number in numbers) for name in several
+    }
+    return replace(data, **some)
+
+
+def _check_columns(
+    source: str,
+    head: str,
+    text_column: str | None,
+    label_column: str | None,
+    columns: Sequence[str] | None,
+) -> None:
+    named = text_column or label_column or columns
+    if named and is_task(source):
+        raise SettingError(
+            f"{source} is a task, which knows its columns; leave the names of columns out."
+        )
+    if named and head == "qa":
+        raise SettingError(
+            "Questions have the columns question, context and answers; leave the names of columns "
+            "out, or rename those of the file."
+        )
+    if columns is None:
+        return
+    if isinstance(columns, str) or not all(isinstance(one, str) and one for one in columns):
+        raise SettingError(f"columns is {columns!r}; expected names, one per column of the file.")
+    twice = [one for one in columns if list(columns).count(one) > 1]
+    if twice:
+        raise SettingError(f"columns names {twice[0]!r} twice; expected different names.")
+    if file_of(source) is None:
+        raise SettingError(
+            f"columns came with {source}, whose columns have names; expected a file without a "
+            "header. Leave them out."
+        )
+
+
+def _questions(source: str, limit: int | None) -> LabelledQuestions:
+    name, _, split = source.partition(":")
+    may_be_empty = None
+    if name == WORLD:
+        rows, _ = _world("qa", split or "train", limit)
+        named: Iterable[Row] = _named(rows, source)
+    elif is_task(source):
+        rows, may_be_empty = read_questions(source)
+        named = _named(rows, source)
+    elif Path(name).is_dir() or is_hub_id(name):
+        rows, _ = _dataset(name, split or "train", "answers")
+        named = _named(rows, source)
+    else:
+        require_file(Path(source))
+        named = file_rows(source)
+    found = list(islice(named, limit))
+    if not found:
+        raise TextError(f"{source} holds no question; expected questions with their answers.")
+    return questions_of(found, may_be_empty=may_be_empty)
 
 
 def file_of(source: str) -> Path | None:
@@ -192,7 +274,7 @@ def _name(value: Any, names: Sequence[str] | None, where: str, column: str) -> s
 
 
 def _open(
-    source: str, head: str, label: str, limit: int | None
+    source: str, head: str, label: str, limit: int | None, columns: Sequence[str] | None
 ) -> tuple[Iterable[Row], list[str] | None]:
     """The rows of a source, and its names of the labels, if it has any."""
     name, _, split = source.partition(":")
@@ -204,16 +286,26 @@ def _open(
     elif Path(name).is_dir() or is_hub_id(name):
         rows, own = _dataset(name, split or "train", label)
     else:
-        path = Path(source)
-        require_file(path)
-        if not is_table(path):
-            raise TextError(
-                f"The file {path} is no table of texts and labels; expected .jsonl, .ndjson, "
-                ".json, .csv, .tsv or .parquet, each also with .gz, or TASK:FILE for the format of "
-                f"one of the field's data sets, such as arcee_conll2003:{path}."
-            )
-        return read_rows(path), None
-    return (Row(f"{source}, row {number}", row) for number, row in enumerate(rows)), own
+        return _file(Path(source), head, columns), None
+    return _named(rows, source), own
+
+
+def _named(rows: Iterable[dict[str, Any]], source: str) -> Iterable[Row]:
+    return (Row(f"{source}, row {number}", row) for number, row in enumerate(rows))
+
+
+def _file(path: Path, head: str, columns: Sequence[str] | None) -> Iterable[Row]:
+    require_file(path)
+    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
+    if head == "token" and (tabs or not is_table(path)):
+        return read_word_columns(path, names=columns)
+    if not is_table(path):
+        raise TextError(
+            f"The file {path} is no table of texts and labels; expected .jsonl, .ndjson, "
+            ".json, .csv, .tsv or .parquet, each also with .gz, or TASK:FILE for the format of "
+            "one of the field's data sets, such as arcee_sst2:FILE."
+        )
+    return read_rows(path, header=columns)
 
 
 def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str, Any]], list[str]]:
@@ -222,7 +314,7 @@ def _world(head: str, split: str, limit: int | None) -> tuple[Iterable[dict[str,
 
     if split not in FROM_WORLD:
         raise TextError(f"The demo has no split {split!r}; it has {', '.join(FROM_WORLD)}.")
-    names = list(LABELS if head == "sequence" else BIO)
+    names = [] if head == "qa" else list(LABELS if head == "sequence" else BIO)
     sizes = dict.fromkeys(FROM_WORLD, 1) | {split: limit or FROM_WORLD[split]}
     return cast(Iterable[dict[str, Any]], dataset(head, **sizes)[split]), names
 

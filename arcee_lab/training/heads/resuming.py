@@ -9,7 +9,7 @@ all of it is checked before any of it is used.
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from arcee_lab.errors import SavedDamaged
 from arcee_lab.runs import storage
 from arcee_lab.runs.interrupt import GracefulInterrupt
 from arcee_lab.runs.json_text import parse_json
+from arcee_lab.training.heads.held_out import KeepBest
 from arcee_lab.training.state import MOMENTS, damaged, moments, read_state, with_moments
 
 SECONDS = 120.0  # between two states
@@ -37,12 +38,24 @@ class ResumableTrainer(Trainer):
 
     Args:
         state: The file, or None to save nothing.
+        best: Scores held-out texts after each epoch, or None; a part of the state.
+        loss: A loss of the model's output and the labels, or None for the model's own. It also gets
+            those columns of a batch that the model has no argument for (`extra`).
+        extra: Their names.
         given: Arguments of Trainer.
     """
 
-    def __init__(self, state: Path | None, **given: Any):
+    def __init__(
+        self,
+        state: Path | None,
+        *,
+        best: KeepBest | None = None,
+        loss: Callable[..., Tensor] | None = None,
+        extra: Sequence[str] = (),
+        **given: Any,
+    ):
         super().__init__(**given)
-        self._file = state
+        self._file, self._best, self._loss, self._extra = state, best, loss, extra
 
     def go_on(self, scratch: Path) -> None:
         """Trains, from the saved state if there is one.
@@ -58,13 +71,29 @@ class ResumableTrainer(Trainer):
             self.train()
             return
         try:
-            self._saved_values = _checked(read_state(self._file, self._wanted())[1])
+            self._saved_values = _checked(read_state(self._file, self._wanted())[1], self._best)
         except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise damaged(self._file, error) from error
         (scratch / _PROGRESS).write_text(json.dumps(self._saved_values["progress"]))
         self.train(resume_from_checkpoint=str(scratch))
 
     # ------------------------------------------------------------------ methods that Trainer calls
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch: the given one, or the model's own."""
+        if self._loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        asked = {k: v for k, v in inputs.items() if k != "labels" and k not in self._extra}
+        output = model(**asked)
+        more = [inputs[name] for name in self._extra]
+        loss = self._loss(output, inputs["labels"], *more)
+        return (loss, output) if return_outputs else loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self._file is not None
@@ -74,6 +103,8 @@ class ResumableTrainer(Trainer):
         for name, one in self._trained().items():
             kept = moments(optimizer, one)
             tensors |= {f"optimizer.{key}.{name}": kept[key] for key in MOMENTS}
+        if self._best is not None:
+            tensors |= self._best.tensors()
         tensors["generator.torch"] = torch.random.get_rng_state()
         if torch.cuda.is_available():
             tensors["generator.cuda"] = torch.cuda.random.get_rng_state()
@@ -88,6 +119,7 @@ class ResumableTrainer(Trainer):
             "rates": [group["lr"] for group in optimizer.param_groups],
             "python": random.getstate(),
             "numpy": [kind, np.asarray(words).tolist(), *rest],
+            "looks": [] if self._best is None else self._best.looks,
         }
         metadata = {key: json.dumps(value) for key, value in told.items()}
         storage.write_atomic(self._file, lambda part: save_file(tensors, part, metadata=metadata))
@@ -98,6 +130,8 @@ class ResumableTrainer(Trainer):
         with torch.no_grad():
             for name, one in self._trained().items():
                 one.copy_(tensors[name])
+        if self._best is not None:
+            self._best.resume(self._saved_values["looks"], tensors)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._file is None:
@@ -150,7 +184,7 @@ class ResumableTrainer(Trainer):
             wanted["generator.cuda"] = torch.cuda.random.get_rng_state()
         for name, one in self._trained().items():
             wanted |= with_moments(name, one)
-        return wanted
+        return wanted if self._best is None else wanted | self._best.tensors()
 
 
 class SavePeriodically(TrainerCallback):
@@ -166,6 +200,8 @@ class SavePeriodically(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Sets the flag that Trainer reads behind each step."""
         if state.global_step % self._every or state.global_step >= state.max_steps:
+            return
+        if control.should_training_stop:  # early: what is left is quick, and would not be resumed
             return
         if time.monotonic() - self._saved >= SECONDS:
             control.should_save = True
@@ -189,6 +225,8 @@ class StopAfterCtrlC(TrainerCallback):
         """Sets the flags that Trainer reads behind each step."""
         if not self._interrupt.requested or state.global_step % self._every:
             return
+        if control.should_training_stop:  # it ends by itself
+            return
         if state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = True
             control.should_save = self._keeps
@@ -203,7 +241,7 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _checked(metadata: Mapping[str, str], best: KeepBest | None) -> dict[str, Any]:
     """The values that a state holds next to its tensors.
 
     Raises:
@@ -211,7 +249,7 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
     """
     told = {
         key: parse_json(metadata[key], f"its {key}", nan=True)
-        for key in ("progress", "schedule", "rates", "python", "numpy")
+        for key in ("progress", "schedule", "rates", "python", "numpy", "looks")
     }
     progress = told["progress"]
     step, most = progress["global_step"], progress["max_steps"]
@@ -229,4 +267,8 @@ def _checked(metadata: Mapping[str, str]) -> dict[str, Any]:
     np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), *rest))
     if not all(isinstance(rate, float) for rate in told["rates"]):
         raise SavedDamaged("its learning rates are no numbers")
+    if best is not None:
+        best.check(told["looks"], step)
+    elif told["looks"] != []:
+        raise SavedDamaged("it holds scores of held-out texts")
     return told

@@ -12,6 +12,7 @@ from arcee_lab.evals.result import Score, table
 from arcee_lab.model.modeling import ArceePreTrainedModel
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
+from arcee_lab.training.heads.calibration import Calibration
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,11 +23,14 @@ class TrainedHead(Result):
         model: With the new head, in evaluation mode.
         tokenizer: Its tokenizer.
         scores: On the test texts, with 95 % bootstrap intervals; none without such texts.
-        majority: Fraction of the most common label in the test texts; without test texts, in the
-            training texts.
+        majority: Fraction of the most common label, or answer, in the test texts; without test
+            texts, in the training texts.
         losses: One `{"step": ..., "loss": ...}` per logged step, with the mean loss since the
             previous one.
-        settings: Recipe, labels, sizes.
+        settings: Recipe, labels, sizes, and `kept`: the step whose weights these are.
+        held_out: The scores on the held-out texts after each epoch, with `epoch` and `step`; none
+            without such texts.
+        calibration: The fitted temperature and its effect; None if none was asked for.
     """
 
     model: ArceePreTrainedModel = field(repr=False)
@@ -35,6 +39,8 @@ class TrainedHead(Result):
     majority: float
     losses: tuple[dict[str, int | float], ...] = field(repr=False)
     settings: dict[str, Any]
+    held_out: tuple[dict[str, int | float], ...] = field(default=(), repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """One row per score."""
@@ -70,6 +76,8 @@ class TrainedHead(Result):
             "settings": self.settings,
             "majority": self.majority,
             "scores": self.frame().to_dict(orient="records"),
+            "held_out": list(self.held_out),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
         }
         storage.write_json(folder / "scores.json", summary)
         storage.write_json(folder / "training_log.json", list(self.losses))
@@ -80,11 +88,17 @@ class TrainedHead(Result):
         """What was trained, in one sentence."""
         used = self.settings
         where = "test" if self.scores else "training"
+        asked = used["head"] == "qa"
+        what, most = ("question", "answer") if asked else ("text", "label")
+        labels = "" if asked else f" with {counted(len(used['labels']), 'label')}"
         return (
             f"{used['head']} head on {used['model']} ({used['recipe']['tune']}), trained on "
-            f"{counted(used['texts'], 'text')} with {counted(len(used['labels']), 'label')}; the "
-            f"most common label is {self.majority:.3f} of the {where} texts"
+            f"{counted(used['texts'], what)}{labels}; the most common {most} is "
+            f"{self.majority:.3f} of the {where} {what}s"
         )
 
     def __str__(self) -> str:
-        return f"{self.headline}\n{table(self.scores)}" if self.scores else self.headline
+        parts = [self.headline]
+        if self.calibration is not None:
+            parts.append(self.calibration.headline)
+        return "\n".join([*parts, table(self.scores)] if self.scores else parts)

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from arcee_lab.data import squad
 from arcee_lab.errors import TaskError
-from arcee_lab.runs.json_text import parse_json, read_object
+from arcee_lab.runs.json_text import kind_of, parse_json
 
 Rows = list[dict[str, Any]]
 
@@ -32,19 +33,34 @@ def read_table(path: Path) -> Rows:
 
 def read_ag_news(path: Path) -> Rows:
     """AG's CSV without a header: a class from 1 to 4, the title, the description."""
+    rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return [
-            {"text": f"{title} {description}", "label": int(number) - 1}
-            for number, title, description in csv.reader(file)
-        ]
+        reader = csv.reader(file, strict=True)
+        while True:
+            where = f"line {reader.line_num + 1}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise TaskError(f"{where} is no row of a CSV file: {error}") from None
+            if cells is None:
+                return rows
+            if len(cells) != 3 or not cells[0].isdecimal():
+                raise TaskError(
+                    f"{where} has {len(cells)} cells, the first {''.join(cells[:1])[:20]!r}; "
+                    "expected a class from 1 to 4, a title and a description"
+                )
+            number, title, description = cells
+            rows.append({"text": f"{title} {description}", "label": int(number[:9]) - 1})
 
 
 def read_mnli(path: Path) -> Rows:
     """GLUE's table or MultiNLI's JSON lines; pairs without a majority label are left out."""
-    if path.suffix == ".jsonl":
-        found = [parse_json(line, "a line") for line in _lines(path) if line.strip()]
-    else:
-        found = read_table(path)
+    found = _objects(path) if path.suffix == ".jsonl" else read_table(path)
+    wanted = ("sentence1", "sentence2", "gold_label")
+    for number, row in enumerate(found):
+        missing = [name for name in wanted if name not in row]
+        if missing:
+            raise TaskError(f"row {number} has no column {missing[0]!r}; it has {', '.join(row)}")
     return [
         {"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": row["gold_label"]}
         for row in found
@@ -52,15 +68,27 @@ def read_mnli(path: Path) -> Rows:
     ]
 
 
+def _objects(path: Path) -> Rows:
+    """JSON lines; blank ones are skipped."""
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            value = parse_json(line, f"line {number}", error=TaskError, do="get the file again")
+            if not isinstance(value, dict):
+                raise TaskError(f"line {number} holds {kind_of(value)}; expected an object")
+            found.append(value)
+    return found
+
+
 def read_conll(path: Path) -> Rows:
     """One word per line, its name label in the last column; blank lines between sentences."""
     sentences: list[list[list[str]]] = [[]]
-    for line in _lines(path):
+    for number, line in enumerate(_lines(path), start=1):
         cells = re.split(r"[ \t]+", line.strip(" \t"))
         if cells == [""] or cells[0] == "-DOCSTART-":
             sentences.append([])
         elif len(cells) < 2:
-            raise TaskError(f"{line!r} has one column")
+            raise TaskError(f"line {number}, {line[:40]!r}, has one column")
         else:
             sentences[-1].append(cells)
     return [
@@ -80,16 +108,4 @@ def read_wikiann(path: Path) -> Rows:
 
 def read_squad(path: Path) -> Rows:
     """SQuAD's JSON: articles, paragraphs, questions; v2 marks those without an answer."""
-    rows = []
-    for article in read_object(path)["data"]:
-        for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                found = [] if asked.get("is_impossible") else asked["answers"]
-                rows.append(
-                    {
-                        "question": asked["question"],
-                        "context": paragraph["context"],
-                        "answers": {"text": [answer["text"] for answer in found]},
-                    }
-                )
-    return rows
+    return [row.values for row in squad.read_squad(path)]
