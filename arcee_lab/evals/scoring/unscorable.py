@@ -1,4 +1,4 @@
-"""Requests that cannot be scored: which they are, and what stands in the place of their answer.
+"""Requests that cannot be scored: which they are, and the answer that they get.
 
 lm-eval's `hf` ends the whole run at such a request. Here the document is left out of its task and
 listed, or, on request (`strict`), the task ends with an error.
