@@ -38,7 +38,7 @@ BUDGET_ELSEWHERE = 16384
 _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
-class ArceeLab(ChatTemplates, _Base):
+class ArceeLab(ChatTemplates):
     """An Arcee model for lm-eval: the scores of its `hf` model in fp32, for fewer tokens.
 
     Log-likelihoods are within 1e-4 of those of `hf`, with two exceptions in which `hf` is wrong;

@@ -123,7 +123,6 @@ LINES = [
     "eval demo --tasks arcee_demo_copy --fewshot-as-multiturn maybe --out {out}",
     "eval demo --tasks arcee_demo_copy --fewshot-as-multiturn --out {out}",
     "eval demo --tasks arcee_demo_copy --gen-kwargs temperature --out {out}",
-    "eval demo --tasks arcee_demo_facts --gen-kwargs max_gen_toks=5 --out {out}",
     "eval demo --tasks arcee_demo_copy --repeats 0 --out {out}",
     "eval demo --tasks arcee_demo_copy --cache-requests always --out {out}",
     "eval demo --tasks arcee_demo_copy --num-fewshot -1 --out {out}",

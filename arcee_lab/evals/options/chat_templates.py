@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from lm_eval.models.huggingface import HFLM
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +14,7 @@ from arcee_lab.model.checks.tokenizer_files import read_tokenizer
 from arcee_lab.model.loading import find_checkpoint
 
 Chosen = bool | str
+_Base = cast(Any, HFLM)  # registering a model makes lm-eval declare it a bare LM
 
 
 def chosen_template(tokenizer: Any, wanted: Chosen) -> str:
@@ -78,14 +80,14 @@ def require_template(
         chosen_template(tokenizer, wanted)
 
 
-class ChatTemplates:
+class ChatTemplates(_Base):
     """The part of an lm-eval model that renders chats, with the template that was chosen.
 
     lm-eval 0.4.13 looks a named template up, records it in its results, and renders with the
     default one; here the named one renders.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     chat_template_args: dict[str, Any]
     _template: str | None = None
 
@@ -116,7 +118,7 @@ class ChatTemplates:
         else:
             self.chat_template_args = own | {"chat_template": self._template}
         try:
-            return super().apply_chat_template(  # type: ignore[misc]
+            return super().apply_chat_template(
                 chat_history, add_generation_prompt=add_generation_prompt
             )
         finally:

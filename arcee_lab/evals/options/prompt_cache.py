@@ -161,7 +161,7 @@ def _key(task: Any, settings: dict[str, Any]) -> str:
         version("lm_eval"),
         task_digest(task, None),
         [plain(dict(one)) for one in getattr(sampler, "df", ())] if shots else [],
-        repr(sampler.rnd.getstate()) if shots and hasattr(sampler, "rnd") else "",
+        repr(sampler.rnd.getstate()) if shots and sampler is not None else "",
         repr(random.getstate()),
         {name: value for name, value in settings.items() if name != "chat_template"},
         None
