@@ -15,6 +15,7 @@ _FLIPS = 40  # documents shown per task and metric
 _STYLE = (
     documents.STYLE
     + """
+img { min-width: 36rem }
 table.dataframe { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 table.dataframe th, table.dataframe td { text-align: left; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: normal }

@@ -20,8 +20,9 @@ table.scores { border-collapse: collapse; width: 100%; font-variant-numeric: tab
 table.scores th { text-align: left; color: var(--soft); font-weight: 500 }
 table.scores th, table.scores td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid
   var(--line); vertical-align: middle }
-table.scores td.strip { min-width: 9rem; width: 30% }
-.range { position: relative; display: block; height: 1.1rem }
+table.scores td.strip { min-width: 9rem; width: 30%; padding-right: 1.2rem }
+table.scores td[data-name] { white-space: nowrap }
+.range { position: relative; display: block; height: 1.1rem; margin: 0 .4rem }
 .range i, .range b, .range u { position: absolute; top: 50%; transform: translate(-50%, -50%) }
 .range::before { content: ""; position: absolute; inset: 50% 0 auto 0; height: 1px;
   background: var(--line) }
@@ -34,7 +35,7 @@ table.facts td { padding: .1rem .8rem .1rem 0; vertical-align: top }
   table.scores thead { display: none }
   table.scores tr { border-bottom: 1px solid var(--line); padding: .4rem 0 }
   table.scores td { border: 0; padding: .05rem 0 }
-  table.scores td.strip { width: auto }
+  table.scores td.strip { width: auto; padding-right: 0 }
   table.scores td[data-name]::before { content: attr(data-name) " "; color: var(--soft) }
 }
 """
