@@ -98,8 +98,8 @@ def _documents(flips: "pd.DataFrame") -> str:
             [
                 ("prompt", row["prompt"]),
                 ("target", row["target"]),
-                ("base's answer", row["base_answer"]),
-                ("its answer", row["answer"]),
+                ("base's answer", documents.answer_lines(row["base_answer"])),
+                ("its answer", documents.answer_lines(row["answer"])),
             ],
             hint=row["prompt"],
             mark=row["change"],

@@ -9,6 +9,8 @@ from typing import Any
 from lm_eval.loggers.utils import add_tokenizer_info
 from lm_eval.utils import hash_string, sanitize_model_name
 
+from arcee_lab.errors import WrongType
+
 NOT_KNOWN = "N/A"  # lm-eval's word for a standard error that is not known
 PARTS = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")  # by task
 CONTEXT = (
@@ -203,7 +205,7 @@ def as_facts(results: Mapping[str, Any]) -> dict[str, Any]:
     """The facts in a results file, from which `as_results` makes the same file again.
 
     Raises:
-        TypeError: A part is of another type.
+        WrongType: A part is of another type.
         KeyError: A group is without its own entry.
     """
     tasks: dict[str, dict[str, Any]] = {}
@@ -246,5 +248,5 @@ def _texts(value: Any) -> Any:
 
 def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"got {str(value)[:60]!r}")
+        raise WrongType(f"got {str(value)[:60]!r}")
     return value

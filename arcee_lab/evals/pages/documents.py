@@ -19,7 +19,8 @@ details.document { border-top: 1px solid var(--line) }
 details.document > summary { display: flex; gap: .6rem; align-items: baseline }
 details.document > summary span { color: var(--soft); overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; min-width: 0 }
-.mark { flex: none; border: 1px solid var(--line); border-radius: .6rem; padding: 0 .5rem;
+details.document > summary > b { flex: none }
+.mark { border: 1px solid var(--line); border-radius: .6rem; padding: 0 .5rem;
   font-size: .8rem }
 .right .mark { border-color: #0072b2 } .wrong .mark { border-color: #d55e00; border-width: 2px }
 dl.asked { margin: .2rem 0 1rem; display: grid; grid-template-columns: 6.5rem minmax(0, 1fr) }
@@ -84,7 +85,7 @@ def sample(logged: Mapping[str, Any]) -> str:
     else:
         if requests and len(requests[0]) > 1 and isinstance(requests[0][1], str):
             parts.append(("continuation", requests[0][1]))
-        parts.append(("answer", "\n".join(map(_answer, answers))))
+        parts.append(("answer", answer_lines(answers)))
     parts.append(("target", logged["target"]))
     for metric in logged["metrics"]:
         parts.append((metric, _value(logged.get(metric))))
@@ -98,6 +99,13 @@ def verdict(logged: Mapping[str, Any]) -> str:
         if isinstance(value, (bool, int, float)) and value in (0, 1):
             return "right" if value else "wrong"
     return ""
+
+
+def answer_lines(answers: Any) -> str:
+    """Answers, one per line: a log-likelihood, or a text."""
+    if not isinstance(answers, (list, tuple)):
+        return str(answers)
+    return "\n".join(map(_answer, answers))
 
 
 def _answer(answer: Any) -> str:
