@@ -56,6 +56,31 @@ class Whole:
         return number
 
 
+def number_or_share(word: str) -> int | float:
+    """The type of `--limit`: a whole number above 0, or a fraction between 0 and 1.
+
+    Raises:
+        argparse.ArgumentTypeError: The word is neither.
+    """
+    try:
+        share = float(word)
+    except ValueError:
+        share = 0.0
+    return share if 0 < share < 1 else positive(word)
+
+
+def yes_or_no(word: str) -> bool:
+    """The type of a flag that takes true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: The word is neither.
+    """
+    found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if word.lower() not in found:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {_short(word)}")
+    return found[word.lower()]
+
+
 def _short(word: str) -> str:
     return repr(word if len(word) <= 40 else f"{word[:37]}...")
 

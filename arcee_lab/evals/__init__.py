@@ -3,7 +3,8 @@
 The only part of the package that imports lm_eval. Importing it registers the model `arcee-lab`, so
 that a task file with a `!function` of ours also works under plain `lm-eval run`.
 
-    runner.py            `run`: tasks one after the other, interrupts, saved tasks
+    runner.py            `run`: what is asked is checked, tasks and model are loaded
+    run_tasks.py         tasks one after the other, interrupts, saved tasks
     result.py            what `run` returns: `Evaluation`, `Score`
     scores.py            scores of tasks and groups with their bootstrap draws
     finished_tasks.py    finished tasks of a run, saved so that it can resume
@@ -14,8 +15,18 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
     loading.py           the arguments of `ArceeLab`, checked before anything is loaded
     head_routing.py      sends documents with a `head` column to that head
     intervened.py        interventions in an evaluation: which can be packed, document positions
-    request_cache.py     whose answers a use_cache file holds
     lm_eval_registry.py  registers `arcee-lab` with lm-eval
+    options/             what lm-eval's flags of the same names do
+        read                 options as a user gives them, checked
+        applied              options set on lm-eval's tasks
+        chat_templates       chat templates, chosen also by name
+        answer_cache         use_cache: answers as JSON, and whose they are
+        prompt_cache         cache_requests: built prompts as JSON
+    files/               saved evaluations in lm-eval's shape
+        lm_eval_shape        lm-eval's keys and samples
+        writing              the files of a run; lm-eval's own layout of names
+        plain_json           any value as JSON
+    pages/               report.html of a run
     compared/            `compare`: paired differences of runs, saved runs read back
         _compare             matches documents and redraws them
         comparison           `Comparison`, `Difference`: table, forest plot, flipped documents
@@ -31,6 +42,7 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
         prefix_cache         prefixes that documents share, computed once
         batch_plan           rows sorted by length and cut into batches
         rolling_windows      windows of whole texts
+        unscorable           requests without a score, and documents left out
         scorer               forwards of rows: masks, positions, caches
         target_logprobs      log-softmax in fp32 at the scored positions
     tasks/               task files and their documents

@@ -1,26 +1,36 @@
 """`python -m arcee_lab.evals run ...`: lm-eval's own command and flags, and our tasks by name.
 
-It differs from `lm-eval` in five things: the model is `arcee-lab` unless `--model` says another,
+It differs from `lm-eval` in seven things: the model is `arcee-lab` unless `--model` says another,
 our tasks and groups are found by name from any folder, a broken task file or an unknown task is one
-line and exit code 2, lm-eval's own task files are indexed only when one is asked for, and a task
-draws its documents once (see `arcee_lab.evals.tasks.drawing`). A task file runs code: its
+line and exit code 2, lm-eval's own task files are indexed only when one is asked for, a task draws
+its documents once (see `arcee_lab.evals.tasks.drawing`), `--cache_requests` keeps JSON in place of
+pickles, and our model leaves documents out that cannot be scored. A task file runs code: its
 `!function` and its Jinja templates.
 """
 
+import argparse
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lm_eval import tasks
+from lm_eval import evaluator, tasks
 from lm_eval._cli import HarnessCLI
 from lm_eval.utils import setup_logging
 
 from arcee_lab.evals.lm_eval_registry import NAME
+from arcee_lab.evals.model import ArceeLab
+from arcee_lab.evals.options.answer_cache import cache_file, check_cache_file
+from arcee_lab.evals.options.chat_templates import require_template
+from arcee_lab.evals.options.prompt_cache import prompts_built
+from arcee_lab.evals.scoring.unscorable import documents_left_out, skipped_documents
 from arcee_lab.evals.tasks.default_index import add_default_tasks
 from arcee_lab.evals.tasks.drawing import drawn_once
 from arcee_lab.evals.tasks.find import check_names, task_folder
 from arcee_lab.runs.seeds import DEFAULT, Seeds
+
+_log = logging.getLogger("arcee_lab")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -51,7 +61,15 @@ def main(words: Sequence[str] | None = None) -> int:
         # lm-eval seeds for itself, but a task file that is named by path is read before it does.
         given = getattr(args, "seed", None)
         seeds = DEFAULT if given is None else Seeds.read(given)
-        with seeds.acting(), drawn_once(), _with_our_tasks(only=ours):
+        if words[:1] == ["run"]:
+            _require_usable(args)
+        with (
+            seeds.acting(),
+            drawn_once(),
+            _with_our_tasks(only=ours),
+            prompts_built(),
+            _documents_left_out(),
+        ):
             cli.execute(args)
     except (ValueError, OSError) as error:
         print(f"arcee_lab.evals: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
@@ -66,6 +84,46 @@ def main(words: Sequence[str] | None = None) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def _require_usable(args: argparse.Namespace) -> None:
+    """Checks what lm-eval would notice only after the model is loaded, where the model is ours.
+
+    Raises:
+        ValueError: A chat template that the tokenizer lacks, or a cache that is none.
+    """
+    if getattr(args, "use_cache", None):
+        check_cache_file(cache_file(args.use_cache))
+    wanted = getattr(args, "apply_chat_template", False)
+    model = (getattr(args, "model_args", None) or {}).get("pretrained")
+    if getattr(args, "model", None) == NAME and wanted and isinstance(model, str):
+        require_template(model, None, wanted)
+
+
+@contextmanager
+def _documents_left_out() -> Iterator[None]:
+    """Has our model leave documents out that cannot be scored, as `al.evals.run` does."""
+    own = evaluator.evaluate
+
+    def evaluate(lm: Any, task_dict: Any, *args: Any, **settings: Any) -> Any:
+        asked = getattr(lm, "lm", lm)  # behind lm-eval's cache
+        if not isinstance(asked, ArceeLab) or "tasks" not in task_dict:
+            return own(lm, task_dict, *args, **settings)
+        tasks = task_dict["tasks"]
+        asked.marks_unscorable = True
+        with documents_left_out(tasks.values()):
+            found = own(lm, task_dict, *args, **settings)
+        for name, task in tasks.items():
+            numbers = (settings.get("samples") or {}).get(name)
+            for one in skipped_documents(name, task.instances, numbers):
+                _log.warning("Not scored: task %r, document %d: %s", *one)
+        return found
+
+    evaluator.evaluate = evaluate
+    try:
+        yield
+    finally:
+        evaluator.evaluate = own
 
 
 @contextmanager

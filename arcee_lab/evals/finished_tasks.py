@@ -1,20 +1,24 @@
 """Finished tasks, saved in a folder during a run, so that a resumed run need not repeat them."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
 
 from arcee_lab.errors import OtherRun, SavedDamaged
-from arcee_lab.evals.result import Score, plain
+from arcee_lab.evals.files.plain_json import plain
+from arcee_lab.evals.result import Score
+from arcee_lab.evals.scoring.unscorable import SkippedDocument
 from arcee_lab.runs import storage
 from arcee_lab.runs.json_text import read_json
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class FinishedTask:
         samples: What lm-eval logs for each document and filter, as JSON values.
         scores: Each metric with its bootstrap draws, which the means of groups need.
         cost: By how much the run's counters increased.
+        facts: What lm-eval's results say of it besides its scores.
+        skipped: Documents that could not be scored.
     """
 
     samples: list[dict[str, Any]]
     scores: list[tuple[Score, np.ndarray]]
     cost: dict[str, int]
+    facts: dict[str, Any]
+    skipped: list[SkippedDocument]
 
 
 class FinishedTasks:
@@ -68,6 +76,8 @@ class FinishedTasks:
                     for score, drawn in found["scores"]
                 ],
                 {key: int(value) for key, value in found["cost"].items()},
+                dict(found["facts"]),
+                [SkippedDocument(**one) for one in found["skipped"]],
             )
             if found["version"] != VERSION or not done.samples or found["task"] != name:
                 raise SavedDamaged("it is of another task or version")
@@ -99,6 +109,8 @@ class FinishedTasks:
             "samples": done.samples,
             "scores": [(asdict(score), drawn.tolist()) for score, drawn in done.scores],
             "cost": done.cost,
+            "facts": plain(done.facts),
+            "skipped": [one._asdict() for one in done.skipped],
         }
         storage.make_folder(self.folder)
         # The draws may hold NaN, which Python's json writes and reads.
@@ -131,12 +143,27 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_hashable(one) for one in value]
     if isinstance(value, Callable):
-        code = getattr(value, "__code__", None)
+        code = getattr(inspect.unwrap(value), "__code__", None)
         name = getattr(value, "__qualname__", type(value).__name__)
-        return [name, None if code is None else hashlib.sha256(code.co_code).hexdigest()]
+        return [name, None if code is None else _code(code)]
     if value is None or isinstance(value, (str, int, float, bool)):
         return plain(value)
     return type(value).__name__  # the text of an object may contain its address
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does: its instructions, names and constants, and the file that it is in."""
+    constants = [
+        _code(one) if isinstance(one, CodeType) else _constant(one) for one in code.co_consts
+    ]
+    file = Path(code.co_filename)
+    whole = storage.sha256(file) if file.is_file() else None  # for what the function calls
+    instructions = hashlib.sha256(code.co_code).hexdigest()
+    return [instructions, list(code.co_names), constants, whole]
+
+
+def _constant(value: Any) -> Any:
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _digest(text: str) -> str:

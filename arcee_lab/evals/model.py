@@ -14,16 +14,18 @@ from lm_eval.utils import simple_parse_args_string
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from arcee_lab.errors import SettingError, TaskError
+from arcee_lab.errors import SettingError, TaskError, TextError
 from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, HeadRouter, Source, head_of, heads_needed
 from arcee_lab.evals.intervened import InterventionsLike, eval_interventions, read_interventions
 from arcee_lab.evals.loading import Loader, require_arguments, require_reads, require_sizes
+from arcee_lab.evals.options.answer_cache import require_own_cache
+from arcee_lab.evals.options.chat_templates import ChatTemplates
 from arcee_lab.evals.progress import AdvancingCacheHook, advancing
-from arcee_lab.evals.request_cache import require_own_cache
 from arcee_lab.evals.scoring.packable_documents import packable
 from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.evals.scoring.scorer import Cost, Scorer
 from arcee_lab.evals.scoring.tokenization import Encoder
+from arcee_lab.evals.scoring.unscorable import Unscorable, unscorable
 from arcee_lab.evals.tasks.find import quiet_lm_eval
 from arcee_lab.heads.batches import Advance
 from arcee_lab.model.fingerprint import model_fingerprint, model_name, tokenizer_fingerprint
@@ -36,7 +38,7 @@ BUDGET_ELSEWHERE = 16384
 _Base = cast(Any, HFLM)  # registering it makes lm-eval declare it a bare LM
 
 
-class ArceeLab(_Base):
+class ArceeLab(ChatTemplates):
     """An Arcee model for lm-eval: the scores of its `hf` model in fp32, for fewer tokens.
 
     Log-likelihoods are within 1e-4 of those of `hf`, with two exceptions in which `hf` is wrong;
@@ -134,6 +136,7 @@ class ArceeLab(_Base):
         self.exact = bool(exact)
         self.name = model_name(loaded.model)
         self.bar: Callable[[int], Advance] | None = None
+        self.marks_unscorable = False  # or ends with an error, as lm-eval's own command needs it
         self._budget = batch_tokens or BUDGET.get(self.device.type, BUDGET_ELSEWHERE)
         texts = int(batch_size) if str(batch_size).isdecimal() else 8
         self._heads = HeadRouter(
@@ -373,20 +376,41 @@ class ArceeLab(_Base):
                 f"{self.main} head; give a causal checkpoint as the model."
             )
 
-    def _choices(self, requests: list[Instance], advance: Advance) -> list[tuple[float, bool]]:
-        if self.exact:
-            self.cost.exact += len(requests)
-            answers = _Base.loglikelihood(self, requests, disable_tqdm=True)
-            advance(len(requests))
-            return answers
-
-        def name(index: int) -> str:
-            one = requests[index]
-            return f"Task {one.task_name!r}, document {one.doc_id}"
-
+    def _choices(self, requests: list[Instance], advance: Advance) -> list[Any]:
         asked = [cast(tuple[str, str], request.args) for request in requests]
-        pairs = self._encoder().pairs(asked, name=name)
-        documents, truncated = packable(requests, pairs, longest=self.max_length, name=name)
+        pairs = self._encoder().pairs(asked)
+        reasons = unscorable(asked, pairs, longest=self.max_length)
+        for index, reason in reasons.items():
+            if not self.marks_unscorable:
+                one = requests[index]
+                raise TextError(
+                    f"Task {one.task_name!r}, document {one.doc_id}: {reason}; expected a "
+                    "continuation with tokens of its own that the model can read. Leave the "
+                    "document out, which strict=False does."
+                )
+        numbers = [index for index in range(len(requests)) if index not in reasons]
+        mine = [requests[index] for index in numbers]
+        if self.exact:
+            self.cost.exact += len(mine)
+            answers = _Base.loglikelihood(self, mine, disable_tqdm=True) if mine else []
+            advance(len(mine))
+        else:
+            answers = self._packed(mine, [pairs[index] for index in numbers], advance)
+            for request, answer in zip(mine, answers, strict=True):
+                self.cache_hook.add_partial("loglikelihood", request.args, answer)
+        advance(len(reasons))
+        found = dict(zip(numbers, answers, strict=True))
+        return [
+            found[index] if index in found else Unscorable(reasons[index])
+            for index in range(len(requests))
+        ]
+
+    def _packed(
+        self, requests: list[Instance], pairs: list[Any], advance: Advance
+    ) -> list[tuple[float, bool]]:
+        if not requests:
+            return []
+        documents, truncated = packable(requests, pairs, longest=self.max_length)
         self.cost.truncated += truncated
         answers = self._scorer.score(documents, count=len(requests), advance=advance)
         if truncated:
@@ -397,8 +421,6 @@ class ArceeLab(_Base):
                 len(requests),
                 self.max_length,
             )
-        for request, answer in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial("loglikelihood", request.args, answer)
         return answers
 
     def _generated(self, requests: list[Instance], advance: Advance) -> list[str]:

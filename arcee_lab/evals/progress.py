@@ -22,12 +22,6 @@ class HasBar(Protocol):
     bar: Callable[[int], Advance] | None
 
 
-def document_count(task: Any, limit: int | None) -> int:
-    """How many documents of a task are asked."""
-    whole = len(task.eval_docs)
-    return whole if limit is None else min(whole, limit)
-
-
 @contextmanager
 def without_lm_eval_bar() -> Iterator[None]:
     """Holds back the bar that lm-eval draws for each task while it builds requests."""

@@ -1,17 +1,19 @@
 """The result of an evaluation: scores with intervals, the samples, and how they were made."""
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from arcee_lab.errors import UnknownName
 from arcee_lab.evals.compared.saved import read_saved, samples_file
+from arcee_lab.evals.files.lm_eval_shape import as_results
+from arcee_lab.evals.files.writing import write_lm_eval_layout, write_results, write_samples
+from arcee_lab.evals.scoring.unscorable import SkippedDocument
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 
@@ -37,6 +39,9 @@ class Score:
         weights: For a group, the weight of each of them.
         aggregation: Name of the function that makes the value from all documents; None if the task
             has one of its own, which a comparison of runs cannot redraw.
+        stderr: Standard error: lm-eval's formula for a mean, else the standard deviation of the
+            redrawn values; NaN if it is not known.
+        n_skipped: Documents that could not be scored, besides the `n`.
     """
 
     task: str
@@ -51,6 +56,8 @@ class Score:
     members: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     aggregation: str | None = None
+    stderr: float = math.nan
+    n_skipped: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +72,8 @@ class Evaluation(Result):
         settings: Few-shot examples by task, limit, seeds.
         seconds: Wall time of the requests.
         unfinished: Tasks that were not finished because of an interrupt or a failure.
+        skipped: Documents that could not be scored, each with the reason.
+        facts: What lm-eval's results file says besides scores: of tasks, groups and the run.
     """
 
     model: str
@@ -74,6 +83,8 @@ class Evaluation(Result):
     settings: dict[str, Any] = field(repr=False)
     seconds: float
     unfinished: tuple[str, ...] = ()
+    skipped: tuple[SkippedDocument, ...] = field(default=(), repr=False)
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """The scores as a table, one row per task and metric."""
@@ -130,8 +141,20 @@ class Evaluation(Result):
             )
         return pd.DataFrame(rows)
 
+    def to_lm_eval(self) -> dict[str, Any]:
+        """What lm-eval's `simple_evaluate` returns: the same keys, for code written for it.
+
+        Standard errors are ours: see `Score.stderr`. "samples" are lm-eval's too.
+        """
+        found = as_results(self.scores, self.samples, self.facts, model=self.model)
+        return found | {"samples": self.samples}
+
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `results.json`, `scores.csv`, and `samples_TASK.jsonl` for each task.
+        """Writes `results.json`, `scores.csv`, `report.html`, and `samples_TASK.jsonl` per task.
+
+        `results.json` and the samples have lm-eval's keys. `results.json` adds ours: `model`,
+        `scores` with intervals and ceilings, `info`, `settings`, `seconds`, `unfinished` and
+        `skipped`.
 
         Args:
             folder: A folder that exists. Each file is whole or absent, whatever happens.
@@ -139,30 +162,41 @@ class Evaluation(Result):
         Returns:
             The files.
         """
+        from arcee_lab.evals.pages.run_page import run_page
+
         folder = Path(folder)
-        summary = {
+        ours = {
             "model": self.model,
             "scores": [asdict(score) for score in self.scores],
             "info": self.info,
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
             "unfinished": list(self.unfinished),
+            "skipped": [one._asdict() for one in self.skipped],
         }
-        files = [
-            storage.write_json(folder / "results.json", plain(summary)),
+        results = as_results(self.scores, self.samples, self.facts, model=self.model)
+        return [
+            write_results(folder, results | ours),
             storage.write_atomic(
                 folder / "scores.csv", lambda path: self.frame().to_csv(path, index=False)
             ),
+            storage.write_atomic(folder / "report.html", run_page(self)),
+            *(write_samples(folder / samples_file(task), of) for task, of in self.samples.items()),
         ]
-        for task, samples in self.samples.items():
-            lines = "".join(json.dumps(plain(one), ensure_ascii=False) + "\n" for one in samples)
-            files.append(
-                storage.write_atomic(
-                    folder / samples_file(task),
-                    lambda path, lines=lines: Path(path).write_text(lines, encoding="utf-8"),
-                )
-            )
-        return files
+
+    def save_as_lm_eval(self, folder: str | Path) -> list[Path]:
+        """Writes `MODEL/results_DATE.json` and `MODEL/samples_TASK_DATE.jsonl`.
+
+        These are the names that `lm-eval run --output_path FOLDER --log_samples` gives its files.
+
+        Args:
+            folder: Is created if it is missing.
+
+        Returns:
+            The files.
+        """
+        results = as_results(self.scores, self.samples, self.facts, model=self.model)
+        return write_lm_eval_layout(Path(folder), results, self.samples)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Evaluation":
@@ -198,6 +232,8 @@ class Evaluation(Result):
         changed = self.info.get("interventions") or []
         under = f" under {counted(len(changed), 'intervention')}" if changed else ""
         left = f"; unfinished: {', '.join(self.unfinished)}" if self.unfinished else ""
+        if self.skipped:
+            left = f"; {counted(len(self.skipped), 'document')} could not be scored{left}"
         return (
             f"{self.model}{under}: {counted(len(self.samples), 'task')} in {self.seconds:.1f} s, "
             f"95 % bootstrap intervals over documents{left}"
@@ -243,16 +279,3 @@ def _cells(score: Score) -> tuple[str, ...]:
         "" if score.ceiling is None else number(score.ceiling, aligned=True),
         f"{score.n:,}",
     )
-
-
-def plain(value: Any) -> Any:
-    """A value as plain JSON: NaN becomes None, numpy becomes Python, functions become text."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -1,39 +1,31 @@
-"""`al.evals.run`: runs tasks one after the other, so that an interrupt keeps the finished ones."""
+"""`al.evals.run`: checks what is asked, loads tasks and model, and runs."""
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-from lm_eval.evaluator import evaluate
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from arcee_lab.bootstrap import DRAWS
-from arcee_lab.errors import Interrupted, NotWritten, SettingError, TaskFailed
-from arcee_lab.evals.finished_tasks import FinishedTask, FinishedTasks, task_digest
-from arcee_lab.evals.head_routing import Source, heads_needed
+from arcee_lab.errors import SettingError
+from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.intervened import InterventionsLike
 from arcee_lab.evals.model import ArceeLab
-from arcee_lab.evals.progress import counting_documents, document_count, without_lm_eval_bar
-from arcee_lab.evals.result import Evaluation, Score, plain
-from arcee_lab.evals.scores import group_scores, require_means, task_scores
-from arcee_lab.evals.tasks.examples import Examples, examples_of, examples_set
-from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks, quiet_lm_eval
-from arcee_lab.model.fingerprint import model_fingerprint
-from arcee_lab.runs import storage
+from arcee_lab.evals.options.answer_cache import cache_file, check_cache_file
+from arcee_lab.evals.options.applied import require_effect
+from arcee_lab.evals.options.chat_templates import require_template
+from arcee_lab.evals.options.read import read_options, require_documents
+from arcee_lab.evals.result import Evaluation
+from arcee_lab.evals.run_tasks import run_loaded
+from arcee_lab.evals.tasks.examples import examples_of
+from arcee_lab.evals.tasks.find import Data, LoadedTasks, loaded_tasks
 from arcee_lab.runs.arguments import checked
-from arcee_lab.runs.one_writer import only_writer
-from arcee_lab.runs.progress import progress_bar
 from arcee_lab.runs.seeds import DEFAULT, Seeds, SeedsLike
 
 BATCH_SIZE = 8
 MOST_DRAWS = 1_000_000
-UNFINISHED = "unfinished"  # the folder of finished tasks of a run that is not, below `out`
 
 
 @checked
@@ -45,7 +37,18 @@ def run(
     interventions: InterventionsLike = None,
     heads: Mapping[str, Source] | None = None,
     num_fewshot: int | None = None,
-    limit: int | None = None,
+    limit: int | float | None = None,
+    samples: Mapping[str, Sequence[int]] | str | os.PathLike | None = None,
+    apply_chat_template: bool | str = False,
+    system_instruction: str | None = None,
+    fewshot_as_multiturn: bool | None = None,
+    gen_kwargs: Mapping[str, Any] | str | None = None,
+    repeats: int | None = None,
+    predict_only: bool = False,
+    strict: bool = False,
+    use_cache: str | os.PathLike | None = None,
+    cache_requests: bool | str = False,
+    write_out: bool = False,
     include: Sequence[str | os.PathLike] = (),
     data: Data = None,
     batch_size: int | None = None,
@@ -76,7 +79,26 @@ def run(
         num_fewshot: Examples before each question; by default each task's own number. A task that
             sets 0 keeps it, as in lm-eval, and whole texts take none: a warning names each such
             task, and `settings` of the result records the number that was used.
-        limit: Most documents per task; the first ones are used.
+        limit: Most documents per task, or below 1 a fraction of them; the first ones are used.
+        samples: Task -> the numbers of its documents that are asked, from 0; or JSON, or a file of
+            it. Other tasks are asked in whole.
+        apply_chat_template: Make each prompt a chat: True for the tokenizer's template, or the name
+            of one of several.
+        system_instruction: Text before each task's own description.
+        fewshot_as_multiturn: Whether examples are turns of the chat, or one text; by default as
+            `apply_chat_template`.
+        gen_kwargs: Settings of generation over those of each task, as `{"temperature": 0.8}` or
+            "temperature=0.8,top_p=0.95".
+        repeats: How often each text is generated; by default as each task says.
+        predict_only: Keep answers and compute no score.
+        strict: End a task with an error at a document that cannot be scored: its continuation is
+            empty, merges into the last token of the context, or is longer than the model reads. By
+            default such documents are left out, counted as `n_skipped` and listed in `skipped`.
+        use_cache: A file of answers, which later runs of the same model need not compute again;
+            `_rank0.db` is added, as in lm-eval. Only files that this package wrote are read.
+        cache_requests: Keep the built prompts: True, "refresh" to build them anew, "delete" to
+            remove all kept ones.
+        write_out: Log the first prompt of each task (logger "arcee_lab", level INFO).
         include: Folders with further task files.
         data: A file in place of a task's own data, or files by task; see `find_tasks`.
         batch_size: Sequences per batch of generation and of heads (these read at least 8), by
@@ -100,7 +122,9 @@ def run(
     Raises:
         TaskError: A task is unknown, its file is broken, or its data or head is missing; raised
             before any forward.
-        SettingError: An argument is out of range or would have no effect.
+        SettingError: An argument is out of range, would have no effect, or names a chat template
+            that the tokenizer lacks; raised before the model is loaded.
+        FileError: `use_cache` is no file of answers, or of another run (OtherRun).
         TaskFailed: A task could not be scored: a label that the head lacks, a context window too
             small, an intervention whose condition no token of the task meets. Its `result` holds
             the tasks that were finished before.
@@ -112,10 +136,28 @@ def run(
         >>> result.score("arcee_demo_sentiment", "acc").n
         8
     """
-    require_numbers(limit=limit, num_fewshot=num_fewshot, draws=draws)
+    require_numbers(num_fewshot=num_fewshot, draws=draws)
+    options = read_options(
+        limit=limit,
+        samples=samples,
+        apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
+        fewshot_as_multiturn=fewshot_as_multiturn,
+        gen_kwargs=gen_kwargs,
+        predict_only=predict_only,
+        cache_requests=cache_requests,
+        write_out=write_out,
+        repeats=repeats,
+        strict=strict,
+    )
     seeds = Seeds.read(seed)
+    require_template(model, tokenizer, options.apply_chat_template)
+    if use_cache is not None:
+        check_cache_file(cache_file(use_cache))
     with seeds.acting(), modes_kept(model, *(heads or {}).values()):
         loaded = loaded_tasks(tasks, include=include, data=data, seeds=seeds)
+        require_documents(loaded["tasks"], options)
+        require_effect(loaded["tasks"], options, use_cache=use_cache)
         lm = as_lm(
             model,
             tokenizer,
@@ -133,24 +175,21 @@ def run(
             lm,
             loaded,
             examples,
-            limit=limit,
+            options=options,
             draws=draws,
             seeds=seeds,
             out=out,
+            use_cache=use_cache,
             progress=progress,
         )
 
 
-def require_numbers(*, limit: int | None, num_fewshot: int | None, draws: int) -> None:
+def require_numbers(*, num_fewshot: int | None, draws: int) -> None:
     """Checks the numbers that decide how much is computed.
 
     Raises:
         SettingError: A number is out of range.
     """
-    if limit is not None and limit < 1:
-        raise SettingError(
-            f"limit={limit}; expected at least 1 document per task, or None for all."
-        )
     if num_fewshot is not None and num_fewshot < 0:
         raise SettingError(f"num_fewshot={num_fewshot}; expected 0 or more examples.")
     if not 1 <= draws <= MOST_DRAWS:
@@ -187,160 +226,3 @@ def as_lm(
             f"The model is already an ArceeLab; pass {names} to its constructor instead."
         )
     return model
-
-
-def run_loaded(
-    lm: ArceeLab,
-    loaded: LoadedTasks,
-    examples: Examples,
-    *,
-    limit: int | None,
-    draws: int,
-    seeds: Seeds,
-    out: str | os.PathLike | None = None,
-    progress: bool | None,
-) -> Evaluation:
-    """Runs loaded tasks, each from the same seeds; to be called inside `seeds.acting()`."""
-    alone = nullcontext() if out is None else only_writer(out)
-    with alone, examples_set(loaded["tasks"], examples, seed=seeds.fewshot):
-        return _run(lm, loaded, limit=limit, draws=draws, seeds=seeds, out=out, progress=progress)
-
-
-def _run(
-    lm: ArceeLab,
-    loaded: LoadedTasks,
-    *,
-    limit: int | None,
-    draws: int,
-    seeds: Seeds,
-    out: str | os.PathLike | None,
-    progress: bool | None,
-) -> Evaluation:
-    bootstrap_seed = seeds.random or 0
-    settings = {
-        "num_fewshot": {k: t.get_config("num_fewshot") for k, t in loaded["tasks"].items()},
-        "limit": limit,
-        "seeds": asdict(seeds),
-        "bootstrap": {"draws": draws, "seed": bootstrap_seed},
-    }
-    finished = None
-    if out is not None:
-        storage.remove_partial_files(Path(out))  # of an interrupted run
-        finished = FinishedTasks(
-            Path(out) / UNFINISHED, {"model": lm.identity(), "settings": settings}
-        )
-    for group in loaded.get("groups", {}).values():
-        require_means(group)
-    sizes = {name: document_count(task, limit) for name, task in loaded["tasks"].items()}
-    scores: list[Score] = []
-    values: dict[tuple[str, str, str], np.ndarray] = {}
-    samples: dict[str, list[dict[str, Any]]] = {}
-    unfinished: list[str] = []
-    failure: BaseException | None = None
-    start = time.perf_counter()
-    with progress_bar(total=sum(sizes.values()), unit="doc", show=progress) as bar:
-        for name, task in loaded["tasks"].items():
-            if unfinished:
-                unfinished.append(name)
-                continue
-            bar.set_description(name)
-            seeds.apply()  # so that a task's answers do not depend on those before it
-            try:
-                moved = bar, sizes[name]
-                done = _finished_task(lm, name, task, finished, limit, draws, bootstrap_seed, moved)
-            # Whatever it is, the tasks that are done are kept.
-            except (Exception, KeyboardInterrupt) as error:
-                failure = error
-                unfinished.append(name)
-                continue
-            finally:
-                task._instances = None  # else a later run of the same task would add to them
-            samples[name] = done.samples
-            for score, drawn in done.scores:
-                scores.append(score)
-                values[name, score.metric, score.filter] = drawn
-    seconds = time.perf_counter() - start
-    for group in loaded.get("groups", {}).values():
-        scores += group_scores(group, scores, values)
-    result = Evaluation(
-        model=lm.name,
-        scores=tuple(scores),
-        samples=samples,
-        info=lm.get_model_info(),
-        settings=settings,
-        seconds=seconds,
-        unfinished=tuple(unfinished),
-    )
-    if isinstance(failure, NotWritten):
-        raise failure  # its message is complete, and no task is the cause
-    if out is not None and (samples or failure is None):
-        result.save(storage.make_folder(Path(out)))
-    if isinstance(failure, KeyboardInterrupt):
-        # `from None`: a notebook would show where lm-eval was interrupted.
-        raise Interrupted(_interruption(result, finished), partial=result) from None
-    if isinstance(failure, Exception):
-        raise _task_failed(unfinished[0], failure, result) from failure
-    if finished is not None:
-        finished.remove()
-    return result
-
-
-def _task_failed(task: str, error: Exception, result: Evaluation) -> TaskFailed:
-    """An error that names the task; a note says where the finished tasks are."""
-    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    head = f"Task {task!r}"
-    failed = TaskFailed(reason if reason.startswith(head) else f"{head}: {reason}", result)
-    if result.samples:
-        done = ", ".join(result.samples)
-        failed.add_note(f"The finished tasks ({done}) are in `result` of this error.")
-    return failed
-
-
-def _finished_task(
-    lm: ArceeLab,
-    name: str,
-    task: Any,
-    finished: FinishedTasks | None,
-    limit: int | None,
-    draws: int,
-    seed: int,
-    moved: tuple[Any, int],
-) -> FinishedTask:
-    """One task: as it was saved, or run and saved."""
-    bar, size = moved
-    of: list[Any] = []
-    if finished is not None:
-        heads = [head for _, head in heads_needed([task]) if head is not None]
-        models = [model_fingerprint(one) for one in lm.models_for([task])] if heads else []
-        of = [task_digest(task, limit), models]
-        done = finished.read(name, of)
-        if done is not None:
-            for counter, more in done.cost.items():
-                setattr(lm.cost, counter, getattr(lm.cost, counter) + more)
-            bar.update(size)
-            return done
-    before = asdict(lm.cost)
-    with quiet_lm_eval(), without_lm_eval_bar(), counting_documents(lm, bar, size):
-        found: Any = evaluate(lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
-    samples = found["samples"][name]
-    scores = list(task_scores(name, task, samples, found["results"][name], draws, seed))
-    if finished is None:
-        return FinishedTask(samples, scores, {})
-    cost = {counter: value - before[counter] for counter, value in asdict(lm.cost).items()}
-    done = FinishedTask(plain(samples), scores, cost)
-    finished.write(name, of, done)
-    return done
-
-
-def _interruption(result: Evaluation, finished: FinishedTasks | None) -> str:
-    """The message of an interrupt: which tasks are finished, where they are, how to resume."""
-    done, left = result.samples, ", ".join(result.unfinished)
-    if not done:
-        return "interrupted with no task finished; repeat the call to start again."
-    said = f"interrupted with {len(done)} of {len(done) + len(result.unfinished)} tasks finished"
-    if finished is None:
-        return (
-            f"{said}: they are in `partial` of this error; run the others ({left}), or give "
-            "out=FOLDER, which saves finished tasks so that the same call can resume."
-        )
-    return f"{said} and saved in {finished.folder}; repeat the same call or command to resume."

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from lm_eval.api.metrics import mean, mean_stderr
 
 from arcee_lab.bootstrap import interval
 from arcee_lab.errors import TaskError
 from arcee_lab.evals.compared.aggregations import aggregation_name
 from arcee_lab.evals.metrics.redrawn import redrawn
 from arcee_lab.evals.result import Score
+
+BYPASS = "bypass"  # lm-eval's metric where only answers are wanted
 
 
 def task_scores(
@@ -19,15 +22,26 @@ def task_scores(
     results: dict[str, Any],
     draws: int,
     seed: int,
+    skipped: int = 0,
 ) -> Iterator[tuple[Score, np.ndarray]]:
-    """Each metric of a task, with what redrawing its documents gives."""
+    """Each metric of a task, with what redrawing its documents gives.
+
+    Args:
+        name: The task.
+        task: lm-eval's.
+        samples: What lm-eval logged for each document and filter.
+        results: What lm-eval says of the task.
+        draws: Of the bootstrap.
+        seed: Of the draws.
+        skipped: Documents that could not be scored.
+    """
     ceilings = (task.get_config("metadata") or {}).get("ceilings") or {}
     better = task.higher_is_better() or {}
     for filter_name in dict.fromkeys(sample["filter"] for sample in samples):
         mine = [sample for sample in samples if sample["filter"] == filter_name]
         for metric in mine[0]["metrics"]:
             value = results.get(f"{metric},{filter_name}")
-            if not isinstance(value, (int, float, np.number)):
+            if metric == BYPASS or not isinstance(value, (int, float, np.number)):
                 continue  # lm-eval has no number for it either
             items = [sample[metric] for sample in mine]
             drawn = redrawn(task.aggregation()[metric], items, draws=draws, seed=seed)
@@ -46,9 +60,20 @@ def task_scores(
                     ceiling=None if ceiling is None else float(ceiling),
                     higher_is_better=better.get(metric),
                     aggregation=aggregation_name(task.aggregation()[metric]),
+                    stderr=_stderr(task.aggregation()[metric], items, drawn),
+                    n_skipped=skipped,
                 ),
                 drawn,
             )
+
+
+def _stderr(aggregation: Any, items: Sequence[Any], drawn: np.ndarray) -> float:
+    """The standard error of a metric: exact for a mean, as in lm-eval, else bootstrapped."""
+    if len(items) < 2:
+        return float("nan")
+    if aggregation is mean:
+        return float(mean_stderr(items))
+    return float(np.std(drawn, ddof=1)) if len(drawn) > 1 else float("nan")
 
 
 def require_means(group: Any) -> None:
@@ -93,6 +118,8 @@ def group_scores(
                     higher_is_better=members[0].higher_is_better,
                     members=tuple(score.task for score in members),
                     weights=tuple(weights.tolist()),
+                    stderr=float(np.std(together, ddof=1)) if len(together) > 1 else float("nan"),
+                    n_skipped=sum(score.n_skipped for score in members),
                 )
             )
     return found

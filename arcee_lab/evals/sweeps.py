@@ -24,8 +24,10 @@ from arcee_lab.evals.compared._compare import compare
 from arcee_lab.evals.compared.comparison import Comparison, Difference
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
+from arcee_lab.evals.options.read import read_options, require_limit
 from arcee_lab.evals.result import Evaluation
-from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers, run_loaded
+from arcee_lab.evals.run_tasks import run_loaded
+from arcee_lab.evals.runner import as_lm, modes_kept, require_numbers
 from arcee_lab.evals.sweep_levels import POST, Level, top_k
 from arcee_lab.evals.tasks.examples import Examples, examples_of
 from arcee_lab.evals.tasks.find import LoadedTasks, loaded_tasks
@@ -245,7 +247,8 @@ def sweep(
         raise WrongType(
             "levels hold something that is no Level; expected a list such as top_k(model) makes."
         )
-    require_numbers(limit=limit, num_fewshot=num_fewshot, draws=DRAWS)
+    require_numbers(num_fewshot=num_fewshot, draws=DRAWS)
+    require_limit(limit)
     asked = Seeds.read(seed)
     seeds = asked.settled()
     with seeds.acting(), modes_kept(model, *(heads or {}).values()):
@@ -263,7 +266,8 @@ def sweep(
         lm.require_heads(loaded["tasks"].values())
         models = lm.models_for(loaded["tasks"].values())
         examples = examples_of(loaded["tasks"], num_fewshot)
-        settings = {"limit": limit, "draws": DRAWS, "seeds": seeds, "progress": progress}
+        options = read_options(limit=limit)
+        settings = {"options": options, "draws": DRAWS, "seeds": seeds, "progress": progress}
         return _steps(lm, models, loaded, examples, [CLEAN, *chosen], settings)
 
 

@@ -184,6 +184,7 @@ def _difference(
         unpaired_low=unpaired[0],
         unpaired_high=unpaired[1],
         higher_is_better=score.higher_is_better,
+        ceiling=score.ceiling,
     )
     return one, drawn
 
@@ -227,4 +228,5 @@ def _groups(
             n=sum(one.n for one in members),
             higher_is_better=group.higher_is_better,
             members=group.members,
+            ceiling=group.ceiling,
         )

@@ -42,6 +42,7 @@ class Difference:
         unpaired_high: Upper end.
         higher_is_better: None where lm-eval does not say.
         members: For a group, the tasks that it averages.
+        ceiling: The best possible value, if it is known.
     """
 
     run: str
@@ -63,6 +64,7 @@ class Difference:
     unpaired_high: float = math.nan
     higher_is_better: bool | None = None
     members: tuple[str, ...] = ()
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +91,7 @@ class Comparison(Result):
         """One row per run, task and metric, with the columns of `Difference`."""
         columns = [one.name for one in fields(Difference) if one.name != "members"]
         frame = pd.DataFrame([asdict(one) for one in self.differences], columns=columns)
-        frame = frame.astype({"gained": "Int64", "lost": "Int64"})
+        frame = frame.astype({"gained": "Int64", "lost": "Int64", "ceiling": float})
         return frame.drop(columns=["filter"]) if set(frame["filter"]) == {"none"} else frame
 
     def difference(

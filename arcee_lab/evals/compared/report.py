@@ -3,6 +3,8 @@
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from arcee_lab.evals.pages import documents
+from arcee_lab.results import counted
 from arcee_lab.views.html import number
 from arcee_lab.views.html_page import page, picture
 
@@ -10,7 +12,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FLIPS = 40  # documents shown per task and metric
-_LONGEST = 400  # characters shown of a prompt; its end is what the model answers to
+_STYLE = (
+    documents.STYLE
+    + """
+img { min-width: 36rem }
+table.dataframe { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+table.dataframe th, table.dataframe td { text-align: left; padding: .2rem .8rem .2rem 0;
+  border-bottom: 1px solid var(--line); overflow-wrap: normal }
+"""
+)
 _COLUMNS = [
     "run",
     "task",
@@ -20,6 +30,7 @@ _COLUMNS = [
     "difference",
     "low",
     "high",
+    "ceiling",
     "n",
     "p_holm",
     "test",
@@ -38,7 +49,8 @@ def comparison_page(comparison: Any) -> str:
 
     light, dark = (png(comparison.figure(dark=dark)) for dark in (False, True))
     frame = comparison.frame()
-    table = frame[[name for name in _COLUMNS if name in frame]]
+    shown = [name for name in _COLUMNS if name in frame and frame[name].notna().any()]
+    table = frame[shown]
     sections = [
         (
             "Differences",
@@ -49,7 +61,8 @@ def comparison_page(comparison: Any) -> str:
         (
             "Numbers",
             "low and high are the ends of the paired 95 % bootstrap interval of the difference. "
-            "gained and lost count documents that only the run, or only the base, answers rightly.",
+            "gained and lost count documents that only the run, or only the base, answers rightly; "
+            "ceiling is the best possible value where it is known.",
             table.to_html(index=False, border=0, float_format=number, na_rep=""),
         ),
         *_flips(comparison),
@@ -57,7 +70,9 @@ def comparison_page(comparison: Any) -> str:
     if comparison.skipped:
         items = "".join(f"<li>{escape(line)}</li>" for line in comparison.skipped)
         sections.append(("Not compared", "", f"<ul>{items}</ul>"))
-    return page(f"Compared with {comparison.base}", f"{comparison.headline}.", sections)
+    return page(
+        f"Compared with {comparison.base}", f"{comparison.headline}.", sections, style=_STYLE
+    )
 
 
 def _flips(comparison: Any) -> list[tuple[str, str, str]]:
@@ -77,16 +92,18 @@ def _flips(comparison: Any) -> list[tuple[str, str, str]]:
 
 
 def _documents(flips: "pd.DataFrame") -> str:
-    names = ("doc_id", "change", "prompt", "target", "base_answer", "answer")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(_short(row[name]))}</td>" for name in names) + "</tr>"
+    blocks = [
+        documents.document(
+            row["doc_id"],
+            [
+                ("prompt", row["prompt"]),
+                ("target", row["target"]),
+                ("base's answer", documents.answer_lines(row["base_answer"])),
+                ("its answer", documents.answer_lines(row["answer"])),
+            ],
+            hint=row["prompt"],
+            mark=row["change"],
+        )
         for row in flips.to_dict("records")
-    )
-    inner = f"<table><tr>{head}</tr>{rows}</table>"
-    return f"<details><summary>{len(flips)} documents</summary>{inner}</details>"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else "... " + text[-_LONGEST:]
+    ]
+    return documents.documents(blocks, summary=counted(len(blocks), "document"))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from arcee_lab.errors import FileError, SavedDamaged, WrongType
+from arcee_lab.evals.files.lm_eval_shape import as_facts
+from arcee_lab.evals.scoring.unscorable import SkippedDocument
 
 RESULTS = "results.json"
 _LARGEST = 1 << 31  # bytes of one file
@@ -34,15 +36,18 @@ def read_saved(folder: str | Path, score: type) -> dict[str, Any]:
     found = _object(path, _text(path))
     try:
         scores = tuple(_score(one, score) for one in found["scores"])
-        tasks = [one.task for one in scores if not one.members]
+        groups = {one.task for one in scores if one.members} | set(found["group_subtasks"])
+        tasks = [name for name in _typed(found["results"], dict) if name not in groups]
         parts = {
             "model": _typed(found["model"], str),
             "scores": scores,
-            "samples": {task: _samples(folder, task, scores) for task in dict.fromkeys(tasks)},
+            "samples": {task: _samples(folder, task, scores) for task in tasks},
             "info": _typed(found["info"], dict),
             "settings": _typed(found["settings"], dict),
             "seconds": float(_typed(found["seconds"], (int, float))),
             "unfinished": tuple(_typed(one, str) for one in found["unfinished"]),
+            "skipped": tuple(_skipped(one) for one in found["skipped"]),
+            "facts": as_facts(found),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise SavedDamaged(
@@ -52,10 +57,14 @@ def read_saved(folder: str | Path, score: type) -> dict[str, Any]:
     return parts
 
 
+def safe_name(task: str) -> str:
+    """A task's name as a part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
+
+
 def samples_file(task: str) -> str:
     """The name of the file with a task's samples."""
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
-    return f"samples_{name}.jsonl"
+    return f"samples_{safe_name(task)}.jsonl"
 
 
 def _samples(folder: Path, task: str, scores: tuple[Any, ...]) -> list[dict[str, Any]]:
@@ -84,6 +93,13 @@ def _samples(folder: Path, task: str, scores: tuple[Any, ...]) -> list[dict[str,
                 "Run the evaluation again."
             )
     return samples
+
+
+def _skipped(value: Any) -> SkippedDocument:
+    row = _typed(value, dict)
+    return SkippedDocument(
+        _typed(row["task"], str), _typed(row["doc_id"], int), _typed(row["reason"], str)
+    )
 
 
 def _tupled(value: Any) -> Any:
@@ -119,12 +135,14 @@ def _score(value: Any, kind: type) -> Any:
         raise WrongType(f"a score has the fields {', '.join(sorted(row))[:200]}")
     for name in ("task", "metric", "filter"):
         _typed(row[name], str)
-    for name in ("value", "low", "high"):
+    for name in ("value", "low", "high", "stderr"):
         row[name] = math.nan if row[name] is None else float(_typed(row[name], (int, float)))
     if row["ceiling"] is not None:
         row["ceiling"] = float(_typed(row["ceiling"], (int, float)))
     if _typed(row["n"], int) < 1:
         raise WrongType(f"a score of {row['n']} documents")
+    if _typed(row["n_skipped"], int) < 0:
+        raise WrongType(f"a score without {row['n_skipped']} documents")
     if row["aggregation"] is not None:
         _typed(row["aggregation"], str)
     row["members"] = tuple(_typed(one, str) for one in row["members"])

@@ -1,12 +1,11 @@
 """Groups requests by document, so that the choices of one share a row."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from arcee_lab.errors import TextError
 from arcee_lab.evals.scoring.token_trie import TargetRequest
 from arcee_lab.evals.scoring.tokenization import Pair
 
@@ -16,7 +15,6 @@ def packable(
     pairs: Sequence[Pair],
     *,
     longest: int,
-    name: Callable[[int], str],
 ) -> tuple[list[list[TargetRequest]], int]:
     """The requests of each document, numbered in the order of `requests`.
 
@@ -25,25 +23,15 @@ def packable(
     Args:
         requests: What lm-eval asks.
         pairs: Token ids of the context and the continuation of each request.
-        longest: Tokens that the model reads.
-        name: What to call the request of an index in an error.
+        longest: Tokens that the model reads; no continuation alone is longer.
 
     Returns:
         The documents, and how many requests were cut.
-
-    Raises:
-        TextError: A continuation alone is longer than the model reads.
     """
     documents: dict[Any, list[TargetRequest]] = defaultdict(list)
     room = longest + 1  # the last token is scored and not read
     truncated = 0
     for number, (request, (before, after)) in enumerate(zip(requests, pairs, strict=True)):
-        if len(after) > longest:
-            raise TextError(
-                f"{name(number)}: a continuation of {len(after)} tokens does not fit the "
-                f"context window of {longest}; take a model that reads more, or leave "
-                "the task out."
-            )
         tokens = before + after
         cut = len(tokens) - room
         truncated += cut > 0

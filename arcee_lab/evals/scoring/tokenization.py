@@ -1,11 +1,9 @@
 """Token ids of contexts and continuations, as lm-eval makes them, each distinct text only once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
-
-from arcee_lab.errors import SettingError
 
 Pair = tuple[list[int], list[int]]
 
@@ -42,20 +40,15 @@ class Encoder(NamedTuple):
                 found.update(zip(given, ids, strict=True))
         return found
 
-    def pairs(
-        self, pairs: Sequence[tuple[str, str]], *, name: Callable[[int], str] = str
-    ) -> list[Pair]:
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
         """Ids of contexts and continuations.
 
         Spaces at the end of a context go to the continuation, and both are tokenised as one text,
-        which is cut where the context's own tokens end.
+        which is cut where the context's own tokens end. Either part may be without a token, and
+        then there is nothing to score.
 
         Args:
             pairs: Contexts and continuations.
-            name: What to call the pair of an index in an error.
-
-        Raises:
-            ValueError: A continuation has no token.
         """
         moved = []
         for context, continuation in pairs:
@@ -78,11 +71,5 @@ class Encoder(NamedTuple):
             else:
                 before = contexts[context]
                 after = wholes[context + continuation][len(before) :]
-            if not before or not after:
-                what = "continuation" if not after else "context"
-                raise SettingError(
-                    f"{name(index)}: the {what} {pairs[index][not after]!r:.60} has no token of "
-                    "its own, so there is nothing to score; expected a text."
-                )
             found.append((before, after))
         return found

@@ -41,7 +41,8 @@ def drawn_once(seeds: Seeds | None = None) -> Iterator[None]:
         if seeds is not None:
             seeds.apply()
         before = _states()
-        own(self, *args, **settings)
+        with _empty_choices():
+            own(self, *args, **settings)
         keep_documents(self)
         if seeds is not None and _states() != before:
             setattr(self, _DRAWN, seeds)
@@ -55,6 +56,34 @@ def drawn_once(seeds: Seeds | None = None) -> Iterator[None]:
         ConfigurableTask.__init__ = own  # type: ignore[method-assign]
         if cached:
             datasets.enable_caching()
+
+
+class _Choice(str):
+    """An empty choice whose first character may be asked for."""
+
+    def __getitem__(self, key: Any) -> str:
+        return ""
+
+
+@contextmanager
+def _empty_choices() -> Iterator[None]:
+    """Lets a task be built whose first document has an empty choice.
+
+    lm-eval looks at the first character of its choices. The document itself is left out of the
+    scores later (see `arcee_lab.evals.scoring.unscorable`), and does not cost its task.
+    """
+    own = ConfigurableTask.doc_to_choice
+
+    @wraps(own)
+    def choices(*args: Any, **settings: Any) -> Any:
+        found = own(*args, **settings)
+        return [one or _Choice() for one in found] if isinstance(found, list) else found
+
+    ConfigurableTask.doc_to_choice = choices  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigurableTask.doc_to_choice = own  # type: ignore[method-assign]
 
 
 def keep_documents(task: Any) -> None:

@@ -1,0 +1,1 @@
+"""Internal: pages of evaluations."""
