@@ -72,7 +72,7 @@ position = batch["input_ids"].shape[1] // 2
 post = acts[f"layers.{middle}.mlp.hook_post"][0, position]
 firing = post.nonzero().flatten()
 down = model.base_model.layers[middle].mlp.down_proj.weight
-from_few = (down[:, firing] @ post[firing]).float()
+from_few = (down[:, firing] @ post[firing]).detach().float()
 mlp_out = acts[f"layers.{middle}.hook_mlp_out"][0, position].float()
 error = float((from_few - mlp_out).abs().max() / mlp_out.abs().max())
 token = lesson.tokens(lesson.prompt)[position]
@@ -146,8 +146,8 @@ with lesson.part("labels"):
     display(found)
     print(
         lesson.caption(
-            f"{len(found.confirmed)} of {len(found.labels)} labels have a neuron that beats every "
-            "control on the other texts",
+            "Labels with a neuron that beats every control on the other texts: "
+            f"{len(found.confirmed)} of {len(found.labels)}",
             n=found.confirm_tokens,
         )
     )

@@ -286,10 +286,10 @@ with lesson.part("domains"):
     }
     domains = al.sparsity.domains(by_domain)
     own = domains.frame().groupby("domain")["selective"].sum()
+    most = f", most of them in {own.idxmax()!r}" if own.sum() else ""
     print(
         lesson.caption(
-            f"The kind with most neurons of its own is {own.idxmax()!r}: {own.max():,} neurons "
-            "have over four fifths of their firing there",
+            f"{own.sum():,} neurons have over four fifths of their firing in one kind{most}",
             n=sum(domains.tokens),
         )
     )

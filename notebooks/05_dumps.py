@@ -43,7 +43,7 @@ lesson
 # lesson knows; tokens without one have 0.
 
 # %%
-labels = lesson.labels("search", n=240)
+labels = lesson.labels("search", n=160)
 texts = list(labels.texts)
 NAMES = ("none", *labels.names)
 
@@ -122,7 +122,7 @@ lines(
 
 # %%
 with lesson.part("neurons of the labels"):
-    found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=9, untrained=False)
+    found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=19, untrained=False)
     display(found.frame()[["label", "unit", "F1", "F1 low", "F1 high", "p", "n"]].round(2))
 
 # %% [markdown]

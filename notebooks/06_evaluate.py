@@ -100,7 +100,7 @@ with lesson.part("marking neurons"):
         labels = al.neurons.labels.demo("news", n=120)
         concept = "person"
     else:
-        labels = lesson.labels("search", n=240)
+        labels = lesson.labels("search", n=160)
         concept = labels.names[0]
     found = al.neurons.find(
         lm.model,
@@ -108,7 +108,7 @@ with lesson.part("marking neurons"):
         labels,
         names=concept,
         top=max(SIZES),
-        shuffles=9,
+        shuffles=19,
         untrained=False,
         batch_size=32,
         progress=False,

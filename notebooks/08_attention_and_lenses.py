@@ -156,7 +156,7 @@ with lesson.part("the logit lens"):
 
 # %%
 with lesson.part("the tuned lens"):
-    tuned = al.lens.tune(model, tokenizer, lesson.texts[:150], steps=40, batch_size=16)
+    tuned = al.lens.tune(model, tokenizer, lesson.pieces[:150], steps=40, batch_size=16)
     print(f"{tuned.headline}.")
     display(tuned.figure())
 
@@ -190,7 +190,8 @@ with lesson.part("heads for the verb"):
     effects = al.attention.ablate_heads(
         model, pairs.batch("clean", device=device), al.patching.LogitDifference(right, wrong)
     )
-    print(f"{effects.headline}; the strongest: {effects.top(1)[0]}.")
+    best = effects.top(1)[0]
+    print(f"{effects.headline}; the strongest is L{best.site.split('.')[1]}/H{best.head}.")
     display(effects.figure(what="effect"))
 
 # %% [markdown]

@@ -52,12 +52,22 @@ socket.socket.connect_ex = refused("connect_ex")
 socket.getaddrinfo = refused("getaddrinfo")
 socket.create_connection = refused("create_connection")
 
+from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+class Shown(DisplayHook):  # the last value of a cell, as one of its outputs
+    def write_output_prompt(self):
+        pass
+
+    def write_format_data(self, format_dict, md_dict=None):
+        self.shell.display_pub.publish(format_dict, metadata=md_dict)
+
+    def finish_displayhook(self):
+        pass
+
 os.chdir(job["folder"])
-InteractiveShell.colors = "nocolor"
-shell = InteractiveShell.instance(ast_node_interactivity="last_expr")
+shell = InteractiveShell.instance(displayhook_class=Shown)
 cells = []
 for source in job["cells"]:
     start = time.perf_counter()

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.artist import Artist
+
 from arcee_lab.views.figures.figure import WIDTH, Figure, style
 from arcee_lab.views.html import number
 from arcee_lab.views.scale import CATEGORIES
@@ -45,7 +47,7 @@ def score_rows(
         axes = figure.subplots(
             len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
-        marks: dict[str, object] = {}
+        marks: dict[str, Artist] = {}
         for place, (heading, rows) in zip(axes, panels, strict=True):
             for at, row in enumerate(rows):
                 place.plot([row.low, row.high], [at, at], color=CATEGORIES[0], linewidth=1.6)
