@@ -57,6 +57,11 @@ class AcrossLayersResult(Result):
             f"{there.min():.2f} to {there.max():.2f}"
         )
 
+    @property
+    def _mean_of_pairs(self) -> float:
+        pairs = self.correlation[np.triu_indices(len(self.correlation), 1)]
+        return window_means.average(pairs)
+
     def frame(self) -> "pd.DataFrame":
         """One row per pair of layers: layer, other, correlation; cosine where other is the next."""
         import pandas as pd
@@ -87,7 +92,8 @@ class AcrossLayersResult(Result):
             x="layer",
             y="layer",
             what="correlation of active neurons",
-            title=f"Do layers work hard at the same tokens? ({self.tokens:,} tokens)",
+            title="Do layers work hard at the same tokens? Mean correlation "
+            f"{self._mean_of_pairs:.2f} (N = {self.tokens:,} tokens)",
             dark=dark,
         )
 
