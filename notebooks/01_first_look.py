@@ -143,7 +143,10 @@ with lesson.part("the passage"):
 with lesson.part("labels"):
     labels, others = lesson.labels("search"), lesson.labels("confirmation")
     found = al.neurons.find(model, tokenizer, labels, confirm=others, batch_size=32, shuffles=19)
-    display(found)
+    print(f"{found.headline}.")
+    columns = ["label", "unit", "F1", "F1 low", "F1 high", "F1 shuffled", "F1 untrained", "p"]
+    shown = found.frame()
+    display(shown[[name for name in columns if name in shown]].round(2))
     print(
         lesson.caption(
             "Labels with a neuron that beats every control on the other texts: "

@@ -49,10 +49,12 @@ lesson
 clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
 
 
+def short(task):
+    return task.removeprefix("arcee_").removeprefix("demo_").removeprefix("english_")
+
+
 def first_metrics(evaluation):
-    frame = evaluation.frame().drop_duplicates("task").set_index("task")
-    frame.index = frame.index.str.replace("^arcee_(demo_|english_)?", "", regex=True)
-    return frame
+    return evaluation.frame().drop_duplicates("task").set_index("task").rename(index=short)
 
 
 columns = [c for c in ("metric", "value", "low", "high", "ceiling", "n") if c in clean.frame()]
@@ -185,12 +187,26 @@ with lesson.part("tasks without neurons"):
 # other side. `active per token` is how many of these neurons fire at an average token.
 
 # %%
+from arcee_lab.views.figures.forest import Row, forest_panels
+
 with lesson.part("paired changes"):
     lesson.needs("tasks without neurons")
     names = ["clean", *(f"{len(chosen)} {name}" for name, chosen, _ in rows[1:])]
     compared = al.evals.compare(*(scores for _, _, scores in rows), names=names)
+    panels, seen = {}, set()
+    for one in compared.differences:
+        if (one.task, one.run) not in seen:  # the first metric of each task
+            seen.add((one.task, one.run))
+            row = Row(one.run, one.difference, one.low, one.high, clear=one.p_holm < 0.05)
+            panels.setdefault(f"{short(one.task)}: {one.metric}", []).append(row)
     print(f"{compared.headline}.")
-    display(compared.figure())
+    display(
+        forest_panels(
+            list(panels.items()),
+            x="change, with its 95 % interval",
+            title="What each task loses without neurons",
+        )
+    )
 
 # %% [markdown]
 # ## How sparse may it be?
@@ -213,6 +229,7 @@ with lesson.part("the sweep"):
     print("k = width equals the clean run:", lossless == clean_run)
     display(sweep.figure())
     frame = sweep.frame().drop_duplicates(["level", "task"])
+    frame["task"], frame["active"] = frame["task"].map(short), frame["active"].round(4)
     display(
         frame.pivot_table(
             index=["family", "level", "active"], columns="task", values="value", sort=False
