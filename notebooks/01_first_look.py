@@ -90,8 +90,8 @@ report = al.sparsity.measure(model, tokenizer, lesson.texts, batch_size=32)
 report
 
 # %% [markdown]
-# Per layer, the share of activations that are exactly zero. Weights that have learnt nothing give
-# about one half, the dashed line.
+# Per layer, the share of neurons that fire at a token: all others are exactly zero. Weights that
+# have learnt nothing fire about one half.
 
 # %%
 most = int(report.zeros.argmax())

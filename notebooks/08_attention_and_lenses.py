@@ -52,7 +52,7 @@ looks.figure()
 # random tokens. The strongest induction heads, on both:
 
 # %%
-K = min(4, config.num_hidden_layers * config.num_attention_heads // 4)
+K = min(4, config.num_attention_heads)
 marked = looks.top("induction", K)
 scores = {name: looks.scores("induction", name) for name in ("texts", "random repeated")}
 pd.DataFrame(
@@ -65,7 +65,7 @@ pd.DataFrame(
 #
 # Where a head looks is no proof that it matters. Heads are ablated on other texts, and the share of
 # repeated words that the model still names is counted. The controls are groups of as many other
-# heads, drawn at random.
+# heads, drawn at random from the same layers and later ones.
 
 # %%
 inputs, target = held_out.batch(device=device), held_out.answer.to(device)
@@ -84,7 +84,8 @@ every = [
     for at in range(config.num_hidden_layers * config.num_attention_heads)
 ]
 before = looks.top("offset_1", 1)
-rest = [at for at in every if at not in set(marked) | set(before)]
+rest = [at for at in every if at >= (min(marked)[0], 0) and at not in {*marked, *before}]
+K = min(K, len(rest))
 draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
 controls = [float(right_without(group).mean()) for group in draws]
 whole, without = right_without([]), right_without(marked)
@@ -170,7 +171,7 @@ with lesson.part("the tuned lens"):
 # %%
 with lesson.part("attribution"):
     pairs = lesson.pairs("agreement")
-    right, wrong = pairs.metric.right[0], pairs.metric.wrong[0]
+    right, wrong = pairs.answer_ids
     parts = al.lens.attribute(
         model, tokenizer, pairs.batch("clean", device=device), right, versus=wrong, by="neuron"
     )

@@ -165,6 +165,8 @@ def test_the_metric_is_the_log_odds_of_the_answers(lesson, demo):
     )
     # Logs of sums of probabilities in fp32: a few units in the last place of numbers near 10.
     torch.testing.assert_close(pairs.metric(logits), (right / wrong).log(), atol=1e-4, rtol=1e-4)
+    assert pairs.answer_ids[0] == tokenizer(pairs.answers[0]).input_ids[-1]
+    assert pairs.answer_ids[1] in pairs.metric.wrong
     assert (pairs.metric(logits) > 0).all()  # the demo agrees in number
 
 

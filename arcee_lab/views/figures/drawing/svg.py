@@ -41,6 +41,7 @@ def svg(figure: Figure, *, title: str = "") -> str:
     """
     buffer = io.StringIO()
     with mpl.rc_context(_SETTINGS):
+        figure.draw_without_rendering()  # wraps titles; here, a second drawing would be seen
         figure.savefig(buffer, format="svg", dpi=DPI, transparent=True, metadata=_NOTHING)
     text = _IMAGE.sub(_palette, _small(buffer.getvalue()))
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans',Verdana,sans-serif")
