@@ -86,8 +86,9 @@ print(f"they alone give the MLP's output in {model.dtype}:", error < 0.02)
 # separately, and every number is shown with its N.
 
 # %%
-report = al.sparsity.measure(model, tokenizer, lesson.texts, batch_size=32)
-report
+with lesson.part("the zeros"):
+    report = al.sparsity.measure(model, tokenizer, lesson.texts, batch_size=32)
+    display(report)
 
 # %% [markdown]
 # Per layer, the share of neurons that fire at a token: all others are exactly zero. Weights that

@@ -43,8 +43,9 @@ lesson
 # models treat unlike any other, are counted separately; every number is shown with its N.
 
 # %%
-report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
-report
+with lesson.part("the zeros"):
+    report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
+    display(report)
 
 # %% [markdown]
 # **By layer.** A bar is the share of neurons that fire, all others being exactly zero; the line on

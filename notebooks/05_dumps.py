@@ -84,8 +84,9 @@ plan.frame().round(2)
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "acts"
-store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
-store.sites().round(3)
+with lesson.part("the store"):
+    store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
+    display(store.sites().round(3))
 
 # %% [markdown]
 # Neurons are stored as relu(u), exactly; their squares are bit-identical to the model's own in

@@ -45,10 +45,8 @@ lesson
 # is what the best possible reader scores, where that is known; a score above it is luck of these
 # documents, which the interval allows for. Lower nats per word is better.
 
+
 # %%
-clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
-
-
 def short(task):
     return task.removeprefix("arcee_").removeprefix("demo_").removeprefix("english_")
 
@@ -57,9 +55,10 @@ def first_metrics(evaluation):
     return evaluation.frame().drop_duplicates("task").set_index("task").rename(index=short)
 
 
-columns = [c for c in ("metric", "value", "low", "high", "ceiling", "n") if c in clean.frame()]
-shown = first_metrics(clean)[columns]
-shown.round(3)
+with lesson.part("a clean run"):
+    clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
+    columns = ["metric", "value", "low", "high", "ceiling", "n"]
+    display(first_metrics(clean)[columns].round(3))
 
 # %% [markdown]
 # The scores with their intervals, as a picture; the mark across is the ceiling, where it is known.

@@ -43,9 +43,10 @@ lesson
 
 # %%
 period = min(25, config.max_position_embeddings // 2 - 1)
-looks = al.attention.detect(model, tokenizer, search.texts, period=period)
-print(f"{looks.headline}.")
-looks.figure()
+with lesson.part("detectors"):
+    looks = al.attention.detect(model, tokenizer, search.texts, period=period)
+    print(f"{looks.headline}.")
+    display(looks.figure())
 
 # %% [markdown]
 # A head that repeats only what its model has learnt to repeat scores high on texts and low on
@@ -79,33 +80,36 @@ def right_without(heads):
     return (said == answer).float().cpu()
 
 
-every = [
-    divmod(at, config.num_attention_heads)
-    for at in range(config.num_hidden_layers * config.num_attention_heads)
-]
-before = looks.top("offset_1", 1)
-rest = [at for at in every if at >= (min(marked)[0], 0) and at not in {*marked, *before}]
-K = min(K, len(rest))
-draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
-controls = [float(right_without(group).mean()) for group in draws]
-whole, without = right_without([]), right_without(marked)
-rows = {
-    "all heads": float(whole.mean()),
-    f"without the {K} induction heads": float(without.mean()),
-    "without each of them alone, the least": min(float(right_without([h]).mean()) for h in marked),
-    f"without {K} other heads, mean of {len(draws)} draws": sum(controls) / len(draws),
-    f"without {K} other heads, the least": min(controls),
-    "without the head that looks one token back": float(right_without(before).mean()),
-}
-print(
-    lesson.caption(
-        f"Without the {K} induction heads the share of right words changes by {{}}",
-        values=without - whole,
-        of="word",
-        percent=True,
+with lesson.part("copying"):
+    every = [
+        divmod(at, config.num_attention_heads)
+        for at in range(config.num_hidden_layers * config.num_attention_heads)
+    ]
+    before = looks.top("offset_1", 1)
+    rest = [at for at in every if at >= (min(marked)[0], 0) and at not in {*marked, *before}]
+    K = min(K, len(rest))
+    draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
+    controls = [float(right_without(group).mean()) for group in draws]
+    whole, without = right_without([]), right_without(marked)
+    rows = {
+        "all heads": float(whole.mean()),
+        f"without the {K} induction heads": float(without.mean()),
+        "without each of them alone, the least": min(
+            float(right_without([h]).mean()) for h in marked
+        ),
+        f"without {K} other heads, mean of {len(draws)} draws": sum(controls) / len(draws),
+        f"without {K} other heads, the least": min(controls),
+        "without the head that looks one token back": float(right_without(before).mean()),
+    }
+    print(
+        lesson.caption(
+            f"Without the {K} induction heads the share of right words changes by {{}}",
+            values=without - whole,
+            of="word",
+            percent=True,
+        )
     )
-)
-pd.DataFrame({"share right": rows}).round(3)
+    display(pd.DataFrame({"share right": rows}).round(3))
 
 # %% [markdown]
 # An ablation of one head at a time misses heads whose work another one does as well: compare the
