@@ -28,6 +28,7 @@ NO_BARS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # debugpy would warn about frozen modules on stderr
+LARGEST = 600 * 1024  # bytes of a notebook with its outputs
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -44,6 +45,17 @@ def read(source: Path) -> nbformat.NotebookNode:
     return normalise(jupytext.read(source, fmt="py:percent"))
 
 
+def parameterise(notebook: nbformat.NotebookNode, **values: object) -> nbformat.NotebookNode:
+    """Puts other values behind the cell tagged `parameters`, as papermill does; in place."""
+    place = next(
+        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
+    )
+    lines = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(place + 1, cell)
+    return notebook
+
+
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leaves nothing in a notebook that changes from run to run; in place."""
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -51,6 +63,23 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata.pop("execution", None)  # when each cell ran
+    return notebook
+
+
+def lighten(notebook: nbformat.NotebookNode, most: int = LARGEST) -> nbformat.NotebookNode:
+    """Leaves the PNG alone of figures with the largest SVGs, until the notebook fits; in place.
+
+    A figure that has been run again is an SVG in any case.
+    """
+    pictures = [
+        output.data
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if {"image/svg+xml", "image/png"} <= set(output.get("data", {}))
+    ]
+    pictures.sort(key=lambda data: len(data["image/svg+xml"]))
+    while pictures and len(nbformat.writes(notebook)) > most:
+        del pictures.pop()["image/svg+xml"]
     return notebook
 
 
@@ -70,7 +99,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
         coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     )
-    return normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET))
+    return lighten(normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET)))
 
 
 def readme_picture(notebook: nbformat.NotebookNode) -> bytes | None:

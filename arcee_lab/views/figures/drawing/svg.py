@@ -21,6 +21,7 @@ _NOTHING: dict[Any, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _UNUSED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>", re.DOTALL)
 _GROUP_IDS = re.compile(r'(<g|<g [^>]*?) id="[^"]*"')
 _DIGITS = re.compile(r"(\d\.\d{2})\d+")
+_TAG = re.compile(r"<[^>]*>")
 _BETWEEN = re.compile(r">\s+<")
 _SPACES = re.compile(r"\s*\n\s*")
 _EMPTY = re.compile(r"<g ?/>")
@@ -40,6 +41,7 @@ def svg(figure: Figure, *, title: str = "") -> str:
     """
     buffer = io.StringIO()
     with mpl.rc_context(_SETTINGS):
+        figure.draw_without_rendering()  # wraps titles; here, a second drawing would be seen
         figure.savefig(buffer, format="svg", dpi=DPI, transparent=True, metadata=_NOTHING)
     text = _IMAGE.sub(_palette, _small(buffer.getvalue()))
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans',Verdana,sans-serif")
@@ -53,7 +55,7 @@ def svg(figure: Figure, *, title: str = "") -> str:
 def _small(text: str) -> str:
     """Without comments, data about the file, names of groups, and digits that no eye can see."""
     text = _GROUP_IDS.sub(r"\1", _UNUSED.sub("", text)).replace("base64,\n", "base64,")
-    text = _DIGITS.sub(r"\1", _FLAT.sub("", text))
+    text = _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag[0]), _FLAT.sub("", text))  # no text
     text = _SPACES.sub(" ", _BETWEEN.sub("><", text)).strip()
     return _EMPTY.sub("", _EMPTY.sub("", text).replace("<g></g>", ""))
 
