@@ -83,6 +83,14 @@ class NeuronTable:
         chosen = self._chosen(sort, descending, query.strip().lower())
         return len(chosen), [self._row(int(one)) for one in chosen[start : start + count]]
 
+    def raised(self, at: int) -> list[str]:
+        """The three tokens that a neuron raises most; none where effects are not known.
+
+        Args:
+            at: Its place among all neurons, layer by layer.
+        """
+        return [self._words.one(int(i)) for i in self._raised[at, :3] if i >= 0]
+
     # ------------------------------------------------------------------ inside
 
     def _row(self, at: int) -> list[Any]:
@@ -96,7 +104,7 @@ class NeuronTable:
             numbers["effect"],
             self._labels[label] if label >= 0 else None,
             numbers["score"],
-            [self._words.one(int(i)) for i in self._raised[at, :3] if i >= 0],
+            self.raised(at),
             [self._words.one(int(i)) for i in dict.fromkeys(self._peaks[at].tolist()) if i >= 0],
         ]
 

@@ -79,7 +79,7 @@ def _next(ground: Ground, typed: str, names: list[str]) -> str:
 def _painted(share: float) -> str:
     shade = colour(share, 1.0)
     paint = f";background-color:{shade.background};color:{shade.text}" if shade else ""
-    return f'<td style="{_CELL}{paint}">{number(share)}</td>'
+    return f'<td style="{_CELL}{paint}">{number(share, aligned=True)}</td>'
 
 
 def _heads(ground: Ground, typed: str) -> bytes:

@@ -53,9 +53,9 @@ def test_the_strongest_neurons_at_a_token(ground, ask):
         for unit in post[0, 2].nonzero().flatten().tolist():
             written[f"L{layer}/N{unit}"] = float((post[0, 2, unit] * down[:, unit]).norm())
     order = sorted(written, key=written.__getitem__, reverse=True)[:12]
-    assert [name for name, _, _ in found["strongest"]] == order
+    assert [row[0] for row in found["strongest"]] == order
     # The length of a product against the product of a length: two roundings of fp32.
-    for name, _, length in found["strongest"]:
+    for name, _, length, _ in found["strongest"]:
         assert length == pytest.approx(written[name], rel=1e-5)
 
 

@@ -14,7 +14,7 @@ tabs.ablation = (panel, lab) => {
   panel.append(
     el("div", { class: "alx-controls", role: "group", "aria-label": "Factor of the selection" },
       el("span", { text: "The selection is" }), ...choices,
-      el("label", {}, el("span", { text: "times " }), input)),
+      el("label", {}, el("span", { text: "or times " }), input)),
     sentence, body);
   input.addEventListener("input", () => {
     const factor = input.valueAsNumber;
@@ -43,8 +43,9 @@ tabs.ablation = (panel, lab) => {
         const cells = [el("th", { scope: "row", class: "alx-word", text: visible(token) }),
           el("td", { class: "alx-number", text: percent(p) }), bar(p)];
         if (chosen) {
-          const change = el("td", { class: "alx-number", text: (q >= p ? "+" : "−") + percent(Math.abs(q - p)) });
-          cells.push(el("td", { class: "alx-number", text: percent(q) }), bar(q), lab.paint(change, q - p, true));
+          const moved = Math.abs(q - p) >= 0.0005; // else the table would say "+0.0 %"
+          const change = el("td", { class: "alx-number", text: moved ? (q > p ? "+" : "−") + percent(Math.abs(q - p)) : "0.0 %" });
+          cells.push(el("td", { class: "alx-number", text: percent(q) }), bar(q), lab.paint(change, moved ? q - p : 0, true));
         }
         return el("tr", {}, ...cells);
       })));

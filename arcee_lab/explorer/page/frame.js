@@ -133,6 +133,10 @@ function makeLab(model, root, status) {
       if (!share) return cell;
       const scale = lab.facts[signed ? "diverging" : "sequential"];
       const anchors = lab.dark() && !signed ? [...scale].reverse() : scale;
+      if (lab.dark() && signed) { // a pale middle would glare: the ends, as opaque as the share
+        cell.style.backgroundColor = `rgba(${rgb(scale[share < 0 ? 0 : 4]).join(",")},${Math.min(1, Math.abs(share))})`;
+        return cell;
+      }
       const colour = blend(anchors, signed ? (share + 1) / 2 : share);
       cell.style.backgroundColor = `rgb(${colour.join(",")})`;
       cell.style.color = ink(colour);
@@ -141,10 +145,12 @@ function makeLab(model, root, status) {
     // Bars to both sides of nothing: a list of names with signed numbers.
     bars(caption, head, entries, nameCell) {
       const most = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);
+      const both = entries.some(([, value]) => value < 0); // else bars have the whole width
       return table(caption, [head, "adds", ""], entries.map(([name, value]) => {
         const bar = el("span", { class: "alx-bar" });
-        bar.style.width = `${(Math.abs(value) / most) * 50}%`;
-        bar.style.marginLeft = value < 0 ? `${50 - (Math.abs(value) / most) * 50}%` : "50%";
+        const size = (Math.abs(value) / most) * (both ? 50 : 100);
+        bar.style.width = `${size}%`;
+        if (both) bar.style.marginLeft = value < 0 ? `${50 - size}%` : "50%";
         lab.paint(bar, value < 0 ? -0.8 : 0.8, true);
         return el("tr", {}, el("th", { scope: "row" }, nameCell(name)),
           el("td", { class: "alx-number", text: (value > 0 ? "+" : "") + digits(value) }),
@@ -208,7 +214,7 @@ function render({ model, el: root }) {
   const chips = el("div", { class: "alx-chips", role: "group", "aria-label": "Selection" });
   root.append(
     el("label", { class: "alx-text" }, el("span", { text: "Text" }), input),
-    el("div", { class: "alx-chosen" }, el("span", { text: "Selection" }), chips), status);
+    el("div", { class: "alx-chosen" }, el("span", { text: "Selection" }), chips, status));
   const show = makeTabs(root, lab);
 
   function drawChips() {

@@ -33,11 +33,12 @@ tabs.text = (panel, lab) => {
     if (focus !== null) strips.querySelector(`[data-at="${focus}"]`)?.focus();
     const token = visible(tokens[found.at]);
     strongest.replaceChildren(table(`Neurons that write most at token ${found.at}, “${token.trim()}”`,
-      ["neuron", "value", "length of what it writes"],
-      found.strongest.map(([name, value, length]) => el("tr", {},
+      ["neuron", "value", "length of what it writes", "raises"],
+      found.strongest.map(([name, value, length, raised]) => el("tr", {},
         el("th", { scope: "row" }, lab.pick(name)),
         el("td", { class: "alx-number", text: digits(value) }),
-        el("td", { class: "alx-number", text: digits(length) })))));
+        el("td", { class: "alx-number", text: digits(length) }),
+        el("td", { class: "alx-words", text: raised.map((word) => visible(word).trim()).join(" ") || "–" })))));
     panel.dataset.shown = found.text;
   }
 

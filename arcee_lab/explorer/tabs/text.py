@@ -50,7 +50,7 @@ def value_of(unit: Unit, x: Tensor) -> Float[Tensor, " pos"]:
 
 
 def _strongest(ground: Ground, values: Float[Tensor, "layer d_mlp"]) -> list[list[Any]]:
-    """The neurons that write most: name, value, and the length of what it adds to the stream."""
+    """The neurons that write most: name, value, length of what it adds, tokens it raises."""
     written = values * ground.written_lengths
     top = written.flatten().topk(min(_STRONGEST, written.numel()))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -58,7 +58,8 @@ def _strongest(ground: Ground, values: Float[Tensor, "layer d_mlp"]) -> list[lis
     for place, length in pairs:
         layer, unit = divmod(place, values.shape[1])
         if length > 0:
-            rows.append([unit_name(layer, unit), float(values[layer, unit]), length])
+            value, raised = float(values[layer, unit]), ground.table.raised(place)
+            rows.append([unit_name(layer, unit), value, length, raised])
     return rows
 
 
