@@ -1,37 +1,40 @@
 # %% [markdown]
 # # How sparse is it? ReLU² activations, counted to the last zero
 #
-# **The demo is a toy model.** Its numbers say nothing about AFM-4.5B. To measure the
-# real model, set `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B` (or type the name below), put your texts
-# into `TEXTS`, and run everything: nothing else has to be changed.
-#
 # An Arcee layer's MLP is `down_proj(relu(up_proj(x))²)`, without a gate. A neuron that does not
 # take part is therefore *exactly* zero, so sparsity can be counted, where in a gated model it has
-# to be defined by a threshold. This notebook counts it, asks what more could be dropped and at
-# what loss, and what that would save. It takes about 40 seconds on one CPU core.
+# to be defined by a threshold. This notebook counts it, asks how much further it can be cut and at
+# which loss, and what that would save. It takes about 40 seconds on one CPU core.
+#
+# As it is, it reads **the demo, a toy model** of a small generated world: its numbers show what the
+# tools do, and nothing about AFM-4.5B. Write another model, and your own texts, into the next cell;
+# nothing else has to be changed.
 
-# %%
+# %% tags=["parameters"]
 import os
 
-import torch
-
-import arcee_lab as al
-from arcee_lab.demo import KINDS, documents
-
 MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TEXTS = {  # domain -> documents; of files: {"prose": list(al.data.read_files(["notes.txt"])), ...}
-    kind: [document.text for document in documents(kind, n=40, seed=1, split="test")]
-    for kind in KINDS
-}
-TOKENS = 1024  # of the analyses that run the model again and again; 4096 on a GPU
-LAYER = None  # of the analyses of one layer; None takes the middle
-OTHER = None  # a second model of this shape to hold against it; None: this one, rounded to 4 bits
+DEVICE = None  # such as "cuda"; None takes the GPU if there is one
+DTYPE = None  # such as "bfloat16"; None takes the checkpoint's own
+TEXTS = None  # yours: a text, a list of texts, or {"kind": [texts]}; None takes the lesson's
 
 # %%
-model, tokenizer = al.load(MODEL, device=DEVICE)
-texts = [text for rows in zip(*TEXTS.values(), strict=False) for text in rows]  # domains in turn
+import torch
+from IPython.display import display
+
+import arcee_lab as al
+
+TOKENS = 1024  # of the analyses that run the model again and again; 4096 on a GPU
+LAYER = None  # of the analyses of one layer; None takes the middle
+OTHER = None  # a second model of this shape to compare; None: this one, rounded to 4 bits
+
+device = DEVICE or ("cuda" if torch.cuda.is_available() else "cpu")
+model, tokenizer = al.load(MODEL, dtype=DTYPE, device=device)
+lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
+texts = lesson.texts  # the kinds in turn
 layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
+TOKENS = min(TOKENS, lesson.n_tokens // 4)
+lesson
 
 # %% [markdown]
 # ## Exact zeros
@@ -52,9 +55,9 @@ report
 report.figures["layers"]
 
 # %% [markdown]
-# **By token.** Each column is a token of running text, each row is a layer; dark means that many
-# neurons fire. Sparsity is no constant of a layer but a decision at each token, which a ReLU²
-# model takes without any router.
+# **By token.** Each column is a token of running text, each row is a layer, and the scale says
+# how many neurons fire. Sparsity is no constant of a layer but a decision at each token, which a
+# ReLU² model takes without any router.
 
 # %%
 report.figures["tokens"]
@@ -108,31 +111,34 @@ report.figures["spikes"]
 report.frames["spikes"].round(3)
 
 # %% [markdown]
-# **Over training.** Each line is a layer of the demo, on held-out text, from the log of its
-# training. It starts at one half, where random signs are, and everything above is learnt: no
-# penalty asked for zeros.
+# **Over training.** Each line is a layer, on held-out text, from the log of the model's training,
+# where there is one in its folder. Random signs give about one half. The last stage of the demo's
+# training put a price on activity (see its model card), so its final rise is what was paid for, and
+# not what next-token prediction alone would give.
 
 # %%
-al.sparsity.history("demo")  # for another model, the folder that holds its training_log.jsonl
-
-# %%
-al.sparsity.history("demo").figure()
+with lesson.part("the history of training"):
+    history = al.sparsity.history(MODEL)
+    print(f"{history.headline}.")
+    display(history.figure())
 
 # %% [markdown]
-# ## How much more can be dropped
+# ## What else can be dropped
 #
 # Exact zeros are free. Beyond them the question is what a dropped neuron costs. **CETT** is the
 # error that dropping a layer's smallest contributions `‖a_i w_i‖` makes in the MLP's output, as a
 # share of its length. Without a gate the cut is one comparison with a threshold per neuron,
 # `relu(u_i) < sqrt(ε/‖w_i‖)`.
 #
-# **Bars in bars.** The palest bar is all neurons that fire, darker ones are what is left at a
-# larger error. The gap between them is the long tail of small activations: the square makes it
+# **Bars in bars.** One bar is all neurons that fire, the others are what is left at a larger
+# error. The gap between them is the long tail of small activations: the square makes it
 # long, since what is small before it is tiny after.
 
 # %%
-cett = al.sparsity.cett(model, tokenizer, texts, sample_tokens=2 * TOKENS, batch_size=32)
-cett.figure_layers()
+with lesson.part("CETT"):
+    cett = al.sparsity.cett(model, tokenizer, texts, sample_tokens=2 * TOKENS, batch_size=32)
+    print(f"{cett.headline}.")
+    display(cett.figure_layers())
 
 # %% [markdown]
 # **The whole curve.** Each line is a layer; going right, the error grows and fewer neurons are
@@ -140,7 +146,9 @@ cett.figure_layers()
 # move the output.
 
 # %%
-cett.figure_curves()
+with lesson.part("the curve of CETT"):
+    lesson.needs("CETT")
+    display(cett.figure_curves())
 
 # %% [markdown]
 # **At a stated price.** CETT-PPL-p % cuts all layers at once, at the largest error that keeps
@@ -148,9 +156,10 @@ cett.figure_curves()
 # `al.intervene` and the evaluations take.
 
 # %%
-allowed = al.sparsity.cett_ppl(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
-print(allowed.headline)
-allowed.figure()
+with lesson.part("a stated price"):
+    allowed = al.sparsity.cett_ppl(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
+    print(f"{allowed.headline}.")
+    display(allowed.figure())
 
 # %% [markdown]
 # **Every rule.** Each point is a run of the model in which a rule keeps some neurons; the band is
@@ -159,8 +168,10 @@ allowed.figure()
 # 100 %: the first cut is free, and keeping everything gives the clean loss bit for bit.
 
 # %%
-curves = al.sparsity.truncation(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
-curves.figure()
+with lesson.part("every rule"):
+    curves = al.sparsity.truncation(model, tokenizer, texts, sample_tokens=TOKENS, batch_size=32)
+    print(f"{curves.headline}.")
+    display(curves.figure())
 
 # %% [markdown]
 # **Critical sparsity**: the most zeros with which the geometric mean probability of the next
@@ -168,7 +179,9 @@ curves.figure()
 # was too sparse.
 
 # %%
-curves.critical().round(4)
+with lesson.part("critical sparsity"):
+    lesson.needs("every rule")
+    display(curves.critical().round(4))
 
 # %% [markdown]
 # ## Structure in time
@@ -214,9 +227,9 @@ report.figures["ids"]
 report.figures["losses"]
 
 # %% [markdown]
-# **Layers.** A cell is the correlation of two layers' active neurons over the tokens: a dark one
-# means that both use many neurons at the same tokens, one at 0 that their counts are unrelated.
-# It is a correlation of plain counts, which need exact zeros.
+# **Layers.** A cell is the correlation of two layers' active neurons over the tokens: near 1 both
+# use many neurons at the same tokens, at 0 their counts are unrelated. It is a correlation of plain
+# counts, which need exact zeros.
 
 # %%
 report.figures["neighbours"]
@@ -237,9 +250,12 @@ report.figures["predictors"]
 # add, and ReLU² gives these labels for free: a sign.
 
 # %%
-probe = al.sparsity.probe(model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32)
-print(probe.headline)
-probe.figure()
+with lesson.part("the probe"):
+    probe = al.sparsity.probe(
+        model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32
+    )
+    print(f"{probe.headline}.")
+    display(probe.figure())
 
 # %% [markdown]
 # **Together.** On the left the correlation of firing, ordered so that neurons that fire together
@@ -248,24 +264,36 @@ probe.figure()
 # without a router.
 
 # %%
-together = al.sparsity.coactivation(
-    model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32
-)
-together.figure()
+with lesson.part("firing together"):
+    together = al.sparsity.coactivation(
+        model, tokenizer, texts, layer, sample_tokens=4 * TOKENS, batch_size=32
+    )
+    print(f"{together.headline}.")
+    display(together.figure())
 
 # %% [markdown]
 # ## Across domains
 #
-# The same model on each kind of text separately: a cell is the share of neurons that fire. Neurons
-# that fire in one domain only can be named, because elsewhere they are not small but zero.
+# The same model on each kind of text separately: one line per kind, the share of exact zeros in
+# each layer. Neurons that fire in one kind only can be named, because elsewhere they are not small
+# but zero.
 
 # %%
-by_domain = {
-    name: al.sparsity.measure(model, tokenizer, part, batch_size=32, analyses=["core"])
-    for name, part in TEXTS.items()
-}
-domains = al.sparsity.domains(by_domain)
-domains.figure()
+with lesson.part("domains"):
+    by_domain = {
+        name: al.sparsity.measure(model, tokenizer, part, batch_size=32, analyses=["core"])
+        for name, part in lesson.domains.items()
+    }
+    domains = al.sparsity.domains(by_domain)
+    own = domains.frame().groupby("domain")["selective"].sum()
+    print(
+        lesson.caption(
+            f"The kind with most neurons of its own is {own.idxmax()!r}: {own.max():,} neurons "
+            "have over four fifths of their firing there",
+            n=sum(domains.tokens),
+        )
+    )
+    display(domains.figure())
 
 # %% [markdown]
 # ## Against another model
@@ -277,7 +305,7 @@ domains.figure()
 # can be evaluated by which neurons it turns on or off, before any loss is taken.
 
 # %%
-other, _ = al.load(OTHER or MODEL, device=DEVICE)
+other, _ = al.load(OTHER or MODEL, dtype=DTYPE, device=device)
 if OTHER is None:
     for mlp in al.sparsity.mlps(other):
         scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
@@ -288,6 +316,7 @@ second = al.sparsity.measure(
 )  # fmt: skip
 comparison = report.compare(second)
 del other
+print(f"{comparison.headline}.")
 comparison.figure()
 
 # %%
@@ -316,16 +345,17 @@ report.frames["blocks"][["layer", "two_four", "lost", "zero_16", "tile", "fulles
 report.figures["saving"]
 
 # %% [markdown]
-# On a CPU the first is real: inside this block `down_proj` reads active rows only, and greedy ids
-# are the same. On a model as small as the demo it saves no time (benchmarks/RESULTS.md has
-# AFM-4.5B's shape).
+# On a CPU in fp32 the first is real: inside this block `down_proj` reads active rows only, and
+# greedy ids are the same. On a model as small as the demo it saves no time (benchmarks/RESULTS.md
+# has AFM-4.5B's shape).
 
 # %%
-if DEVICE == "cpu" and model.dtype == torch.float32:
-    prompt = tokenizer(texts[0][:40], return_tensors="pt")
-    dense = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+with lesson.part("sparse decoding"):
+    prompt = lesson.batch(lesson.prompt)
+    settings = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     with al.sparse_decode(model) as block:
-        sparse = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+        sparse = model.generate(**prompt, **settings)
+    dense = model.generate(**prompt, **settings)
     print("same ids:", torch.equal(dense, sparse))
     print(block.frame().round(3).to_string(index=False))
 

@@ -1,15 +1,24 @@
 # %% [markdown]
 # # Activation dumps: store everything once, query it any time
 #
-# **The demo is a toy model** of a little generated world; its numbers say nothing about AFM-4.5B.
-#
 # Running a model again for each question is slow, and keeping all activations dense is large. A
 # ReLU² neuron that does not fire is exactly zero, so a store can leave most values out and lose
 # nothing. This notebook writes a store, queries neurons, trains a probe from it, damages it on
 # purpose and repairs it. It takes about 20 seconds on one CPU core.
+#
+# As it is, it reads **the demo, a toy model** of a small generated world whose truth is known: its
+# numbers show what the tools do, and nothing about AFM-4.5B. Write another model, and if you like
+# your own texts, into the next cell; nothing else has to be changed.
+
+# %% tags=["parameters"]
+import os
+
+MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
+DEVICE = None  # such as "cuda"; None takes the GPU if there is one
+DTYPE = None  # such as "bfloat16"; None takes the checkpoint's own
+TEXTS = None  # yours: a text, a list of texts, or {"kind": [texts]}; None takes the lesson's
 
 # %%
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,38 +26,39 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 
 import arcee_lab as al
-from arcee_lab.demo import documents
 from arcee_lab.dump import DumpConfig, Tag
 
-MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DOCUMENTS = 240
-
-model, tokenizer = al.load(MODEL, device=DEVICE)
-stories = documents("story", n=DOCUMENTS, seed=3, split="test")
-texts = [story.text for story in stories]
-print(f"{model.config.num_hidden_layers} layers of {model.config.intermediate_size} neurons")
+device = DEVICE or ("cuda" if torch.cuda.is_available() else "cpu")
+model, tokenizer = al.load(MODEL, dtype=DTYPE, device=device)
+lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
+lesson
 
 # %% [markdown]
-# ## Labels to compare neurons with
+# ## Labels to keep with the activations
 #
-# A store takes further numbers per token. Every word of the little world has a role, which we give
-# to the word's last token; all other tokens have none.
+# A store takes further numbers per token. Here it is the label of each token, out of those that the
+# lesson knows; tokens without one have 0.
 
 # %%
-ROLES = ("none", "noun", "verb", "adjective", "preposition")
+labels = lesson.labels("search", n=240)
+texts = list(labels.texts)
+NAMES = ("none", *labels.names)
 
 
-def roles_of(story):
-    """The role of each token of a story, as a number."""
-    ends = tokenizer(story.text, return_offsets_mapping=True)["offset_mapping"]
-    role = {w.end: w.tags.get("role") for w in story.words}
-    return [ROLES.index(role[e]) if role.get(e) in ROLES and e > s else 0 for s, e in ends]
+def label_of(number):
+    """The label of each token of a text, as a number."""
+    found = np.zeros(len(lesson.tokens(texts[number])), dtype=int)
+    for place, name in enumerate(labels.names, start=1):
+        found[by_name[name][number]] = place
+    return found.tolist()
 
 
-tags = {"role": Tag([roles_of(story) for story in stories], labels=ROLES)}
+by_name = {name: labels.tokens(tokenizer, name) for name in labels.names}
+tags = {"label": Tag([label_of(number) for number in range(len(texts))], labels=NAMES)}
+labels
 
 # %% [markdown]
 # ## What will it take?
@@ -79,72 +89,66 @@ store.sites().round(3)
 
 # %% [markdown]
 # Neurons are stored as relu(u), exactly; their squares are bit-identical to the model's own in
-# the batch in which they were computed. Here is how much smaller that is, layer by layer.
+# the batch in which they were computed. Here is how much smaller that is, layer by layer; 1 is
+# every value written out.
 
 # %%
-from arcee_lab.views.figures.figure import new, style
-from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL
+from arcee_lab.views.figures.curves import Line, lines
 
 neurons = store.sites()[store.sites()["layout"] == "neuron"]
-with style():
-    figure, (axes,) = new(2.6)
-    layers = np.arange(len(neurons))
-    axes.bar(layers, neurons["of_dense"], width=0.7, color=SEQUENTIAL[2])
-    axes.axhline(1, color=CATEGORIES[1], linestyle="--")
-    axes.text(len(neurons) - 0.5, 0.93, "every value written out", ha="right", va="top")
-    for layer, share in enumerate(neurons["of_dense"][:16]):
-        axes.text(layer, share + 0.02, f"{share:.0%}", ha="center")
-    axes.set_xticks(layers[:: max(1, len(layers) // 12)])
-    axes.set(xlabel="layer", ylabel="bytes over dense", ylim=(0, 1.05))
-    axes.set_title("Neurons on disk, nothing lost")
-figure
+layers = np.arange(len(neurons))
+print(
+    lesson.caption(
+        f"On disk the neurons take {neurons['of_dense'].mean():.1%} of their dense size",
+        n=plan.n_tokens,
+    )
+)
+lines(
+    [
+        Line("neurons, nothing lost", layers, neurons["of_dense"].to_numpy()),
+        Line("every value written out", layers, np.ones(len(neurons)), dashed=True, of=0),
+    ],
+    x="layer",
+    y="bytes over dense",
+    title="Neurons on disk, nothing lost",
+)
 
 # %% [markdown]
 # ## When does a neuron fire?
 #
-# A question about one neuron reads that neuron's bytes alone. Let us find, for each role, the
-# neuron whose firing predicts it best: the highest F1 over one half of the documents, and the same
-# neuron on the other half.
+# `al.neurons.find` names a neuron for each label, chosen on every second text and confirmed on the
+# others. What the store adds: a question about one neuron reads that neuron's bytes alone, without
+# the model.
 
 # %%
-known = store.token_data()
-role = known.tags["role"]
-searched = (known.documents % 2 == 0) & ~known.first
-confirmed = (known.documents % 2 == 1) & ~known.first
-
-
-def f1(fires, truth, where):
-    """F1 of each neuron firing at all: [neuron]."""
-    hits = (fires & truth[:, None])[where].sum(0)
-    return 2 * hits / (fires[where].sum(0) + truth[where].sum()).clamp(min=1)
-
-
-rows = []
-for number, name in enumerate(ROLES[1:], start=1):
-    truth = role == number
-    best = (-1.0, 0, 0)
-    for layer in store.layers:
-        scores = f1(store.tokens(slice(None), layer) > 0, truth, searched)
-        best = max(best, (float(scores.max()), layer, int(scores.argmax())))
-    score, layer, unit = best
-    fires = store.neuron(layer, unit).dense() > 0
-    rows.append((name, layer, unit, score, float(f1(fires, truth, confirmed))))
-found = pd.DataFrame(rows, columns=["role", "layer", "neuron", "F1 searched", "F1 confirmed"])
-print(f"N = {int(searched.sum()):,} tokens searched, {int(confirmed.sum()):,} confirmed")
-found.round(2)
+with lesson.part("neurons of the labels"):
+    found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=9, untrained=False)
+    display(found.frame()[["label", "unit", "F1", "F1 low", "F1 high", "p", "n"]].round(2))
 
 # %% [markdown]
-# Where the best of them fires most, with the text around:
+# From the store: how often the tokens at which each of them fires have its label, and how often any
+# token has it.
 
 # %%
-row = found.loc[found["F1 confirmed"].idxmax()]
-print(f"neuron {row.neuron} of layer {row.layer}, best for {row.role!r}")
-store.topk(int(row.layer), int(row.neuron), 4)
+with lesson.part("their firings"):
+    lesson.needs("neurons of the labels")
+    known = store.token_data()
+    rows = []
+    for one in found.labels:
+        unit, has = one.best, known.tags["label"] == NAMES.index(one.label)
+        fires = store.neuron(unit.layer, unit.unit).dense().flatten() > 0
+        when = float(has[fires].float().mean()) if bool(fires.any()) else float("nan")
+        rows.append((one.label, unit.name, int(fires.sum()), when, float(has.float().mean())))
+    columns = ["label", "neuron", "fires", "labelled when it fires", "labelled at all"]
+    display(pd.DataFrame(rows, columns=columns).round(3))
+    best = max(found.labels, key=lambda one: one.best.f1)
+    print(f"{best.best.name}, the best of them, for {best.label!r}; where it fires most:")
+    display(store.topk(best.best.layer, best.best.unit, 4))
 
 # %% [markdown]
 # ## The same statistics as a streamed run
 #
-# Firing rates are read off the files, without the model.
+# Firing rates are read off the files, without the model: the neuron of each layer that fires most.
 
 # %%
 stats = store.stats()
@@ -155,28 +159,37 @@ busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3)
 # %% [markdown]
 # ## Train a probe
 #
-# `torch_dataset` gives shuffled batches together with the tags; only what is needed is read.
+# `torch_dataset` gives shuffled batches together with the tags; only what is needed is read. The
+# probe tells the label of a token from the residual stream, trained on every second document and
+# tested on the others.
 
 # %%
 torch.manual_seed(0)
-probe = torch.nn.Linear(model.config.hidden_size, len(ROLES))
+probe = torch.nn.Linear(model.config.hidden_size, len(NAMES))
 optimizer = torch.optim.Adam(probe.parameters(), lr=0.01)
 data = store.torch_dataset(RESID, batch_size=128, seed=0)
 for epoch in range(6):
     data.epoch = epoch
     for batch in data:
         mine = batch["documents"] % 2 == 0
-        x, y = batch[RESID][mine].float(), batch["tag.role"][mine].long()
+        x, y = batch[RESID][mine].float(), batch["tag.label"][mine].long()
         loss = torch.nn.functional.cross_entropy(probe(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+known = store.token_data()
+label, others = known.tags["label"], (known.documents % 2 == 1) & ~known.first
 with torch.no_grad():
     guess = probe(store.tokens(slice(None), RESID).float()).argmax(-1)
-right = (guess == role)[confirmed].float().mean()
-usual = (role[confirmed] == 0).float().mean()
+right = (guess == label)[others].float()
+usual = (label[others] == label[others].mode().values).float().mean()
 print(
-    f"role from {RESID}: {right:.0%} of tokens right on other documents; 'none' alone {usual:.0%}"
+    lesson.caption(
+        f"From {RESID} the probe tells the label of {{}} of tokens on other documents; the most "
+        f"frequent answer alone {usual:.1%}",
+        values=right,
+        percent=True,
+    )
 )
 
 # %% [markdown]
@@ -186,15 +199,15 @@ print(
 # and puts it in place only if it has the very bytes that were lost.
 
 # %%
-path = folder / "layers.0.mlp.hook_relu" / "00001.safetensors"
+path = sorted((folder / "layers.0.mlp.hook_relu").glob("*.safetensors"))[-1]
 content = bytearray(path.read_bytes())
 content[-10] ^= 1
 path.write_bytes(content)
-found_damage = al.dump.verify(folder)
-found_damage.frame()[["shard", "site", "why"]]
+damage = al.dump.verify(folder)
+damage.frame()[["shard", "site", "why"]]
 
 # %%
-mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=found_damage)
+mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=damage)
 print("intact again:", mended.intact)
 store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds the damaged file
 
@@ -219,3 +232,4 @@ shutil.rmtree(folder.parent)
 # - The same from a shell: `arcee-lab dump demo --world all --max-tokens 20000 --out out/acts`
 # - AFM-4.5B on one GPU and on eight: [docs/how-to/dumps.md](../docs/how-to/dumps.md)
 # - The format, with a reader in 40 lines: [docs/reference/formats.md](../docs/reference/formats.md)
+# - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

@@ -1,140 +1,141 @@
 # %% [markdown]
 # # Attention and lenses: which heads do it, and where the answer comes from
 #
-# **The demo is a toy model.** It was trained on a little generated world whose truth is known, so
-# what we find can be checked. Its numbers show the tool; they are not AFM-4.5B's.
+# A model that has read a string once can repeat it. This notebook finds the heads that look like
+# they do that, tests whether they are needed, shows what they read and write, and follows an answer
+# through the layers. It takes about 30 seconds on one CPU core.
 #
-# The demo can repeat a string that it was told once. This notebook finds the heads that it needs
-# for that, shows what they read and write, and follows an answer through the layers. It takes
-# about 30 seconds on one CPU core.
+# As it is, it reads **the demo, a toy model** of a small generated world whose truth is known: its
+# numbers show what the tools do, and nothing about AFM-4.5B. Write another model into the next
+# cell; nothing else has to be changed.
+
+# %% tags=["parameters"]
+import os
+
+MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
+DEVICE = None  # such as "cuda"; None takes the GPU if there is one
+DTYPE = None  # such as "bfloat16"; None takes the checkpoint's own
+TEXTS = None  # yours: a text, a list of texts, or {"kind": [texts]}; None takes the lesson's
 
 # %%
-import os
-from itertools import combinations, islice
+import random
 
 import pandas as pd
 import torch
+from IPython.display import display
 
 import arcee_lab as al
-from arcee_lab.demo import stream
 
-MODEL = os.environ.get("ARCEE_LAB_MODEL", "demo")  # a folder or a Hub id works too
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-model, tokenizer = al.load(MODEL, device=DEVICE)
-
-
-def copies(n, seed):
-    """Documents in which a string of different syllables is said twice."""
-
-    def plain(document):
-        said = [word.text for word in document.words if word.tags.get("role") == "syllable"]
-        return len(said) >= 6 and len(set(said)) == len(said) // 2
-
-    return list(islice(filter(plain, stream("copy", seed=seed, split="test")), n))
-
-
-search, held_out = copies(60, seed=0), copies(40, seed=1)
-print(search[0].text)
+device = DEVICE or ("cuda" if torch.cuda.is_available() else "cpu")
+model, tokenizer = al.load(MODEL, dtype=DTYPE, device=device)
+lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
+config = model.config
+search, held_out = lesson.copies(60, seed=0), lesson.copies(40, seed=1)
+print(search.texts[0])
+lesson
 
 # %% [markdown]
 # ## Where heads look
 #
-# A detector marks for each token some of those before it; a head's score is its mean weight on
-# what is marked. `detect` runs several over texts, and over random tokens that are said twice.
+# A detector marks for each token some of those before it; a head's score is its mean attention on
+# what is marked. `detect` runs several over texts that say a string twice, and over random tokens
+# that are said twice.
 
 # %%
-looks = al.attention.detect(model, tokenizer, [document.text for document in search])
-print(looks.headline)
+period = min(25, config.max_position_embeddings // 2 - 1)
+looks = al.attention.detect(model, tokenizer, search.texts, period=period)
+print(f"{looks.headline}.")
 looks.figure()
 
 # %% [markdown]
-# All four heads of layer 1 are induction heads on the demo's own texts. On random tokens they score
-# little: this small model has learnt to repeat syllables, and not to repeat anything.
+# A head that repeats only what its model has learnt to repeat scores high on texts and low on
+# random tokens. The strongest induction heads, on both:
 
 # %%
+K = min(4, config.num_hidden_layers * config.num_attention_heads // 4)
+marked = looks.top("induction", K)
+scores = {name: looks.scores("induction", name) for name in ("texts", "random repeated")}
 pd.DataFrame(
-    {
-        source: [float(x) for x in looks.scores("induction", source)[1]]
-        for source in ("texts", "random repeated")
-    },
-    index=[f"L1/H{head}" for head in range(4)],
+    {name: [float(table[at]) for at in marked] for name, table in scores.items()},
+    index=[f"L{layer}/H{head}" for layer, head in marked],
 ).round(2)
 
 # %% [markdown]
 # ## What copying needs
 #
-# Where a head looks is no proof that it matters. We ablate heads on other documents and count the
-# repeated syllables that the model still names. The controls are groups of four heads behind the
-# induction heads: every fifth of the 70 that there are.
+# Where a head looks is no proof that it matters. Heads are ablated on other texts, and the share of
+# repeated words that the model still names is counted. The controls are groups of as many other
+# heads, drawn at random.
 
 # %%
-batch = tokenizer(
-    [document.text for document in held_out],
-    return_tensors="pt",
-    padding=True,
-    return_offsets_mapping=True,
-)
-offsets = batch.pop("offset_mapping").tolist()
-batch = batch.to(DEVICE)
-asked = torch.zeros(batch.input_ids.shape, dtype=torch.bool, device=DEVICE)
-for row, document in enumerate(held_out):
-    for slot in document.slots:
-        for column, (start, end) in enumerate(offsets[row]):
-            if slot.skill == "copy" and start < slot.end and end > max(start, slot.start):
-                asked[row, column] = True
+inputs, target = held_out.batch(device=device), held_out.answer.to(device)
+answer = inputs["input_ids"].gather(1, target.clamp_min(0))[target >= 0]
 
 
 def right_without(heads):
     off = [al.Ablate(f"layers.{layer}.self_attn.hook_z", heads=[head]) for layer, head in heads]
     with torch.no_grad(), al.intervene(model, off):
-        said = model(**batch).logits.argmax(-1)
-    right = said[:, :-1] == batch.input_ids[:, 1:]
-    return float(right[asked[:, 1:]].float().mean())
+        said = model(**inputs).logits.argmax(-1)[target >= 0]
+    return (said == answer).float().cpu()
 
 
-marked = looks.top("induction", 4)
-later = [(layer, head) for layer in (2, 3) for head in range(4)]
-controls = [right_without(group) for group in list(combinations(later, 4))[::5]]
+every = [
+    divmod(at, config.num_attention_heads)
+    for at in range(config.num_hidden_layers * config.num_attention_heads)
+]
+before = looks.top("offset_1", 1)
+rest = [at for at in every if at not in set(marked) | set(before)]
+draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
+controls = [float(right_without(group).mean()) for group in draws]
+whole, without = right_without([]), right_without(marked)
 rows = {
-    "all heads": right_without([]),
-    "without the four induction heads": right_without(marked),
-    "without each of them alone, the least": min(right_without([one]) for one in marked),
-    "without any four later heads, the least": min(controls),
-    "without the head that looks one token back": right_without(looks.top("offset_1", 1)),
+    "all heads": float(whole.mean()),
+    f"without the {K} induction heads": float(without.mean()),
+    "without each of them alone, the least": min(float(right_without([h]).mean()) for h in marked),
+    f"without {K} other heads, mean of {len(draws)} draws": sum(controls) / len(draws),
+    f"without {K} other heads, the least": min(controls),
+    "without the head that looks one token back": float(right_without(before).mean()),
 }
-print(f"N = {int(asked.sum())} syllables of {len(held_out)} documents, {len(controls)} controls")
+print(
+    lesson.caption(
+        f"Without the {K} induction heads the share of right words changes by {{}}",
+        values=without - whole,
+        of="word",
+        percent=True,
+    )
+)
 pd.DataFrame({"share right": rows}).round(3)
 
 # %% [markdown]
-# Each induction head alone can be missed, because the others do the same work: an ablation of one
-# head at a time would have found none of them. The head that looks one token back is in layer 0,
-# and copying fails without it. The weights tell its part without any text: the keys of layer 1 read
-# two heads of layer 0 far above chance, the two that look one and two tokens back.
+# An ablation of one head at a time misses heads whose work another one does as well: compare the
+# second row with the third. Which heads' output do the keys of the strongest induction head read?
+# The weights say so without any text: its K-composition with every earlier head, next to chance.
 
 # %%
 keys = al.attention.composition(model, "k")
+reader_layer, reader_head = marked[0]
 table = keys.frame()
-table = table[table["reader_layer"] == 1].groupby(["writer_layer", "writer_head"])["score"].mean()
-print(f"K-composition of layer 1 with each head of layer 0; chance is {keys.chance:.3f}")
-table.round(3).to_frame()
+table = table[(table["reader_layer"] == reader_layer) & (table["reader_head"] == reader_head)]
+print(
+    f"K-composition of L{reader_layer}/H{reader_head} with earlier heads; chance {keys.chance:.3f}"
+)
+table[["writer_layer", "writer_head", "score"]].head(8).round(3)
 
 # %% [markdown]
 # ## What a head writes
 #
 # A head's OV circuit says what it writes for what it reads. Its product with the embedding and the
 # unembedding is a matrix of tokens by tokens; only its thin factors exist. Where its eigenvalues
-# are positive, a token that is read is made more probable: the head copies.
+# are positive, a token that is read is made more probable: the head copies. The share goes from -1
+# to 1.
 
 # %%
-shares = torch.tensor(
-    [
-        [al.attention.ov(model, layer, head, tokens=True).positive_share() for head in range(4)]
-        for layer in range(4)
-    ]
-)
-print(al.attention.ov(model, 1, 0, tokens=True))
-pd.DataFrame(shares.numpy(), index=[f"layer {i}" for i in range(4)]).round(2)
+shares = {
+    f"L{layer}/H{head}": al.attention.ov(model, layer, head, tokens=True).positive_share()
+    for layer, head in [*marked, *before]
+}
+print(al.attention.ov(model, *marked[0], tokens=True))
+pd.DataFrame({"positive share of eigenvalues": shares}).round(2)
 
 # %% [markdown]
 # ## Where the answer appears
@@ -143,55 +144,58 @@ pd.DataFrame(shares.numpy(), index=[f"layer {i}" for i in range(4)]).round(2)
 # the model's own logits.
 
 # %%
-text = min((document.text for document in held_out), key=len)
-seen = al.lens.logit_lens(model, tokenizer, text, top=3)
-print(seen.headline)
-seen.figure()
+with lesson.part("the logit lens"):
+    text = min(held_out.texts, key=lambda text: len(lesson.tokens(text)))
+    seen = al.lens.logit_lens(model, tokenizer, text, top=3)
+    print(f"{seen.headline}.")
+    display(seen.figure())
 
 # %% [markdown]
 # Early streams are not written in the head's language. A tuned lens has a map per site, fitted on
 # texts; the plain lens is the baseline on documents that the fit did not read.
 
 # %%
-texts = [document.text for document in al.demo.documents(n=150, seed=0, split="train")]
-tuned = al.lens.tune(model, tokenizer, texts, steps=60, batch_size=16)
-print(tuned.headline)
-tuned.figure()
+with lesson.part("the tuned lens"):
+    tuned = al.lens.tune(model, tokenizer, lesson.texts[:150], steps=40, batch_size=16)
+    print(f"{tuned.headline}.")
+    display(tuned.figure())
 
 # %% [markdown]
 # ## What makes a logit
 #
 # With the final norm's scale held at what it is, a logit is a sum over the embedding, every head
-# and every neuron. Here it is the difference between the verbs "sleep" and "sleeps".
+# and every neuron. Here it is the difference between a plural verb and a singular one, after a
+# plural subject.
 
 # %%
-parts = al.lens.attribute(
-    model,
-    tokenizer,
-    ["The dogs near the door", "The kings behind the clock"],
-    " sleep",
-    versus=" sleeps",
-    by="neuron",
-)
-print(parts.headline)
-print(f"the parts miss the logit by {float(parts.remainder.abs().max()):.0e} at most")
-parts.figure()
-
-# %%
-parts.top_neurons(6).round(3)
+with lesson.part("attribution"):
+    pairs = lesson.pairs("agreement")
+    right, wrong = pairs.metric.right[0], pairs.metric.wrong[0]
+    parts = al.lens.attribute(
+        model, tokenizer, pairs.batch("clean", device=device), right, versus=wrong, by="neuron"
+    )
+    print(f"{parts.headline}.")
+    off = float((parts.remainder.abs() / parts.logit.abs().max()).max())
+    print("the parts add up to the logit:", off < (1e-3 if model.dtype == torch.float32 else 0.1))
+    display(parts.figure())
+    display(parts.top_neurons(6).round(3))
 
 # %% [markdown]
-# What a part does through later parts is not in this sum: the heads above add little directly, and
-# the verb depends on them all the same. Ablation measures that.
+# What a part does through later parts is not in this sum: a head may add little directly, and the
+# verb may depend on it all the same. Ablation measures that, head by head.
 
 # %%
-prompts = tokenizer(
-    ["The dogs near the door", "The kings behind the clock"], return_tensors="pt"
-).to(DEVICE)
-sleep, sleeps = al.lens.first_tokens(tokenizer, [" sleep", " sleeps"])
-effects = al.attention.ablate_heads(model, prompts, al.patching.LogitDifference(sleep, sleeps))
-effects.figure(what="effect")
+with lesson.part("heads for the verb"):
+    lesson.needs("attribution")
+    effects = al.attention.ablate_heads(
+        model, pairs.batch("clean", device=device), al.patching.LogitDifference(right, wrong)
+    )
+    print(f"{effects.headline}; the strongest: {effects.top(1)[0]}.")
+    display(effects.figure(what="effect"))
 
 # %% [markdown]
-# Next steps: [which head does this](../docs/how-to/which_head_does_this.md) does the same for a
-# behaviour of yours, and [lenses](../docs/how-to/lenses.md) lists every call.
+# ## Next steps
+#
+# - [Which head does this](../docs/how-to/which_head_does_this.md) does the same for a behaviour of
+#   yours, and [lenses](../docs/how-to/lenses.md) lists every call.
+# - This notebook on another model: `ARCEE_LAB_MODEL=arcee-ai/AFM-4.5B python3 run.py lab`

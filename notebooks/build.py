@@ -44,6 +44,17 @@ def read(source: Path) -> nbformat.NotebookNode:
     return normalise(jupytext.read(source, fmt="py:percent"))
 
 
+def parameterise(notebook: nbformat.NotebookNode, **values: object) -> nbformat.NotebookNode:
+    """Puts other values behind the cell tagged `parameters`, as papermill does; in place."""
+    place = next(
+        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
+    )
+    lines = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(place + 1, cell)
+    return notebook
+
+
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leaves nothing in a notebook that changes from run to run; in place."""
     notebook.metadata = nbformat.from_dict(METADATA)

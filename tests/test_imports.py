@@ -41,6 +41,7 @@ PUBLIC = (
     "evals.metrics",
     "interventions",
     "lens",
+    "lesson",
     "model",
     "neurons",
     "neurons.labels",

@@ -24,6 +24,7 @@ from arcee_lab.model.loading import load
 from arcee_lab.recording import capturing, compiled_capture
 from arcee_lab.reducers.running import context
 load("demo")  # what loading imports
+{also}
 
 
 def run(job):
@@ -69,14 +70,16 @@ for line in sys.stdin:
 class WarmProcess:
     """Starts at the first call; one per process of pytest."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: str = "") -> None:
+        """Takes further statements that the process runs before it is forked."""
+        self._code = _SERVER.replace("{also}", also)
         self._server: subprocess.Popen[str] | None = None
 
     def run(self, code: str, *, timeout: float, env: dict[str, str]) -> tuple[int, str, str]:
         """Runs Python in a fork; returns its exit code, and what it wrote to stdout and stderr."""
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", _SERVER],
+                [sys.executable, "-c", self._code],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

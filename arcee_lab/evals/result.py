@@ -17,6 +17,7 @@ from arcee_lab.runs import storage
 
 if TYPE_CHECKING:
     from arcee_lab.evals.compared.comparison import Comparison
+    from arcee_lab.views.figures.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,25 @@ class Evaluation(Result):
                 | {metric: sample[metric] for metric in sample["metrics"]}
             )
         return pd.DataFrame(rows)
+
+    def figure(self, *, dark: bool = False) -> "Figure":
+        """The first score of each task with its interval, and the ceiling where there is one.
+
+        Args:
+            dark: For a dark page.
+        """
+        from arcee_lab.views.figures.scores.score_rows import Row, score_rows
+
+        panels: dict[str, list[Row]] = {}
+        seen = set()
+        for one in self.scores:
+            if one.task not in seen:
+                seen.add(one.task)
+                ceiling = float("nan") if one.ceiling is None else one.ceiling
+                row = Row(one.task, one.value, one.low, one.high, ceiling)
+                panels.setdefault(one.metric, []).append(row)
+        title = f"{self.model}: {counted(len(seen), 'task')}"
+        return score_rows(list(panels.items()), title=title, dark=dark)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `results.json`, `scores.csv`, and `samples_TASK.jsonl` for each task.

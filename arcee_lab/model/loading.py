@@ -20,7 +20,7 @@ from arcee_lab.model.checks.config_file import checked_config, head_labels
 from arcee_lab.model.checks.fsdp import refuse_request_in_4_bit
 from arcee_lab.model.checks.options import as_dtype, check_options, one_dtype
 from arcee_lab.model.checks.selfcheck import require_self_check
-from arcee_lab.model.checks.tokenizer_files import read_tokenizer
+from arcee_lab.model.checks.tokenizer_files import padding_for, read_tokenizer
 from arcee_lab.model.config import ArceeConfig
 from arcee_lab.model.modeling import ArceePreTrainedModel
 from arcee_lab.runs.arguments import checked
@@ -71,7 +71,8 @@ def load(
             `dtype=`.
 
     Returns:
-        The model and its tokenizer.
+        The model and its tokenizer. A tokenizer without a pad token pads with another of its
+        tokens, which is logged; padding is masked, so no value depends on it.
 
     Raises:
         ValueError: If the checkpoint is absent, foreign, incomplete, truncated, a pickle, holds
@@ -105,6 +106,9 @@ def load(
         options["device_map"] = {"": read_device(device)}
     refuse_request_in_4_bit(config, options)
     tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = padding_for(tokenizer)
+        _log.warning("%s has no pad token; its tokenizer pads with %r", name, tokenizer.pad_token)
     with _quiet_transformers():
         try:
             model, info = HEADS[head].from_pretrained(

@@ -44,3 +44,13 @@ def read_tokenizer(source: Path | str, *, vocab_size: int) -> PreTrainedTokenize
             "tokenizer, or resize the model with resize_token_embeddings and save it."
         )
     return tokenizer
+
+
+def padding_for(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token to pad with, for a tokenizer that names none: its end, another special one, or 0.
+
+    Padding is masked, so any token will do.
+    """
+    named = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    found = next((token for token in named if token is not None), None)
+    return str(tokenizer.convert_ids_to_tokens(0) if found is None else found)

@@ -21,7 +21,8 @@ from arcee_lab.results import counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
-SHORT = 20  # units per label and score that are scored exactly
+SHORT = 20  # units per label and score that are scored exactly, if not more are wanted
+MOST = 500  # units of a label that a search returns
 
 
 @checked
@@ -46,13 +47,13 @@ def find(
     """Which units carry a label: chosen on some documents, confirmed on others, with controls.
 
     Every unit of the sites is scored against every label on the search texts, at 12 levels of its
-    range; the best 20 by F1 and the best 20 by AUPRC are scored exactly, and each one's threshold
-    is the one with the best F1 there. The confirmation texts, which had no part in any choice, give
-    the scores that count. Two controls go through the same search: labels that are shuffled (whole
-    documents in another order, so that runs of a label stay runs), and an untrained copy of the
-    model. The best of thousands of units looks good by chance, so `p` compares it with the best of
-    all units for each shuffled label (Westfall and Young, "Resampling-Based Multiple Testing",
-    1993). Intervals are over documents.
+    range; the best 20 by F1 and the best 20 by AUPRC (the best `top`, where that is more) are
+    scored exactly, and each one's threshold is the one with the best F1 there. The confirmation
+    texts, which had no part in any choice, give the scores that count. Two controls go through the
+    same search: labels that are shuffled (whole documents in another order, so that runs of a label
+    stay runs), and an untrained copy of the model. The best of thousands of units looks good by
+    chance, so `p` compares it with the best of all units for each shuffled label (Westfall and
+    Young, "Resampling-Based Multiple Testing", 1993). Intervals are over documents.
 
     What is exact: counts and F1 at the levels, and all scores of the units in the result. What is
     not: which units enter the short list by AUPRC, because there the AUPRC is summed over the 12
@@ -72,7 +73,7 @@ def find(
         confirm: Texts to confirm on; by default every second document of `labels`, which is then
             left out of the search.
         rank_by: "f1" or "auprc".
-        top: Units to return per label, at most 20.
+        top: Units to return per label, at most 500.
         shuffles: Shuffled labels per label; p is at least 1 / (1 + shuffles).
         untrained: A model to take as the untrained control; True for a copy with weights drawn
             anew, False for none. None takes a copy where it fits into half of the free memory, and
@@ -124,12 +125,14 @@ def find(
         show=progress, total=forwards * (1 + (other.model is not None)), unit="forward"
     ) as bar:
         run = {"batch_size": batch_size, "bar": bar}
-        mine = _Search(anatomy, places, search, check, fake[0], rank_by, run)
+        short = max(SHORT, top)
+        mine = _Search(anatomy, places, search, check, fake[0], rank_by, short, run)
         none = np.zeros((*search.truth.shape, 0), dtype=bool)
         theirs = None
         if other.model is not None:
             fresh = anatomy_of(other.model)
-            theirs = _Search(fresh, places_of(fresh, sites), search, check, none, rank_by, run)
+            other_places = places_of(fresh, sites)
+            theirs = _Search(fresh, other_places, search, check, none, rank_by, short, run)
     found = [_label(i, mine, theirs, fake[1], top=top, seed=seed) for i in range(len(wanted))]
     return Found(
         labels=tuple(found),
@@ -163,13 +166,14 @@ class _Search:
         check: LabelledTokens,
         fake: Bool[np.ndarray, "token label shuffle"],
         rank_by: str,
+        most: int,
         run: dict[str, Any],
     ):
         self.search, self.check, self.fake, self.rank_by = search, check, fake, rank_by
         self.scan: Scan = scan(anatomy, places, search, fake, **run)
         labels = range(len(search.names))
-        short = [np.argsort(-self.scan.f1[i], kind="stable")[:SHORT] for i in labels]
-        short += [np.argsort(-self.scan.auprc[i], kind="stable")[:SHORT] for i in labels]
+        short = [np.argsort(-self.scan.f1[i], kind="stable")[:most] for i in labels]
+        short += [np.argsort(-self.scan.auprc[i], kind="stable")[:most] for i in labels]
         self.short = [np.union1d(short[i], short[i + len(labels)]) for i in labels]
         strongest = [self.scan.shuffled_best[i, self.strongest(i)] for i in labels if fake.size]
         every = np.unique(np.concatenate([*self.short, np.array(strongest, dtype=int)]))
@@ -372,7 +376,7 @@ def _check(
             "nothing here: it hardly changes where labels are missing."
         )
     for name, given, low, high in (
-        ("top", top, 1, SHORT),
+        ("top", top, 1, MOST),
         ("shuffles", shuffles, 0, 10_000),
         ("batch_size", batch_size, 1, 2**20),
     ):

@@ -1,0 +1,1 @@
+"""Scores of evaluations with their intervals, next to what is the best possible."""
