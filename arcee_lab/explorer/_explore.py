@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from arcee_lab.explorer.ground import Ground
 from arcee_lab.explorer.widget import Explorer
+from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     from arcee_lab.neurons.reading.result import Exemplars
@@ -13,8 +16,9 @@ if TYPE_CHECKING:
 TEXT = "The dogs near the old door"
 
 
+@checked
 def explore(
-    model: Any,
+    model: nn.Module,
     tokenizer: Any,
     run: "Exemplars | None" = None,
     *,
@@ -50,6 +54,7 @@ def explore(
     Raises:
         ModelError: No language model of ours.
         OtherRun: The run is of another model.
+        WrongType: An argument of another type, or two in each other's place.
         SettingError: A selection that the model does not have, or a result of another kind.
 
     Example:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.data.tokenization import token_ids
-from arcee_lab.errors import SettingError, TextError
+from arcee_lab.errors import SettingError, TextError, WrongType
 from arcee_lab.explorer.neuron_table import NeuronTable
 from arcee_lab.explorer.units import Sizes, Unit, read_units
 from arcee_lab.interventions import Ablate, Scale, intervene
@@ -56,6 +56,11 @@ class Ground:
         found: "Found | None",
     ):
         self.anatomy = causal_anatomy(model, what="al.explore")
+        if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
+            raise WrongType(
+                f"tokenizer is {type(tokenizer).__name__}; expected the tokenizer that al.load "
+                "gives."
+            )
         self.model, self.tokenizer = model, tokenizer
         self.sizes = Sizes.of(self.anatomy)
         self.words = TokenText(tokenizer)

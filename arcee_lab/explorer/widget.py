@@ -19,6 +19,7 @@ from arcee_lab.explorer.ground import Ground
 from arcee_lab.explorer.messages import Answer, Message, Question
 from arcee_lab.explorer.tabs.ablation import FACTORS
 from arcee_lab.explorer.units import read_unit, read_units
+from arcee_lab.model.fingerprint import model_name
 from arcee_lab.views.scale import DIVERGING, SEQUENTIAL
 
 _STATE = ("selection", "head", "text", "factor", "tab")
@@ -60,7 +61,7 @@ class Explorer(anywidget.AnyWidget):
             self._loop = None
         super().__init__()
         self._facts = {
-            "model": str(self._ground.model.config.name_or_path or "model"),
+            "model": model_name(ground.anatomy.model),
             "layers": ground.sizes.layers,
             "heads": ground.sizes.heads,
             "neurons": ground.sizes.layers * ground.sizes.d_mlp,
@@ -89,15 +90,15 @@ class Explorer(anywidget.AnyWidget):
 
     @traitlets.validate("text")
     def _check_text(self, proposal: Any) -> str:
-        return messages.text(proposal["value"])
+        return _named("text", messages.text, proposal)
 
     @traitlets.validate("factor")
     def _check_factor(self, proposal: Any) -> float:
-        return messages.number(*FACTORS)(proposal["value"])
+        return _named("factor", messages.number(*FACTORS), proposal)
 
     @traitlets.validate("tab")
     def _check_tab(self, proposal: Any) -> str:
-        return messages.one_of([tab.name for tab in all_tabs.TABS])(proposal["value"])
+        return _named("tab", messages.one_of([tab.name for tab in all_tabs.TABS]), proposal)
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Takes nothing: the browser changes state by messages, which are checked."""
@@ -184,6 +185,14 @@ class Explorer(anywidget.AnyWidget):
         except ArceeLabError:  # a text that cannot be read; the widget says why
             static = {}
         return {**(data or {}), "text/plain": repr(self), **static}, metadata
+
+
+def _named(name: str, check: messages.Field, proposal: Any) -> Any:
+    """A value that is set, checked; the error says which one it is."""
+    try:
+        return check(proposal["value"])
+    except SettingError as error:
+        raise SettingError(f"{name}: {error}") from None
 
 
 _SET = {"name": messages.one_of(_STATE), "value": messages.anything}

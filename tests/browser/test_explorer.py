@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parents[2]
 
 NASTY = "<img src=x onerror=window.HACK=1><script>window.HACK=2</script>"
 SETUP = """
@@ -417,14 +418,19 @@ def test_each_tab_is_accessible_and_photographed(lab, root, theme, tmp_path):
     (script,) = Path(str(spec.origin)).parent.rglob("axe.min.js")
     lab.page.add_script_tag(path=str(script))
     lab.theme(theme)
-    lab.python("explorer.selection = ['L2/N681', 'L0/H1']; explorer.factor = 0.5")
+    lab.python(
+        "explorer.text = 'The dogs see the king. Kresto likes'; explorer.factor = 0\n"
+        "explorer.selection = ['L3/N354', 'L0/N541', 'L0/H1']"
+    )
     folder = Path(os.environ.get("ARCEE_LAB_SCREENSHOTS", tmp_path))
     faults = {}
     for name in ("Neurons", "Text", "Switch off", "Attention", "Lens"):
         tab(root, name)
         root.locator("[role=tabpanel]:not([hidden])[data-shown]").wait_for()
         if name == "Neurons":
-            root.locator("tbody tr").nth(1).click()
+            root.get_by_role("searchbox").fill("plural")
+            root.get_by_text("5 of 3,584").wait_for()
+            root.locator("tbody tr").nth(1).click(modifiers=["Control"])
             root.locator(".alx-detail[data-valued=true]").wait_for()
         lab.page.wait_for_timeout(300)
         faults[name] = lab.page.evaluate(FAULTS)
@@ -487,3 +493,62 @@ def test_latencies(lab, root, record_property):
     record_property("milliseconds", {name: round(value) for name, value in medians.items()})
     assert medians["typed"] <= 400
     assert medians["pressed"] <= 1000
+
+
+LARGE = f"""
+import dataclasses, sys, torch
+sys.path.insert(0, {str(ROOT / "tests" / "neurons")!r})
+import arcee_lab as al
+from arcee_lab.model.fingerprint import model_fingerprint
+from page_runs import large_run
+_, tokenizer = al.load("demo")
+torch.manual_seed(0)
+large = al.ArceeForCausalLM(al.ArceeConfig(
+    vocab_size=len(tokenizer), hidden_size=40, intermediate_size=18432, num_hidden_layers=36,
+    num_attention_heads=20, num_key_value_heads=4, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+)).eval()
+run = large_run()
+facts = dataclasses.replace(run.facts, fingerprint=model_fingerprint(large))
+explorer = al.explore(large, tokenizer, dataclasses.replace(run, facts=facts), text="The " * 23)
+explorer
+"""
+SCROLLED = """async share => {
+    const panel = document.querySelector('.alx [role=tabpanel]:not([hidden])');
+    const box = panel.querySelector('.alx-scroll'), before = panel.dataset.shown;
+    const began = performance.now();
+    box.scrollTop = share * (box.scrollHeight - box.clientHeight);
+    while (panel.dataset.shown === before) await new Promise(requestAnimationFrame);
+    return performance.now() - began;
+}"""
+REDRAWN = """async head => {
+    const panel = document.querySelector('.alx [role=tabpanel]:not([hidden])');
+    const select = panel.querySelectorAll('select')[1], before = panel.dataset.shown;
+    select.value = head;
+    select.dispatchEvent(new Event('change'));
+    while (panel.dataset.shown === before) await new Promise(requestAnimationFrame);
+    return Number(panel.dataset.drawn);
+}"""
+
+
+@pytest.mark.slow
+def test_the_size_of_afm(chromium, jupyter, record_property):
+    """663,552 neurons and 720 heads of generated arrays: a page, and the drawing of attention."""
+    large = Lab(chromium, jupyter, notebook(jupyter.folder, "large.ipynb", LARGE))
+    try:
+        large.run_all()
+        root = large.page.locator(".alx")
+        root.get_by_text("663,552 of 663,552").wait_for(timeout=180_000)
+        pages = [large.page.evaluate(SCROLLED, (i % 7 + 1) / 9) for i in range(31)][1:]
+        tab(root, "Attention")
+        root.locator("[role=tabpanel]:not([hidden])[data-drawn]").wait_for(timeout=60_000)
+        drawn = [large.page.evaluate(REDRAWN, i % 19 + 1) for i in range(30)]
+        folder = os.environ.get("ARCEE_LAB_SCREENSHOTS")
+        if folder:
+            root.screenshot(path=f"{folder}/explorer-large.png")
+        medians = {"page": sorted(pages)[15], "attention": sorted(drawn)[15]}
+        record_property("milliseconds", {name: round(value) for name, value in medians.items()})
+        assert medians["page"] <= 400
+        assert medians["attention"] <= 600
+        assert large.ours() == []
+    finally:
+        large.context.close()

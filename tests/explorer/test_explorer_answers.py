@@ -33,11 +33,12 @@ def recorded(model, ids, site):
 
 def test_values_on_typed_text(ground, ask):
     model, _, ids = ground
-    found, (buffer,) = ask("text", text=TEXT, names=["L2/N681", "L1/H3"], at=-1)
-    shown = floats(buffer, 2, ids.shape[1])
+    found, (buffer,) = ask("text", text=TEXT, names=["L2/N681", "L1/H3", "L3/N623"], at=-1)
+    shown = floats(buffer, 3, ids.shape[1])
     post, _ = recorded(model, ids, "layers.2.mlp.hook_post")
     z, _ = recorded(model, ids, "layers.1.self_attn.hook_z")
     assert shown[0].equal(post[0, :, 681])
+    assert shown[2].equal(recorded(model, ids, "layers.3.mlp.hook_post")[0][0, :, 623])
     assert shown[1].equal(z[0, :, 3].norm(dim=-1))
     assert "".join(found["tokens"]).endswith(TEXT)
     assert found["at"] == ids.shape[1] - 1

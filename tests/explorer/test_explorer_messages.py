@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import threading
 
 import pytest
@@ -208,5 +209,9 @@ def test_the_static_face(demo):
     assert page.count("<table") == 2
     assert data["text/plain"] == "Explorer(of demo, L2/N681 selected)"
     assert "application/vnd.jupyter.widget-view+json" in data
+    widget.selection = ()
+    data = widget._repr_mimebundle_()[0]
+    assert "Run the cell" in data["text/html"]  # the neurons that write most are shown
+    assert len(re.findall(r">L\d/N\d+<", data["text/html"])) == 8
     widget.text = "  "
     assert "text/html" not in widget._repr_mimebundle_()[0]

@@ -151,7 +151,8 @@ function makeLab(model, root, status) {
         const size = (Math.abs(value) / most) * (both ? 50 : 100);
         bar.style.width = `${size}%`;
         if (both) bar.style.marginLeft = value < 0 ? `${50 - size}%` : "50%";
-        lab.paint(bar, value < 0 ? -0.8 : 0.8, true);
+        const end = lab.dark() ? [1, 3] : [0, 4];
+        bar.style.backgroundColor = lab.facts.diverging[end[value < 0 ? 0 : 1]];
         return el("tr", {}, el("th", { scope: "row" }, nameCell(name)),
           el("td", { class: "alx-number", text: (value > 0 ? "+" : "") + digits(value) }),
           el("td", { class: "alx-bars", "aria-hidden": "true" }, bar));

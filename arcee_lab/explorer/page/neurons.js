@@ -76,7 +76,7 @@ tabs.neurons = (panel, lab) => {
   search.addEventListener("input", () => { start = 0; load(); });
 
   function rowOf([name, rate, largest, effect, label, score, raised, fires], at) {
-    const cells = [["alx-word", name], ["alx-number", rate === null ? "–" : `${digits(100 * rate)} %`],
+    const cells = [["alx-word", name], ["alx-number", rate === null ? "–" : `${Number((100 * rate).toPrecision(2))} %`],
       ["alx-number", digits(largest)], ["alx-number", digits(effect)],
       ["alx-words", label === null ? "–" : `${label} ${score.toFixed(2)}`],
       ["alx-words", raised.map((token) => visible(token).trim()).join(" ") || "–"],

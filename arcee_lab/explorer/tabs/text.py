@@ -22,7 +22,7 @@ def _text(ground: Ground, *, text: str, names: list[str], at: int) -> Answer:
     at = length - 1 if at < 0 else min(at, length - 1)
     every = [f"layers.{layer}.mlp.hook_post" for layer in range(ground.sizes.layers)]
     sites = list(dict.fromkeys(unit.site for unit in units))
-    with capture(ground.model, every, positions=[at], stop_at=True) as here:
+    with capture(ground.model, every, positions=[at]) as here:
         if sites:
             with capture(ground.model, sites) as found:
                 ground.model(input_ids=ids, use_cache=False)
