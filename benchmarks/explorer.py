@@ -30,7 +30,7 @@ def main() -> int:
         words = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *("tests/browser/test_explorer.py", "-k", "latencies or size_of_afm"),
-            f"--junitxml={report}",
+            *(f"--junitxml={report}", "-o", "junit_family=xunit1"),
         ]
         code = subprocess.run(words, cwd=ROOT, check=False, timeout=900).returncode
         found: dict[str, int] = {}

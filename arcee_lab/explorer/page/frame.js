@@ -57,15 +57,18 @@ function makeLab(model, root, status) {
   const channels = new Map(); // name -> { busy, next }
   let serial = 0, timer = null;
 
-  const say = (text, kind = "") => {
+  const say = (text, kind = "", channel = "") => {
     status.textContent = text;
     status.dataset.kind = kind;
+    status.dataset.channel = channel; // an error stays until what it is about works again
   };
   const watch = () => {
     clearTimeout(timer);
     timer = null;
     if (waiting.size) {
-      timer = setTimeout(() => say("Kernel busy: the answer comes when it is free.", "busy"), BUSY);
+      timer = setTimeout(() => {
+        if (status.dataset.kind !== "error") say("Kernel busy: the answer comes when it is free.", "busy");
+      }, BUSY);
     } else if (status.dataset.kind === "busy") say("");
   };
   const onMessage = (content, buffers) => {
@@ -99,8 +102,8 @@ function makeLab(model, root, status) {
     const next = lane.next;
     lane.next = null;
     if (next) ask(next.kind, next.body, channel).then(next.done);
-    if (content.error) say(content.error, "error");
-    else if (status.dataset.kind === "error") say("");
+    if (content.error) say(content.error, "error", channel);
+    else if (status.dataset.kind === "error" && status.dataset.channel === channel) say("");
     return content.error || content.dropped ? null : { ...content, buffers };
   }
 
@@ -236,7 +239,7 @@ function render({ model, el: root }) {
     selection: () => { drawChips(); show("selection"); },
     head: () => show("head"),
     factor: () => show("factor"),
-    tab: () => show("tab"),
+    tab: () => { lab.say(""); show("tab"); },
   };
   for (const [name, change] of Object.entries(changes)) model.on(`change:${name}`, change);
   const theme = () => {
