@@ -11,7 +11,7 @@ tabs.attention = (panel, lab) => {
   options(heads, lab.facts.heads, "H");
   const title = el("span"), strip = el("div", { class: "alx-strip" }), reads = el("div", { class: "alx-scroll-x" });
   const listed = el("details", {}, el("summary", { text: "All heads as a table" }));
-  panel.append(hover, el("div", { class: "alx-split" },
+  panel.append(hover, el("div", { class: "alx-split alx-wide" },
     el("div", { class: "alx-scroll-xy" }, overview),
     el("div", {},
       el("div", { class: "alx-controls" },

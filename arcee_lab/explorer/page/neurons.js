@@ -78,7 +78,7 @@ tabs.neurons = (panel, lab) => {
   function rowOf([name, rate, largest, effect, label, score, raised, fires], at) {
     const cells = [["alx-word", name], ["alx-number", rate === null ? "–" : `${Number((100 * rate).toPrecision(2))} %`],
       ["alx-number", digits(largest)], ["alx-number", digits(effect)],
-      ["alx-words", label === null ? "–" : `${label} ${score.toFixed(2)}`],
+      ["alx-words", label === null ? "–" : `${score.toFixed(2)} ${label}`],
       ["alx-words", raised.map((token) => visible(token).trim()).join(" ") || "–"],
       ["alx-words", fires.map((token) => visible(token).trim()).join(" ") || "–"]];
     const row = el("tr", { tabindex: at === 0 ? "0" : "-1" },
