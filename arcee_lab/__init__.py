@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         trace,
         training,
     )
+    from arcee_lab.explorer._explore import explore
     from arcee_lab.heads.answers import answer
     from arcee_lab.interventions import (
         Ablate,
@@ -92,6 +93,7 @@ __all__ = [
     "dump",
     "errors",
     "evals",
+    "explore",
     "intervene",
     "interventions",
     "lens",
@@ -115,6 +117,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "explorer._explore": ("explore",),
         "heads.answers": ("answer",),
         "interventions": (
             "Ablate",

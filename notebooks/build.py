@@ -63,6 +63,10 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata.pop("execution", None)  # when each cell ran
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:  # the static face of a widget, which no stored state would open
+                data.pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
 

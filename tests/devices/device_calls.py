@@ -654,3 +654,28 @@ def load_two_heads(lab: Lab) -> Read:
     models = [al.load("demo", head=head, device=lab.device)[0] for head in ("causal", "qa")]
     states = [dict(model.state_dict()) for model in models]
     return lambda: [[model.model.rotary_emb.inv_freq for model in models], states]
+
+
+@call
+def explore(lab: Lab) -> Read:
+    """What the explorer sends to a browser; it is on the host whatever the device is."""
+    explorer = al.explore(lab.model(), lab.tokenizer, selection=["L2/N681"])
+    sent: list[Any] = []
+    explorer.send = lambda content, buffers=None: sent.append((content, buffers or []))
+    text = {"text": "The dogs near the door"}
+    for number, (kind, fields) in enumerate(
+        {
+            "text": {**text, "names": ["L2/N681", "L1/H3"], "at": -1},
+            "next": {**text, "names": ["L2/N681", "L0/H1"], "factor": 0.5},
+            "attention": text,
+            "lens": text,
+            "made": {**text, "at": 3},
+        }.items()
+    ):
+        explorer._on_message(None, {"id": f"a-{number}", "kind": kind, **fields}, [])
+    values = torch.frombuffer(bytearray(sent[0][1][0]), dtype=torch.float32)
+    rows = torch.tensor([row[1:] for row in sent[1][0]["rows"]])
+    weights = torch.frombuffer(bytearray(sent[2][1][0]), dtype=torch.uint8).float() / 255
+    ranks = torch.frombuffer(bytearray(sent[3][1][0]), dtype=torch.int32)
+    logit = torch.tensor(sent[4][0]["logit"])
+    return lambda: [values, rows, weights, ranks, logit]
