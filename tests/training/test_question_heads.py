@@ -1,13 +1,24 @@
 """Questions as windows of tokens, their loss, and what is said of bad ones."""
 
 import json
+import math
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 import arcee_lab as al
 from arcee_lab.model.anatomy import anatomy_of
-from arcee_lab.training.heads import HeadRecipe, LabelledQuestions, read_labelled, train_head
+from arcee_lab.model.loading import DEMO
+from arcee_lab.training.heads import (
+    HeadRecipe,
+    LabelledQuestions,
+    evaluate_head,
+    read_labelled,
+    train_head,
+)
+from arcee_lab.training.heads.judging import items_of
 from arcee_lab.training.heads.spans import collate_windows, encode_questions, span_loss
 
 
@@ -97,6 +108,40 @@ def test_a_span_head_that_moves_the_backbone(passages, tmp_path, tune):
         found.model, tokenizer, question, context
     )
     assert "24 questions; the most common answer" in found.headline
+
+
+def test_scores_of_no_question_are_null(base, passages, tmp_path):
+    """Questions that may have no answer, all of which have one."""
+    data = replace(passages, may_be_empty=True)
+    recipe = HeadRecipe(epochs=2, patience=1)
+    given = {"validation": data, "test": data, "out": tmp_path / "run"}
+    found = train_head(*base, data, recipe=recipe, progress=False, **given)
+    assert math.isnan({one.metric: one.value for one in found.scores}["em_none"])
+    told = json.loads((tmp_path / "run" / "checkpoint" / "scores.json").read_text())
+    assert {row["metric"]: row["value"] for row in told["scores"]}["em_none"] is None
+    assert told["held_out"][0]["em_none"] is None
+    out = tmp_path / "scores"
+    result = evaluate_head(found.model, base[1], data=data, out=out, progress=False)
+    assert math.isnan(result.score("labelled", "em_none").value)
+    assert (out / "results.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_shipped_backbone_answers_as_its_card_says(base):
+    """A new head on the frozen backbone, on 4,000 questions: half a minute of one core."""
+    train = read_labelled("demo:train", head="qa")
+    test = read_labelled("demo:test", head="qa")
+    recipe = HeadRecipe(learning_rate=0.03)
+    began = time.process_time()
+    found = train_head(*base, train, test=test, recipe=recipe, progress=False)
+    assert time.process_time() - began < 600
+    em = {one.metric: one.value for one in found.scores}["em"]
+    shipped, _ = al.load("demo", head="qa")
+    own = items_of(shipped, base[1], test, 16)["em"]
+    assert em == pytest.approx(sum(own) / len(own), abs=0.01), "the head that the demo came with"
+    card = json.loads((DEMO / "scores.json").read_text())["scores"]
+    (score,) = [row for row in card if row["skill"] == "qa head"]
+    assert em == pytest.approx(score["right"] / score["n"], abs=0.01)
 
 
 def test_rows_of_every_form(tmp_path):

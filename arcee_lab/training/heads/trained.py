@@ -79,8 +79,9 @@ class TrainedHead(Result):
             "held_out": list(self.held_out),
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }
-        storage.write_json(folder / "scores.json", summary)
-        storage.write_json(folder / "training_log.json", list(self.losses))
+        # A score of nothing, as of unanswered questions where all are answered, is NaN: null.
+        storage.write_json(folder / "scores.json", storage.as_json(summary))
+        storage.write_json(folder / "training_log.json", storage.as_json(list(self.losses)))
         return folder
 
     @property
