@@ -4,12 +4,12 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 
 import pytest
 import torch
-from jobs import digest, ended, forked, killed
+from children import as_rank, ended, forked, free_port, killed
+from jobs import digest
 
 import arcee_lab as al
 from arcee_lab.demo import documents
@@ -183,21 +183,9 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(job, whole, tmp_path
 # ---------------------------------------------------------------------- two ranks
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def rank_of_two(job, folder, rank, port):
     def work():
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
+        as_rank(rank, 2, port)
         job.run(folder)
 
     return forked(work)
@@ -238,13 +226,7 @@ def test_a_second_job_of_ranks_is_refused(job, whole, tmp_path):
 
         def work(rank=rank):
             slowly(job)
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
+            as_rank(rank, 2, port)
             job.run(folder)
 
         first.append(forked(work))

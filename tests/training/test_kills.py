@@ -5,10 +5,10 @@ import random
 import shutil
 import signal
 import time
-import traceback
 from pathlib import Path
 
 import pytest
+from children import ended, forked
 from full_disk import files_of
 
 import arcee_lab as al
@@ -111,29 +111,3 @@ def check(out: Path, whole: dict) -> None:
     found = files_of(out)
     assert found.keys() == whole.keys()
     assert [name for name in whole if found[name] != whole[name]] == []
-
-
-def forked(work):
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def ended(child, *, within=300.0):
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError(f"the child ran for more than {within} s")

@@ -293,10 +293,15 @@ class SparsityReport(Result):
     @property
     def headline(self) -> str:
         """The result in one sentence, with its N."""
-        return (
+        said = (
             f"{self._named}, {self.dtype}: {self.zeros.mean():.1%} of activations are exactly zero "
-            f"over N = {self.n_tokens:,} tokens; padding is not counted, and {self.n_first:,} "
-            f"first positions are counted separately ({self.zeros_first.mean():.1%})"
+            f"over N = {self.n_tokens:,} tokens; padding is not counted"
+        )
+        if not self.n_first:  # no role of a conversation may have any
+            return said
+        return (
+            f"{said}, and {self.n_first:,} first positions are counted separately "
+            f"({self.zeros_first.mean():.1%})"
         )
 
     @property

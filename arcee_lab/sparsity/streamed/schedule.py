@@ -198,6 +198,8 @@ def plan(windows: Windows, *, batch_size: int, sample_every: int | None) -> Pass
     long = sample_every > 1 and len(windows) >= SPREAD * FEW
     spread, every = (SPREAD, EVERY) if long else (1, 1 if all_tokens else EVERY_OF_ALL)
     counted, first = windows.counted(), windows.first()
+    if windows.chosen is not None:
+        first &= windows.chosen  # tokens of other roles count nowhere
     if not counted.any():
         raise TextError("every window is one token long; expected texts of at least two tokens.")
     if (windows.ids[counted] == windows.pad_id).all() and windows.pad_id != windows.bos_id:
