@@ -156,7 +156,7 @@ def by_python(checkpoint, folder, tasks, flags, out):
 def by_our_command(checkpoint, folder, tasks, flags, out):
     """`arcee-lab eval`."""
     words = ["eval", str(checkpoint), "--tasks", *tasks, "--include", str(folder)]
-    assert main([*words, "--out", str(out), *_words(flags, "-")]) == 0
+    assert main([*words, "--out", str(out), *flag_words(flags, "-")]) == 0
     found = Evaluation.load(out)
     results = json.loads((out / "results.json").read_text())["results"]
     return results, found.samples
@@ -167,7 +167,7 @@ def by_lm_evals_command(checkpoint, folder, tasks, flags, out):
     words = ["run", "--model", "arcee-lab", "--model_args", f"pretrained={checkpoint}"]
     words += ["--tasks", *tasks, "--include_path", str(folder), "--output_path", str(out)]
     flags = {name: value for name, value in flags.items() if name != "repeats"}
-    assert command.main([*words, "--log_samples", "--device", "cpu", *_words(flags, "_")]) == 0
+    assert command.main([*words, "--log_samples", "--device", "cpu", *flag_words(flags, "_")]) == 0
     (file,) = out.glob("*/results_*.json")
     samples = {
         task: [json.loads(line) for line in next(out.glob(f"*/samples_{task}_*.jsonl")).open()]
@@ -179,7 +179,8 @@ def by_lm_evals_command(checkpoint, folder, tasks, flags, out):
 WAYS = (by_python, by_our_command, by_lm_evals_command)
 
 
-def _words(flags, joint):
+def flag_words(flags, joint):
+    """Flags as words of a command line, their parts joined by `-` or `_`."""
     words = []
     for name, value in flags.items():
         flag = f"--{name.replace('_', joint)}"

@@ -123,3 +123,15 @@ def test_options_that_exclude_each_other():
     for limit in (0, -1, 1.0, 2.5, True, float("nan")):
         with pytest.raises(SettingError, match="expected at least 1"):
             read_options(limit=limit)
+
+
+def test_the_command_prints_first_prompts_on_request(place, tmp_path, capsys):
+    checkpoint, folder = place
+    words = ["eval", str(checkpoint), "--tasks", "choice", "--include", str(folder)]
+    words += ["--apply-chat-template", "short", "--limit", "1"]
+    assert main([*words, "--out", str(tmp_path / "one"), "--write-out"]) == 0
+    printed = capsys.readouterr().out
+    assert "Task 'choice', document 0, prompt:\nChoose an ending." in printed
+    assert "The dogs near the tree | \n" in printed
+    assert main([*words, "--out", str(tmp_path / "two")]) == 0
+    assert "prompt:" not in capsys.readouterr().out

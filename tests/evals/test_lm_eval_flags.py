@@ -1,18 +1,22 @@
 """lm-eval's flags in every way in: prompts, arguments, answers and scores are those of lm-eval."""
 
 import itertools
+import json
 import math
+import sys
 
 import pytest
 from flagged import (
     SCHOOL,
     SPECIFIC,
     WAYS,
+    flag_words,
     read_sample,
     theirs,
     write_checkpoint,
     write_tasks,
 )
+from lm_eval._cli import HarnessCLI
 
 import arcee_lab as al
 
@@ -149,6 +153,27 @@ def test_every_combination_from_every_way_in(place, tmp_path, monkeypatch, numbe
     check(place, tmp_path, flags, tasks)
     if {"use_cache", "cache_requests"} & set(flags):  # and again, from what was kept
         check(place, tmp_path / "again", flags, tasks, kept=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_plain_lm_eval_takes_them_too(place, tmp_path, monkeypatch, number):
+    """The command `lm-eval run`, which knows nothing of ours but the model."""
+    checkpoint, folder, (model, tokenizer) = place
+    flags, tasks = FEW[number]
+    words = ["lm-eval", "run", "--model", "arcee-lab", "--model_args", f"pretrained={checkpoint}"]
+    words += ["--tasks", *(str(folder / f"{task}.yaml") for task in tasks), "--log_samples"]
+    words += ["--output_path", str(tmp_path), "--device", "cpu", *flag_words(flags, "_")]
+    monkeypatch.setattr(sys, "argv", words)
+    cli = HarnessCLI()
+    cli.execute(cli.parse_args())
+    results, samples = theirs(model, tokenizer, folder, tasks, flags)
+    (file,) = tmp_path.glob("*/results_*.json")
+    for task in tasks:
+        (logged,) = tmp_path.glob(f"*/samples_{task}_*.jsonl")
+        got = [json.loads(line) for line in logged.read_text().splitlines()]
+        compare_samples(samples[task], got, task)
+        compare_results(results[task], json.loads(file.read_text())["results"][task], task)
 
 
 def test_metrics_are_plain_arithmetic_of_the_answers(place):
