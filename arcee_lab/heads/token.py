@@ -166,6 +166,7 @@ def _word_logits(
     for numbers, ids, mask in in_batches(anatomy, rows, batch_size=batch_size, advance=advance):
         logits = anatomy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         at = [ends[number] for number in numbers]
-        slots = [slot for slot, row in enumerate(at) for _ in row]
-        picked = logits[slots, [end for row in at for end in row]].cpu()  # once per batch
+        places = [(slot, end) for slot, row in enumerate(at) for end in row]
+        slots, last = torch.tensor(places, dtype=torch.int64, device=logits.device).T.reshape(2, -1)
+        picked = logits[slots, last].cpu()  # once per batch
         yield from zip(numbers, picked.split([len(row) for row in at]), strict=True)
