@@ -118,8 +118,8 @@ def heat_table(
         corner: What the row labels are.
         kind: `sequential` for values from 0 up, `diverging` for signed ones.
         limit: The value of the strongest colour; by default the largest there is.
-        by_column: Whether each column has a scale of its own, from its lowest number to its highest,
-            where columns differ in kind.
+        by_column: Whether each column has a scale of its own, from its lowest number to its
+            highest, where columns differ in kind.
         most: Rows shown before the table ends with "n more".
 
     Raises:
