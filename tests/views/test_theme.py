@@ -220,7 +220,7 @@ def deep():
                          notes=["12.5%"] * 48),
         "lens": lambda: lens_map(rng.random((73, 12)), [words[:12]] * 73, list(map(str, range(73))),
                          words[:12]),
-        "patterns": lambda: patterns(rng.random((2, 20, 20)), words[:20], ["2.1: back", "3.0: answer"]),
+        "patterns": lambda: patterns(rng.random((2, 20, 20)), words[:20], ["2.1", "3.0: answer"]),
     }  # fmt: skip
 
 
