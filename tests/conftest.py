@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
 from jaxtyping import install_import_hook
 from warm_process import WarmProcess
 
@@ -36,6 +38,19 @@ MODULES = [
 ]
 install_import_hook(MODULES, "beartype.beartype")
 torch.set_num_threads(1)
+
+
+def _own_bars() -> None:
+    """Gives a forked child a lock of its own for its progress bars.
+
+    tqdm's is shared with the parent, which would wait for ever once a child is killed holding it.
+    """
+    for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
+        bar.set_lock(threading.RLock())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_bars)
 
 hypothesis.settings.register_profile(
     "arcee_lab",
@@ -127,7 +142,10 @@ def chromium() -> Iterator:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a GPU where there is none."""
+    """Gives slow tests more time, and skips what needs a GPU where there is none."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
     if torch.cuda.is_available():
         return
     for item in items:

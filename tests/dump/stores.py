@@ -50,7 +50,8 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
 
     `sites` maps a name to (layout, density); a shape of two axes for `hook_z`.
     """
-    from arcee_lab.dump.format import shard_files
+    from arcee_lab.dump.folders.open import folder_of
+    from arcee_lab.dump.format import shard_files, unit_index
     from arcee_lab.dump.format.layouts import encode
     from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
 
@@ -81,6 +82,7 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
         }
         at = shard_files.write(folder, shard_path("tokens", number), tokens[start:stop])
         rows.append(StoredShard(start, stop, at, files))
+    indexes = {site.name: unit_index.write(folder_of(folder), site, rows) for site in stored}
     manifest = Manifest(
         model={"name": "known", "fingerprint": "m" * 8, "dtype": name_of[dtype], "config": {}},
         tokenizer={"name": "known", "fingerprint": "t" * 8},
@@ -90,13 +92,14 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
         sites=tuple(stored),
         shards=tuple(rows),
         tags={TAG: ("one", "two", "three")},
+        indexes={name: file for name, file in indexes.items() if file is not None},
     )
     manifest.save(folder)
     return Known(Path(folder), manifest, acts, tokens)
 
 
 def rewrite(folder, number, site, **tensors):
-    """Puts other tensors into one shard, and a manifest that vouches for them."""
+    """Puts other tensors into one shard, and a manifest without indexes that vouches for them."""
     from safetensors.torch import load_file, save_file
 
     from arcee_lab.dump.format.manifest import Manifest
@@ -116,7 +119,7 @@ def rewrite(folder, number, site, **tensors):
     )
     rows = list(manifest.shards)
     rows[number] = shard
-    replace(manifest, shards=tuple(rows)).save(folder)
+    replace(manifest, shards=tuple(rows), indexes={}).save(folder)
 
 
 def _dtypes():

@@ -102,15 +102,16 @@ def killed_at(job, folder, *, call, when):
     return ended(forked(work))
 
 
-def n_renames(job):
-    """Files that get their names in a run: a shard's and its record, and the manifest."""
-    return len(job.plan.shards) * (len(job.sites) + 2) + 1
+def n_renames(job, whole):
+    """Files that get their names in a run: a shard's and its record, indexes, the manifest."""
+    indexes = len(list((whole / "index").iterdir()))
+    return len(job.plan.shards) * (len(job.sites) + 2) + indexes + 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_around_the_manifest(job, whole, tmp_path, when):
     folder = tmp_path / "s"
-    assert killed_at(job, folder, call=n_renames(job), when=when) == -signal.SIGKILL
+    assert killed_at(job, folder, call=n_renames(job, whole[0]), when=when) == -signal.SIGKILL
     assert (folder / "manifest.json").exists() == (when == "after")
     assert len(list((folder / "progress").iterdir())) == len(job.plan.shards)
     check_whole(job, folder, whole[0])
@@ -138,7 +139,7 @@ def test_a_kill_inside_the_writer_of_safetensors(job, whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_at_every_file(job, whole, tmp_path):
-    for call in range(1, n_renames(job) + 1):
+    for call in range(1, n_renames(job, whole[0]) + 1):
         for when in ("before", "after"):
             folder = tmp_path / f"{call}-{when}"
             assert killed_at(job, folder, call=call, when=when) == -signal.SIGKILL

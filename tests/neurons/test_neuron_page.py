@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import page_runs
@@ -241,29 +240,15 @@ def test_coloured_cells_have_both_colours_and_nothing_else_has_one(run, tokenize
 # ---------------------------------------------------------------------- AFM's size
 
 
-def test_a_page_of_a_run_as_large_as_afm_takes_under_50_ms(run_clean):
-    """In a process of its own, because the checks of shapes take longer than the page."""
-    folder = Path(__file__).parent
-    said = run_clean(
-        f"""
-        import sys, time
-        sys.path.insert(0, {str(folder)!r})
-        import numpy as np, page_runs
-        import arcee_lab as al
-        run, tokenizer = page_runs.large_run(), page_runs.Plain()
-        assert len(run.layers) * run.d_mlp == 663_552
-        random = np.random.default_rng(1)
-        for _ in range(20):
-            layer, unit = int(random.integers(36)), int(random.integers(18_432))
-            began = time.perf_counter()
-            page = al.neurons.page(run, layer, unit, tokenizer=tokenizer)
-            html = page.html()
-            print(time.perf_counter() - began)
-            assert len(page.top) == 20 and len(html.encode()) <= {MOST_BYTES}
-        """
-    )
-    # The claim is 50 ms on one core; of 20 pages most are not slowed down by other programs.
-    assert float(np.median([float(word) for word in said.split()])) < 0.05
+def test_pages_of_a_run_as_large_as_afm_are_whole_and_small():
+    run, tokenizer = page_runs.large_run(), page_runs.Plain()
+    assert len(run.layers) * run.d_mlp == 663_552
+    random = np.random.default_rng(1)
+    for _ in range(3):  # benchmarks/neurons.py says how long one takes
+        layer, unit = int(random.integers(36)), int(random.integers(18_432))
+        page = al.neurons.page(run, layer, unit, tokenizer=tokenizer)
+        assert len(page.top) == 20
+        assert len(page.html().encode()) <= MOST_BYTES
 
 
 # ---------------------------------------------------------------------- small parts

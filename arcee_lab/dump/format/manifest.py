@@ -8,29 +8,34 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
+from arcee_lab.dump.format.json_fields import MOST, Fields, short
 from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
 from arcee_lab.errors import FileError, StoreDamaged
 from arcee_lab.runs.json_text import parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)  # version 1 has no indexes
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 BYTES_OF_TOKEN = 4 * 4 + 2  # ids, positions, documents, windows; attended, first
 _RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
 MOST_LAYERS = 1024  # no decoder has a sixth of them
 _MOST_AXES = 4
 _LONGEST_PATH = 255
+_LONGEST_HEADER = 4096  # bytes of the header of an index
 _LARGEST = 2**28  # bytes of a manifest; a million shard files take less
+_SHARD = ".safetensors"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
 
 
@@ -41,6 +46,11 @@ def stored_as(site: str) -> str:
     range: in float16 the square overflows from 256 on.
     """
     return site.removesuffix(_POST) + _RELU if site.endswith(_POST) else site
+
+
+def index_bytes(width: int, n_shards: int) -> int:
+    """Bytes of the arrays of a site's index by unit; its file has a header besides."""
+    return 4 * (width + 1) * n_shards + 16 * n_shards
 
 
 def shard_path(what: str, number: int) -> str:
@@ -81,12 +91,12 @@ class StoredSite:
     dtype: str
     layout: str
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Values per token."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as a torch.dtype."""
         return DTYPES[self.dtype]
@@ -96,7 +106,7 @@ class StoredSite:
         """The dtype of values that are read: float32 for int8, else the site's own."""
         return torch.float32 if self.layout == "int8" else self.torch_dtype
 
-    @property
+    @cached_property
     def counts_nonzeros(self) -> bool:
         """Whether its files state how many values are not zero."""
         return self.layout in SPARSE_LAYOUTS
@@ -163,6 +173,8 @@ class Manifest:
         sites: What is stored, in forward order.
         shards: In the order of their tokens.
         tags: Name of a further number per token -> what its values mean, or None.
+        indexes: Site -> its index by unit, for sites that have one; see
+            `arcee_lab.dump.format.unit_index`.
     """
 
     model: Mapping[str, Any]
@@ -173,6 +185,7 @@ class Manifest:
     sites: tuple[StoredSite, ...]
     shards: tuple[StoredShard, ...]
     tags: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    indexes: Mapping[str, StoredFile] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
@@ -181,7 +194,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all shard files."""
+        """Bytes of all shard files, without indexes."""
         return sum(file.bytes for shard in self.shards for file in shard.files)
 
     def to_json(self) -> dict[str, Any]:
@@ -201,6 +214,7 @@ class Manifest:
                 for s in self.sites
             ],
             "shards": [shard.to_json() for shard in self.shards],
+            "indexes": {name: _file_json(file) for name, file in self.indexes.items()},
         }
 
     def save(self, folder: str | os.PathLike[str] | Folder) -> None:
@@ -247,19 +261,20 @@ class Manifest:
         Raises:
             StoreDamaged: A field is missing, unknown or out of range; it is named.
         """
-        top = _Fields(value, "the manifest")
+        top = Fields(value, "the manifest")
         if top.text("format") != FORMAT:
             raise StoreDamaged(f"format is {value['format']!r}; expected {FORMAT!r}.")
-        if (version := top.number("version")) != VERSION:
+        if (version := top.number("version")) not in _READ:
             raise StoreDamaged(
-                f"format version is {version}; this arcee_lab reads version {VERSION}. Read it "
-                "with the arcee_lab that wrote it, or with a newer one."
+                f"format version is {version}; this arcee_lab reads versions "
+                f"{' and '.join(map(str, _READ))}. Read it with the arcee_lab that wrote it, or "
+                "with a newer one."
             )
         model = top.table("model", "name", "fingerprint", "dtype")
         if not isinstance(model.get("config"), dict):
             raise StoreDamaged("model.config is missing; expected the model's config.")
         if "num_hidden_layers" in model["config"]:
-            _Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
+            Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
         sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
         if len({site.name for site in sites}) < len(sites):
             raise StoreDamaged("two sites have one name; expected each once.")
@@ -268,7 +283,8 @@ class Manifest:
             _shard(item, f"shard {at}", sites, len(tags))
             for at, item in enumerate(top.list("shards"))
         )
-        _check_cover(shards, top.number("n_tokens"))
+        indexes = _indexes(top.table("indexes"), sites, len(shards)) if version > 1 else {}
+        _check_cover(shards, top.number("n_tokens"), indexes.values())
         manifest = cls(
             model=model,
             tokenizer=top.table("tokenizer", "name", "fingerprint"),
@@ -278,80 +294,43 @@ class Manifest:
             sites=sites,
             shards=shards,
             tags=tags,
+            indexes=indexes,
         )
         top.done()
         return manifest
 
 
-class _Fields:
-    """An object of the manifest, read field by field; a field that was not read is an error."""
-
-    def __init__(self, value: Any, where: str):
-        if not isinstance(value, dict):
-            raise StoreDamaged(f"{where} is {type(value).__name__}; expected an object.")
-        self.value, self.where, self.read = value, where, set()
-
-    def get(self, name: str, kind: type) -> Any:
-        self.read.add(name)
-        got = self.value.get(name)
-        if not isinstance(got, kind) or isinstance(got, bool):
-            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected {kind.__name__}.")
-        return got
-
-    def text(self, name: str) -> str:
-        return self.get(name, str)
-
-    def list(self, name: str) -> list[Any]:
-        return self.get(name, list)
-
-    def number(self, name: str, most: int = 2**62) -> int:
-        got = self.get(name, int)
-        if not 0 <= got <= most:
-            raise StoreDamaged(f"{self.where}: {name} is {_short(got)}; expected 0 to {most}.")
-        return got
-
-    def table(self, name: str, *texts: str) -> dict[str, Any]:
-        got = self.get(name, dict)
-        for text in texts:
-            _Fields(got, f"{self.where}: {name}").text(text)
-        return got
-
-    def done(self) -> None:
-        if more := sorted(set(self.value) - self.read):
-            raise StoreDamaged(f"{self.where} has unknown fields {_short(more)}.")
-
-
 def _site(value: Any, at: int) -> StoredSite:
-    fields = _Fields(value, f"site {at}")
+    fields = Fields(value, f"site {at}")
     name, shape = fields.text("name"), fields.list("shape")
     if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
-        raise StoreDamaged(f"site {at}: {_short(name)} is no hook point's name.")
+        raise StoreDamaged(f"site {at}: {short(name)} is no hook point's name.")
     layer = re.match(r"layers\.([^.]*)", name)
     if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
         raise StoreDamaged(
-            f"site {at}: {_short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}."
+            f"site {at}: {short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}."
         )
     sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
     if not 0 < len(shape) <= _MOST_AXES or not sizes:
-        raise StoreDamaged(f"{name}: shape is {_short(shape)}; expected positive sizes.")
+        raise StoreDamaged(f"{name}: shape is {short(shape)}; expected positive sizes.")
     if math.prod(shape) >= 2**31:
-        raise StoreDamaged(f"{name}: shape {_short(shape)} has too many values per token.")
+        raise StoreDamaged(f"{name}: shape {short(shape)} has too many values per token.")
     dtype, layout = fields.text("dtype"), fields.text("layout")
     for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
         if got not in known:
-            raise StoreDamaged(f"{name}: {what} is {_short(got)}; expected {', '.join(known)}.")
+            raise StoreDamaged(f"{name}: {what} is {short(got)}; expected {', '.join(known)}.")
     fields.done()
     return StoredSite(name, tuple(shape), dtype, layout)
 
 
 def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -> StoredShard:
-    fields = _Fields(value, where)
+    fields = Fields(value, where)
     start, stop = fields.number("start"), fields.number("stop")
     if not start < stop <= start + MOST_TOKENS:
         raise StoreDamaged(f"{where}: tokens {start} to {stop}; expected 1 to {MOST_TOKENS}.")
     files = fields.table("sites")
     if set(files) != {site.name for site in sites}:
-        raise StoreDamaged(f"{where} has files of {_short(sorted(files))}; expected one per site.")
+        raise StoreDamaged(f"{where} has files of {short(sorted(files))}; expected one per site.")
     length = stop - start
     tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
     of_sites = {
@@ -379,13 +358,36 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
 
 
 def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
-    fields = _Fields(value, where)
+    # A store has thousands of files, so one look says that all fields are right.
+    try:
+        path, size, sha256 = value["path"], value["bytes"], value["sha256"]
+        nonzeros = None if most is None else value["nonzeros"]
+        if (
+            len(value) == (3 if most is None else 4)
+            and type(path) is str
+            and len(path) <= _LONGEST_PATH
+            and _PATH.fullmatch(path)
+            and path.endswith(_SHARD)
+            and type(size) is int
+            and 0 <= size <= MOST
+            and _SHA256.fullmatch(sha256)
+            and (most is None or (type(nonzeros) is int and 0 <= nonzeros <= most))
+        ):
+            return StoredFile(path, size, sha256, nonzeros)
+    except (KeyError, TypeError):
+        pass
+    return _field_by_field(value, where, most=most)
+
+
+def _field_by_field(value: Any, where: str, *, most: int | None) -> StoredFile:
+    """Reads a file's record so that the error names the field that is wrong."""
+    fields = Fields(value, where)
     path, sha256 = fields.text("path"), fields.text("sha256")
-    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path)
-    if not named or PurePosixPath(path).suffix != ".safetensors":
-        raise StoreDamaged(f"{where}: path {_short(path)} is not a .safetensors file.")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise StoreDamaged(f"{where}: sha256 is {_short(sha256)}; expected 64 hexadecimal digits.")
+    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path) and path.endswith(_SHARD)
+    if not named:
+        raise StoreDamaged(f"{where}: path {short(path)} is not a .safetensors file.")
+    if not _SHA256.fullmatch(sha256):
+        raise StoreDamaged(f"{where}: sha256 is {short(sha256)}; expected 64 hexadecimal digits.")
     nonzeros = None if most is None else fields.number("nonzeros", most)
     size = fields.number("bytes")
     fields.done()
@@ -399,7 +401,25 @@ def _check_size(file: StoredFile, where: str, least: int) -> None:
         )
 
 
-def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
+def _indexes(
+    value: Mapping[str, Any], sites: tuple[StoredSite, ...], n_shards: int
+) -> dict[str, StoredFile]:
+    of_sites, indexes = {site.name: site for site in sites}, {}
+    if unknown := sorted(value.keys() - of_sites.keys()):
+        raise StoreDamaged(f"indexes names {short(unknown[0])}, which is not among its sites.")
+    for name, item in value.items():
+        where = f"the index of {name}"
+        file = indexes[name] = _file(item, where, most=None)
+        arrays = index_bytes(of_sites[name].width, n_shards)
+        _check_size(file, where, arrays)
+        if file.bytes > (most := arrays + _LONGEST_HEADER):
+            raise StoreDamaged(f"{where}: bytes is {file.bytes}; expected at most {most}.")
+    return indexes
+
+
+def _check_cover(
+    shards: tuple[StoredShard, ...], n_tokens: int, indexes: Iterable[StoredFile]
+) -> None:
     at = 0
     for number, shard in enumerate(shards):
         if shard.start != at:
@@ -412,23 +432,19 @@ def _check_cover(shards: tuple[StoredShard, ...], n_tokens: int) -> None:
     if at != n_tokens:
         raise StoreDamaged(f"the shards end at token {at}; expected n_tokens, {n_tokens}.")
     paths = [file.path.lower() for shard in shards for file in shard.files]
+    paths += [file.path.lower() for file in indexes]
     if len(set(paths)) < len(paths):
-        raise StoreDamaged("two shards name one file; expected each its own.")
+        raise StoreDamaged("two shards or indexes name one file; expected each its own.")
 
 
 def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise StoreDamaged(f"tag {_short(name)}: expected a list of words, or null.")
+        raise StoreDamaged(f"tag {short(name)}: expected a list of words, or null.")
     return tuple(labels)
 
 
 def _file_json(file: StoredFile) -> dict[str, Any]:
     value = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
     return value if file.nonzeros is None else value | {"nonzeros": file.nonzeros}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

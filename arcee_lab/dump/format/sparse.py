@@ -229,8 +229,9 @@ def encoding_of(*, rows: int, width: int, nonzeros: int, itemsize: int) -> str:
 def encoded_bytes(*, rows: int, width: int, nonzeros: int, itemsize: int) -> int:
     """Bytes of the arrays of the smallest encoding, offsets included."""
     sizes = _sizes(rows, width, nonzeros, itemsize)
-    encoding = min(sizes, key=lambda name: sizes[name])
-    return sizes[encoding] + (0 if encoding == "dense" else 8 * (rows + 1))
+    least = min(sizes.values())
+    # `encoding_of` takes the first of equal sizes, and dense, the last one, has no offsets.
+    return least + 8 * (rows + 1) * (least in (sizes["index"], sizes["bitmap"]))
 
 
 def _sizes(rows: int, width: int, nonzeros: int, itemsize: int) -> dict[str, int]:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from arcee_lab.dump.folders.folder import Folder, Written
+from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
-from arcee_lab.dump.format import shard_files, sparse
+from arcee_lab.dump.format import shard_files, sparse, unit_index
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
 from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
 from arcee_lab.errors import ShardDamaged, StoreDamaged
@@ -28,13 +29,13 @@ class Damage:
     """One file of a store that does not match the manifest.
 
     Attributes:
-        shard: Number of its shard.
+        shard: Number of its shard; None for the index of a site.
         site: The site that it holds, or `tokens`.
         path: Its path in the store.
         why: What is wrong with it.
     """
 
-    shard: int
+    shard: int | None
     site: str
     path: str
     why: str
@@ -68,7 +69,8 @@ class Verification(Result):
     def frame(self) -> pd.DataFrame:
         """One row per damaged file: shard, site, path, why."""
         rows = [(d.shard, d.site, d.path, d.why) for d in self.damages]
-        return pd.DataFrame(rows, columns=["shard", "site", "path", "why"])
+        frame = pd.DataFrame(rows, columns=["shard", "site", "path", "why"])
+        return frame.astype({"shard": "Int64"})  # an index has none
 
     @property
     def headline(self) -> str:
@@ -81,7 +83,8 @@ class Verification(Result):
         )
 
     def __repr__(self) -> str:  # as `arcee-lab verify` prints it
-        lines = [f"  shard {d.shard}, {d.path}: {d.why}" for d in self.damages]
+        places = ["index" if d.shard is None else f"shard {d.shard}" for d in self.damages]
+        lines = [f"  {at}, {d.path}: {d.why}" for at, d in zip(places, self.damages, strict=True)]
         return "\n".join([self.headline, *lines])
 
     def _repr_html_(self) -> str:
@@ -122,11 +125,16 @@ def verify(path: str | os.PathLike[str] | Folder, *, progress: bool | None = Non
                     name = "tokens" if site is None else site.name
                     damages.append(Damage(number, name, file.path, why))
                 bar.update(file.bytes)
+        hurt = {damage.site for damage in damages}
+        for site in manifest.sites:
+            file = manifest.indexes.get(site.name)
+            if file is not None and (why := _wrong_index(folder, manifest, site, file, hurt)):
+                damages.append(Damage(None, site.name, file.path, why))
     return Verification(
         store=str(folder),
         n_tokens=manifest.n_tokens,
         n_shards=len(manifest.shards),
-        n_files=sum(len(shard.files) for shard in manifest.shards),
+        n_files=sum(len(shard.files) for shard in manifest.shards) + len(manifest.indexes),
         bytes=manifest.bytes,
         damages=tuple(damages),
     )
@@ -169,6 +177,23 @@ def _wrong(
         return reason(error)
     finally:
         folder.release(file.path)
+    return None
+
+
+def _wrong_index(
+    folder: Folder, manifest: Manifest, site: StoredSite, file: StoredFile, hurt: set[str]
+) -> str | None:
+    """What is wrong with the index of a site, or None."""
+    try:
+        index = unit_index.read(folder, site, file, n_shards=len(manifest.shards))
+        if site.name in hurt or not isinstance(folder, LocalFolder):
+            return None  # it is the file that was written; there is nothing to compare it with
+        if index != unit_index.build(folder, site, manifest.shards):
+            return "it does not name the places where its shards hold their entries"
+    except ShardDamaged as error:
+        return error.why
+    except (ValueError, OSError) as error:
+        return reason(error)
     return None
 
 

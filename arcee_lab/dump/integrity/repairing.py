@@ -2,15 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from arcee_lab.dump.config import DumpConfig
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
+from arcee_lab.dump.format import unit_index
 from arcee_lab.dump.format.manifest import Manifest, StoredFile
 from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import DumpJob, Texts
@@ -76,6 +78,7 @@ def repair(
     with exclusive:
         for shard in planned:
             _rewrite(folder, manifest, job, shard, progress=progress)
+        _rewrite_indexes(folder, manifest, {d.site for d in found.damages if d.shard is None})
     return verify(folder_of(str(path)) if not isinstance(path, Folder) else path)
 
 
@@ -93,7 +96,7 @@ class ShardRepair:
 
 
 def plan_repair(folder: Folder, manifest: Manifest, found: Verification) -> list[ShardRepair]:
-    """Which files of which shards a repair replaces.
+    """Which files of which shards a repair replaces; indexes are made of shards afterwards.
 
     Args:
         folder: The store.
@@ -106,6 +109,8 @@ def plan_repair(folder: Folder, manifest: Manifest, found: Verification) -> list
     damaged: dict[int, dict[str, StoredFile]] = {}
     for damage in found.damages:
         folder.size(damage.path)  # refuses a path that leads out of the store
+        if damage.shard is None:
+            continue
         shard = manifest.shards[damage.shard]
         file = shard.tokens if damage.site == "tokens" else shard.sites[damage.site]
         damaged.setdefault(damage.shard, {})[damage.site] = file
@@ -173,6 +178,24 @@ def _rewrite(
                     "file stays; repair it on the kind of machine that wrote it, or dump it again."
                 )
             folder.write(file.path, new.read(computed[name].path))
+
+
+def _rewrite_indexes(folder: Folder, manifest: Manifest, names: Iterable[str]) -> None:
+    """Makes damaged indexes again, and replaces them.
+
+    Raises:
+        StoreDamaged: A new index does not match the checksum in the manifest.
+    """
+    sites = {site.name: site for site in manifest.sites}
+    for name in sorted(names):
+        file = manifest.indexes[name]
+        raw = unit_index.encoded(unit_index.build(folder, sites[name], manifest.shards))
+        if sha256(raw).hexdigest() != file.sha256:
+            raise StoreDamaged(
+                f"{file.path}: the index that its shards give does not match the checksum in the "
+                "manifest. The damaged file stays; dump the store again."
+            )
+        folder.write(file.path, raw)
 
 
 def _versions(manifest: Manifest) -> str:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
 from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.dump.format.token_table import TokenTable
+from arcee_lab.dump.reading.indexed_site import AVAILABLE, MOST_UNITS, IndexedSite
 from arcee_lab.errors import SettingError, ShardDamaged, SiteError
 from arcee_lab.sites import Legend
 
@@ -40,7 +42,12 @@ class Reader:
         self._sites = {site.name: site for site in manifest.sites}
         self._starts = np.array([shard.start for shard in manifest.shards], dtype=np.int64)
         self._blocks: OrderedDict[tuple[str, int], Block] = OrderedDict()
+        self._indexes: OrderedDict[str, IndexedSite] = OrderedDict()
         self._known: TokenTable | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files and mapped shards are of this process; another one opens them itself.
+        return self.__dict__ | {"_blocks": OrderedDict(), "_indexes": OrderedDict()}
 
     def __len__(self) -> int:
         """Tokens."""
@@ -157,6 +164,30 @@ class Reader:
         """The nonzeros of some units in one shard of a stored site: one row per unit."""
         with self._naming(number, site):
             return self.block(site, number).units(which)
+
+    def columns(self, site: StoredSite, which: Sequence[int]) -> SparseRows:
+        """The nonzeros of some units at all tokens: one row per unit, one column per token."""
+        indexed = self._indexed(site) if 0 < len(which) <= MOST_UNITS else None
+        if indexed is not None:
+            return indexed.units(which)
+        pieces = [self.units(site.name, n, which) for n in range(len(self.manifest.shards))]
+        return sparse.concat_columns(pieces) if pieces else empty_rows(len(which), site)
+
+    def _indexed(self, site: StoredSite) -> IndexedSite | None:
+        """The site's index, opened; None without one, or where it would not help."""
+        if site.name in self._indexes:
+            self._indexes.move_to_end(site.name)
+            return self._indexes[site.name]
+        folder = self.folder
+        if not (AVAILABLE and isinstance(folder, LocalFolder)):
+            return None
+        if site.name not in self.manifest.indexes:
+            return None
+        opened = IndexedSite(folder, self.manifest, site)
+        self._indexes[site.name] = opened
+        while sum(kept.n_open for kept in self._indexes.values()) > _MOST_OPEN:
+            self._indexes.popitem(last=False)
+        return opened
 
     def span(self, site: str, number: int, start: int, stop: int) -> SparseRows:
         """The nonzeros of some tokens of one shard, numbered within it: one row per token."""

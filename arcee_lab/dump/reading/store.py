@@ -16,7 +16,7 @@ from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import sparse
 from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.reading.firings import Firings, TopFirings
-from arcee_lab.dump.reading.reader import Reader, as_numpy, empty_rows
+from arcee_lab.dump.reading.reader import Reader, as_numpy
 from arcee_lab.errors import SettingError, WrongType
 from arcee_lab.results import counted, page
 from arcee_lab.runs.arguments import checked
@@ -95,8 +95,7 @@ class Store(Reader):
             raise SettingError(
                 f"{site.name} has no unit {wrong[0]}; expected 0 to {site.width - 1}."
             )
-        pieces = [self.units(site.name, n, units) for n in range(len(self.manifest.shards))]
-        rows = sparse.concat_columns(pieces) if pieces else empty_rows(len(units), site)
+        rows = self.columns(site, units)
         return Firings.of(layer, units, rows, site.value_dtype)
 
     def topk(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from arcee_lab.dump.format.layouts import SPARSE_LAYOUTS, Builder
-from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, StoredSite
+from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, StoredSite, index_bytes
 from arcee_lab.dump.format.sparse import encoding_of
 from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard
 from arcee_lab.dump.writing.recorder import Recorder
@@ -199,7 +199,8 @@ def largest_bytes(plan: BatchPlan, sites: Mapping[str, StoredSite]) -> int:
         for site in sites.values():
             offsets = 8 * (site.width + len(shard) + 2)
             total += _bytes(site, len(shard), 1.0) + offsets + _HEADER
-    return total
+    indexes = sum(index_bytes(site.width, len(plan.shards)) + _HEADER for site in sites.values())
+    return total + indexes
 
 
 def _site(site: StoredSite, shards: Sequence[PlannedShard], density: float) -> SiteEstimate:

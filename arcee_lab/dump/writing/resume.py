@@ -7,11 +7,13 @@ The manifest, written last, replaces the records.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from arcee_lab.dump.folders.folder import Folder
+from arcee_lab.dump.format import unit_index
 from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
 from arcee_lab.dump.writing.batching import PlannedShard
 from arcee_lab.errors import FileError
@@ -66,7 +68,7 @@ def finish(
     sites: tuple[StoredSite, ...],
     manifest: Callable[[tuple[StoredShard, ...]], Manifest],
 ) -> None:
-    """Writes the manifest of all shards and removes the records.
+    """Writes the indexes and the manifest of all shards, and removes the records.
 
     Raises:
         FileError: A shard has no record, because its rank died.
@@ -79,7 +81,10 @@ def finish(
                 f"shards {missing[:8]} of {folder} were not written; expected all "
                 f"{len(shards)}. Repeat the command: it computes only these."
             )
-        manifest(tuple(record for record in stored if record is not None)).save(folder)
+        records = tuple(record for record in stored if record is not None)
+        files = {site.name: unit_index.write(folder, site, records) for site in sites}
+        indexes = {name: file for name, file in files.items() if file is not None}
+        replace(manifest(records), indexes=indexes).save(folder)
     folder.remove(PROGRESS)
 
 
