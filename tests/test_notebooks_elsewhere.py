@@ -104,6 +104,30 @@ def test_on_a_deep_checkpoint(source, runner, deep):
     assert names(ran.left_out) <= set(MAY_BE_LEFT_OUT.get(source.stem, ()))
 
 
+@pytest.mark.parametrize(
+    ("name", "cell", "after"),
+    [
+        ("04_activation_sparsity", 'lesson.part("the zeros")', 1.0),
+        ("05_dumps", 'lesson.part("the store")', 0.3),
+        ("06_evaluate", 'lesson.part("a clean run")', 1.5),
+        ("08_attention_and_lenses", 'lesson.part("the tuned lens")', 1.5),
+    ],
+)
+def test_an_interrupt_ends_a_long_cell_with_one_line(runner, name, cell, after):
+    source = next(one for one in SOURCES if one.stem == name)
+    hooks = (
+        "inner = lm.model if 'lm' in globals() else model\n"
+        "hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in inner.modules()]\n"
+        "print(sum(hooks), next(part.done for part in lesson.parts.values() if part.why))"
+    )
+    ran = runner.run(source, stop=cell, after=after, then=hooks)
+    stopped, then = ran.cells[-2:]
+    assert stopped.error.startswith("_Stopped: Stopped, ")
+    assert len(stopped.stdout.strip().splitlines()) == 1, stopped.stdout
+    assert stopped.stdout.startswith("Stopped, ")
+    assert then.stdout == "0 False\n", "no hook is left"
+
+
 def test_a_request_would_be_seen(runner, tmp_path):
     source = tmp_path / "99_request.py"
     source.write_text(
