@@ -15,7 +15,7 @@ from arcee_lab.views.tokens import shown
 
 _FONT = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px"
 # What every cell shares is said once: 720 cells of 36 layers and 20 heads stay below 60 KB.
-_TABLE = f'cellpadding="4" rules="all" style="border-collapse:collapse;text-align:right;{_FONT}"'
+_TABLE = f'cellpadding="4" style="border-collapse:collapse;text-align:right;{_FONT}"'
 _HEAD = "text-align:left"
 _BAR = "#5598d4"  # the middle of the sequential scale
 
@@ -118,7 +118,8 @@ def heat_table(
         corner: What the row labels are.
         kind: `sequential` for values from 0 up, `diverging` for signed ones.
         limit: The value of the strongest colour; by default the largest there is.
-        by_column: Whether each column has a scale of its own, where columns differ in kind.
+        by_column: Whether each column has a scale of its own, from its lowest number to its
+            highest, where columns differ in kind.
         most: Rows shown before the table ends with "n more".
 
     Raises:
@@ -129,15 +130,20 @@ def heat_table(
         raise SettingError(
             f"values are {cells.shape}; expected ({len(rows)} rows, {len(columns)} columns)."
         )
-    sizes = np.abs(np.where(np.isfinite(cells), cells, 0))
-    highest = sizes.max(axis=0 if by_column else None, initial=0)
-    limits = np.broadcast_to(limit or highest, cells.shape[1:])
+    shares, full = cells, limit or _largest(cells)
+    if by_column:
+        known = np.where(np.isfinite(cells), cells, np.nan)
+        there = np.isfinite(known).any(axis=0)
+        low, high = (np.zeros(cells.shape[1]) for _ in range(2))
+        low[there] = np.nanmin(known[:, there], axis=0)
+        high[there] = np.nanmax(known[:, there], axis=0)
+        shares, full = (cells - low) / np.where(high > low, high - low, np.inf), 1.0
     head = "".join(f"<th>{escape(label)}</th>" for label in (corner, *columns))
     body = []
-    for label, row in zip(rows[:most], cells[:most], strict=True):
+    for label, row, parts in zip(rows[:most], cells[:most], shares[:most], strict=True):
         numbers = "".join(
-            f"<td{_style(value, full, kind)}>{number(value)}</td>"
-            for value, full in zip(row, limits, strict=True)
+            f"<td{_style(share, full, kind)}>{number(value)}</td>"
+            for value, share in zip(row, parts, strict=True)
         )
         body.append(f'<tr><th style="{_HEAD}">{escape(label)}</th>{numbers}</tr>')
     return _table(f"<tr>{head}</tr>{''.join(body)}", len(cells) - most, "rows")

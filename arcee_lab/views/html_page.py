@@ -17,7 +17,8 @@ h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4r
 p, figcaption, footer { color: var(--soft); margin: .3rem 0 .8rem }
 section { overflow-x: auto } figure { margin: 0 } th, td { overflow-wrap: normal }
 img { width: 100%; max-width: 52rem; height: auto } img.drawing { max-width: 40rem }
-nav ol { columns: 17rem; margin: .3rem 0; padding-left: 1.6rem } a { color: var(--link) }
+nav ol { columns: 16rem; column-gap: 3rem; margin: .3rem 0; padding-left: 1.6rem }
+a { color: var(--link) }
 summary { cursor: pointer }
 footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: .8rem }
 """

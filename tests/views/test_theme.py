@@ -213,21 +213,21 @@ def deep():
     told = {"what": "active", "spread": "5 % to 95 %", "baseline_name": "untrained"}
     axes = {"across": "position", "down": "layer", "what": "share"}
     return {
-        "heads": cells(36, 20),
-        "effects": effect_map(rng.normal(size=(36, 40)), layers, words, **axes),
-        "bars": share_bars(share, share / 2, share * 2, baseline=0.5, **told),
-        "raster": raster(rng.random((48, 40)), words, [f"L{n}/N18000" for n in range(48)],
+        "heads": lambda: cells(36, 20),
+        "effects": lambda: effect_map(rng.normal(size=(36, 40)), layers, words, **axes),
+        "bars": lambda: share_bars(share, share / 2, share * 2, baseline=0.5, **told),
+        "raster": lambda: raster(rng.random((48, 40)), words, [f"L{n}/N18000" for n in range(48)],
                          notes=["12.5%"] * 48),
-        "lens": lens_map(rng.random((73, 12)), [words[:12]] * 73, list(map(str, range(73))),
+        "lens": lambda: lens_map(rng.random((73, 12)), [words[:12]] * 73, list(map(str, range(73))),
                          words[:12]),
-        "patterns": patterns(rng.random((2, 20, 20)), words[:20], ["2.1: back", "3.0: answer"]),
+        "patterns": lambda: patterns(rng.random((2, 20, 20)), words[:20], ["2.1: back", "3.0: answer"]),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["heads", "effects", "bars", "raster", "lens", "patterns"])
 def test_labels_at_36_layers_are_large_enough_and_do_not_collide(name):
     """A page of 400 pixels shows the 480 of a figure at 376 / 480 of its size."""
-    figure = deep()[name]
+    figure = deep()[name]()
     found = labels(figure)
     wide = figure.get_size_inches()[0] * 96
     for text, _ in found:
@@ -250,9 +250,9 @@ def test_labels_at_36_layers_are_large_enough_and_do_not_collide(name):
 
 def test_every_word_and_every_layer_is_named():
     for name, most in (("effects", 40), ("raster", 40)):
-        shown = {text.get_text() for text, _ in labels(deep()[name])}
+        shown = {text.get_text() for text, _ in labels(deep()[name]())}
         assert {f"word{n}" for n in range(most)} <= shown
-    assert {str(n) for n in range(36)} <= {text.get_text() for text, _ in labels(deep()["heads"])}
+    assert {str(n) for n in range(36)} <= {text.get_text() for text, _ in labels(deep()["heads"]())}
 
 
 def test_text_in_cells_reads_on_them():

@@ -81,16 +81,17 @@ class AcrossLayersResult(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The correlations as a grid."""
-        from arcee_lab.views.figures.curves import grid
+        """The correlations as a map, without those of a layer with itself."""
+        from arcee_lab.views.figures.effects import effect_map
 
         names = [str(layer) for layer in range(len(self.correlation))]
-        return grid(
-            self.correlation,
-            rows=names,
-            columns=names,
-            x="layer",
-            y="layer",
+        others = np.where(np.eye(len(names), dtype=bool), np.nan, self.correlation)
+        return effect_map(
+            others,
+            names,
+            names,
+            across="layer",
+            down="layer",
             what="correlation of active neurons",
             title="Do layers work hard at the same tokens? Mean correlation "
             f"{self._mean_of_pairs:.2f} (N = {self.tokens:,} tokens)",
@@ -104,7 +105,8 @@ class AcrossLayers(Analysis):
     name: ClassVar[str] = "neighbours"
     title: ClassVar[str] = "Layers against each other"
     reading: ClassVar[str] = (
-        "A dark cell says that two layers use many neurons at the same tokens. The cosine of "
+        "The deeper the orange, the more two layers use many neurons at the same tokens; blue, at "
+        "different ones. The cosine of "
         "neighbouring inputs, in the table, says how well one layer's input stands for the next, "
         "which is what the predictor `lookahead` relies on."
     )

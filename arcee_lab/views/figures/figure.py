@@ -11,6 +11,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
@@ -23,6 +24,7 @@ WIDTH = 5.0  # inches: 480 pixels, so that a phone shows it at three quarters of
 SMALL = 8.5  # points: no text of a figure is smaller
 MOST_BYTES = 60_000  # of a figure as SVG; a larger one is shown as PNG
 _COLOURS = 48  # of a PNG in a notebook
+_TRIES = 4  # to lay a figure out
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
@@ -62,9 +64,13 @@ class Figure(MatplotlibFigure):
                     axis.set_major_formatter(_PlainLog(labelOnlyBase=True))
                 if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
                     axis.set_minor_formatter(_PlainLog())
+        engine = self.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):
+            for _ in range(_TRIES):  # a longer title moves axes, which may shorten others
+                engine.execute(self)
+                if not titles.wrap(self, renderer):
+                    break
         super().draw(renderer)
-        if titles.wrap(self, renderer):
-            super().draw(renderer)
 
     @property
     def title(self) -> str:

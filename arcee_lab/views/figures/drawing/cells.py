@@ -6,6 +6,7 @@ label is legible; columns that are numbers keep every second, fifth or tenth lab
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,9 @@ def cell_map(
         panels[0].set_title(title)
         panels[-1].set_xlabel(across)
         if not written:
-            panels[-1].set_xlabel("\n".join(filter(None, (across, _largest(values, rows, names)))))
+            panels[-1].set_xlabel(
+                "\n".join(filter(None, (across, _largest(values, rows, names, f"{down}/{across}"))))
+            )
         if bar and mesh is not None:
             colour_bar(figure, mesh, list(panels), what)
     return figure
@@ -276,7 +279,7 @@ def write(
         )
 
 
-def _largest(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
+def _largest(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], place: str) -> str:
     """The three largest cells in words, for maps without numbers."""
     sizes = np.where(np.isfinite(values), np.abs(values), -1.0)
     order = np.argsort(-sizes, axis=None, kind="stable")[:3]
@@ -286,4 +289,4 @@ def _largest(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
         for row, column in zip(*np.unravel_index(order, values.shape), strict=True)
         if sizes[row, column] > 0
     ]
-    return f"largest: {', '.join(found)}" if found else ""
+    return fill(f"largest ({place}): {', '.join(found)}", 52) if found else ""
