@@ -14,7 +14,7 @@ MAY_BE_LEFT_OUT = {
     "04_activation_sparsity": ("the history of training", "sparse decoding"),
 }
 OWN = """
-The harbour wakes early on market days. Seven trucks were waiting at the gate before the sun came
+Market days begin early at the harbour. Seven trucks were waiting at the gate before the sun came
 up, and the drivers drank coffee from paper cups. Mr Olsen, who has been selling fish here since
 1987, was cutting the first cod of the morning.
 
