@@ -14,7 +14,7 @@ MAY_BE_LEFT_OUT = {
     "04_activation_sparsity": ("the history of training", "sparse decoding"),
 }
 OWN = """
-The harbour opens early on market days. Seven trucks were waiting at the gate before the sun came
+Market days begin early at the harbour. Seven trucks were waiting at the gate before the sun came
 up, and the drivers drank coffee from paper cups. Mr Olsen, who has been selling fish here since
 1987, was cutting the first cod of the morning.
 
@@ -83,7 +83,17 @@ def test_on_a_foreign_checkpoint(source, runner, foreign):
     assert not [word for word in ("red king", "Say:", "Again:", "visited") if word in shown]
 
 
-@EACH
+# The fast suite runs those in which most depends on the texts.
+OF_TEXTS = ("01_first_look", "04_activation_sparsity", "05_dumps", "09_heads")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path, marks=() if path.stem in OF_TEXTS else pytest.mark.slow, id=path.stem)
+        for path in SOURCES
+    ],
+)
 def test_on_own_texts(source, runner, shallow):
     ran = runner.run(source, MODEL=str(shallow), TEXTS=OWN).require()
     assert names(ran.left_out) <= set(OWN_LEAVES_OUT.get(source.stem, ()))
@@ -102,6 +112,30 @@ def test_on_own_kinds_of_texts_in_fp32(source, runner, shallow):
 def test_on_a_deep_checkpoint(source, runner, deep):
     ran = runner.run(source, timeout=900, MODEL=str(deep)).require()
     assert names(ran.left_out) <= set(MAY_BE_LEFT_OUT.get(source.stem, ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "after"),
+    [
+        ("04_activation_sparsity", 'lesson.part("the zeros")', 1.0),
+        ("05_dumps", 'lesson.part("the store")', 0.3),
+        ("06_evaluate", 'lesson.part("a clean run")', 1.5),
+        ("08_attention_and_lenses", 'lesson.part("the tuned lens")', 1.5),
+    ],
+)
+def test_an_interrupt_ends_a_long_cell_with_one_line(runner, name, cell, after):
+    source = next(one for one in SOURCES if one.stem == name)
+    hooks = (
+        "inner = lm.model if 'lm' in globals() else model\n"
+        "hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in inner.modules()]\n"
+        "print(sum(hooks), next(part.done for part in lesson.parts.values() if part.why))"
+    )
+    ran = runner.run(source, stop=cell, after=after, then=hooks)
+    stopped, then = ran.cells[-2:]
+    assert stopped.error.startswith("_Stopped: Stopped, ")
+    assert len(stopped.stdout.strip().splitlines()) == 1, stopped.stdout
+    assert stopped.stdout.startswith("Stopped, ")
+    assert then.stdout == "0 False\n", "no hook is left"
 
 
 def test_a_request_would_be_seen(runner, tmp_path):
