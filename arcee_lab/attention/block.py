@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SITE = "self_attn.hook_pattern"
 # Weights held at a time: 16 MiB in fp32, and a few temporaries of that size next to it.
 MOST_WEIGHTS = 2**22
+FEWEST_QUERIES = 64  # at a time; for fewer, Python costs more than is saved
 
 
 class _Sums(NamedTuple):
@@ -184,6 +185,8 @@ def rows_of(
         # With a cache, also a static one, the call's ids are not those of all keys.
         tokens = tokens.to(matrices.device) if tokens.shape[1] == k_len else None
     step = max(1, MOST_WEIGHTS // (batch * heads * k_len))
+    # The first queries may read few keys, so four pieces compute five eighths of the weights.
+    step = min(step, max(FEWEST_QUERIES, -(-q_len // 4)))
     for start in range(0, q_len, step):
         stop = min(start + step, q_len)
         part = AttentionPart(queries=slice(start, stop), end=matrices.mask.end(stop))

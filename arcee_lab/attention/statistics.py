@@ -18,6 +18,8 @@ import torch
 from arcee_lab.attention.rows import Reading, Rows
 from arcee_lab.errors import SettingError
 
+_PARTIAL, _WIDEST = 64, 256  # columns per chosen key, and columns
+
 
 class Statistic(ABC):
     """A number that each head has at each token.
@@ -43,7 +45,9 @@ class Entropy(Statistic):
 
     def read(self, rows: Rows) -> Reading:
         """See `Statistic.read`."""
-        return Reading(torch.special.entr(rows.pattern).sum(dim=-1))
+        # 0 ln 0 is 0; torch.special.entr says so too, at twice the cost.
+        logs = rows.pattern.clamp_min(torch.finfo(rows.pattern.dtype).tiny).log_()
+        return Reading(logs.mul_(rows.pattern).sum(dim=-1).neg_())
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,12 @@ class TopKeys(Statistic):
 
     def read(self, rows: Rows) -> Reading:
         """See `Statistic.read`; where fewer keys have a weight the rest are -1, of weight 0."""
-        weights, keys = rows.pattern.topk(min(self.k, rows.pattern.shape[-1]), dim=-1)
+        pattern, k_len = rows.pattern, rows.pattern.shape[-1]
+        if pattern.device.type == "cpu" and k_len < _PARTIAL * self.k <= _WIDEST:
+            # On the CPU torch sorts rows of that length in part, and shorter ones at twice the
+            # cost; the columns that are added have no weight, and so no key.
+            pattern = torch.nn.functional.pad(pattern, (0, _PARTIAL * self.k - k_len))
+        weights, keys = pattern.topk(min(self.k, pattern.shape[-1]), dim=-1)
         keys = torch.where(weights == 0, -1, keys)
         lacking = (0, self.k - weights.shape[-1])
         weights = torch.nn.functional.pad(weights, lacking)
