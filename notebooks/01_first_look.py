@@ -72,7 +72,7 @@ position = batch["input_ids"].shape[1] // 2
 post = acts[f"layers.{middle}.mlp.hook_post"][0, position]
 firing = post.nonzero().flatten()
 down = model.base_model.layers[middle].mlp.down_proj.weight
-from_few = (down[:, firing] @ post[firing]).float()
+from_few = (down[:, firing] @ post[firing]).detach().float()
 mlp_out = acts[f"layers.{middle}.hook_mlp_out"][0, position].float()
 error = float((from_few - mlp_out).abs().max() / mlp_out.abs().max())
 token = lesson.tokens(lesson.prompt)[position]
@@ -86,12 +86,13 @@ print(f"they alone give the MLP's output in {model.dtype}:", error < 0.02)
 # separately, and every number is shown with its N.
 
 # %%
-report = al.sparsity.measure(model, tokenizer, lesson.texts, batch_size=32)
-report
+with lesson.part("the zeros"):
+    report = al.sparsity.measure(model, tokenizer, lesson.texts, batch_size=32)
+    display(report)
 
 # %% [markdown]
-# Per layer, the share of activations that are exactly zero. Weights that have learnt nothing give
-# about one half, the dashed line.
+# Per layer, the share of neurons that fire at a token: all others are exactly zero. Weights that
+# have learnt nothing fire about one half.
 
 # %%
 most = int(report.zeros.argmax())
@@ -143,11 +144,14 @@ with lesson.part("the passage"):
 with lesson.part("labels"):
     labels, others = lesson.labels("search"), lesson.labels("confirmation")
     found = al.neurons.find(model, tokenizer, labels, confirm=others, batch_size=32, shuffles=19)
-    display(found)
+    print(f"{found.headline}.")
+    columns = ["label", "unit", "F1", "F1 low", "F1 high", "F1 shuffled", "F1 untrained", "p"]
+    shown = found.frame()
+    display(shown[[name for name in columns if name in shown]].round(2))
     print(
         lesson.caption(
-            f"{len(found.confirmed)} of {len(found.labels)} labels have a neuron that beats every "
-            "control on the other texts",
+            "Labels with a neuron that beats every control on the other texts: "
+            f"{len(found.confirmed)} of {len(found.labels)}",
             n=found.confirm_tokens,
         )
     )

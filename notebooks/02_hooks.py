@@ -167,10 +167,11 @@ with lesson.part("two sites of one neuron"):
 # %%
 texts = lesson.texts[:96]
 reducers = (al.reducers.FiringRate(), al.reducers.Histogram(), al.reducers.TopK(3))
-with al.capture(model, {"layers.*.mlp.hook_post": reducers}) as stats, torch.no_grad():
-    for start in range(0, len(texts), 16):
-        model(**lesson.batch(texts[start : start + 16]))
-stats
+with lesson.part("statistics"):
+    with al.capture(model, {"layers.*.mlp.hook_post": reducers}) as stats, torch.no_grad():
+        for start in range(0, len(texts), 16):
+            model(**lesson.batch(texts[start : start + 16]))
+    display(stats)
 
 # %% [markdown]
 # The histogram has bins from a power of two to the next, so the share of activations above *any*

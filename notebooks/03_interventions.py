@@ -31,6 +31,14 @@ device = DEVICE or ("cuda" if torch.cuda.is_available() else "cpu")
 model, tokenizer = al.load(MODEL, dtype=DTYPE, device=device)
 lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
 config = model.config
+
+
+def named(spot):
+    """A head or a neuron as people read it."""
+    layer = spot.site.split(".")[1]
+    return f"L{layer}/H{spot.head}" if spot.unit is None else f"L{layer}/N{spot.unit}"
+
+
 lesson
 
 # %% [markdown]
@@ -121,7 +129,8 @@ with lesson.part("the residual stream"):
 with lesson.part("heads"):
     lesson.needs("pairs")
     heads = al.patch_sweep(*run, "layers.*.self_attn.hook_z", over="heads")
-    print(f"{heads.headline}; the strongest: {heads.top(1)[0]}.")
+    strongest = heads.top(1)[0]
+    print(f"{heads.headline}; the strongest is {named(strongest)}.")
     display(heads.figure(what=what, title="What each head restores"))
 
 # %% [markdown]
@@ -132,7 +141,7 @@ with lesson.part("heads"):
 with lesson.part("heads by word"):
     lesson.needs("heads")
     rows = [
-        (f"L{spot.site.split('.')[1]}/H{spot.head}", position, value)
+        (named(spot), position, value)
         for spot in heads.top(6)
         for position, value in enumerate(
             al.patch_sweep(*run, spot.site, over="positions", heads=spot.head)
@@ -195,7 +204,7 @@ with lesson.part("what they look at"):
             for acts in (in_plural, in_singular)
         ]
         effect = numbers.loc[(spot.site, spot.unit), "effect"]
-        rows.append((f"L{spot.site.split('.')[1]}/N{spot.unit}", effect, *fires))
+        rows.append((named(spot), effect, *fires))
     columns = ["neuron", "effect", "plural subject", "singular subject",
                "last word, plural", "last word, singular"]  # fmt: skip
     display(pd.DataFrame(rows, columns=columns).round(2))
@@ -392,7 +401,7 @@ with lesson.part("nnsight"):
     close = bool(
         (by_trace - by_sweep).abs().max() < (1e-3 if model.dtype == torch.float32 else 0.1)
     )
-    print(f"{stream.spots[place]}: the trace and the sweep agree:", close)
+    print(f"{site} at {pairs.words[at]!r}: the trace and the sweep agree:", close)
 
 # %%
 with lesson.part("an ablation in nnsight"):

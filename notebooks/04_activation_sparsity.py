@@ -43,13 +43,14 @@ lesson
 # models treat unlike any other, are counted separately; every number is shown with its N.
 
 # %%
-report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
-report
+with lesson.part("the zeros"):
+    report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
+    display(report)
 
 # %% [markdown]
-# **By layer.** A bar is the share of activations that are exactly zero, the line on it spans from
-# dense tokens to sparse ones. Weights that have learnt nothing give one half, so in ReLU² only
-# what is above the dashed line is a property of the model.
+# **By layer.** A bar is the share of neurons that fire, all others being exactly zero; the line on
+# it spans from sparse tokens to dense ones. Of weights that have learnt nothing about one half
+# fires, so in ReLU² only what is below that is a property of the model.
 
 # %%
 report.figures["layers"]
@@ -258,8 +259,8 @@ with lesson.part("the probe"):
     display(probe.figure())
 
 # %% [markdown]
-# **Together.** On the left the correlation of firing, ordered so that neurons that fire together
-# are next to each other; on the right how many of 16 such groups hold a token's active neurons.
+# **Together.** Above, the correlation of firing, ordered so that neurons that fire together are
+# next to each other; below, how many of 16 such groups hold a token's active neurons.
 # Blocks on the diagonal are experts that nobody trained: exact zeros make a ReLU² layer a mixture
 # without a router.
 
@@ -274,9 +275,8 @@ with lesson.part("firing together"):
 # %% [markdown]
 # ## Across domains
 #
-# The same model on each kind of text separately: one line per kind, the share of exact zeros in
-# each layer. Neurons that fire in one kind only can be named, because elsewhere they are not small
-# but zero.
+# The same model on each kind of text separately: the share of exact zeros, by kind and layer.
+# Neurons that fire in one kind only can be named, because elsewhere they are not small but zero.
 
 # %%
 with lesson.part("domains"):
@@ -286,10 +286,10 @@ with lesson.part("domains"):
     }
     domains = al.sparsity.domains(by_domain)
     own = domains.frame().groupby("domain")["selective"].sum()
+    most = f", most of them in {own.idxmax()!r}" if own.sum() else ""
     print(
         lesson.caption(
-            f"The kind with most neurons of its own is {own.idxmax()!r}: {own.max():,} neurons "
-            "have over four fifths of their firing there",
+            f"{own.sum():,} neurons have over four fifths of their firing in one kind{most}",
             n=sum(domains.tokens),
         )
     )

@@ -43,7 +43,7 @@ lesson
 # lesson knows; tokens without one have 0.
 
 # %%
-labels = lesson.labels("search", n=240)
+labels = lesson.labels("search", n=160)
 texts = list(labels.texts)
 NAMES = ("none", *labels.names)
 
@@ -84,8 +84,9 @@ plan.frame().round(2)
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "acts"
-store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
-store.sites().round(3)
+with lesson.part("the store"):
+    store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
+    display(store.sites().round(3))
 
 # %% [markdown]
 # Neurons are stored as relu(u), exactly; their squares are bit-identical to the model's own in
@@ -122,7 +123,7 @@ lines(
 
 # %%
 with lesson.part("neurons of the labels"):
-    found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=9, untrained=False)
+    found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=19, untrained=False)
     display(found.frame()[["label", "unit", "F1", "F1 low", "F1 high", "p", "n"]].round(2))
 
 # %% [markdown]

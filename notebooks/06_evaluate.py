@@ -45,19 +45,20 @@ lesson
 # is what the best possible reader scores, where that is known; a score above it is luck of these
 # documents, which the interval allows for. Lower nats per word is better.
 
+
 # %%
-clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
+def short(task):
+    return task.removeprefix("arcee_").removeprefix("demo_").removeprefix("english_")
 
 
 def first_metrics(evaluation):
-    frame = evaluation.frame().drop_duplicates("task").set_index("task")
-    frame.index = frame.index.str.replace("^arcee_(demo_|english_)?", "", regex=True)
-    return frame
+    return evaluation.frame().drop_duplicates("task").set_index("task").rename(index=short)
 
 
-columns = [c for c in ("metric", "value", "low", "high", "ceiling", "n") if c in clean.frame()]
-shown = first_metrics(clean)[columns]
-shown.round(3)
+with lesson.part("a clean run"):
+    clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
+    columns = ["metric", "value", "low", "high", "ceiling", "n"]
+    display(first_metrics(clean)[columns].round(3))
 
 # %% [markdown]
 # The scores with their intervals, as a picture; the mark across is the ceiling, where it is known.
@@ -100,7 +101,7 @@ with lesson.part("marking neurons"):
         labels = al.neurons.labels.demo("news", n=120)
         concept = "person"
     else:
-        labels = lesson.labels("search", n=240)
+        labels = lesson.labels("search", n=160)
         concept = labels.names[0]
     found = al.neurons.find(
         lm.model,
@@ -108,7 +109,7 @@ with lesson.part("marking neurons"):
         labels,
         names=concept,
         top=max(SIZES),
-        shuffles=9,
+        shuffles=19,
         untrained=False,
         batch_size=32,
         progress=False,
@@ -185,12 +186,26 @@ with lesson.part("tasks without neurons"):
 # other side. `active per token` is how many of these neurons fire at an average token.
 
 # %%
+from arcee_lab.views.figures.forest import Row, forest_panels
+
 with lesson.part("paired changes"):
     lesson.needs("tasks without neurons")
     names = ["clean", *(f"{len(chosen)} {name}" for name, chosen, _ in rows[1:])]
     compared = al.evals.compare(*(scores for _, _, scores in rows), names=names)
+    panels, seen = {}, set()
+    for one in compared.differences:
+        if (one.task, one.run) not in seen:  # the first metric of each task
+            seen.add((one.task, one.run))
+            row = Row(one.run, one.difference, one.low, one.high, clear=one.p_holm < 0.05)
+            panels.setdefault(f"{short(one.task)}: {one.metric}", []).append(row)
     print(f"{compared.headline}.")
-    display(compared.figure())
+    display(
+        forest_panels(
+            list(panels.items()),
+            x="change, with its 95 % interval",
+            title="What each task loses without neurons",
+        )
+    )
 
 # %% [markdown]
 # ## How sparse may it be?
@@ -213,6 +228,7 @@ with lesson.part("the sweep"):
     print("k = width equals the clean run:", lossless == clean_run)
     display(sweep.figure())
     frame = sweep.frame().drop_duplicates(["level", "task"])
+    frame["task"], frame["active"] = frame["task"].map(short), frame["active"].round(4)
     display(
         frame.pivot_table(
             index=["family", "level", "active"], columns="task", values="value", sort=False

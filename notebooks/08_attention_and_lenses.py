@@ -43,16 +43,17 @@ lesson
 
 # %%
 period = min(25, config.max_position_embeddings // 2 - 1)
-looks = al.attention.detect(model, tokenizer, search.texts, period=period)
-print(f"{looks.headline}.")
-looks.figure()
+with lesson.part("detectors"):
+    looks = al.attention.detect(model, tokenizer, search.texts, period=period)
+    print(f"{looks.headline}.")
+    display(looks.figure())
 
 # %% [markdown]
 # A head that repeats only what its model has learnt to repeat scores high on texts and low on
 # random tokens. The strongest induction heads, on both:
 
 # %%
-K = min(4, config.num_hidden_layers * config.num_attention_heads // 4)
+K = min(4, config.num_attention_heads)
 marked = looks.top("induction", K)
 scores = {name: looks.scores("induction", name) for name in ("texts", "random repeated")}
 pd.DataFrame(
@@ -65,7 +66,7 @@ pd.DataFrame(
 #
 # Where a head looks is no proof that it matters. Heads are ablated on other texts, and the share of
 # repeated words that the model still names is counted. The controls are groups of as many other
-# heads, drawn at random.
+# heads, drawn at random from the same layers and later ones.
 
 # %%
 inputs, target = held_out.batch(device=device), held_out.answer.to(device)
@@ -79,32 +80,36 @@ def right_without(heads):
     return (said == answer).float().cpu()
 
 
-every = [
-    divmod(at, config.num_attention_heads)
-    for at in range(config.num_hidden_layers * config.num_attention_heads)
-]
-before = looks.top("offset_1", 1)
-rest = [at for at in every if at not in set(marked) | set(before)]
-draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
-controls = [float(right_without(group).mean()) for group in draws]
-whole, without = right_without([]), right_without(marked)
-rows = {
-    "all heads": float(whole.mean()),
-    f"without the {K} induction heads": float(without.mean()),
-    "without each of them alone, the least": min(float(right_without([h]).mean()) for h in marked),
-    f"without {K} other heads, mean of {len(draws)} draws": sum(controls) / len(draws),
-    f"without {K} other heads, the least": min(controls),
-    "without the head that looks one token back": float(right_without(before).mean()),
-}
-print(
-    lesson.caption(
-        f"Without the {K} induction heads the share of right words changes by {{}}",
-        values=without - whole,
-        of="word",
-        percent=True,
+with lesson.part("copying"):
+    every = [
+        divmod(at, config.num_attention_heads)
+        for at in range(config.num_hidden_layers * config.num_attention_heads)
+    ]
+    before = looks.top("offset_1", 1)
+    rest = [at for at in every if at >= (min(marked)[0], 0) and at not in {*marked, *before}]
+    K = min(K, len(rest))
+    draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
+    controls = [float(right_without(group).mean()) for group in draws]
+    whole, without = right_without([]), right_without(marked)
+    rows = {
+        "all heads": float(whole.mean()),
+        f"without the {K} induction heads": float(without.mean()),
+        "without each of them alone, the least": min(
+            float(right_without([h]).mean()) for h in marked
+        ),
+        f"without {K} other heads, mean of {len(draws)} draws": sum(controls) / len(draws),
+        f"without {K} other heads, the least": min(controls),
+        "without the head that looks one token back": float(right_without(before).mean()),
+    }
+    print(
+        lesson.caption(
+            f"Without the {K} induction heads the share of right words changes by {{}}",
+            values=without - whole,
+            of="word",
+            percent=True,
+        )
     )
-)
-pd.DataFrame({"share right": rows}).round(3)
+    display(pd.DataFrame({"share right": rows}).round(3))
 
 # %% [markdown]
 # An ablation of one head at a time misses heads whose work another one does as well: compare the
@@ -156,7 +161,7 @@ with lesson.part("the logit lens"):
 
 # %%
 with lesson.part("the tuned lens"):
-    tuned = al.lens.tune(model, tokenizer, lesson.texts[:150], steps=40, batch_size=16)
+    tuned = al.lens.tune(model, tokenizer, lesson.pieces[:150], steps=40, batch_size=16)
     print(f"{tuned.headline}.")
     display(tuned.figure())
 
@@ -170,7 +175,7 @@ with lesson.part("the tuned lens"):
 # %%
 with lesson.part("attribution"):
     pairs = lesson.pairs("agreement")
-    right, wrong = pairs.metric.right[0], pairs.metric.wrong[0]
+    right, wrong = pairs.answer_ids
     parts = al.lens.attribute(
         model, tokenizer, pairs.batch("clean", device=device), right, versus=wrong, by="neuron"
     )
@@ -190,7 +195,8 @@ with lesson.part("heads for the verb"):
     effects = al.attention.ablate_heads(
         model, pairs.batch("clean", device=device), al.patching.LogitDifference(right, wrong)
     )
-    print(f"{effects.headline}; the strongest: {effects.top(1)[0]}.")
+    best = effects.top(1)[0]
+    print(f"{effects.headline}; the strongest is L{best.site.split('.')[1]}/H{best.head}.")
     display(effects.figure(what="effect"))
 
 # %% [markdown]

@@ -50,7 +50,7 @@ if lesson.source == "demo":
         for split in ("validation", "test")
     )
 else:
-    texts, others = lesson.texts[0 : 2 * N : 2], lesson.texts[1 : 2 * N : 2]
+    texts, others = lesson.pieces[0 : 2 * N : 2], lesson.pieces[1 : 2 * N : 2]
 with lesson.part("predictions"):
     said = al.directions.predicted_labels(model, tokenizer, texts)
     said_of_others = al.directions.predicted_labels(model, tokenizer, others)

@@ -28,6 +28,7 @@ NO_BARS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # debugpy would warn about frozen modules on stderr
+LARGEST = 600 * 1024  # bytes of a notebook with its outputs
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -69,6 +70,23 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def lighten(notebook: nbformat.NotebookNode, most: int = LARGEST) -> nbformat.NotebookNode:
+    """Leaves the PNG alone of figures with the largest SVGs, until the notebook fits; in place.
+
+    A figure that has been run again is an SVG in any case.
+    """
+    pictures = [
+        output.data
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if {"image/svg+xml", "image/png"} <= set(output.get("data", {}))
+    ]
+    pictures.sort(key=lambda data: len(data["image/svg+xml"]))
+    while pictures and len(nbformat.writes(notebook)) > most:
+        del pictures.pop()["image/svg+xml"]
+    return notebook
+
+
 def execute(source: Path) -> nbformat.NotebookNode:
     """Runs a source in a fresh kernel.
 
@@ -85,7 +103,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
         coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     )
-    return normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET))
+    return lighten(normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET)))
 
 
 def readme_picture(notebook: nbformat.NotebookNode) -> bytes | None:

@@ -29,7 +29,7 @@ import arcee_lab.views.figures.figure, arcee_lab.views.figures.curves
 import arcee_lab.sparsity.report.report, arcee_lab.lesson.outline, arcee_lab.neurons.search._find
 """
 _CODE = """
-import json, os, socket, sys, time
+import json, os, signal, socket, sys, threading, time
 from pathlib import Path
 
 job = json.loads(Path({job!r}).read_text())
@@ -52,15 +52,27 @@ socket.socket.connect_ex = refused("connect_ex")
 socket.getaddrinfo = refused("getaddrinfo")
 socket.create_connection = refused("create_connection")
 
+from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+class Shown(DisplayHook):  # the last value of a cell, as one of its outputs
+    def write_output_prompt(self):
+        pass
+
+    def write_format_data(self, format_dict, md_dict=None):
+        self.shell.display_pub.publish(format_dict, metadata=md_dict)
+
+    def finish_displayhook(self):
+        pass
+
 os.chdir(job["folder"])
-InteractiveShell.colors = "nocolor"
-shell = InteractiveShell.instance(ast_node_interactivity="last_expr")
+shell = InteractiveShell.instance(displayhook_class=Shown)
 cells = []
 for source in job["cells"]:
     start = time.perf_counter()
+    if job["stop"] and job["stop"] in source:
+        threading.Timer(job["after"], os.kill, (os.getpid(), signal.SIGINT)).start()
     with capture_output() as got:
         result = shell.run_cell(source, store_history=True)
     error = result.error_in_exec or result.error_before_exec
@@ -74,7 +86,7 @@ for source in job["cells"]:
         "error": f"{{type(error).__name__}}: {{error}}\\n{{got.stdout[-3000:]}}" if error else "",
         "seconds": time.perf_counter() - start,
     }})
-    if error:
+    if error and not job["stop"]:
         break
 Path(job["out"]).write_text(json.dumps({{"cells": cells, "calls": calls}}))
 """
@@ -137,15 +149,37 @@ class Runner:
     def __init__(self) -> None:
         self._warm = WarmProcess(_WARM)
 
-    def run(self, source: Path, *, timeout: float = 240, **parameters: object) -> Ran:
-        """Runs a notebook with other values in its parameter cell."""
+    def run(
+        self,
+        source: Path,
+        *,
+        timeout: float = 240,
+        stop: str = "",
+        after: float = 0.0,
+        then: str = "",
+        **parameters: object,
+    ) -> Ran:
+        """Runs a notebook with other values in its parameter cell.
+
+        Args:
+            source: The notebook's source.
+            timeout: In seconds.
+            stop: Words of a cell that is interrupted; the notebook ends with it.
+            after: How many seconds after its beginning.
+            then: Code to run after that.
+            parameters: What the parameter cell gets.
+        """
         notebook = build.read(source)
         if parameters:
             build.parameterise(notebook, **parameters)
         cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        if stop:
+            last = next(number for number, cell in enumerate(cells) if stop in cell)
+            cells = [*cells[: last + 1], then]
         with tempfile.TemporaryDirectory() as folder:
             job, out = Path(folder, "job.json"), Path(folder, "out.json")
-            job.write_text(json.dumps({"cells": cells, "folder": str(build.HERE), "out": str(out)}))
+            settings = {"cells": cells, "folder": str(build.HERE), "out": str(out)}
+            job.write_text(json.dumps(settings | {"stop": stop, "after": after}))
             env = build.DEFAULTS | build.NO_BARS | build.QUIET
             code = textwrap.dedent(_CODE).format(job=str(job))
             exit_code, said, error = self._warm.run(code, timeout=timeout, env=env)

@@ -97,9 +97,22 @@ def run(args: argparse.Namespace) -> int:
             resume_files.remove(_resume(args.out / name, ranks))
         ranks.barrier()
         if ranks.first:
-            files = ", ".join(sorted(path.name for path in args.out.iterdir()))
-            print(f"open   {args.out / PAGE}\nfiles  {files}")
+            print(f"open   {args.out / PAGE}\nfiles  {_listed(args.out)}")
     return 0
+
+
+def _listed(folder: Path) -> str:
+    """The files of a folder by kind, at most three names of each, so that they fit on one line."""
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        kinds.setdefault(path.suffix if path.is_file() else "/", []).append(path.name)
+    parts = []
+    for suffix, names in kinds.items():
+        if len(names) > 3:
+            parts.append(f"{len(names)} {suffix}")
+        else:
+            parts += names
+    return ", ".join(parts)
 
 
 def _require_used_seed(args: argparse.Namespace) -> None:

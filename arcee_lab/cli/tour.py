@@ -28,20 +28,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs each step into a new folder `tour-N` under `--out` and prints the next steps."""
-    readme, builder = REPOSITORY / "README.md", REPOSITORY / "notebooks" / "build.py"
+    builder = REPOSITORY / "notebooks" / "build.py"
     if not builder.is_file():
         raise SettingError(
             f"the tour needs the repository, and {builder} does not exist; clone it and "
             "run `python3 run.py` there."
         )
     folder = storage.fresh_folder(args.out, "tour")
-    world, own = folder / "world", folder / "readme"
-    text = ["--world", "all", "--max-tokens", str(WORLD_TOKENS)]
+    world, news = folder / "world", folder / "news"
+    tokens = ["--max-tokens", str(WORLD_TOKENS)]
     steps: list[tuple[str, Callable[[], str]]] = [
         ("what is installed", _versions),
         ("self-check of the demo model", _self_check),
-        ("exact zeros over generated text it has not seen", lambda: _sparsity(world, text)),
-        ("exact zeros over README.md", lambda: _sparsity(own, ["--text", str(readme)])),
+        (
+            "exact zeros over generated text it has not seen",
+            lambda: _sparsity(world, ["--world", "all", *tokens]),
+        ),
+        (
+            "the same over its news alone, which is one kind of text in seven",
+            lambda: _sparsity(news, ["--world", "news", *tokens]),
+        ),
         ("every head next to the best possible score", lambda: _evaluation(folder / "eval")),
         (f"notebook {NOTEBOOK}", lambda: _notebook(builder, folder)),
     ]

@@ -100,9 +100,7 @@ class Probes(Result):
         layers = frame["layer"].to_numpy(dtype=float)
         curves = [
             Line("probe, 95 %", layers, frame["acc"].to_numpy()),
-            Line(
-                "most common label", layers, np.full(len(layers), self.majority), dashed=True, of=0
-            ),
+            Line("most common label", layers, np.full(len(layers), self.majority), dashed=True),
         ]
         figure = lines(
             curves,

@@ -135,7 +135,7 @@ class Steering(Result):
         ]
         if self.whole is not None:
             level = np.full(len(x), self.whole)
-            curves.append(Line("whole activations", x, level, dashed=True, of=0))
+            curves.append(Line("whole activations", x, level, dashed=True))
         figure = lines(
             curves,
             x="strength (1: the distance between the classes)",

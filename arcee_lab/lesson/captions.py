@@ -44,5 +44,5 @@ def caption(
 
 def _shown(value: float, *, percent: bool) -> str:
     if percent:
-        return f"{100 * value:.1f} %"
+        return f"{value:.1%}"
     return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"

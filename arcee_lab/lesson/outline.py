@@ -12,6 +12,7 @@ from arcee_lab.errors import SettingError, TextError
 from arcee_lab.lesson.captions import caption
 from arcee_lab.lesson.copies import Copies, as_tokens
 from arcee_lab.lesson.material import SIDES, Material, Source
+from arcee_lab.lesson.own_texts import pieces_of
 from arcee_lab.lesson.pairs import Pairs, usable_pairs
 from arcee_lab.lesson.parts import Part
 from arcee_lab.results import Result, counted
@@ -62,6 +63,14 @@ class Lesson(Result):
         rows = [list(found) for found in self.domains.values()]
         longest = max(map(len, rows))
         return [row[place] for place in range(longest) for row in rows if place < len(row)]
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The documents, or their sentences where there are fewer than 24 documents.
+
+        For what needs several documents, to read some and to be tested on others.
+        """
+        return pieces_of(self.texts)
 
     @cached_property
     def n_tokens(self) -> int:
@@ -190,7 +199,7 @@ class Lesson(Result):
             >>> import arcee_lab as al
             >>> lesson = al.lesson.build(*al.load("demo"))
             >>> lesson.caption("Layer 1 has most zeros", n=2, interval=(0.5, 0.6), percent=True)
-            'Layer 1 has most zeros (95 % interval 50.0 % to 60.0 %; N = 2 tokens).'
+            'Layer 1 has most zeros (95 % interval 50.0% to 60.0%; N = 2 tokens).'
         """
         return caption(finding, n=n, of=of, interval=interval, values=values, percent=percent)
 

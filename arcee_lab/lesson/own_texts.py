@@ -36,7 +36,7 @@ def material(texts: Any, base: Material) -> Material:
     """
     domains = read(texts)
     every = [text for found in domains.values() for text in found]
-    pieces = _pieces(every)
+    pieces = pieces_of(every)
     return replace(
         base,
         source="yours",
@@ -100,7 +100,7 @@ def labels(pieces: list[str], side: str, n: int) -> Labels:
     return regex(both[SIDES.index(side)][:n], usable)
 
 
-def _pieces(texts: list[str]) -> list[str]:
+def pieces_of(texts: list[str]) -> list[str]:
     """Texts, or their sentences where there are few texts."""
     if len(texts) >= _FEW:
         return texts

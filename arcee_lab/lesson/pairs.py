@@ -65,6 +65,7 @@ class Pairs(Result):
         words: The tokens of the first clean prompt, as text.
         metric: The log odds of the answers to the clean prompts against those to the corrupt.
         answers: The first right and wrong answer, as text with the space before it.
+        answer_ids: Their first tokens.
         given: How many pairs there were.
     """
 
@@ -77,6 +78,7 @@ class Pairs(Result):
     words: tuple[str, ...]
     metric: LogOdds
     answers: tuple[str, str]
+    answer_ids: tuple[int, int]
     given: int
 
     def __len__(self) -> int:
@@ -157,6 +159,10 @@ def usable_pairs(tokenizer: Any, prompts: Prompts, name: str) -> Pairs:
         )
     kept = [number for number, shape in enumerate(shapes) if shape == best]
     _, at, (right, wrong) = best
+    first, second = (
+        min(_first_tokens(tokenizer, prompts.clean[kept[0]], words[:1]))
+        for words in (prompts.right, prompts.wrong)
+    )
     return Pairs(
         name=name,
         question=prompts.question,
@@ -167,6 +173,7 @@ def usable_pairs(tokenizer: Any, prompts: Prompts, name: str) -> Pairs:
         words=tuple(tokenizer.decode([token]) for token in clean[kept[0]]),
         metric=LogOdds(right, wrong),
         answers=(f" {prompts.right[0]}", f" {prompts.wrong[0]}"),
+        answer_ids=(first, second),
         given=given,
     )
 

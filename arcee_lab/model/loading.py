@@ -237,7 +237,7 @@ def _warn_of_new_head(folder: Path, head: str, missing: list[str]) -> None:
         warnings.warn(
             f"{folder.name} has no {head} head: {', '.join(missing)} start random, its scores mean "
             "nothing before training.",
-            stacklevel=3,
+            stacklevel=4,  # `checked` is one of them
         )
 
 

@@ -1,4 +1,7 @@
-"""The HTML shapes that notebooks and reports share. Labels and tokens are escaped, always."""
+"""The HTML shapes that notebooks and reports share. Labels and tokens are escaped, always.
+
+A coloured cell has a background and a text colour of its own; all else keeps those of the page.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,13 +9,15 @@ from html import escape
 import numpy as np
 
 from arcee_lab.errors import SettingError
-from arcee_lab.views.scale import Kind, colour
-
-Numbers = Sequence[float | int] | np.ndarray
+from arcee_lab.views.arrays import Numbers, floats
+from arcee_lab.views.scale import BLANK, Kind, colour
+from arcee_lab.views.tokens import shown
 
 _FONT = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px"
-_CELL = "padding:2px 8px;text-align:right;white-space:nowrap;border:1px solid rgba(128,128,128,.25)"
-_HEAD = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
+# What every cell shares is said once: 720 cells of 36 layers and 20 heads stay below 60 KB.
+_TABLE = f'cellpadding="4" style="border-collapse:collapse;text-align:right;{_FONT}"'
+_HEAD = "text-align:left"
+_BAR = "#5598d4"  # the middle of the sequential scale
 
 
 def number(value: float | int | np.number, *, aligned: bool = False) -> str:
@@ -36,17 +41,21 @@ def token_strip(
     *,
     kind: Kind = "sequential",
     limit: float | None = None,
+    what: str = "",
+    legend: bool = True,
     most: int = 256,
 ) -> str:
-    """Text with each token coloured by a value; hover for the number.
+    """Text with each token coloured by a value, and a legend; hover for the number.
 
     A token whose value is exactly 0 keeps the page's own colours.
 
     Args:
         tokens: The tokens, as text.
-        values: One number per token.
+        values: One number per token: a list, an array, or a tensor of any dtype.
         kind: `sequential` for values from 0 up, `diverging` for signed ones.
         limit: The value of the strongest colour; by default the largest there is.
+        what: What the values are, for the legend.
+        legend: Whether to show the legend; leave it to the first of several strips of one scale.
         most: Tokens shown before the strip ends with "n more".
 
     Raises:
@@ -54,19 +63,43 @@ def token_strip(
     """
     if len(tokens) != len(values):
         raise SettingError(f"got {len(tokens)} tokens and {len(values)} values; expected as many.")
-    values = np.asarray(values, dtype=float)
-    limit = limit or float(np.abs(values).max(initial=0))
+    found = floats(values)
+    limit = limit or _largest(found)
     spans = [
         _span(token, f"{place}: {number(value)}", _paint(value, limit, kind))
-        for place, (token, value) in enumerate(zip(tokens[:most], values[:most], strict=True))
+        for place, (token, value) in enumerate(zip(tokens[:most], found[:most], strict=True))
     ]
     if len(tokens) > most:
         spans.append(f" … {len(tokens) - most:,} more tokens")
-    return f'<div style="{_FONT};line-height:1.9;white-space:pre-wrap">{"".join(spans)}</div>'
+    head = strip_legend(limit, kind=kind, what=what) if legend and len(tokens) else ""
+    text = f'<div style="{_FONT};line-height:1.9;white-space:pre-wrap">{"".join(spans)}</div>'
+    return f"{head}{text}"
+
+
+def strip_legend(limit: float, *, kind: Kind = "sequential", what: str = "") -> str:
+    """The legend of a strip: numbers on their colours.
+
+    Args:
+        limit: The value of the strongest colour.
+        kind: Of the scale.
+        what: What the values are.
+    """
+    shares = (0.05, 0.35, 0.65, 1.0) if kind == "sequential" else (-1.0, -0.5, 0.5, 1.0)
+    plain = "0" if kind == "sequential" else f"below {number(BLANK * limit)} in size"
+    steps = [
+        f'<span style="padding:0 6px;border-radius:2px{_paint(share * limit, limit, kind)}">'
+        f"{number(share * limit)}</span>"
+        for share in (shares if limit > 0 else ())
+    ]
+    name = f"{escape(what)}: " if what else ""
+    return (
+        f'<div style="{_FONT};font-size:12px">{name}{" ".join(steps)}'
+        f"{', ' if steps else ''}{plain} without a colour</div>"
+    )
 
 
 def heat_table(
-    values: Sequence[Numbers] | np.ndarray,
+    values: Numbers,
     rows: Sequence[str],
     columns: Sequence[str],
     *,
@@ -79,24 +112,38 @@ def heat_table(
     """A table whose cells show their number on its colour.
 
     Args:
-        values: `values[row][column]`.
+        values: `values[row][column]`: lists, an array, or a tensor of any dtype.
         rows: Row labels.
         columns: Column labels.
         corner: What the row labels are.
         kind: `sequential` for values from 0 up, `diverging` for signed ones.
         limit: The value of the strongest colour; by default the largest there is.
-        by_column: Whether each column has a scale of its own, where columns differ in kind.
+        by_column: Whether each column has a scale of its own, from its lowest number to its
+            highest, where columns differ in kind.
         most: Rows shown before the table ends with "n more".
+
+    Raises:
+        ValueError: The labels do not match the values' shape.
     """
-    cells = np.asarray(values, dtype=float)
-    highest = np.abs(cells).max(axis=0 if by_column else None, initial=0)
-    limits = np.broadcast_to(limit or highest, cells.shape[1:])
-    head = "".join(f'<th style="{_HEAD}">{escape(label)}</th>' for label in (corner, *columns))
+    cells = floats(values).reshape(len(rows), -1) if len(rows) else np.zeros((0, len(columns)))
+    if cells.shape[1] != len(columns):
+        raise SettingError(
+            f"values are {cells.shape}; expected ({len(rows)} rows, {len(columns)} columns)."
+        )
+    shares, full = cells, limit or _largest(cells)
+    if by_column:
+        known = np.where(np.isfinite(cells), cells, np.nan)
+        there = np.isfinite(known).any(axis=0)
+        low, high = (np.zeros(cells.shape[1]) for _ in range(2))
+        low[there] = np.nanmin(known[:, there], axis=0)
+        high[there] = np.nanmax(known[:, there], axis=0)
+        shares, full = (cells - low) / np.where(high > low, high - low, np.inf), 1.0
+    head = "".join(f"<th>{escape(label)}</th>" for label in (corner, *columns))
     body = []
-    for label, row in zip(rows[:most], cells[:most], strict=True):
+    for label, row, parts in zip(rows[:most], cells[:most], shares[:most], strict=True):
         numbers = "".join(
-            f'<td style="{_CELL}{_paint(value, full, kind)}">{number(value)}</td>'
-            for value, full in zip(row, limits, strict=True)
+            f"<td{_style(share, full, kind)}>{number(value)}</td>"
+            for value, share in zip(row, parts, strict=True)
         )
         body.append(f'<tr><th style="{_HEAD}">{escape(label)}</th>{numbers}</tr>')
     return _table(f"<tr>{head}</tr>{''.join(body)}", len(cells) - most, "rows")
@@ -109,30 +156,43 @@ def bar_list(
 
     Args:
         labels: What each bar is.
-        values: Lengths, from 0 up.
+        values: Lengths, from 0 up: a list, an array, or a tensor of any dtype.
         limit: The value of a full bar; by default the largest there is.
         most: Bars shown before the list ends with "n more".
+
+    Raises:
+        ValueError: Not one value per label.
     """
-    values = np.asarray(values, dtype=float)
-    limit = limit or float(values.max(initial=0)) or 1.0
-    bar = "display:inline-block;height:10px;background:#2b6cb0"
+    found = floats(values)
+    if len(labels) != len(found):
+        raise SettingError(f"got {len(labels)} labels and {len(found)} values; expected as many.")
+    limit = limit or _largest(found) or 1.0
+    bar = f"display:inline-block;height:10px;background:{_BAR}"
     body = [
-        f'<tr><th style="{_HEAD}">{escape(label)}</th><td style="{_CELL}">{number(value)}</td>'
-        f'<td style="{_HEAD};min-width:240px">'
-        f'<span style="{bar};width:{100 * min(max(value / limit, 0), 1):.1f}%"></span></td></tr>'
-        for label, value in zip(labels[:most], values[:most], strict=True)
+        f'<tr><th style="{_HEAD}">{escape(label)}</th><td>{number(value)}</td>'
+        f'<td style="{_HEAD};min-width:120px;width:240px">'
+        f'<span style="{bar};width:{_share(value, limit):.1f}%"></span></td></tr>'
+        for label, value in zip(labels[:most], found[:most], strict=True)
     ]
-    return _table("".join(body), len(values) - most, "rows")
+    return _table("".join(body), len(found) - most, "rows")
 
 
 def key_table(entries: Mapping[str, object]) -> str:
     """A table of names and values."""
     body = "".join(
         f'<tr><th style="{_HEAD}">{escape(name)}</th>'
-        f'<td style="{_CELL}">{escape(_shown(value))}</td></tr>'
+        f'<td style="{_HEAD}">{escape(_shown(value))}</td></tr>'
         for name, value in entries.items()
     )
     return _table(body, 0, "rows")
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
+def _share(value: float, limit: float) -> float:
+    return 100 * min(max(value / limit, 0), 1) if np.isfinite(value) else 0.0
 
 
 def _shown(value: object) -> str:
@@ -143,7 +203,12 @@ def _shown(value: object) -> str:
 
 def _table(body: str, left_out: int, what: str) -> str:
     more = f"<p>… {left_out:,} more {what}: see .frame()</p>" if left_out > 0 else ""
-    return f'<table style="border-collapse:collapse;{_FONT}">{body}</table>{more}'
+    return f'<div style="overflow-x:auto"><table {_TABLE}>{body}</table></div>{more}'
+
+
+def _style(value: float, limit: float, kind: Kind) -> str:
+    paint = _paint(value, limit, kind)
+    return f' style="{paint[1:]}"' if paint else ""
 
 
 def _paint(value: float, limit: float, kind: Kind) -> str:
@@ -152,6 +217,5 @@ def _paint(value: float, limit: float, kind: Kind) -> str:
 
 
 def _span(token: str, title: str, paint: str) -> str:
-    shown = token.replace("\n", "↵\n").replace("\t", "⇥")
     style = f"padding:1px 0;border-radius:2px{paint}"
-    return f'<span style="{style}" title="{escape(title)}">{escape(shown)}</span>'
+    return f'<span style="{style}" title="{escape(title)}">{escape(shown(token))}</span>'

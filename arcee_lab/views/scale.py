@@ -1,16 +1,26 @@
-"""Colours that colour-blind eyes can order, and text that stays readable on them.
+"""Colours that colour-blind eyes can order, on light and on dark pages alike.
 
-Sequential runs from pale to dark blue; diverging from blue over white to orange. Neither needs red
-distinguished from green, and both order by lightness alone.
+A value has one colour, whatever the page: the stronger it is, the deeper. The deepest colours stand
+out from white and from black by 3:1 at least, so nothing strong sinks into a dark page; what is
+zero or missing has no colour and keeps the page's own. Sequential is blue; diverging is the same
+blue below 0, and orange above. Both order by lightness alone. No text is put on the lightnesses
+on which neither black nor white reads well: the scales pass them within 7 % of their range.
 """
 
 import math
 from typing import Literal, NamedTuple
 
-SEQUENTIAL = ("#e6eff8", "#b4d0ea", "#6ba6d6", "#2b6cb0", "#123f78")
-DIVERGING = ("#1d4e89", "#7fb0dc", "#f5f5f5", "#f0a860", "#a04a00")
-# One colour per category, from Okabe and Ito's palette for colour-blind readers (2008).
-CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+SEQUENTIAL = ("#cbd6e0", "#8fb9de", "#5598d4", "#3273bc", "#1f62b5")
+_POSITIVE = ("#e6d9c8", "#e6bb85", "#d98f35", "#b25e10", "#a04f00")
+DIVERGING = (*SEQUENTIAL[::-1], "#e1e1e1", *_POSITIVE)
+# Where along the scale each anchor stands, from 0 to 1.
+PLACES = (0.0, 0.4, 0.8, 0.87, 1.0)
+_STEPS = (0.02, *PLACES[1:])  # of one side of the diverging scale, from its middle
+DIVERGING_PLACES = tuple(0.5 + x / 2 for x in (*(-s for s in _STEPS[::-1]), 0.0, *_STEPS))
+# One colour per category. All of them stand out from white and from black by 3:1, and every two
+# differ for the three kinds of colour-blind eyes; views add a mark or a pattern of their own.
+CATEGORIES = ("#0072b2", "#cf7d00", "#009e73", "#9f49f5", "#f54966", "#666638")
+BLANK = 1 / 50  # of the limit: a signed value below it has no colour
 
 Kind = Literal["sequential", "diverging"]
 
@@ -31,17 +41,25 @@ def colour(value: float | int, limit: float | int, *, kind: Kind = "sequential")
         kind: `sequential` colours 0..limit, `diverging` colours -limit..limit.
 
     Returns:
-        The colour, or None where there is nothing to show: an exact zero, NaN, or no limit. The
-        cell then keeps the page's own colours, light or dark.
+        The colour, or None where there is nothing to show: an exact zero, NaN, no limit, or on the
+        diverging scale less than a fiftieth of it. The cell then keeps the page's own colours,
+        light or dark.
     """
     if value == 0 or not math.isfinite(value) or not limit > 0:
         return None
     share = min(max(value / limit, -1.0), 1.0)
     if kind == "diverging":
-        background = _blend(DIVERGING, (share + 1) / 2)
+        if abs(share) < BLANK:
+            return None
+        background = _blend(DIVERGING, DIVERGING_PLACES, (share + 1) / 2)
     else:
-        background = _blend(SEQUENTIAL, max(share, 0.0))
-    return Colour(background, "#000000" if _luminance(background) > 0.18 else "#ffffff")
+        background = _blend(SEQUENTIAL, PLACES, max(share, 0.0))
+    return Colour(background, text_on(background))
+
+
+def text_on(background: str) -> str:
+    """Black or white, whichever has the higher contrast on a `#rrggbb` colour."""
+    return max("#000000", "#ffffff", key=lambda ink: contrast(ink, background))
 
 
 def contrast(first: str, second: str) -> float:
@@ -50,10 +68,9 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def _blend(anchors: tuple[str, ...], share: float) -> str:
-    place = share * (len(anchors) - 1)
-    left = min(int(place), len(anchors) - 2)
-    part = place - left
+def _blend(anchors: tuple[str, ...], places: tuple[float, ...], share: float) -> str:
+    left = max(at for at in range(len(anchors) - 1) if places[at] <= share or at == 0)
+    part = (share - places[left]) / (places[left + 1] - places[left])
     pairs = zip(_rgb(anchors[left]), _rgb(anchors[left + 1]), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in pairs)
 

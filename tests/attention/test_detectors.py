@@ -199,7 +199,7 @@ def test_maps_of_many_heads_stay_legible():
 
     values = torch.rand(36, 20).numpy()
     figure = head_maps(dict.fromkeys("abcd", values), [str(i) for i in range(36)])
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # lays it out
     for axes in figure.axes[:4]:
         for labels in (axes.get_yticklabels(), axes.get_xticklabels()):
             boxes = [label.get_window_extent() for label in labels if label.get_text()]

@@ -75,6 +75,8 @@ def test_shows_headings_figures_and_the_table(page):
     for picture in page.get_by_role("img").all():
         assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
     # One passage, zeros, rates, layer by token, and the thirteen results of the core and the pass.
+    links = page.get_by_role("navigation").get_by_role("link")
+    assert links.count() == page.get_by_role("heading", level=2).count()
     assert page.get_by_role("img").count() == 4 + 13
     table = page.get_by_role("table").first
     assert table.is_visible()
@@ -108,9 +110,27 @@ def test_is_readable_in_both_schemes(page):
         assert contrast(_hex(ink), _hex(paper)) >= 4.5, (tag, ink, paper)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 31)"
     assert dark == (page.scheme == "dark")
-    source = page.get_by_role("img").first.evaluate("image => image.currentSrc")
-    other = page.locator("source").first.get_attribute("srcset")
-    assert (source == other) == dark
+
+
+def test_a_drawing_has_the_colours_of_the_page(page):
+    """An SVG in an image follows the page's scheme: its title is dark on light, or light on dark."""
+    found = page.get_by_role("img").first.evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [image.naturalWidth, 60];
+            const brush = canvas.getContext('2d');
+            brush.drawImage(image, 0, 0);
+            const data = brush.getImageData(0, 0, canvas.width, 60).data;
+            let [sum, count] = [0, 0];
+            for (let at = 0; at < data.length; at += 4)
+                if (data[at + 3] > 250) { sum += data[at + 1]; count += 1; }
+            return [sum / count, count];
+        }"""
+    )
+    mean, count = found
+    assert count > 50
+    assert (mean > 128) == (page.scheme == "dark")
 
 
 def test_does_not_scroll_sideways_on_a_phone(page):

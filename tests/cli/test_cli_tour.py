@@ -69,7 +69,7 @@ def test_the_whole_tour(tmp_path, capsys):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
         "world/report.html",
-        "readme/report.html",
+        "news/report.html",
         "eval/results.json",
         "01_first_look.ipynb",
     } <= names

@@ -230,7 +230,7 @@ def test_a_large_map_stays_legible():
     rows = [f"L{i}" for i in range(36)]
     words = [[f"word{c}" for c in range(20)] for _ in rows]
     figure = lens_map(np.random.default_rng(0).random((36, 20)), words, rows, words[0])
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # lays it out
     axes = figure.axes[0]
     for labels in (axes.get_yticklabels(), axes.get_xticklabels()):
         boxes = [label.get_window_extent() for label in labels if label.get_text()]

@@ -66,6 +66,7 @@ def test_own_texts_take_the_place_of_ours(demo, given):
     assert mine.texts == [OWN]
     assert OWN.startswith(mine.prompt)
     assert mine.truth is None
+    assert len(mine.pieces) == 4  # sentences
     assert len(mine.pairs()) == 24  # of the demo's world, which its tokenizer reads
     assert "your texts: 1 document of 1 kind" in mine.headline
 
@@ -164,6 +165,8 @@ def test_the_metric_is_the_log_odds_of_the_answers(lesson, demo):
     )
     # Logs of sums of probabilities in fp32: a few units in the last place of numbers near 10.
     torch.testing.assert_close(pairs.metric(logits), (right / wrong).log(), atol=1e-4, rtol=1e-4)
+    assert pairs.answer_ids[0] == tokenizer(pairs.answers[0]).input_ids[-1]
+    assert pairs.answer_ids[1] in pairs.metric.wrong
     assert (pairs.metric(logits) > 0).all()  # the demo agrees in number
 
 
@@ -286,7 +289,7 @@ def test_captions(lesson):
     assert abs(low - (49.5 - half)) < 1
     assert abs(high - (49.5 + half)) < 1
     assert said.endswith("N = 100 pairs).")
-    assert "50.0 %" in lesson.caption("{}", values=[0, 1], percent=True)
+    assert "50.0%" in lesson.caption("{}", values=[0, 1], percent=True)
 
 
 def test_a_part_turns_our_errors_into_one_line(lesson, capsys):

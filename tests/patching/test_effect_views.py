@@ -29,7 +29,7 @@ def test_cells_say_their_number_and_blank_is_none():
     low, middle, high = mesh.cmap([0.0, 0.5, 1.0])
     assert low[2] > low[0]
     assert high[0] > high[2]
-    assert min(middle) > 0.9
+    assert min(middle) > 0.8
     with pytest.raises(ValueError, match=r"expected \(1 rows, 3 columns\)"):
         effect_map(np.zeros((2, 3)), ["a"], ["b"] * 3, across="", down="", what="")
 
@@ -38,7 +38,7 @@ def test_a_large_map_stays_small_and_a_zero_one_draws():
     figure = draw(np.random.default_rng(0).normal(size=(40, 900)), dark=True)
     assert not figure.axes[0].texts
     assert len(figure.axes[0].get_xticks()) <= 24
-    assert figure.get_size_inches()[1] < 6
+    assert figure.get_size_inches()[1] < 8
     assert len(figure._repr_png_()) < 300_000
     assert draw(np.zeros((1, 1)))._repr_png_()
 

@@ -149,7 +149,7 @@ def test_a_report_gives_results_frames_and_figures_by_name():
     pd.testing.assert_frame_equal(report.frames["overlap"], report.results["overlap"].frame())
     assert isinstance(report.figures["overlap"], Figure)
     few = report.figures.draw("tokens", most=3, dark=True)
-    assert len(few.axes[0].images[0].get_array()[0]) == 3
+    assert len(few.axes[0].collections[0].get_array()[0]) == 3
     assert isinstance(report.figure(), Figure)
 
 

@@ -30,14 +30,29 @@ def test_a_baseline_has_the_colour_of_its_curve_and_a_band_its_interval(dark):
     assert len(png(figure, colours=32)) < len(png(figure))
 
 
-def test_many_curves_take_the_sequential_scale():
+def test_of_many_curves_five_stand_out_and_the_legend_counts_the_others():
     from arcee_lab.views.figures.curves import Line, lines
 
     x = np.arange(3)
-    figure = lines([Line(f"layer {n}", x, x + n) for n in range(36)], x="x", y="y")
-    colours = [line.get_color() for line in figure.axes[0].get_lines()]
-    assert len(set(colours)) == 36
-    assert len(figure.legends[0].get_texts()) == 36
+    curves = [Line(f"layer {n}", x, x + n) for n in range(36)]
+    curves += [Line("", x, x + n, dashed=True, of=n) for n in range(36)]
+    figure = lines(curves, x="x", y="y")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["layer 0", "layer 9", "layer 18", "layer 26", "layer 35", "the other 31"]
+    drawn = figure.axes[0].get_lines()
+    assert len(drawn) == 36 + 5 + 1  # baselines of those that stand out alone, and the legend's
+    named = [line for line in drawn if line.get_label().startswith("layer")]
+    assert len({line.get_color() for line in named}) == 5
+    assert len({line.get_marker() for line in named}) == 5
+
+
+def test_a_baseline_of_no_curve_is_in_ink():
+    from arcee_lab.views.figures.curves import Line, lines
+    from arcee_lab.views.figures.figure import ink
+
+    x = np.arange(3)
+    figure = lines([Line("a", x, x), Line("chance", x, x, dashed=True)], x="x", y="y")
+    assert [line.get_color() for line in figure.axes[0].get_lines()][1] == ink()
 
 
 def test_a_grid_shows_few_of_many_labels_and_leaves_nan_blank():
@@ -51,5 +66,5 @@ def test_a_grid_shows_few_of_many_labels_and_leaves_nan_blank():
     axes, bar = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["0", "5"]
-    assert axes.images[0].get_array().mask.sum() == 1
-    assert bar.get_ylabel() == "share"
+    assert axes.collections[0].get_array().mask.sum() == 1
+    assert bar.get_xlabel() == "share"

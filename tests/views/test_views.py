@@ -23,7 +23,7 @@ def test_text_reads_on_every_colour(value, kind):
     from arcee_lab.views.scale import colour, contrast
 
     shade = colour(value, 3.0, kind=kind)
-    if value == 0:
+    if value == 0 or (kind == "diverging" and abs(value) < 3.0 / 50):
         assert shade is None
     else:
         assert contrast(*shade) >= 4.5
@@ -60,7 +60,7 @@ def test_token_strip_escapes_colours_and_leaves_zeros_plain():
     html = token_strip([NASTY, " plain", "\n"], [2.0, 0.0, 1.0])
     assert "<script" not in html
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#x27;&quot;" in html
-    assert len(COLOURED.findall(html)) == 2
+    assert len(COLOURED.findall(html)) == 2 + 4  # the strip's and the legend's
     assert 'title="0: 2"' in html
     assert "↵" in html
     assert "white-space:pre-wrap" in html
@@ -72,14 +72,14 @@ def test_every_background_comes_with_its_text_colour():
     values = np.linspace(-1, 1, 9)
     both = token_strip(list("abcdefghi"), values, kind="diverging")
     both += heat_table(values.reshape(3, 3), list("abc"), list("xyz"), kind="diverging")
-    assert both.count("background:") == len(COLOURED.findall(both)) == 16
+    assert both.count("background:") == len(COLOURED.findall(both)) == 8 + 8 + 4
 
 
 def test_token_strip_caps_and_checks():
     from arcee_lab.views.html import token_strip
 
     html = token_strip(["word"] * 5000, np.ones(5000))
-    assert html.count("<span") == 256
+    assert html.count("<span") == 256 + 4  # and the legend's
     assert "4,744 more tokens" in html
     assert len(html) < 60 * 1024
     with pytest.raises(ValueError, match="got 2 tokens and 1 values"):
@@ -158,10 +158,22 @@ def test_figures_are_deterministic_and_leave_matplotlib_alone():
 
 def test_bars_are_the_values():
     (axes,) = bars(title="Zeros").axes
-    assert [patch.get_height() for patch in axes.patches] == [0.78, 0.94, 0.91]
+    assert [patch.get_width() for patch in axes.patches] == [0.78, 0.94, 0.91]
     assert axes.get_title("left") == "Zeros"
     assert [text.get_text() for text in axes.texts] == ["78.0%", "94.0%", "91.0%"]
-    assert axes.get_ylim() == (0, 1)
+    assert axes.get_xlim() == pytest.approx((0, 1.14 * 0.99))
+
+
+def test_small_shares_fill_the_axis_and_a_far_baseline_is_named():
+    """Bars of 2 % and 6 % must not look alike because of a baseline of one half."""
+    from arcee_lab.views.figures.layers import share_bars
+
+    share = np.array([0.06, 0.02])
+    words = {"what": "active", "spread": "spread", "baseline_name": "untrained"}
+    figure = share_bars(share, share, share, baseline=0.5, **words)
+    (axes,) = figure.axes
+    assert axes.get_xlim()[1] < 0.08
+    assert "untrained: 50 %" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_ridges_count_every_neuron_once():
@@ -180,7 +192,7 @@ def test_raster_shows_values_scaled_by_row_and_blank_zeros():
 
     values = np.array([[0.0, 1.0, 4.0], [0.0, 0.0, 0.0]])
     figure = raster(values, ["The", " $5", "\n"], ["0.1", "0.2"], notes=["1%", "2%"], title="T")
-    (axes,) = figure.axes
+    axes, _ = figure.axes
     shown = axes.collections[0].get_array()
     assert shown.mask.tolist() == [[True, False, False], [True, True, True]]
     assert shown[0].compressed().tolist() == [0.5, 1.0]
@@ -197,8 +209,9 @@ def test_raster_marks_tokens_by_category():
         np.eye(3), ["dogs", "near", "gate"], list("abc"), marks=["plural", None, "singular"],
         groups=["0", "0", "1"],
     )  # fmt: skip
-    colours = [label.get_color() for label in figure.axes[0].get_xticklabels()]
-    assert len(set(colours)) == 3
+    boxes = [label.get_bbox_patch() for label in figure.axes[0].get_xticklabels()]
+    assert [box is None for box in boxes] == [False, True, False]
+    assert boxes[0].get_facecolor() != boxes[2].get_facecolor()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plural", "singular"]
 
 

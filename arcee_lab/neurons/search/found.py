@@ -218,6 +218,15 @@ class Found(Result):
         ]
         return pd.DataFrame(rows)
 
+    @property
+    def _finding(self) -> str:
+        scores = [one.best.f1 for one in self.labels]
+        if not scores:
+            return ""
+        return (
+            f"Best neuron per label: F1 {min(scores):.2f} to {max(scores):.2f} on other documents"
+        )
+
     def figure(self, *, dark: bool = False) -> "Figure":
         """F1 of each label's best unit, next to its controls."""
         from arcee_lab.views.figures.forest import found_bars
@@ -232,5 +241,6 @@ class Found(Result):
                 ]
                 for name in ("shuffled", "untrained")
             },
+            title=self._finding,
             dark=dark,
         )

@@ -105,18 +105,31 @@ class Domains(Result):
         return pd.DataFrame(columns)
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """Zeros by layer, one line per domain."""
-        from arcee_lab.views.figures.curves import Line, lines
+        """Zeros by layer, one line per domain; a map where there are more than six."""
+        from arcee_lab.views.figures.curves import Line, grid, lines
+        from arcee_lab.views.figures.drawing.series import MOST
 
-        layers = np.arange(self.rates.shape[1])
+        title = "Exact zeros by kind of text"
+        zeros = 1 - self.rates.mean(2)
+        layers = np.arange(zeros.shape[1])
+        if len(self.names) > MOST:
+            # Lines of so many colours could not be told apart.
+            return grid(
+                zeros,
+                rows=self.names,
+                columns=[str(layer) for layer in layers],
+                x="layer",
+                y="",
+                what="share of exact zeros",
+                title=title,
+                limits=(float(zeros.min()), float(zeros.max())),
+                dark=dark,
+            )
         return lines(
-            [
-                Line(name, layers, 1 - self.rates[place].mean(1))
-                for place, name in enumerate(self.names)
-            ],
+            [Line(name, layers, zeros[place]) for place, name in enumerate(self.names)],
             x="layer",
             y="share of exact zeros",
-            title="Exact zeros by kind of text",
+            title=title,
             dark=dark,
         )
 

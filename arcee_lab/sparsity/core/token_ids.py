@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcee_lab.results import Result
+from arcee_lab.sparsity.core.window_means import ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,8 @@ class Vocabulary(Result):
             ],
             x="how often the token id occurs",
             y="share of neurons that fire, mean over ids",
-            title="Active neurons by frequency of the token",
+            title="Do common tokens use fewer neurons? Rank correlation "
+            f"{ends(self.spearman)} by layer",
             log_x=True,
             dark=dark,
         )

@@ -126,3 +126,9 @@ def average(x: np.ndarray) -> float:
     """The mean of what is a number; NaN where nothing is."""
     there = np.asarray(x)[np.isfinite(x)]
     return float(there.mean()) if len(there) else float("nan")
+
+
+def ends(x: np.ndarray) -> str:
+    """The least and the largest of what is a number, in words, such as "-0.12 to +0.40"."""
+    there = np.asarray(x)[np.isfinite(x)]
+    return f"{there.min():+.2f} to {there.max():+.2f}" if len(there) else "not known"

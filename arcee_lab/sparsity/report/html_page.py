@@ -16,28 +16,33 @@ from arcee_lab.sparsity.compared.domains import Domains
 from arcee_lab.sparsity.report.passage import OFTEN, Passage, read_passage
 from arcee_lab.sparsity.report.report import SparsityReport
 from arcee_lab.sparsity.report.tables import RARE
+from arcee_lab.views.figures.drawing.series import spread
+from arcee_lab.views.figures.drawing.svg import svg
 from arcee_lab.views.figures.figure import Figure, png, titled
 from arcee_lab.views.html import bar_list, key_table
-from arcee_lab.views.html_page import page, picture
+from arcee_lab.views.html_page import drawing, page
 
 PAGE = "report.html"
 _PASSAGES = 2  # shown neuron by neuron
 _SHORTEST = 12  # tokens that make a passage worth showing
+_STRIPS = 8  # layers shown word by word; the map above them shows all
 
 _NOTES = {
     "which": "One row per neuron, one column per token. Blank is exactly zero: the neuron does not "
     "take part there. Each row is scaled by its own peak; on the right, how often it fires over "
     f"all the text. Picked are the neurons that write most to the residual stream here, of those "
     f"that fire on at most {OFTEN:.0%} of this passage and of all the text.",
-    "layers": "The dashed line is one half, what symmetric untrained weights give: compare the "
-    "bars with it. The line on a bar goes from the densest 5 % of tokens to the sparsest 5 %.",
+    "layers": "The shorter a bar, the more of the layer is exactly zero. Symmetric untrained "
+    "weights leave one half active. The line on a bar goes from the sparsest 5 % of tokens to the "
+    "densest 5 %.",
     "rates": "Each neuron is counted once, at the share of tokens on which it fires. "
     "The numbers on the left count the neurons that never fired.",
-    "tokens": "One column per token, in the order of the text: a dark cell is a layer that uses "
-    "many neurons there. ReLU² sets no fixed number, so hard and easy tokens may differ.",
+    "tokens": "One column per token, in the order of the text: the deeper the blue, the more of a "
+    "layer's neurons fire there. ReLU² sets no fixed number, so hard and easy tokens may differ.",
     "costs": "Seconds that the host spent on each analysis, of the pass as a whole; the model's "
     "own forward passes are the rest. CETT and truncation run forward passes of their own later.",
-    "strip": "Hover over a token for the share of the layer's neurons that fire at it.",
+    "strip": "The deeper the blue, the more of a layer's neurons fire at the token; hover over it "
+    "for the share. All layers have one scale, which the first line shows.",
 }
 
 _READINGS = {
@@ -174,7 +179,7 @@ def report_html(
     )
 
     def both(figure: Callable[..., Figure], alt: str) -> str:
-        return _both(figure, alt, of)
+        return _drawn(figure, alt, of)
 
     def named(name: str, alt: str) -> str:
         return both(partial(report.figures.draw, name), alt)
@@ -202,9 +207,9 @@ def report_html(
             ),
         ),
         (
-            "Layer by token",
+            f"Layer by token: {passages[0][0]}",
             _NOTES["tokens"],
-            named("tokens", "Active neurons"),
+            both(passages[0][1].figure_layers, "Share of neurons that fire, by layer and token"),
         ),
         *(_section(name, result, of) for name, result in report.results.items()),
         *((f"How many fire: {name}", _NOTES["strip"], _strips(p)) for name, p in passages),
@@ -227,6 +232,7 @@ def report_html(
         lead,
         sections,
         foot="Made by arcee-lab sparsity. This page makes no request and runs no script.",
+        contents=True,
     )
 
 
@@ -240,16 +246,14 @@ def _section(name: str, result: Any, of: str) -> tuple[str, str, str]:
     return (
         title,
         f"{result.headline}. {reading}",
-        _both(result.figure, f"{title}: {result.headline}", of),
+        _drawn(result.figure, f"{title}: {result.headline}", of),
     )
 
 
-def _both(figure: Callable[..., Figure], alt: str, of: str) -> str:
-    """A figure in light and in dark, with the text that it is of in its title."""
-    light, dark = (
-        png(titled(figure(dark=dark), of), dpi=130, colours=96) for dark in (False, True)
-    )
-    return picture(light, dark, alt=f"{of}: {alt}" if of else alt)
+def _drawn(figure: Callable[..., Figure], alt: str, of: str) -> str:
+    """A figure that follows the page, with the text that it is of in its title."""
+    made = titled(figure(), of)
+    return drawing(svg(made, title=made.title), alt=f"{of}: {alt}" if of else alt)
 
 
 def _costs(report: SparsityReport) -> str:
@@ -264,8 +268,9 @@ def _costs(report: SparsityReport) -> str:
 
 
 def _strips(passage: Passage) -> str:
+    shown = spread(len(passage.active), _STRIPS).tolist()
     return "".join(
-        f"<p>layer {layer}</p>{passage.strip(layer)}" for layer in range(len(passage.active))
+        f"<p>layer {layer}</p>{passage.strip(layer, legend=layer == shown[0])}" for layer in shown
     )
 
 

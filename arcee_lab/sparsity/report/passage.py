@@ -18,6 +18,7 @@ from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.sites import unit_name
 from arcee_lab.sparsity.report.report import SparsityReport
+from arcee_lab.views.figures.drawing.series import spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LONGEST = 48  # tokens that fit below a figure
 MOST_ROWS = 48  # neurons that fit next to it
+FEWEST = 3  # neurons of each layer that is shown
 OFTEN = 0.25  # a neuron that fires on more of the passage says little about any word
 
 
@@ -40,7 +42,7 @@ class Passage(Result):
         values: relu(u)² of each chosen neuron at each token.
         rates: How often each chosen neuron fires over the texts that were measured.
         active: Neurons that fire at each token, by layer: all of them, not the chosen ones.
-        d_mlp: Neurons per layer has.
+        d_mlp: Neurons per layer.
     """
 
     tokens: tuple[str, ...]
@@ -55,7 +57,13 @@ class Passage(Result):
     def headline(self) -> str:
         """The passage in one sentence, with its N."""
         shown = counted(len(self.neurons), "neuron")
-        return f"N = {counted(len(self.tokens), 'token')}, {shown} of {len(self.active)} layers"
+        return f"N = {counted(len(self.tokens), 'token')}, {shown} of {self._layers}"
+
+    @property
+    def _layers(self) -> str:
+        """How many layers the chosen neurons are of, and of how many."""
+        chosen, there = len(set(self.layers)), len(self.active)
+        return f"{there} layers" if chosen == there else f"{chosen} of {there} layers"
 
     def frame(self) -> "pd.DataFrame":
         """One row per chosen neuron: layer, unit, rate, and the token and value of its peak."""
@@ -83,18 +91,48 @@ class Passage(Result):
             [unit_name(*pair) for pair in zip(self.layers, self.neurons, strict=True)],
             groups=[str(layer) for layer in self.layers],
             notes=[f"{rate:.1%}" for rate in self.rates],
-            title="Which neurons fire where; on the right, how often over all the text",
+            title=f"Which neurons of {self._layers} fire where; right: how often over all the text",
             dark=dark,
         )
 
-    def strip(self, layer: int) -> str:
-        """The passage as HTML, each token coloured by the share of a layer's neurons that fire."""
+    def figure_layers(self, *, dark: bool = False) -> "Figure":
+        """Layer by token: the share of all neurons of a layer that fire at each word."""
+        from arcee_lab.views.figures.curves import grid
+
+        share = self.active.numpy() / self.d_mlp
+        return grid(
+            share,
+            rows=[str(layer) for layer in range(len(share))],
+            columns=self.tokens,
+            x="token",
+            y="layer",
+            what="share of neurons that fire",
+            title=f"A token uses {share.min():.1%} to {share.max():.1%} of a layer's neurons",
+            limits=(0, float(share.max()) or 1.0),
+            dark=dark,
+        )
+
+    def strip(self, layer: int, *, legend: bool = True) -> str:
+        """The passage as HTML, each token coloured by the share of a layer's neurons that fire.
+
+        Args:
+            layer: From 0. All layers of a passage have one scale.
+            legend: Whether the scale is shown above.
+        """
         from arcee_lab.views.html import token_strip
 
-        return token_strip(self.tokens, (self.active[layer] / self.d_mlp).tolist())
+        return token_strip(
+            self.tokens,
+            self.active[layer] / self.d_mlp,
+            limit=float(self.active.max()) / self.d_mlp,
+            what="share of neurons that fire",
+            legend=legend,
+        )
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>layer {n}</p>{self.strip(n)}" for n in range(len(self.active)))
+        return "".join(
+            f"<p>layer {n}</p>{self.strip(n, legend=n == 0)}" for n in range(len(self.active))
+        )
 
 
 @checked
@@ -117,7 +155,8 @@ def read_passage(
         tokenizer: Its tokenizer.
         ids: Text, or token ids; the first 48 tokens are read.
         report: What was measured on this model; it says how often each neuron fires.
-        per_layer: Neurons to pick in each layer; by default 6, fewer where there are many layers.
+        per_layer: Neurons to pick in each layer; by default 6, and 3 where there are many layers.
+            At most 48 are shown: of many layers some, at even distances, the first and last too.
 
     Raises:
         ValueError: A passage of fewer than two tokens.
@@ -141,11 +180,14 @@ def read_passage(
         model(input_ids=ids[None].to(device_of(model)), use_cache=False)
     layers, neurons, values, active = [], [], [], []
     blocks = anatomy_of(model).backbone.layers
-    most = per_layer or max(1, min(6, MOST_ROWS // len(blocks)))
+    most = per_layer or max(FEWEST, min(6, MOST_ROWS // len(blocks)))
+    shown = spread(len(blocks), max(1, MOST_ROWS // most))
     for layer, block in enumerate(blocks):
         down_proj: Any = unwrap(block).get_submodule("mlp.down_proj")
         post = acts[f"layers.{layer}.mlp.hook_post"][0].float().cpu()
         active.append((post > 0).sum(-1))
+        if layer not in shown:
+            continue
         writes = effective_weight(down_proj).float().norm(dim=0).cpu()
         for neuron in _pick(post, writes, report.rates[layer], most):
             layers.append(layer)

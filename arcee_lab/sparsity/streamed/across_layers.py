@@ -57,6 +57,11 @@ class AcrossLayersResult(Result):
             f"{there.min():.2f} to {there.max():.2f}"
         )
 
+    @property
+    def _mean_of_pairs(self) -> float:
+        pairs = self.correlation[np.triu_indices(len(self.correlation), 1)]
+        return window_means.average(pairs)
+
     def frame(self) -> "pd.DataFrame":
         """One row per pair of layers: layer, other, correlation; cosine where other is the next."""
         import pandas as pd
@@ -76,18 +81,20 @@ class AcrossLayersResult(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The correlations as a grid."""
-        from arcee_lab.views.figures.curves import grid
+        """The correlations as a map, without those of a layer with itself."""
+        from arcee_lab.views.figures.effects import effect_map
 
         names = [str(layer) for layer in range(len(self.correlation))]
-        return grid(
-            self.correlation,
-            rows=names,
-            columns=names,
-            x="layer",
-            y="layer",
+        others = np.where(np.eye(len(names), dtype=bool), np.nan, self.correlation)
+        return effect_map(
+            others,
+            names,
+            names,
+            across="layer",
+            down="layer",
             what="correlation of active neurons",
-            title=f"Do layers work hard at the same tokens? ({self.tokens:,} tokens)",
+            title="Do layers work hard at the same tokens? Mean correlation "
+            f"{self._mean_of_pairs:.2f} (N = {self.tokens:,} tokens)",
             dark=dark,
         )
 
@@ -98,7 +105,8 @@ class AcrossLayers(Analysis):
     name: ClassVar[str] = "neighbours"
     title: ClassVar[str] = "Layers against each other"
     reading: ClassVar[str] = (
-        "A dark cell says that two layers use many neurons at the same tokens. The cosine of "
+        "The deeper the orange, the more two layers use many neurons at the same tokens; blue, at "
+        "different ones. The cosine of "
         "neighbouring inputs, in the table, says how well one layer's input stands for the next, "
         "which is what the predictor `lookahead` relies on."
     )

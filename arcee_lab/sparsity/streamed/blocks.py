@@ -67,6 +67,15 @@ class BlocksResult(Result):
             f"have at most two neurons that fire; keeping two loses {lost:.2%} of Σ‖n‖²{blocks}"
         )
 
+    @property
+    def _finding(self) -> str:
+        size = SIZES[0]
+        share = window_means.average(self.means[f"zero_{size}"].value)
+        if not np.isfinite(share):
+            return "Zeros in blocks"
+        chance = (self.zeros**size).mean()
+        return f"{share:.0%} of blocks of {size} neurons are all zero; {chance:.0%} by chance"
+
     def frame(self) -> "pd.DataFrame":
         """One row per layer: every mean, its half, chances of zero blocks, the fullest tile."""
         import pandas as pd
@@ -82,22 +91,26 @@ class BlocksResult(Result):
         """The share of all-zero blocks by their size, one line per layer, with its chance line."""
         from arcee_lab.views.figures.curves import Line, lines
 
-        layers = len(self.zeros)
-        shown = sorted({round(place) for place in np.linspace(0, layers - 1, min(layers, 6))})
         sizes = np.array((1, *SIZES))
         found = np.stack([self.zeros, *(self.means[f"zero_{size}"].value for size in SIZES)])
-        curves = [Line(f"layer {layer}", sizes, found[:, layer]) for layer in shown]
+        layers = range(len(self.zeros))
+        curves = [Line(f"layer {layer}", sizes, found[:, layer]) for layer in layers]
         curves += [
             Line(
-                "" if place else "chance: Sⁿ", sizes, self.zeros[layer] ** sizes, None, True, place
+                "" if layer else "chance: Sⁿ, dashed",
+                sizes,
+                self.zeros[layer] ** sizes,
+                None,
+                True,
+                layer,
             )
-            for place, layer in enumerate(shown)
+            for layer in layers
         ]
         return lines(
             curves,
             x="neighbouring neurons in a block",
             y="share of blocks that are all zero",
-            title="Zeros in blocks",
+            title=self._finding,
             log_x=True,
             dark=dark,
         )

@@ -138,6 +138,7 @@ class ConcentrationResult(Result):
         from arcee_lab.views.figures.curves import Line, lines
 
         layers = np.arange(len(self.eff))
+        k90 = self.means["k90"].value
         names = {"n_eff": "at equal shares (N_eff)", "k90": "hold 90 %", "k99": "hold 99 %"}
         return lines(
             [
@@ -146,7 +147,10 @@ class ConcentrationResult(Result):
             ],
             x="layer",
             y=f"neurons of {self.d_mlp:,}, mean over tokens",
-            title="How few neurons hold what a token's MLP writes",
+            title=f"{np.nanmin(k90):.0f} to {np.nanmax(k90):.0f} of {self.d_mlp:,} neurons hold "
+            "90 % of what a token's MLP writes"
+            if np.isfinite(k90).any()
+            else "No neuron writes anything",
             dark=dark,
         )
 

@@ -79,7 +79,8 @@ class LossResult(Result):
             ],
             x="loss of the next token, nats",
             y="share of neurons that fire",
-            title="Do hard tokens use more neurons?",
+            title="Do hard tokens use more neurons? Correlation "
+            f"{window_means.ends(self.correlation)} by layer",
             dark=dark,
         )
 

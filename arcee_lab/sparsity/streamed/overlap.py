@@ -69,6 +69,15 @@ class OverlapResult(Result):
             f"of the neurons that either uses ({chance:.1%} expected by chance)"
         )
 
+    @property
+    def _finding(self) -> str:
+        first, chance = (
+            window_means.average(x) for x in (self.jaccard.value[:, 0], self.chance[0])
+        )
+        if not np.isfinite(first):
+            return "Overlap of active sets by token distance"
+        return f"Neighbouring tokens share {first:.0%} of active neurons; {chance:.0%} by chance"
+
     def frame(self) -> "pd.DataFrame":
         """One row per layer and lag: jaccard, reuse, their halves and chances, n_windows."""
         import pandas as pd
@@ -93,31 +102,30 @@ class OverlapResult(Result):
         """Jaccard overlap against the lag, with the chance line of each layer shown."""
         from arcee_lab.views.figures.curves import Line, lines
 
-        layers = len(self.jaccard.value)
-        shown = sorted({round(place) for place in np.linspace(0, layers - 1, min(layers, 6))})
         lags = np.arange(1, LAGS + 1)
         # Few windows are long enough for the largest lags; the mean of a few is noise.
         enough = self.jaccard.windows >= min(_FEWEST, self.jaccard.windows.max())
         value, half = (
             np.where(enough, x, np.nan) for x in (self.jaccard.value, self.jaccard.ci_half_width)
         )
-        curves = [Line(f"layer {layer}", lags, value[layer], half[layer]) for layer in shown]
+        layers = range(len(value))
+        curves = [Line(f"layer {layer}", lags, value[layer], half[layer]) for layer in layers]
         curves += [
             Line(
-                "" if place else "chance",
+                "" if layer else "chance, dashed",
                 lags,
                 np.full(LAGS, self.chance[0][layer]),
                 None,
                 True,
-                place,
+                layer,
             )
-            for place, layer in enumerate(shown)
+            for layer in layers
         ]
         return lines(
             curves,
             x="tokens apart",
             y="Jaccard overlap of active neurons",
-            title="Overlap of active sets by token distance",
+            title=self._finding,
             log_x=True,
             dark=dark,
         )

@@ -100,6 +100,21 @@ class PredictorsResult(Result):
             f"N = {self.tokens:,} tokens, mean over layers: recall and precision {'; '.join(sets)}"
         )
 
+    @property
+    def _finding(self) -> str:
+        place = BUDGETS.index(1.0)
+        held = [
+            window_means.average(self.at_budget.value[:, column, place])
+            for column in range(len(self.names))
+        ]
+        best = max(
+            zip(held, self.names, strict=True), key=lambda one: (np.isfinite(one[0]), one[0])
+        )
+        hot = self.hot[:, place].mean()
+        if not np.isfinite(best[0]) or best[0] < hot:
+            return f"The neurons that fire most hold {hot:.0%} of the active ones"
+        return f"Best predictor: {best[1]} names {best[0]:.0%} of the active neurons; hot {hot:.0%}"
+
     def frame(self) -> "pd.DataFrame":
         """One row per layer and predictor: metrics at its own threshold, recall at budgets."""
         import pandas as pd
@@ -134,10 +149,11 @@ class PredictorsResult(Result):
         curves.append(Line("hot", budgets, self.hot.mean(0), None, True))
         return lines(
             curves,
-            x="budget, as a multiple of the neurons that do fire (dotted: as many as fire)",
+            x="budget, as a multiple of the neurons that do fire",
             y="recall: share of them that it holds",
-            title="What predicts the active neurons, mean over layers",
+            title=self._finding,
             mark=1.0,
+            mark_name="as many as fire",
             dark=dark,
         )
 

@@ -75,11 +75,14 @@ class SpikesResult(Result):
         from arcee_lab.views.figures.curves import Line, lines
 
         layers = np.arange(len(self.largest))
+        share = window_means.average(self.top.value)
         return lines(
-            [Line("", layers, self.top.value, self.top.ci_half_width)],
+            [Line("mean over tokens, 95 %", layers, self.top.value, self.top.ci_half_width)],
             x="layer",
             y="‖top neuron‖ / ‖output‖",
-            title="What one neuron holds of the MLP's output",
+            title=f"The strongest neuron is {share:.0%} as long as its MLP's output (mean)"
+            if np.isfinite(share)
+            else "No neuron writes anything",
             dark=dark,
         )
 

@@ -152,7 +152,8 @@ class UnionsResult(Result):
             curves,
             x="tokens together",
             y="share of neurons used",
-            title="What several tokens use together, mean over layers",
+            title=f"A token uses {self.rates.mean():.1%} of the neurons, a window "
+            f"{self.sequence.value.mean():.1%} (mean over layers)",
             log_x=True,
             dark=dark,
         )

@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from arcee_lab.views.figures.figure import Figure, new, sequential, style
-from arcee_lab.views.scale import CATEGORIES
-
-MOST_COLOURS = len(CATEGORIES)
+from arcee_lab.views.figures.curves import legend
+from arcee_lab.views.figures.drawing.series import Look, looks, others
+from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def bands(
 ) -> Figure:
     """Draws lines against one axis.
 
-    Up to six lines get a colour each, in order of the palette. More are layers or steps, which
-    have an order: they get the sequential scale, and the legend names the first and the last.
+    Up to six lines get a colour and a mark each. Of more, such as 36 layers, five have one, the
+    first and the last among them; the others are thin, and the legend says how many they are.
 
     Args:
         lines: What to draw.
@@ -84,50 +83,45 @@ def bands(
         height: In inches.
         dark: For a dark page.
     """
+    solid = sum(not line.dashed for line in lines)
+    found = looks(solid, soft(dark))
+    order = iter(found)
     with style(dark=dark):
         figure, (axes,) = new(height)
-        ink = axes.xaxis.label.get_color()
-        for line, shade in zip(lines, _colours(lines, dark=dark), strict=True):
-            shade = ink if line.dashed else shade
-            if line.low is not None and line.high is not None:
-                axes.fill_between(line.x, line.low, line.high, color=shade, alpha=0.18, linewidth=0)
-            axes.plot(
-                line.x,
-                line.y,
-                color=shade,
-                label=line.name,
-                linestyle="--" if line.dashed else "-",
-                linewidth=1.2 if line.dashed else 1.6,
-                marker="o" if line.dots and not line.dashed else None,
-                markersize=3.2,
-            )
+        for line in lines:
+            look = Look(ink(dark), "") if line.dashed else next(order)
+            if line.low is not None and line.high is not None and look.named:
+                axes.fill_between(
+                    line.x, line.low, line.high, color=look.colour, alpha=0.18, linewidth=0
+                )
+            options = look.options(len(line.x), dashed=line.dashed)
+            if line.dots and look.named:
+                options["markevery"] = 1  # each point is measured
+            axes.plot(line.x, line.y, label=line.name if look.named else None, **options)
+        if left := others(found):
+            axes.plot([], [], color=soft(dark), linewidth=0.7, label=f"the other {left}")
         _scale(axes, x, "x")
         _scale(axes, y, "y")
-        for at, name in marks:
-            axes.axvline(at, color=ink, linewidth=0.8, linestyle=":")
+        for place, (at, name) in enumerate(marks):
+            axes.axvline(at, color=ink(dark), linewidth=0.8, linestyle=":")
             across = axes.get_xaxis_transform()
-            axes.text(at, 0.98, f" {name}", transform=across, va="top", fontsize=8)
+            height = 0.99 - 0.08 * (place % 2)  # neighbours that are close do not collide
+            axes.text(at, height, f" {name}", transform=across, va="top", fontsize=SMALL)
         for at, name in levels:
-            axes.axhline(at, color=ink, linewidth=0.8, linestyle=":")
+            axes.axhline(at, color=ink(dark), linewidth=0.8, linestyle=":")
             along = axes.get_yaxis_transform()
             place = 0.01 if named_at == "left" else 0.99
-            axes.text(place, at, name, transform=along, va="bottom", ha=named_at, fontsize=8)
+            axes.text(place, at, name, transform=along, va="bottom", ha=named_at, fontsize=SMALL)
         axes.grid(linewidth=0.5)
         axes.set_title(title)
-        _legend(figure, axes, lines)
+        if len(lines) > 1:
+            legend(figure)
     return figure
 
 
 def percent(value: float, place: object = None) -> str:
     """0.05 as 5 %, with as many digits as small shares need."""
     return f"{100 * value:.3g} %"
-
-
-def _colours(lines: Sequence[Band], *, dark: bool) -> list[Any]:
-    ordered = sum(not line.dashed for line in lines)
-    scale = sequential(dark=dark)(np.linspace(0.3, 1.0, ordered))
-    shades = iter(CATEGORIES if ordered <= MOST_COLOURS else scale)
-    return [None if line.dashed else next(shades) for line in lines]
 
 
 def _scale(axes: Axes, axis: Axis, which: str) -> None:
@@ -143,20 +137,3 @@ def _scale(axes: Axes, axis: Axis, which: str) -> None:
         subs = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
         target.set_major_locator(LogLocator(subs=subs))
         target.set_minor_formatter("")
-
-
-def _legend(figure: Figure, axes: Axes, lines: Sequence[Band]) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    ordered = [at for at, line in enumerate(lines) if not line.dashed]
-    dashed = [at for at, line in enumerate(lines) if line.dashed]
-    if len(ordered) > MOST_COLOURS:
-        ordered = [ordered[0], ordered[-1]]
-    shown = [*ordered, *dashed]
-    if len(shown) > 1:
-        figure.legend(
-            [handles[at] for at in shown],
-            [names[at] for at in shown],
-            loc="outside lower center",
-            ncols=min(len(shown), 4),
-            fontsize=8,
-        )

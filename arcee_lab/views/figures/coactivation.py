@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter
 
+from arcee_lab.views.arrays import floats
 from arcee_lab.views.figures.bands import percent
-from arcee_lab.views.figures.figure import Figure, new, style
-from arcee_lab.views.scale import CATEGORIES, DIVERGING
+from arcee_lab.views.figures.drawing.cells import Shades, colour_bar, draw
+from arcee_lab.views.figures.figure import SMALL, WIDTH, Figure, ink, style
+from arcee_lab.views.scale import CATEGORIES
 
 
 def together(
@@ -20,7 +21,7 @@ def together(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """A square of pairs on the left, a curve a grouping on the right.
+    """A square of pairs above, and below it one curve per grouping.
 
     Args:
         pairs: `[unit, unit]`, signed; NaN stays blank.
@@ -30,33 +31,32 @@ def together(
         title: The line above.
         dark: For a dark page.
     """
+    pairs = floats(pairs)
+    known = np.abs(pairs[np.isfinite(pairs)])
+    limit = (float(np.quantile(known, 0.995)) if len(known) else 0.0) or 1.0
     with style(dark=dark):
-        figure, (square, axes) = new(3.4, columns=2)
-        limit = float(np.nanquantile(np.abs(pairs), 0.995)) or 1.0
-        paper = square.get_facecolor()
-        anchors = [*DIVERGING[:2], paper, *DIVERGING[3:]]
-        colours = LinearSegmentedColormap.from_list("pairs", anchors)
-        shown = np.ma.masked_invalid(pairs)
-        image = square.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+        figure = Figure(figsize=(WIDTH, 7.2), layout="constrained")
+        square, axes = figure.subplots(2, 1, gridspec_kw={"height_ratios": (4.2, 2.2)})
+        mesh = draw(square, pairs, Shades("diverging", limit), gaps=False, dark=dark)
+        square.set_aspect("equal")
         square.set(xlabel=f"{len(pairs)} neurons that fire most", xticks=[], yticks=[])
-        bar = figure.colorbar(image, ax=square, shrink=0.8, location="left", label=what)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        ink = axes.xaxis.label.get_color()
+        square.set_ylim(len(pairs), 0)
+        colour_bar(figure, mesh, [square], what)
         for number, (name, share) in enumerate(held.items()):
             last = number == len(held) - 1
             axes.plot(
                 np.arange(1, len(share) + 1),
                 share,
-                color=ink if last else CATEGORIES[number],
+                color=ink(dark) if last else CATEGORIES[number],
                 linestyle="--" if last else "-",
                 marker=None if last else "o",
                 markersize=3.2,
                 label=name,
             )
-        axes.axhline(cover, color=ink, linewidth=0.8, linestyle=":")
-        axes.set(xlabel="groups, best first", ylabel="share of active neurons held", ylim=(0, 1.02))
+        axes.axhline(cover, color=CATEGORIES[1], linewidth=1.2, linestyle=":", label=percent(cover))
+        axes.set(xlabel="groups, best first", ylabel="active neurons held", ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(FuncFormatter(percent))
         axes.grid(linewidth=0.5)
-        axes.legend(loc="lower right", fontsize=8)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=ink)
+        axes.legend(loc="lower right", fontsize=SMALL)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from arcee_lab.views.figures.figure import Figure, new, sequential, style
-from arcee_lab.views.scale import CATEGORIES
-
-_FEW = len(CATEGORIES)  # more lines than this are coloured by the sequential scale
+from arcee_lab.views.arrays import floats
+from arcee_lab.views.figures.drawing.cells import Shades, cell_map
+from arcee_lab.views.figures.drawing.series import Look, looks, others
+from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     mark: float | int | None = None,
+    mark_name: str = "",
     dark: bool = False,
 ) -> Figure:
     """Curves over a common axis.
+
+    Up to six curves get a colour and a mark each. Of more, such as 36 layers, five have one, the
+    first and the last among them; the others are thin, and the legend says how many they are.
 
     Args:
         curves: What to draw; baselines behind what they belong to.
@@ -54,33 +58,31 @@ def lines(
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
         mark: Where to put a dotted vertical line.
+        mark_name: What the line means.
         dark: For a dark page.
     """
-    solid = [number for number, curve in enumerate(curves) if curve.of is None]
-    shades = sequential(dark=dark)
-    colours = {
-        number: CATEGORIES[place] if len(solid) <= _FEW else shades(0.25 + 0.7 * place / len(solid))
-        for place, number in enumerate(solid)
-    }
+    own = [number for number, curve in enumerate(curves) if not curve.dashed and curve.of is None]
+    found = dict(zip(own, looks(len(own), soft(dark)), strict=True))
     with style(dark=dark):
-        figure, (axes,) = new(3.4)
+        figure, (axes,) = new(3.3)
         for number, curve in enumerate(curves):
-            colour = colours[number if curve.of is None else curve.of]
+            look = found.get(number if curve.of is None else curve.of, Look(ink(dark), ""))
+            if curve.of is not None and not look.named:
+                continue  # a baseline of a thin line
+            label = curve.name if look.named else ""
+            points = len(curve.x)
             axes.plot(
-                curve.x,
-                curve.y,
-                color=colour,
-                linestyle="--" if curve.dashed else "-",
-                linewidth=1.0 if curve.dashed else 1.6,
-                marker="o" if len(curve.x) <= 12 and not curve.dashed else None,
-                markersize=3,
-                label=curve.name or None,
+                curve.x, curve.y, label=label or None, **look.options(points, dashed=curve.dashed)
             )
-            if curve.ci_half_width is not None:
+            if curve.ci_half_width is not None and look.named:
                 low, high = curve.y - curve.ci_half_width, curve.y + curve.ci_half_width
-                axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
+                axes.fill_between(curve.x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+        left = others(list(found.values()))
+        if left:
+            axes.plot([], [], color=soft(dark), linewidth=0.7, label=f"the other {left}")
         if mark is not None:
-            axes.axvline(mark, color=axes.xaxis.label.get_color(), linestyle=":", linewidth=1)
+            name = mark_name or None
+            axes.axvline(mark, color=ink(dark), linestyle=":", linewidth=1.2, label=name)
         axes.set(xlabel=x, ylabel=y)
         if log_x:
             axes.set_xscale("log")
@@ -91,10 +93,19 @@ def lines(
             axes.set_yscale("log")
         axes.grid(linewidth=0.5)
         axes.set_title(title)
-        named = sum(bool(curve.name) for curve in curves)
-        if named:
-            figure.legend(loc="outside right upper", fontsize=7, ncols=1 if named <= 20 else 2)
+        legend(figure)
     return figure
+
+
+def legend(figure: Figure) -> None:
+    """The legend below all axes of a figure, in as many columns as its names leave room for."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    if names:
+        columns = max(1, min(4, len(names), int(62 / (max(map(len, names)) + 7))))
+        figure.legend(
+            handles, names, loc="outside lower center", fontsize=SMALL, ncols=columns,
+            columnspacing=1.2, handlelength=2.2,
+        )  # fmt: skip
 
 
 def grid(
@@ -109,12 +120,12 @@ def grid(
     limits: tuple[float | int, float | int] | None = None,
     dark: bool = False,
 ) -> Figure:
-    """One number per cell as a colour; NaN stays the paper's colour.
+    """One number per cell as a colour; NaN has no colour.
 
     Args:
         cells: `[row, column]`.
         rows: Labels; some are left out where there are many.
-        columns: Labels, likewise.
+        columns: Labels; some numbers are left out where there are many, and words continue below.
         x: Name of the horizontal axis.
         y: Name of the vertical axis.
         what: What the colour means.
@@ -122,23 +133,17 @@ def grid(
         limits: Ends of the colour scale; by default those of the cells.
         dark: For a dark page.
     """
-    with style(dark=dark):
-        figure, (axes,) = new(min(5.0, 1.5 + 0.22 * len(cells)))
-        low, high = limits or (None, None)
-        image = axes.imshow(
-            np.ma.masked_invalid(cells),
-            aspect="auto",
-            interpolation="nearest",
-            cmap=sequential(dark=dark),
-            vmin=low,
-            vmax=high,
-        )
-        for labels, axis in ((columns, axes.xaxis), (rows, axes.yaxis)):
-            step = max(1, -(-len(labels) // 24))
-            axis.set_ticks(range(0, len(labels), step), list(labels)[::step])
-        if max(map(len, columns), default=0) > 3:
-            axes.tick_params(axis="x", rotation=90, labelsize=7)
-        axes.set(xlabel=x, ylabel=y)
-        axes.set_title(title)
-        figure.colorbar(image, ax=axes, label=what)
-    return figure
+    cells = floats(cells)
+    known = cells[np.isfinite(cells)]
+    low, high = limits or (float(known.min(initial=0)), float(known.max(initial=0)) or 1.0)
+    return cell_map(
+        cells,
+        rows,
+        columns,
+        Shades(limit=float(high), low=float(low)),
+        across=x,
+        down=y,
+        what=what,
+        title=title,
+        dark=dark,
+    )

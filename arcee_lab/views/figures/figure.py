@@ -1,5 +1,6 @@
 """One look for every matplotlib figure, applied while a figure is drawn and never globally."""
 
+import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +11,28 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
-from arcee_lab.views.scale import CATEGORIES, DIVERGING, SEQUENTIAL
+from arcee_lab.views.figures.drawing import palette, titles
+from arcee_lab.views.figures.drawing.svg import svg
+from arcee_lab.views.scale import CATEGORIES, DIVERGING, DIVERGING_PLACES, PLACES, SEQUENTIAL
 
-WIDTH = 6.8  # inches: a full text width; half of it is 3.3
+WIDTH = 5.0  # inches: 480 pixels, so that a phone shows it at three quarters of its size
+SMALL = 8.5  # points: no text of a figure is smaller
+MOST_BYTES = 60_000  # of a figure as SVG; a larger one is shown as PNG
+_COLOURS = 48  # of a PNG in a notebook
+_TRIES = 4  # to lay a figure out
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
-    "font.size": 9,
+    "font.size": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": SMALL,
     "text.parse_math": False,  # names of files, models and domains may hold dollar signs
     "font.family": "DejaVu Sans",
     "axes.titlesize": 10,
@@ -31,43 +42,55 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CATEGORIES),
+    "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.06,
 }
 
 
-def _palette(ink: str, soft: str, paper: str, line: str) -> dict[Any, Any]:
-    edges = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), soft)
-    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor")
-    papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
-    return {
-        **edges,
-        **dict.fromkeys((*inks, "ytick.labelcolor"), ink),
-        **dict.fromkeys(papers, paper),
-        "grid.color": line,
-    }
-
-
-_LIGHT = _palette("#1a2433", "#5b6778", "#ffffff", "#d8dee8")
-_DARK = _palette("#e4e9f1", "#9aa7b8", "#14181f", "#323b49")
-
-
 class Figure(MatplotlibFigure):
-    """A matplotlib figure that shows itself in a notebook, without pyplot and its state."""
+    """A matplotlib figure that shows itself in a notebook, without pyplot and its state.
+
+    A notebook gets it as SVG, which takes the light or dark colours of JupyterLab, and as PNG on
+    white for where SVG is not shown: in notebooks that are not trusted, and on the web.
+    """
 
     def draw(self, renderer: Any) -> None:
-        """Draws; logarithmic axes get labels without mathematics, which is off here."""
+        """Draws; logarithmic axes get labels without mathematics, long titles several lines."""
         for axes in self.axes:
             for axis in (axes.xaxis, axes.yaxis):
                 if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
                     axis.set_major_formatter(_PlainLog(labelOnlyBase=True))
                 if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
                     axis.set_minor_formatter(_PlainLog())
+        engine = self.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):
+            for _ in range(_TRIES):  # a longer title moves axes, which may shorten others
+                engine.execute(self)
+                if not titles.wrap(self, renderer):
+                    break
         super().draw(renderer)
 
+    @property
+    def title(self) -> str:
+        """Its title: what it shows, in one sentence."""
+        found = (axes.get_title(loc="left") for axes in self.axes)
+        return self.get_suptitle() or next(filter(None, found), "")
+
+    def __repr__(self) -> str:
+        return f"Figure({' '.join(self.title.split())})"
+
     def _repr_png_(self) -> bytes:
-        return _with_palette(png(self))
+        return png(self, colours=_COLOURS)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        drawn = svg(self, title=self.title)
+        bundle = {"text/plain": repr(self)}
+        bundle["image/png"] = base64.b64encode(self._repr_png_()).decode()
+        if len(drawn) <= MOST_BYTES:
+            bundle["image/svg+xml"] = drawn
+        return bundle
 
 
 class _PlainLog(LogFormatter):
@@ -80,7 +103,7 @@ class _PlainLog(LogFormatter):
 @contextmanager
 def style(*, dark: bool = False) -> Iterator[None]:
     """Draws what is inside in the house style; the caller's settings come back afterwards."""
-    with mpl.rc_context({**_STYLE, **(_DARK if dark else _LIGHT)}):
+    with mpl.rc_context({**_STYLE, **palette.settings(dark=dark)}):
         yield
 
 
@@ -94,6 +117,16 @@ def new(height: float, *, width: float = WIDTH, columns: int = 1) -> tuple[Figur
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def ink(dark: bool = False) -> str:
+    """The colour of text, which is a variable of the page in SVG."""
+    return (palette.DARK if dark else palette.LIGHT)["ink"]
+
+
+def soft(dark: bool = False) -> str:
+    """The colour of axes and of what stays in the background."""
+    return (palette.DARK if dark else palette.LIGHT)["soft"]
 
 
 def titled(figure: Figure, of: str) -> Figure:
@@ -122,8 +155,6 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None)
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     if colours is None:
         return buffer.getvalue()
-    from PIL import Image
-
     small = io.BytesIO()
     Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True
@@ -131,23 +162,16 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None)
     return small.getvalue()
 
 
-def _with_palette(picture: bytes) -> bytes:
-    """The picture in 256 colours: a third of the size, so that notebooks stay small."""
-    whole = Image.open(io.BytesIO(picture)).convert("RGB")
-    palette = whole.quantize(256, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    palette.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
-
-
-def sequential(*, dark: bool = False) -> LinearSegmentedColormap:
-    """The sequential scale as a colour map; masked cells stay the paper's colour.
-
-    On dark paper it runs from dark to pale, so that strong always stands out.
-    """
-    return LinearSegmentedColormap.from_list("arcee", SEQUENTIAL[:: -1 if dark else 1])
+def sequential() -> LinearSegmentedColormap:
+    """The sequential scale as a colour map; masked cells have no colour."""
+    return _map("arcee", PLACES, SEQUENTIAL)
 
 
 def diverging() -> LinearSegmentedColormap:
-    """The diverging scale as a colour map; its middle is pale on light and dark paper alike."""
-    return LinearSegmentedColormap.from_list("arcee signed", DIVERGING)
+    """The diverging scale as a colour map; masked cells have no colour."""
+    return _map("arcee signed", DIVERGING_PLACES, DIVERGING)
+
+
+def _map(name: str, places: tuple[float, ...], colours: tuple[str, ...]) -> LinearSegmentedColormap:
+    anchors = list(zip(places, colours, strict=True))
+    return LinearSegmentedColormap.from_list(name, anchors, N=512)

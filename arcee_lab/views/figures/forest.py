@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcee_lab.views.figures.figure import WIDTH, Figure, new, style
+from arcee_lab.views.figures.figure import SMALL, WIDTH, Figure, ink, new, style
 from arcee_lab.views.html import number
 from arcee_lab.views.scale import CATEGORIES
 
 _ROW = 0.24  # inches
+_CONTROLS = "x+1"  # marks
 
 
 class Row(NamedTuple):
@@ -50,7 +51,7 @@ def forest_panels(
             len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
         for place, (heading, rows) in zip(axes, panels, strict=True):
-            place.axvline(0, color="#8a94a3", linewidth=0.8)
+            place.axvline(0, color=ink(dark), linewidth=0.8)
             for at, row in enumerate(rows):
                 colour = CATEGORIES[0]
                 place.plot([row.low, row.high], [at, at], color=colour, linewidth=1.6)
@@ -69,14 +70,14 @@ def forest_panels(
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=8,
+                    fontsize=SMALL,
                 )
             place.set_yticks(range(len(rows)), [row.label for row in rows])
             place.set_ylim(len(rows) - 0.4, -0.6)
             place.set_title(heading)
             place.margins(x=0.08)
         axes[-1].set_xlabel(x)
-        figure.suptitle(title, fontsize=9, x=0.01, ha="left", wrap=True)
+        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
     return figure
 
 
@@ -85,6 +86,7 @@ def found_bars(
     scores: Sequence[tuple[float, float, float]],
     controls: Mapping[str, Sequence[float]],
     *,
+    title: str = "",
     dark: bool = False,
 ) -> Figure:
     """Draws one row per label: the score with its interval, and one mark per control.
@@ -93,6 +95,7 @@ def found_bars(
         names: What each row is.
         scores: Score, lower and upper end of the interval.
         controls: Name of a control -> its score in each row, NaN where it is missing.
+        title: The line above.
         dark: For a dark page.
     """
     rows = np.arange(len(names))
@@ -103,10 +106,18 @@ def found_bars(
         axes.scatter(value, rows, s=24, color=CATEGORIES[0], label="best unit", zorder=3)
         for place, (name, found) in enumerate(controls.items(), start=1):
             if np.isfinite(found).any():
-                axes.scatter(found, rows, s=20, marker="x", color=CATEGORIES[place], label=name)
+                axes.scatter(
+                    found,
+                    rows,
+                    s=20,
+                    marker=_CONTROLS[place % 3],
+                    color=CATEGORIES[place],
+                    label=name,
+                )
         axes.set_yticks(rows, names)
         axes.set(xlim=(0, 1.02), xlabel="F1 on the confirmation texts")
         axes.invert_yaxis()
         axes.grid(axis="x", linewidth=0.5)
-        axes.legend(loc="lower right", fontsize=8)
+        axes.set_title(title)
+        figure.legend(loc="outside lower center", fontsize=SMALL, ncols=3)
     return figure

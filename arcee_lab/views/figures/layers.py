@@ -1,13 +1,17 @@
-"""One row or bar per layer: bars inside bars, shares against a baseline, rates on a log axis."""
+"""One row per layer: bars with their numbers, bars inside bars, rates on a log axis."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from arcee_lab.views.arrays import floats
 from arcee_lab.views.figures.bands import percent
-from arcee_lab.views.figures.figure import Figure, new, sequential, style
-from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL
+from arcee_lab.views.figures.curves import legend
+from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
+from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL, colour
+
+_ROW = 0.2  # inches
 
 
 def share_bars(
@@ -19,39 +23,53 @@ def share_bars(
     baseline_name: str,
     what: str,
     spread: str,
+    names: Sequence[str] | None = None,
+    across: str = "layer",
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Bars of a share by layer, a dashed baseline, and the spread as a line on each bar.
+    """One bar per layer from 0, as long as its share, with the number next to it.
+
+    The axis ends where the longest bar and its spread end, so that small shares can be told apart;
+    a baseline beyond it is named without a line.
 
     Args:
         share: `[layer]`, between 0 and 1.
         low: `[layer]`, the lower end of the spread.
         high: `[layer]`, its upper end.
-        baseline: Where the dashed line is.
-        baseline_name: What it means.
-        what: The vertical axis.
+        baseline: What the shares are compared with.
+        baseline_name: What that is.
+        what: The horizontal axis.
         spread: What the lines on the bars are.
+        names: What each row is; by default the numbers of layers.
+        across: What the rows are.
         title: The line above.
         dark: For a dark page.
     """
-    layers = np.arange(len(share))
-    few = len(share) <= 16
+    share, low, high = floats(share), floats(low), floats(high)
+    rows = np.arange(len(share))
+    end = max(float(np.max(high, initial=0)), float(np.max(share, initial=0)), 1e-9)
+    near = baseline <= 1.6 * end
     with style(dark=dark):
-        figure, (axes,) = new(3.0)
-        axes.bar(layers, share, width=0.72, color=SEQUENTIAL[2])
-        accent = CATEGORIES[1]
-        axes.vlines(layers, low, high, color=SEQUENTIAL[4] if not dark else "#ffffff", label=spread)
-        axes.axhline(baseline, color=accent, linestyle="--", label=baseline_name)
-        if few:
-            for layer, value in enumerate(share):
-                axes.text(layer, 0.03, f"{value:.1%}", ha="center", color="#000000", fontsize=8)
-        axes.set_xticks(layers if few else layers[:: max(1, len(share) // 12)])
-        axes.set(xlabel="layer", ylabel=what, ylim=(0, 1), xlim=(-0.6, len(share) - 0.4))
-        axes.yaxis.set_major_formatter(FuncFormatter(percent))
-        axes.grid(axis="y")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+        figure, (axes,) = new(1.15 + _ROW * max(len(share), 3))
+        axes.barh(rows, share, height=0.72, color=SEQUENTIAL[2])
+        axes.hlines(rows, low, high, color=ink(dark), linewidth=1.2, label=spread)
+        if near:
+            line = {"color": CATEGORIES[1], "linestyle": "--", "linewidth": 1.6}
+            axes.axvline(baseline, label=baseline_name, **line)
+        else:
+            axes.plot([], [], " ", label=f"{baseline_name}: {percent(baseline)}")
+        end = max(end, baseline) if near else end
+        for row, value in enumerate(share):
+            place = max(value, high[row]) + 0.015 * end
+            axes.text(place, row, f"{value:.1%}", va="center", fontsize=SMALL)
+        axes.set_yticks(rows, names or [str(row) for row in rows], fontsize=SMALL)
+        axes.tick_params(axis="y", length=0)
+        axes.set(ylabel=across, xlabel=what, xlim=(0, 1.14 * end), ylim=(len(share) - 0.4, -0.6))
+        axes.xaxis.set_major_formatter(FuncFormatter(percent))
+        axes.grid(axis="x")
         axes.set_title(title)
+        legend(figure)
     return figure
 
 
@@ -79,32 +97,29 @@ def rate_ridges(
     counts = [np.histogram(rate[rate > 0], edges)[0] for rate in rates]
     highest = max(count.max() for count in counts) or 1
     with style(dark=dark):
-        figure, (axes,) = new(1.1 + (0.42 if len(rates) <= 12 else 0.22) * len(rates))
+        figure, (axes,) = new(1.2 + (0.42 if len(rates) <= 12 else _ROW) * len(rates))
         for layer, (rate, count) in enumerate(zip(rates, counts, strict=True)):
             share = count / highest
             base = len(rates) - 1 - layer
-            axes.stairs(
-                base + 0.92 * share, edges, baseline=base, fill=True, color=SEQUENTIAL[2], alpha=0.9
-            )
-            axes.axhline(base, linewidth=0.6, color=axes.xaxis.label.get_color())
+            steps = {"fill": True, "color": SEQUENTIAL[2], "rasterized": len(rates) > 12}
+            axes.stairs(base + 0.92 * share, edges, baseline=base, **steps)
+            axes.axhline(base, linewidth=0.6, color=soft(dark))
             median = float(np.median(rate))
             if median >= floor:
-                axes.plot([median] * 2, [base, base + 0.92], color=CATEGORIES[1], linewidth=1.6)
+                axes.plot([median] * 2, [base, base + 0.92], color=CATEGORIES[1], linewidth=1.8)
             zeros = int((rate == 0).sum())
-            axes.text(floor * 0.8, base + 0.3, f"{zeros:,}", ha="right", fontsize=8)
-        axes.text(floor * 0.8, len(rates) + 0.1, "never", ha="right", fontsize=8)
+            axes.text(floor * 0.8, base + 0.3, f"{zeros:,}", ha="right", fontsize=SMALL)
+        axes.text(floor * 0.8, len(rates) + 0.1, "never", ha="right", fontsize=SMALL)
         axes.plot([], [], color=CATEGORIES[1], label="median neuron")
-        axes.set_yticks(
-            np.arange(len(rates)) + 0.3, [f"layer {n}" for n in reversed(range(len(rates)))]
-        )
-        axes.tick_params(axis="y", length=0)
+        axes.set_yticks(np.arange(len(rates)) + 0.3, [str(n) for n in reversed(range(len(rates)))])
+        axes.tick_params(axis="y", length=0, labelsize=SMALL)
         axes.spines["left"].set_visible(False)
-        axes.set(xscale="log", xlim=(floor / 3.2, 1), ylim=(0, len(rates) + 0.4))
+        axes.set(xscale="log", xlim=(floor / 4, 1), ylim=(0, len(rates) + 0.9), ylabel="layer")
         axes.xaxis.set_major_formatter(FuncFormatter(percent))
-        axes.set_xlabel(f"{what}; {floor_name}")
+        axes.set_xlabel(f"{what};\n{floor_name}")
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)
-        axes.legend(loc="upper left", bbox_to_anchor=(0.12, 1.0), fontsize=8)
+        legend(figure)
     return figure
 
 
@@ -116,30 +131,37 @@ def nested_bars(
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """One bar per layer for each rule, all from 0, the lower ones before the higher.
+    """One bar per layer for each rule, all from 0, the shorter ones before the longer.
+
+    The numbers next to a bar are those of the first and of the last rule.
 
     Args:
-        shares: One `[layer]` per rule, each at most as high as the one before.
+        shares: One `[layer]` per rule, each at most as long as the one before.
         names: What each rule is.
-        what: The vertical axis.
+        what: The horizontal axis.
         title: The line above.
         dark: For a dark page.
     """
-    layers = np.arange(len(shares[0]))
-    few = len(layers) <= 16
+    found = [floats(share) for share in shares]
+    rows = np.arange(len(found[0]))
+    end = max(float(np.max(found[0], initial=0)), 1e-6)
     with style(dark=dark):
-        figure, (axes,) = new(3.0)
-        shades = sequential(dark=dark)(np.linspace(0.25, 1.0, len(shares)))
-        for share, name, shade in zip(shares, names, shades, strict=True):
-            axes.bar(layers, share, width=0.72, color=shade, label=name)
-        if few:
-            for layer, share in enumerate(shares[0]):
-                axes.text(layer, share, percent(float(share)), ha="center", va="bottom", fontsize=8)
-        axes.set_xticks(layers if few else layers[:: max(1, len(layers) // 12)])
-        axes.set(xlabel="layer", ylabel=what, xlim=(-0.6, len(layers) - 0.4))
-        axes.set_ylim(0, 1.12 * max(float(np.max(shares[0])), 1e-6))
-        axes.yaxis.set_major_formatter(FuncFormatter(percent))
-        axes.grid(axis="y", linewidth=0.5)
+        figure, (axes,) = new(1.3 + _ROW * max(len(rows), 3))
+        for at, (share, name) in enumerate(zip(found, names, strict=True)):
+            # Later bars are also thinner, so that each is seen whatever its colour.
+            height = 0.8 - 0.55 * at / max(len(found) - 1, 1)
+            shade = colour((at + 0.2) / (len(found) - 0.8), 1.0)
+            axes.barh(rows, share, height=height, color=shade and shade.background, label=name)
+        for row in rows:
+            first, last = (f"{float(share[row]):.1%}" for share in (found[0], found[-1]))
+            axes.text(
+                found[0][row] + 0.015 * end, row, f"{first}, {last}", va="center", fontsize=SMALL
+            )
+        axes.set_yticks(rows, [str(row) for row in rows], fontsize=SMALL)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel=what, ylabel="layer", xlim=(0, 1.3 * end), ylim=(len(rows) - 0.4, -0.6))
+        axes.xaxis.set_major_formatter(FuncFormatter(percent))
+        axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)
-        figure.legend(loc="outside lower center", ncols=min(3, len(shares)), fontsize=8)
+        legend(figure)
     return figure

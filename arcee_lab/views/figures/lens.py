@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arcee_lab.errors import SettingError
-from arcee_lab.views.figures.figure import WIDTH, Figure, new, sequential, style
-from arcee_lab.views.figures.raster import visible
-from arcee_lab.views.scale import colour
+from arcee_lab.views.arrays import floats
+from arcee_lab.views.figures.drawing.cells import Shades, cell_map
+from arcee_lab.views.figures.drawing.series import looks, spread
+from arcee_lab.views.figures.figure import SMALL, Figure, new, soft, style
+from arcee_lab.views.tokens import short
 
 _MOST_COLUMNS = 24  # beyond them a word has no room
-_LONGEST = 9  # characters of a word
+_MOST_ROWS = 24  # beyond them rows are left out
+_LONGEST = 7  # characters of a word
 
 
 def lens_map(
@@ -25,6 +28,9 @@ def lens_map(
 ) -> Figure:
     """Draws a share and a word per cell; with many columns the words are left out.
 
+    Of many rows some are shown, at even distances, the first and the last among them; the name of
+    the vertical axis then says so.
+
     Args:
         values: `[row, column]`, shares from 0 to 1.
         words: Likewise, what the cells say.
@@ -37,55 +43,27 @@ def lens_map(
     Raises:
         ValueError: The labels do not match the values' shape.
     """
+    values = floats(values)
     shape = (len(rows), len(columns))
     if values.shape != shape or [len(row) for row in words] != [shape[1]] * shape[0]:
         raise SettingError(f"values are {values.shape}; expected {shape}, and a word for each.")
     few = len(columns) <= _MOST_COLUMNS
-    width = max(WIDTH, 1.6 + 0.62 * len(columns)) if few else WIDTH
-    with style(dark=dark):
-        figure, (axes,) = new(1.3 + 0.2 * len(rows), width=width)
-        mesh = axes.pcolormesh(
-            np.ma.masked_invalid(values),
-            cmap=sequential(dark=dark),
-            vmin=0,
-            vmax=1,
-            rasterized=True,
-            edgecolors=axes.get_facecolor() if few else "none",
-            linewidth=1 if few else 0,
-        )
-        every = 1 if few else -(-len(columns) // _MOST_COLUMNS)
-        axes.set_xticks(
-            np.arange(0, len(columns), every) + 0.5,
-            [_short(word) for word in list(columns)[::every]],
-            rotation=0 if few else 90,
-            fontsize=7,
-        )
-        axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows), fontsize=7)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        for row, column in np.ndindex(values.shape) if few else ():
-            share = float(values[row, column])
-            shade = colour(1 - share if dark else share, 1)
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                _short(words[int(row)][int(column)]),
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color=shade.text if shade else "#000000",
-            )
-        bar = figure.colorbar(mesh, ax=axes, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.set_label(what, fontsize=8)
-        axes.set_title(title)
-    return figure
-
-
-def _short(word: str) -> str:
-    bare = word.strip(" ")
-    return visible(bare if len(bare) <= _LONGEST else bare[: _LONGEST - 1] + "…")
+    shown = spread(len(rows), _MOST_ROWS) if len(rows) else np.arange(0)
+    part = "site" if len(shown) == len(rows) else f"site ({len(shown)} of {len(rows)})"
+    return cell_map(
+        values[shown],
+        [rows[row] for row in shown],
+        [short(column, _LONGEST) for column in columns],
+        Shades(),
+        across="token",
+        down=part,
+        what=what,
+        texts=[[short(word, _LONGEST) for word in words[row]] for row in shown] if few else None,
+        numbers=False,
+        upward=True,
+        title=title,
+        dark=dark,
+    )
 
 
 def lens_divergence(
@@ -109,11 +87,13 @@ def lens_divergence(
     if not lines or any(len(values) != len(sites) for values in lines.values()):
         raise SettingError(f"expected one number for each of the {len(sites)} sites, per line.")
     with style(dark=dark):
-        figure, (axes,) = new(2.8)
-        for (name, values), mark in zip(lines.items(), "osDv^", strict=False):
-            axes.plot(range(len(sites)), values, marker=mark, markersize=4, label=name)
+        figure, (axes,) = new(2.9)
+        for (name, values), look in zip(lines.items(), looks(len(lines), soft(dark)), strict=True):
+            axes.plot(range(len(sites)), values, label=name, **look.options(len(sites)))
         every = max(1, -(-len(sites) // _MOST_COLUMNS))
-        axes.set_xticks(range(0, len(sites), every), list(sites)[::every], rotation=90, fontsize=7)
+        axes.set_xticks(
+            range(0, len(sites), every), list(sites)[::every], rotation=90, fontsize=SMALL
+        )
         axes.set_ylim(bottom=0)
         axes.set(xlabel="site", ylabel="nats per token", title=title)
         axes.grid(axis="y")

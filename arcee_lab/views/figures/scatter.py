@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcee_lab.errors import SettingError
-from arcee_lab.views.figures.figure import Figure, new, style
+from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, style
 from arcee_lab.views.scale import CATEGORIES
+
+_MARKS = "osD^vP"
+_DENSE = 400  # dots, from which they are drawn as pixels
 
 
 def scatter(
@@ -24,7 +27,7 @@ def scatter(
     Args:
         x: `[thing]`.
         y: `[thing]`.
-        groups: One name per dot; dots of one name share a colour while there are colours.
+        groups: One name per dot; up to six names have a colour and a mark each.
         across: What x is.
         up: What y is.
         title: The line above.
@@ -43,8 +46,8 @@ def scatter(
     low, high = (float(ends.min()), float(ends.max())) if len(ends) else (0.0, 1.0)
     margin = 0.05 * (high - low or 1.0)
     with style(dark=dark):
-        figure, (axes,) = new(4.2, width=5.6)
-        line = axes.xaxis.label.get_color()
+        figure, (axes,) = new(4.4)
+        line = ink(dark)
         axes.axhline(0, color=line, linewidth=0.5, alpha=0.4)
         axes.axvline(0, color=line, linewidth=0.5, alpha=0.4)
         both = (low - margin, high + margin)
@@ -57,13 +60,15 @@ def scatter(
                 y[here],
                 s=16,
                 alpha=0.8,
-                color=CATEGORIES[place % len(CATEGORIES)],
+                marker=_MARKS[place % len(_MARKS)] if not many else "o",
+                color=CATEGORIES[0 if many else place],
+                rasterized=len(x) > _DENSE,
                 linewidths=0,
                 label=None if many else name,
             )
         axes.set(xlabel=across, ylabel=up, xlim=both, ylim=both)
         axes.set_aspect("equal")
         axes.grid(linewidth=0.5)
-        axes.legend(loc="upper left", fontsize=8)
+        axes.legend(loc="upper left", fontsize=SMALL)
         axes.set_title(title)
     return figure

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from arcee_lab.views.figures.figure import WIDTH, Figure, style
+from matplotlib.artist import Artist
+
+from arcee_lab.views.figures.figure import SMALL, WIDTH, Figure, style
 from arcee_lab.views.html import number
 from arcee_lab.views.scale import CATEGORIES
 
@@ -45,7 +47,7 @@ def score_rows(
         axes = figure.subplots(
             len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
-        marks: dict[str, object] = {}
+        marks: dict[str, Artist] = {}
         for place, (heading, rows) in zip(axes, panels, strict=True):
             for at, row in enumerate(rows):
                 place.plot([row.low, row.high], [at, at], color=CATEGORIES[0], linewidth=1.6)
@@ -71,15 +73,13 @@ def score_rows(
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=8,
+                    fontsize=SMALL,
                 )
             place.set_yticks(range(len(rows)), [row.label for row in rows])
             place.set_ylim(len(rows) - 0.4, -0.6)
             place.set_title(heading)
             place.margins(x=0.08)
             place.grid(axis="x", linewidth=0.5)
-        figure.legend(
-            list(marks.values()), list(marks), loc="outside lower center", ncols=2, fontsize=8
-        )
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left", fontweight="bold", wrap=True)
+        figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=2)
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left", fontweight="bold")
     return figure

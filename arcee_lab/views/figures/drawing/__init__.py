@@ -1,0 +1,1 @@
+"""What figures are drawn with: SVG that follows the page, titles, lines, maps of cells."""

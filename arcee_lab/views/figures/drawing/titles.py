@@ -1,0 +1,63 @@
+"""Titles as wide as their figure: a long one takes several lines, and the axes make room."""
+
+from textwrap import fill
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+_N = "N\u00a0=\u00a0"  # stays on one line
+_MARGIN = 6  # pixels between a title and the edge
+
+
+def wrap(figure: Figure, renderer: Any) -> bool:
+    """Breaks titles that are wider than their place, in place.
+
+    Args:
+        figure: A figure that has been laid out.
+        renderer: What measures the text.
+
+    Returns:
+        Whether a title has changed, so that the figure must be laid out again.
+    """
+    changed = False
+    suptitle: Any = figure.get_suptitle() and figure._suptitle  # type: ignore[attr-defined]
+    if suptitle:
+        changed |= _wrap(suptitle, figure.bbox.width, renderer)
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        alone = spec is None or spec.colspan.stop == spec.get_gridspec().ncols
+        end = figure.bbox.width if alone else axes.bbox.x1
+        changed |= _wrap(axes._left_title, end, renderer)  # type: ignore[attr-defined]
+        changed |= _shorten(axes.xaxis.label, figure.bbox.width, renderer)
+        changed |= _shorten(axes.yaxis.label, axes.bbox.height, renderer)
+    return changed
+
+
+def _shorten(label: Text, room: float, renderer: Any) -> bool:
+    """Breaks a name of an axis that is longer than there is room."""
+    text = label.get_text()
+    if not text.strip() or "\n" in text:
+        return False
+    box = label.get_window_extent(renderer)
+    length = max(box.width, box.height)  # a name of one line, upright or not
+    if length <= room:
+        return False
+    label.set_text(fill(text, max(12, int(len(text) * room / length))))
+    return label.get_text() != text
+
+
+def _wrap(title: Text, end: float, renderer: Any) -> bool:
+    text = title.get_text()
+    if not text:
+        return False
+    box = title.get_window_extent(renderer)
+    room = max(end - box.x0 - _MARGIN, 1.0)
+    if box.width <= room:
+        return False
+    longest = max(map(len, text.splitlines()))
+    found = fill(
+        " ".join(text.split()).replace("N = ", _N), max(8, int(longest * room / box.width))
+    )
+    title.set_text(found)
+    return found != text
