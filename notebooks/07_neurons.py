@@ -118,7 +118,7 @@ fired = run.fired(layer)
 distance = (fired - fired[unit]).abs()
 similar = [i for i in distance.argsort(stable=True).tolist() if i != unit and fired[i] > 0][:3]
 units = [(layer, unit), *((layer, other) for other in similar)]
-ablated = al.neurons.ablate(model, tokenizer, units, lesson.texts, max_tokens=2000)
+ablated = al.neurons.ablate(model, tokenizer, units, lesson.texts[:80])
 table = ablated.frame()
 change = table["NLL change"]
 print(
