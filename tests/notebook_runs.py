@@ -52,6 +52,7 @@ socket.socket.connect_ex = refused("connect_ex")
 socket.getaddrinfo = refused("getaddrinfo")
 socket.create_connection = refused("create_connection")
 
+import pandas
 from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -67,6 +68,7 @@ class Shown(DisplayHook):  # the last value of a cell, as one of its outputs
         pass
 
 os.chdir(job["folder"])
+pandas.set_option("display.max_columns", 20)  # as where no terminal is
 shell = InteractiveShell.instance(displayhook_class=Shown)
 cells = []
 for source in job["cells"]:

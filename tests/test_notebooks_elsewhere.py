@@ -14,7 +14,7 @@ MAY_BE_LEFT_OUT = {
     "04_activation_sparsity": ("the history of training", "sparse decoding"),
 }
 OWN = """
-The harbour wakes early on market days. Seven trucks were waiting at the gate before the sun came
+Market days begin early at the harbour. Seven trucks were waiting at the gate before the sun came
 up, and the drivers drank coffee from paper cups. Mr Olsen, who has been selling fish here since
 1987, was cutting the first cod of the morning.
 
@@ -84,7 +84,17 @@ def test_on_a_foreign_checkpoint(source, runner, foreign):
     assert not [word for word in ("red king", "Say:", "Again:", "visited") if word in shown]
 
 
-@EACH
+# The fast suite runs those in which most depends on the texts.
+OF_TEXTS = ("01_first_look", "04_activation_sparsity", "05_dumps", "09_heads")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path, marks=() if path.stem in OF_TEXTS else pytest.mark.slow, id=path.stem)
+        for path in SOURCES
+    ],
+)
 def test_on_own_texts(source, runner, shallow):
     ran = runner.run(source, MODEL=str(shallow), TEXTS=OWN).require()
     assert names(ran.left_out) <= set(OWN_LEAVES_OUT.get(source.stem, ()))

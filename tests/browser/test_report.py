@@ -108,12 +108,12 @@ def test_is_readable_in_both_schemes(page):
     assert len(pairs) > 50
     for ink, paper, tag in pairs:
         assert contrast(_hex(ink), _hex(paper)) >= 4.5, (tag, ink, paper)
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 31)"
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
     assert dark == (page.scheme == "dark")
 
 
 def test_a_drawing_has_the_colours_of_the_page(page):
-    """An SVG in an image follows the page's scheme: its title is dark on light, or light on dark."""
+    """An SVG in an image follows the scheme of the page: its title is dark on light, or light."""
     found = page.get_by_role("img").first.evaluate(
         """async image => {
             await image.decode();

@@ -216,11 +216,11 @@ def deep():
         "heads": lambda: cells(36, 20),
         "effects": lambda: effect_map(rng.normal(size=(36, 40)), layers, words, **axes),
         "bars": lambda: share_bars(share, share / 2, share * 2, baseline=0.5, **told),
-        "raster": lambda: raster(rng.random((48, 40)), words, [f"L{n}/N18000" for n in range(48)],
+        "raster": lambda: raster(rng.random((48, 40)), words, [f"L{n}/N18" for n in range(48)],
                          notes=["12.5%"] * 48),
         "lens": lambda: lens_map(rng.random((73, 12)), [words[:12]] * 73, list(map(str, range(73))),
                          words[:12]),
-        "patterns": lambda: patterns(rng.random((2, 20, 20)), words[:20], ["2.1: back", "3.0: answer"]),
+        "patterns": lambda: patterns(rng.random((2, 20, 20)), words[:20], ["2.1", "3.0: answer"]),
     }  # fmt: skip
 
 
