@@ -118,12 +118,13 @@ fired = run.fired(layer)
 distance = (fired - fired[unit]).abs()
 similar = [i for i in distance.argsort(stable=True).tolist() if i != unit and fired[i] > 0][:3]
 units = [(layer, unit), *((layer, other) for other in similar)]
-ablated = al.neurons.ablate(model, tokenizer, units, lesson.texts, max_tokens=2000)
+ablated = al.neurons.ablate(model, tokenizer, units, lesson.texts[:80])
 table = ablated.frame()
+change = table["NLL change"]
 print(
     lesson.caption(
-        f"Without L{layer}/N{unit} the loss changes by {table['NLL change'].iloc[0]:+.4f} nats "
-        f"per token; without similar neurons by {table['NLL change'].iloc[1:].mean():+.4f}",
+        f"Without L{layer}/N{unit} the loss changes by {change.iloc[0]:+.4f} nats per token; "
+        f"without similar neurons by {change.iloc[1:].mean():+.4f}",
         n=int(table["tokens"].iloc[0]),
     )
 )

@@ -7,8 +7,8 @@
 # CPU core.
 #
 # The questions are about **the demo, a toy model** of a small generated world. They can be put to
-# another model too; then the truth is only what the check measures, and may be that a model has no
-# such neuron or head.
+# another model too: write it into the next cell; nothing else has to be changed. Then the truth is
+# only what the check measures, and may be that a model has no such neuron or head.
 
 # %% tags=["parameters"]
 import os

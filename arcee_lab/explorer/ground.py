@@ -183,7 +183,7 @@ def scaled(units: Sequence[Unit], factor: float) -> list[Intervention]:
     """Interventions that multiply units by a factor; 0 switches them off."""
     by_site: dict[tuple[str, bool], list[int]] = {}
     for unit in units:
-        by_site.setdefault((unit.site, unit.is_head), []).append(unit.index)
+        by_site.setdefault((unit.site, unit.is_head), []).append(unit.number)
     edits: list[Intervention] = []
     for (site, is_head), indices in by_site.items():
         part: dict[str, Any] = {"heads" if is_head else "units": sorted(indices)}

@@ -179,7 +179,7 @@ class NeuronTable:
         for number, of in enumerate(found.labels):
             self._labels.append(of.label)
             for one in of.units:
-                if not one.site.endswith("mlp.hook_post") or one.falling:
+                if not one.site.endswith("mlp.hook_post") or one.falling or one.layer is None:
                     continue
                 at = one.layer * self._sizes.d_mlp + one.unit
                 score = one.auprc if found.rank_by == "auprc" else one.f1

@@ -110,7 +110,8 @@ def _tiled(
     layers, heads, length, _ = weights.shape
     room = np.zeros((layers, heads, length + 1, length + 1), dtype=np.uint8)
     room[:, :, :length, :length] = weights
-    blank = np.ones_like(room, dtype=bool)
+    blank = np.ones(room.shape, dtype=bool)
     blank[:, :, :length, :length] = np.triu(np.ones((length, length), dtype=bool), 1)
-    flat = [x.transpose(0, 2, 1, 3).reshape(layers * (length + 1), -1) for x in (room, blank)]
-    return np.ma.masked_array(flat[0][:-1, :-1], flat[1][:-1, :-1])
+    side = layers * (length + 1)
+    shown = room.transpose(0, 2, 1, 3).reshape(side, -1)[:-1, :-1]
+    return np.ma.masked_array(shown, blank.transpose(0, 2, 1, 3).reshape(side, -1)[:-1, :-1])

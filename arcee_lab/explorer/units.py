@@ -17,16 +17,16 @@ class Unit(NamedTuple):
 
     Attributes:
         layer: Its layer.
-        index: Its number in the layer.
+        number: Its number in the layer.
         is_head: Whether it is a head.
     """
 
     layer: int
-    index: int
+    number: int
     is_head: bool
 
     def __str__(self) -> str:
-        return (head_name if self.is_head else unit_name)(self.layer, self.index)
+        return (head_name if self.is_head else unit_name)(self.layer, self.number)
 
     @property
     def site(self) -> str:
@@ -66,7 +66,7 @@ def read_unit(given: Any, sizes: Sizes) -> Unit:
             "'L1/H3', or (layer, unit)."
         )
     most = sizes.heads if unit.is_head else sizes.d_mlp
-    if not (0 <= unit.layer < sizes.layers and 0 <= unit.index < most):
+    if not (0 <= unit.layer < sizes.layers and 0 <= unit.number < most):
         raise SettingError(
             f"{unit} is out of range; expected layers 0 to {sizes.layers - 1}, neurons 0 to "
             f"{sizes.d_mlp - 1} and heads 0 to {sizes.heads - 1}."

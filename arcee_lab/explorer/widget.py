@@ -20,7 +20,7 @@ from arcee_lab.explorer.messages import Answer, Message, Question
 from arcee_lab.explorer.tabs.ablation import FACTORS
 from arcee_lab.explorer.units import read_unit, read_units
 from arcee_lab.model.fingerprint import model_name
-from arcee_lab.views.scale import DIVERGING, SEQUENTIAL
+from arcee_lab.views.scale import BLANK, DIVERGING, DIVERGING_PLACES, PLACES, SEQUENTIAL
 
 _STATE = ("selection", "head", "text", "factor", "tab")
 _WAITING = 64  # messages of all views
@@ -66,8 +66,9 @@ class Explorer(anywidget.AnyWidget):
             "heads": ground.sizes.heads,
             "neurons": ground.sizes.layers * ground.sizes.d_mlp,
             "tabs": [[tab.name, tab.title] for tab in all_tabs.TABS],
-            "sequential": list(SEQUENTIAL),
-            "diverging": list(DIVERGING),
+            "sequential": list(zip(PLACES, SEQUENTIAL, strict=True)),
+            "diverging": list(zip(DIVERGING_PLACES, DIVERGING, strict=True)),
+            "blank": BLANK,
             "factors": list(FACTORS),
             "values": ground.is_small,
             "missing": ground.missing,

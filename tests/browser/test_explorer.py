@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from arcee_lab.views.scale import colour
+
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 
@@ -222,7 +224,7 @@ def test_scrolling_reaches_the_last_row(root):
 
 
 def test_typing_updates_activations(lab, root):
-    lab.python("explorer.selection = ['L2/N681', 'L1/H3']")
+    lab.python("explorer.selection = ['L0/N541', 'L1/H3']")
     tab(root, "Text")
     box = root.get_by_role("textbox", name="Text")
     box.fill("")
@@ -232,14 +234,28 @@ def test_typing_updates_activations(lab, root):
     shown = panel.locator("tbody tr").first.locator("td").all_inner_texts()
     wanted = lab.python(
         "import torch, json\n"
-        "with torch.no_grad(), al.capture(model, 'layers.2.mlp.hook_post') as a:\n"
+        "with torch.no_grad(), al.capture(model, 'layers.0.mlp.hook_post') as a:\n"
         "    model(**tokenizer('The king sees red lamps', return_tensors='pt'))\n"
-        "print(json.dumps(a['layers.2.mlp.hook_post'][0, :, 681].tolist()))"
+        "print(json.dumps(a['layers.0.mlp.hook_post'][0, :, 541].tolist()))"
     )
     values = json.loads(wanted)
+    assert max(values) > 0
     assert len(shown) == len(values)
     for text, value in zip(shown, values, strict=True):
         assert float(text.replace(",", "")) == pytest.approx(value, rel=0.005, abs=1e-6)
+    # The same colours as Python's own views; one step of 256 apart at most, since it rounds alone.
+    shades = (
+        panel.locator("tbody tr")
+        .first.locator("td")
+        .evaluate_all(
+            "cells => cells.map("
+            "cell => (cell.style.backgroundColor.match(/\\d+/g) ?? []).map(Number))"
+        )
+    )
+    for shade, value in zip(shades, values, strict=True):
+        wanted = colour(value, max(values))
+        hexadecimal = "" if wanted is None else wanted.background.removeprefix("#")
+        assert shade == pytest.approx(list(bytes.fromhex(hexadecimal)), abs=1)
     lab.says("print(explorer.text)", "The king sees red lamps")
 
 

@@ -57,7 +57,7 @@ def test_counts_of_one_role(tiny, tmp_path, role, side):
                 (one == role.removeprefix("not ")) != role.startswith("not ") for one in speakers
             ]
             n_first += wanted[0]
-            wanted[0] = False  # a first position is counted apart
+            wanted[0] = False  # a first position is counted separately
             n_tokens += sum(wanted)
             with al.capture(model, "layers.*.mlp.hook_post") as acts:
                 model(ids)

@@ -76,7 +76,7 @@ tabs.attention = (panel, lab) => {
   function drawLarge(row = null) {
     const [layer, head] = current(), T = shown.tokens.length;
     const words = shown.tokens.map((token) => visible(token).trim() || "␣").map((word) => (word.length > 11 ? `${word.slice(0, 10)}…` : word));
-    const cell = Math.max(14, Math.min(30, Math.floor(380 / T))), left = 78, top = 66;
+    const cell = Math.max(12, Math.min(30, Math.floor(310 / T))), left = 78, top = 66;
     shown.large = { cell, left, top };
     const pen = prepare(large, left + T * cell + 4, top + T * cell + 4);
     pen.drawImage(tile(layer, head, lab.strong()), left, top, T * cell, T * cell);

@@ -28,13 +28,14 @@ const digits = (value) => {
   return String(Number(value.toPrecision(3)));
 };
 
-// Colours, as arcee_lab.views.scale has them: five anchors, and the text colour that reads on each.
+// Colours, as arcee_lab.views.scale has them: anchors with their places, and the text colour.
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 function blend(anchors, share) {
-  const place = Math.min(Math.max(share, 0), 1) * (anchors.length - 1);
-  const left = Math.min(Math.floor(place), anchors.length - 2);
-  const from = rgb(anchors[left]), to = rgb(anchors[left + 1]);
-  return from.map((part, at) => Math.round(part + (to[at] - part) * (place - left)));
+  const place = Math.min(Math.max(share, 0), 1);
+  const right = Math.max(1, anchors.findIndex(([at]) => at >= place));
+  const [low, pale] = anchors[right - 1], [high, deep] = anchors[right];
+  const from = rgb(pale), to = rgb(deep);
+  return from.map((part, at) => Math.round(part + ((to[at] - part) * (place - low)) / (high - low)));
 }
 function ink(colour) {
   const [r, g, b] = colour.map((part) => {
@@ -130,17 +131,12 @@ function makeLab(model, root, status) {
       return button;
     },
     dark: () => document.body.dataset.jpThemeLight === "false",
-    strong: () => rgb(lab.facts.sequential[lab.dark() ? 1 : 4]),
+    strong: () => rgb(lab.facts.sequential[lab.dark() ? 1 : 4][1]),
     // Colours a cell by a share from 0 to 1, or of either sign; text on it stays readable.
     paint(cell, share, signed = false) {
-      if (!share) return cell;
+      if (!share || (signed && Math.abs(share) < lab.facts.blank)) return cell;
       const scale = lab.facts[signed ? "diverging" : "sequential"];
-      const anchors = lab.dark() && !signed ? [...scale].reverse() : scale;
-      if (lab.dark() && signed) { // a pale middle would glare: the ends, as opaque as the share
-        cell.style.backgroundColor = `rgba(${rgb(scale[share < 0 ? 0 : 4]).join(",")},${Math.min(1, Math.abs(share))})`;
-        return cell;
-      }
-      const colour = blend(anchors, signed ? (share + 1) / 2 : share);
+      const colour = blend(scale, signed ? (share + 1) / 2 : share);
       cell.style.backgroundColor = `rgb(${colour.join(",")})`;
       cell.style.color = ink(colour);
       return cell;
@@ -154,8 +150,7 @@ function makeLab(model, root, status) {
         const size = (Math.abs(value) / most) * (both ? 50 : 100);
         bar.style.width = `${size}%`;
         if (both) bar.style.marginLeft = value < 0 ? `${50 - size}%` : "50%";
-        const end = lab.dark() ? [1, 3] : [0, 4];
-        bar.style.backgroundColor = lab.facts.diverging[end[value < 0 ? 0 : 1]];
+        bar.style.backgroundColor = lab.facts.diverging.at(value < 0 ? 0 : -1)[1];
         return el("tr", {}, el("th", { scope: "row" }, nameCell(name)),
           el("td", { class: "alx-number", text: (value > 0 ? "+" : "") + digits(value) }),
           el("td", { class: "alx-bars", "aria-hidden": "true" }, bar));

@@ -23,7 +23,7 @@ tabs.lens = (panel, lab) => {
     const rows = sites.map((site, row) => el("tr", {}, el("th", { scope: "row", text: site }),
       ...Array.from({ length: T }, (_, place) => {
         const rank = ranks[row * T + place], word = visible(best[row][place]);
-        // 0 is the strongest colour; ranks are compared as logarithms.
+        // Rank 0 is the deepest colour; ranks are compared as logarithms.
         return lab.paint(el("td", { class: words.checked ? "alx-word" : "alx-number",
           text: words.checked ? word : String(rank), title: `rank ${rank}; strongest “${word.trim()}”` }),
         1 - Math.log(1 + rank) / vocabulary);

@@ -41,7 +41,7 @@ def _neuron(ground: Ground, *, unit: str, values: bool) -> Answer:
     effects, row = ground.effects, None
     if effects is not None:
         with contextlib.suppress(UnknownName):  # effects may be of some neurons only
-            row = effects.row(found.layer, found.index)
+            row = effects.row(found.layer, found.number)
     if effects is not None and row is not None:
         for name in ("promoted", "suppressed", "read"):
             ids, sizes = getattr(effects, name)[row], getattr(effects, f"{name}_by")[row]
@@ -60,7 +60,7 @@ def _page_of(ground: Ground, unit: Unit, *, values: bool) -> NeuronPage | None:
     return page(
         run,
         unit.layer,
-        unit.index,
+        unit.number,
         tokenizer=ground.tokenizer,
         model=ground.model if values else None,
         found=ground.found,

@@ -45,7 +45,7 @@ def _text(ground: Ground, *, text: str, names: list[str], at: int) -> Answer:
 
 def value_of(unit: Unit, x: Tensor) -> Float[Tensor, " pos"]:
     """What a unit does at each token: relu(u)² of a neuron, the length of a head's output."""
-    x = x[0, :, unit.index].float().cpu()
+    x = x[0, :, unit.number].float().cpu()
     return x.norm(dim=-1) if unit.is_head else x
 
 
