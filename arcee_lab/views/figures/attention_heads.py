@@ -96,11 +96,12 @@ def head_maps(
             mesh = draw(axes, values, shades, gaps=min(row, pitch) > 0.11, dark=dark)
             if pitch > 0.4 and len(layers) <= 16:
                 write(axes, values, shades, dark=dark)
+            else:
+                colour_bar(figure, mesh, [axes], "")
             label(axes.set_xticks, [str(head) for head in range(heads)], pitch)
             label(axes.set_yticks, layers, row)
             axes.set(xlim=(0, heads), ylim=(len(layers), 0))
             axes.set_title(fill(what, 62 // columns), fontsize=SMALL, fontweight="normal")
-            colour_bar(figure, mesh, [axes], "")
         for axes in places[len(found) :]:
             axes.remove()
         for axes in places[: len(found) : columns]:

@@ -29,7 +29,9 @@ def wrap(figure: Figure, renderer: Any) -> bool:
         alone = spec is None or spec.colspan.stop == spec.get_gridspec().ncols
         end = figure.bbox.width if alone else axes.bbox.x1
         changed |= _wrap(axes._left_title, end, renderer)  # type: ignore[attr-defined]
-        changed |= _shorten(axes.xaxis.label, figure.bbox.width, renderer)
+        middle = axes.bbox.x0 + axes.bbox.width / 2  # where a name is centred
+        room = 2 * min(middle, figure.bbox.width - middle) - _MARGIN
+        changed |= _shorten(axes.xaxis.label, room, renderer)
         changed |= _shorten(axes.yaxis.label, axes.bbox.height, renderer)
     return changed
 
