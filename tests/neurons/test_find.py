@@ -273,6 +273,18 @@ def test_tokens_of_one_role(role):
         al.neurons.find(model, Letters.tokenizer(), labels, role=role)
 
 
+def test_more_units_than_the_short_list_has(demo):
+    labels = al.neurons.labels.demo("story", n=24)
+    ask = {"names": "plural noun", "shuffles": 0, "untrained": False}
+    few, many = (al.neurons.find(*demo, labels, top=top, **ask) for top in (20, 60))
+    few, many = few["plural noun"].units, many["plural noun"].units
+    assert len({(unit.site, unit.unit) for unit in many}) == len(many) == 60
+    assert [unit.search_f1 for unit in many] == sorted((u.search_f1 for u in many), reverse=True)
+    assert many[0] == few[0]
+    # What is on the shorter list is on the longer one, unless a unit from further down is better.
+    assert all(one.search_f1 <= other.search_f1 for one, other in zip(few, many, strict=False))
+
+
 def test_names_of_units():
     assert name_of_unit("layers.1.mlp.hook_post", 32) == "L1/N32"
     assert name_of_unit("layers.2.self_attn.hook_z", 3) == "L2/H3"
@@ -297,7 +309,7 @@ BAD = {
     ),
     "confirmation without the label": (SettingError, {"confirm": sources.regex(A, {"b": "b"})}),
     "ranking by AUROC": (SettingError, {"rank_by": "auroc"}),
-    "too many units": (SettingError, {"top": 21}),
+    "too many units": (SettingError, {"top": 501}),
     "no batch": (SettingError, {"batch_size": 0}),
     "shuffles": (SettingError, {"shuffles": -1}),
     "context": (SettingError, {"context": 1}),
