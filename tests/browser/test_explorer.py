@@ -247,18 +247,7 @@ def test_typing_updates_activations(lab, root):
     for text, value in zip(shown, values, strict=True):
         assert float(text.replace(",", "")) == pytest.approx(value, rel=0.005, abs=1e-6)
     # The same colours as Python's own views; one step of 256 apart at most, since it rounds alone.
-<<<<<<< HEAD
-    shades = (
-        panel.locator("tbody tr")
-        .first.locator("td")
-        .evaluate_all(
-            "cells => cells.map("
-            "cell => (cell.style.backgroundColor.match(/\\d+/g) ?? []).map(Number))"
-        )
-    )
-=======
     shades = panel.locator("tbody tr").first.locator("td").evaluate_all(SHADES)
->>>>>>> exp
     for shade, value in zip(shades, values, strict=True):
         wanted = colour(value, max(values))
         hexadecimal = "" if wanted is None else wanted.background.removeprefix("#")
