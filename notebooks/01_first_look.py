@@ -160,7 +160,7 @@ with lesson.part("labels"):
 # The same neurons on a text they were not chosen on. A cell is filled where the neuron is above its
 # level, the colours of the words are the labels, and F1 on all these texts is on the right.
 
-# %% tags=["readme"]
+# %%
 from arcee_lab.views.figures.raster import raster
 
 with lesson.part("one neuron per label"):

@@ -2,13 +2,11 @@
 
     python3 run.py notebooks [NAME...] [--out DIR]
 
-The sources are jupytext percent files. The picture of a cell with the tag `readme` also becomes
-docs/NAME.png, which the README shows. They run on the demo, or on the model that ARCEE_LAB_MODEL
+The sources are jupytext percent files. They run on the demo, or on the model that ARCEE_LAB_MODEL
 names, with this folder as their current directory.
 """
 
 import argparse
-import base64
 import os
 import sys
 import time
@@ -106,17 +104,6 @@ def execute(source: Path) -> nbformat.NotebookNode:
     return lighten(normalise(client.execute(env=DEFAULTS | os.environ | NO_BARS | QUIET)))
 
 
-def readme_picture(notebook: nbformat.NotebookNode) -> bytes | None:
-    """The PNG of the cell tagged `readme`, if there is one."""
-    for cell in notebook.cells:
-        if "readme" in cell.metadata.get("tags", []):
-            pictures = [
-                o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
-            ]
-            return base64.b64decode(pictures[0])
-    return None
-
-
 def main(argv: list[str] | None = None) -> int:
     """Builds the named notebooks, or all."""
     parser = argparse.ArgumentParser(prog="run.py notebooks", description="Builds notebooks.")
@@ -137,9 +124,6 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         path = args.out / f"{name}.ipynb"
         nbformat.write(notebook, path)
-        picture = readme_picture(notebook)
-        if picture is not None and args.out == HERE:
-            (HERE.parent / "docs" / f"{name.split('_', 1)[1]}.png").write_bytes(picture)
         size = path.stat().st_size / 1024
         print(f"{path}  {time.perf_counter() - start:.1f} s  {size:.0f} KiB")
     return 0
