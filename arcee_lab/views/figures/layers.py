@@ -155,7 +155,11 @@ def nested_bars(
         for row in rows:
             first, last = (f"{float(share[row]):.1%}" for share in (found[0], found[-1]))
             axes.text(
-                found[0][row] + 0.015 * end, row, f"{first}, {last}", va="center", fontsize=SMALL
+                found[0][row] + 0.015 * end,
+                float(row),
+                f"{first}, {last}",
+                va="center",
+                fontsize=SMALL,
             )
         axes.set_yticks(rows, [str(row) for row in rows], fontsize=SMALL)
         axes.tick_params(axis="y", length=0)

@@ -48,7 +48,7 @@ def lens_map(
     if values.shape != shape or [len(row) for row in words] != [shape[1]] * shape[0]:
         raise SettingError(f"values are {values.shape}; expected {shape}, and a word for each.")
     few = len(columns) <= _MOST_COLUMNS
-    shown = spread(len(rows), _MOST_ROWS) if len(rows) else np.arange(0)
+    shown: list[int] = spread(len(rows), _MOST_ROWS).tolist() if len(rows) else []
     part = "site" if len(shown) == len(rows) else f"site ({len(shown)} of {len(rows)})"
     return cell_map(
         values[shown],

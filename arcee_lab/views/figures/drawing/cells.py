@@ -206,7 +206,9 @@ def label(
     need = LETTER * max(map(len, names), default=0) + 0.05 if flat else PITCH
     every = next((step for step in _STEPS if step * pitch >= need), _STEPS[-1])
     places = np.arange(0, len(names), every)
-    set_ticks(places + 0.5, [names[place] for place in places], rotation=rotation, fontsize=SMALL)
+    set_ticks(
+        places + 0.5, [names[place] for place in places.tolist()], rotation=rotation, fontsize=SMALL
+    )
 
 
 def colour_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], what: str) -> None:
@@ -274,7 +276,9 @@ def write(
         axes.text(
             column + 0.5,
             row + 0.5,
-            texts[row][column] if texts is not None else written_number(value, shades.limit),
+            texts[int(row)][int(column)]
+            if texts is not None
+            else written_number(value, shades.limit),
             ha="center",
             va="center",
             fontsize=SMALL,
@@ -288,7 +292,7 @@ def _largest(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], pl
     order = np.argsort(-sizes, axis=None, kind="stable")[:3]
     limit = strongest_colour(values)
     found = [
-        f"{rows[row]}/{columns[column]} {written_number(values[row, column], limit)}"
+        f"{rows[row]}/{columns[column]} {written_number(float(values[row, column]), limit)}"
         for row, column in zip(*np.unravel_index(order, values.shape), strict=True)
         if sizes[row, column] > 0
     ]
