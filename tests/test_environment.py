@@ -113,6 +113,8 @@ def test_the_wheel_holds_what_an_installed_package_needs(tmp_path):
         archive.extractall(tmp_path / "installed")
     assert "arcee_lab/py.typed" in names
     assert "arcee_lab/demo/checkpoint/model.safetensors" in names
+    assert "arcee_lab/explorer/page/frame.js" in names
+    assert "arcee_lab/explorer/page/explorer.css" in names
     assert not [name for name in names if name.startswith(("tests/", "notebooks/", "docs/"))]
     code = (
         "from arcee_lab.cli import lab; from arcee_lab.evals.tasks import find\n"
