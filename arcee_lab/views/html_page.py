@@ -91,19 +91,3 @@ def drawing(svg: str, *, alt: str) -> str:
         f'<figure><img class="drawing" src="data:image/svg+xml;base64,{data}" '
         f'alt="{escape(alt)}"></figure>'
     )
-
-
-def picture(light: bytes, dark: bytes, *, alt: str) -> str:
-    """A PNG within the page, one for each colour scheme.
-
-    Args:
-        light: The PNG for a light page.
-        dark: The PNG for a dark page.
-        alt: What it shows, for those who do not see it.
-    """
-    one, other = (base64.b64encode(image).decode() for image in (light, dark))
-    return (
-        '<figure><picture><source media="(prefers-color-scheme: dark)" '
-        f'srcset="data:image/png;base64,{other}">'
-        f'<img src="data:image/png;base64,{one}" alt="{escape(alt)}"></picture></figure>'
-    )

@@ -113,9 +113,9 @@ def test_tables_escape_show_their_numbers_and_cap():
 
 
 def test_page_holds_its_parts_and_loads_nothing():
-    from arcee_lab.views.html_page import page, picture
+    from arcee_lab.views.html_page import drawing, page
 
-    html = page(NASTY, NASTY, [(NASTY, NASTY, picture(b"light", b"dark", alt=NASTY))], foot=NASTY)
+    html = page(NASTY, NASTY, [(NASTY, NASTY, drawing(NASTY, alt=NASTY))], foot=NASTY)
     assert "<script" not in html
     assert "default-src 'none'" in html
     assert "prefers-color-scheme: dark" in html

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from arcee_lab.evals.pages import documents
 from arcee_lab.results import counted
 from arcee_lab.views.html import number
-from arcee_lab.views.html_page import page, picture
+from arcee_lab.views.html_page import drawing, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +15,7 @@ _FLIPS = 40  # documents shown per task and metric
 _STYLE = (
     documents.STYLE
     + """
-img { min-width: 36rem }
+.drawing { min-width: 36rem }
 table.dataframe { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 table.dataframe th, table.dataframe td { text-align: left; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: normal }
@@ -45,9 +45,8 @@ def comparison_page(comparison: Any) -> str:
     Args:
         comparison: The `Comparison` that it shows.
     """
-    from arcee_lab.views.figures.figure import png
+    from arcee_lab.views.figures.drawing.svg import svg
 
-    light, dark = (png(comparison.figure(dark=dark)) for dark in (False, True))
     frame = comparison.frame()
     shown = [name for name in _COLUMNS if name in frame and frame[name].notna().any()]
     table = frame[shown]
@@ -56,7 +55,7 @@ def comparison_page(comparison: Any) -> str:
             "Differences",
             "A filled mark is a clear difference: its p-value is below 0.05 after Holm's "
             "correction for all tests on this page. An open one may be chance.",
-            picture(light, dark, alt=comparison.headline),
+            drawing(svg(comparison.figure()), alt=comparison.headline),
         ),
         (
             "Numbers",
