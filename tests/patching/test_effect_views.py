@@ -45,10 +45,11 @@ def test_a_large_map_stays_small_and_a_zero_one_draws():
 
 def test_dots_lie_on_axes_of_one_scale():
     x, y = np.array([0.0, 1.0, np.nan]), np.array([2.0, -1.0, 0.0])
-    axes = scatter(x, y, ["a", "b", "a"], across="x", up="y").axes[0]
+    figure = scatter(x, y, ["a", "b", "a"], across="x", up="y")
+    (axes,) = figure.axes
     assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-1.15, 2.15))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["both agree", "a", "b"]
-    many = scatter(np.arange(9.0), np.arange(9.0), list("abcdefghi"), across="x", up="y").axes[0]
-    assert len(many.get_legend().get_texts()) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both agree", "a", "b"]
+    many = scatter(np.arange(9.0), np.arange(9.0), list("abcdefghi"), across="x", up="y")
+    assert len(many.legends[0].get_texts()) == 1
     with pytest.raises(ValueError, match="one per group name"):
         scatter(x, y, ["a"], across="x", up="y")

@@ -1,6 +1,7 @@
 """Figures follow the page: SVG with variables for its ink, PNG on white in the same bundle."""
 
 import base64
+import html
 import io
 import itertools
 import re
@@ -46,6 +47,17 @@ def test_ink_is_a_variable_and_no_fixed_one_is_left(dark):
     for found in re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6})", rest):
         assert found in CATEGORIES
     assert "<title>A &amp; &lt;B&gt;</title>" in text
+
+
+def test_an_svg_says_what_the_figure_says():
+    """Fewer digits of places must not cost digits of numbers."""
+    from arcee_lab.views.figures.scatter import scatter
+
+    x = np.array([0.0, 1.0])
+    told = ("r = 0.12345 over 2", "x < 0.0051", "y & 1.23456 ↵ -- 7")
+    figure = scatter(x, x, ["3.14159", "b"], across=told[1], up=told[2], title=told[0])
+    shown = [html.unescape(one) for one in re.findall(r"<text[^>]*>(.*?)</text>", svg(figure))]
+    assert {*told, "3.14159", "b"} <= set(shown)
 
 
 def test_no_ink_is_a_colour_of_data():

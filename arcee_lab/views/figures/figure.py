@@ -23,7 +23,7 @@ from arcee_lab.views.scale import CATEGORIES, DIVERGING, DIVERGING_PLACES, PLACE
 WIDTH = 5.0  # inches: 480 pixels, so that a phone shows it at three quarters of its size
 SMALL = 8.5  # points: no text of a figure is smaller
 MOST_BYTES = 60_000  # of a figure as SVG; a larger one is shown as PNG
-_COLOURS = 48  # of a PNG in a notebook
+_COLOURS = 32  # of a PNG in a notebook
 _TRIES = 4  # to lay a figure out
 
 _STYLE: dict[Any, Any] = {

@@ -84,6 +84,7 @@ def quality_panels(
             for name, (colour, mark) in looks.items()
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL)
-        figure.supxlabel(x, fontsize=9.5)
+        for place in axes[max(0, len(panels) - columns) : len(panels)]:
+            place.set_xlabel(x)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure

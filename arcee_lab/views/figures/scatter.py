@@ -69,6 +69,6 @@ def scatter(
         axes.set(xlabel=across, ylabel=up, xlim=both, ylim=both)
         axes.set_aspect("equal")
         axes.grid(linewidth=0.5)
-        axes.legend(loc="upper left", fontsize=SMALL)
+        figure.legend(loc="outside lower center", fontsize=SMALL, ncols=3)
         axes.set_title(title)
     return figure

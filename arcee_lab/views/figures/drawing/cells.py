@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.ticker import MaxNLocator
 
 from arcee_lab.views.figures.figure import (
     SMALL,
@@ -210,7 +211,9 @@ def label(
 
 def colour_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], what: str) -> None:
     """The bar below the panels that says what the colours mean."""
-    bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.7, aspect=32, pad=0.02)
+    bar = figure.colorbar(
+        mesh, ax=axes, location="bottom", shrink=0.7, aspect=32, pad=0.02, ticks=MaxNLocator(5)
+    )
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=SMALL, length=2)
     bar.set_label(what, fontsize=SMALL)

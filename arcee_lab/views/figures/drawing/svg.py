@@ -27,6 +27,9 @@ _SPACES = re.compile(r"\s*\n\s*")
 _EMPTY = re.compile(r"<g ?/>")
 _FLAT = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
 _STYLE = re.compile(r' style="([^"]*)"')
+_PATH = re.compile(r' d="([^"]*)"')
+_COMMAND = re.compile(r"([A-Za-z])([^A-Za-z]*)")
+_TENTHS = re.compile(r"(\d\.\d)\d+")
 _IMAGE = re.compile(r"(?<=data:image/png;base64,)[^\"]+")
 _COLOURS = 128  # of parts drawn as pixels
 _OFTEN = 3  # from which a style is worth a name
@@ -55,9 +58,21 @@ def svg(figure: Figure, *, title: str = "") -> str:
 def _small(text: str) -> str:
     """Without comments, data about the file, names of groups, and digits that no eye can see."""
     text = _GROUP_IDS.sub(r"\1", _UNUSED.sub("", text)).replace("base64,\n", "base64,")
-    text = _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag[0]), _FLAT.sub("", text))  # no text
+    # Digits of places, which are within tags; what the figure says stays as it is.
+    text = _TAG.sub(lambda found: _DIGITS.sub(r"\1", found[0]), _FLAT.sub("", text))
     text = _SPACES.sub(" ", _BETWEEN.sub("><", text)).strip()
+    text = _PATH.sub(lambda found: f' d="{_short_path(found[1])}"', text)
     return _EMPTY.sub("", _EMPTY.sub("", text).replace("<g></g>", ""))
+
+
+def _short_path(path: str) -> str:
+    """A path in tenths of a point, without the command of a line that goes on."""
+    parts, last = [], ""
+    for command, numbers in _COMMAND.findall(path):
+        told = _TENTHS.sub(r"\1", numbers).replace(".0 ", " ").strip()
+        parts.append(f" {told}" if command == last == "L" else f"{command}{told}")
+        last = command
+    return "".join(parts)
 
 
 def _palette(found: re.Match[str]) -> str:
