@@ -230,7 +230,7 @@ with lesson.part("patterns"):
         patterns(
             torch.stack(maps).float().cpu().numpy(),
             lesson.tokens(lesson.prompt),
-            [f"{what}: {layer}.{head}" for what, (layer, head) in heads.items()],
+            [f"{what}: L{layer}/H{head}" for what, (layer, head) in heads.items()],
             title="Where three heads look",
         )
     )

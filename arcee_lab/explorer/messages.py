@@ -4,7 +4,6 @@ A message is `{"id": ..., "kind": ..., field: value, ...}`. The answer has the s
 what was asked for or `error`, one sentence.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +108,7 @@ def number(low: float, high: float) -> Field:
 
     def check(value: Any) -> float:
         fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if not fits or not math.isfinite(value) or not low <= value <= high:
+        if not fits or not low <= value <= high:  # NaN is neither
             raise SettingError(f"got {value!r:.60}; expected a number from {low:g} to {high:g}.")
         return float(value)
 

@@ -43,6 +43,7 @@ HOSTILE = {
     "a negative layer": TEXT | {"names": ["L-1/N1"]},
     "a factor that is infinite": NEXT | {"factor": float("inf")},
     "a factor that is not a number": NEXT | {"factor": float("nan")},
+    "a factor that no float holds": NEXT | {"factor": 10**400},
     "a factor of a million": NEXT | {"factor": 1e6},
     "a factor that is a word": NEXT | {"factor": "0"},
     "a neuron that is a head": {"id": "v-1", "kind": "neuron", "unit": "L0/H1", "values": False},
