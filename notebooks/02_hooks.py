@@ -293,7 +293,7 @@ pair = [acts[f"layers.{layer}.self_attn.hook_pattern"][0, head] for layer, head 
 patterns(
     torch.stack(pair).float().cpu().numpy(),
     lesson.tokens(copies.texts[shown]),
-    [f"{what}: {layer}.{head}" for what, (layer, head) in chosen.items()],
+    [f"{what}: L{layer}/H{head}" for what, (layer, head) in chosen.items()],
     title="Two heads while a string is said twice",
 )
 
@@ -324,7 +324,7 @@ groups = {
     "four that do neither": [head for head in neither if head[0] >= finders[0][0]][:4],
 }
 rows = [
-    (what, " ".join(f"{layer}.{head}" for layer, head in group), loss_without(group))
+    (what, " ".join(f"L{layer}/H{head}" for layer, head in group), loss_without(group))
     for what, group in groups.items()
 ]
 print(
