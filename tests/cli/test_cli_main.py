@@ -131,10 +131,13 @@ def test_every_number_of_every_command_has_bounds():
                 numbers[f"{name} {one.option_strings[0]}"] = one.type
     assert len(numbers) > 20
     unbounded = {name for name, kind in numbers.items() if not hasattr(kind, "most")}
-    # Those of train-head are between 0 and 1, or a name, which the recipe checks; the next are four
-    # numbers; the last names a neuron, which the run checks.
+    # Those of train-head are between 0 and 1, or a name, which the recipe checks; then four numbers,
+    # a number or a share, and true or false; the last names a neuron, which the run checks.
     own = {"train-head --learning-rate", "train-head --held-out", "train-head --metric"}
-    assert unbounded == own | {"eval --seed", "neurons --unit"}
+    own |= {"eval --seed", "eval --limit", "eval --fewshot-as-multiturn"}
+    assert unbounded == own | {"neurons --unit"}
+    with pytest.raises(argparse.ArgumentTypeError, match="expected at most"):
+        numbers["eval --limit"](str(10**13))
     with pytest.raises(argparse.ArgumentTypeError, match="4294967295"):
         numbers["eval --seed"](str(2**40))
 
