@@ -115,12 +115,11 @@ def test_tables_escape_show_their_numbers_and_cap():
 def test_page_holds_its_parts_and_loads_nothing():
     from arcee_lab.views.html_page import drawing, page
 
-    html = page(NASTY, NASTY, [(NASTY, NASTY, drawing(NASTY, alt=NASTY))], foot=NASTY)
+    html = page(NASTY, NASTY, [(NASTY, NASTY, drawing("light", alt=NASTY))], foot=NASTY)
     assert "<script" not in html
     assert "default-src 'none'" in html
     assert "prefers-color-scheme: dark" in html
-    assert 'src="data:image/png;base64,bGlnaHQ="' in html
-    assert 'srcset="data:image/png;base64,ZGFyaw=="' in html
+    assert 'src="data:image/svg+xml;base64,bGlnaHQ="' in html
     assert not re.search(r"https?://", html)
 
 
