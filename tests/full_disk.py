@@ -21,7 +21,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-TIMES = {"seconds", "costs", "tokens_per_second"}  # keys whose values are times
+TIMES = {
+    "seconds",
+    "costs",
+    "tokens_per_second",
+    "date",
+    "total_evaluation_time_seconds",
+}  # keys of times
 
 
 class Disk:

@@ -131,8 +131,8 @@ def test_every_number_of_every_command_has_bounds():
                 numbers[f"{name} {one.option_strings[0]}"] = one.type
     assert len(numbers) > 20
     unbounded = {name for name, kind in numbers.items() if not hasattr(kind, "most")}
-    # Those of train-head are between 0 and 1, or a name, which the recipe checks; then four numbers,
-    # a number or a share, and true or false; the last names a neuron, which the run checks.
+    # Those of train-head are between 0 and 1, or a name, which the recipe checks; then four
+    # numbers, a number or a share, and true or false; the last is a neuron, which the run checks.
     own = {"train-head --learning-rate", "train-head --held-out", "train-head --metric"}
     own |= {"eval --seed", "eval --limit", "eval --fewshot-as-multiturn"}
     assert unbounded == own | {"neurons --unit"}
