@@ -12,7 +12,6 @@ def opened(model: Any, tokenizer: Any, run: Any = None, **settings: Any) -> tupl
     import arcee_lab as al
 
     explorer = al.explore(model, tokenizer, run, **settings)
-    explorer._loop = None  # answers at once, also where a test of a browser has left a loop running
     sent: list = []
     explorer.send = lambda content, buffers=None: sent.append((content, buffers or []))
     return explorer, sent
