@@ -89,6 +89,8 @@ def test_committed_results_of_patterns_pass():
     assert "TransformerLens, run_with_cache of all layers" in section
     rows = r"\| arcee_lab, pattern of (?:one|all) layers? .*\| (\w+) \|$"
     assert re.findall(rows, section, re.MULTILINE) == ["pass", "pass"]
+    rows = r"\| arcee_lab, (?:five head|those without).* all layers .*\| <= (\S+) \| (\w+) \|$"
+    assert re.findall(rows, section, re.MULTILINE) == [("1.55", "pass"), ("1.30", "pass")]
 
 
 def test_committed_results_of_sparsity_pass():
