@@ -1,11 +1,11 @@
-"""Runs one benchmark, or all: `python3 run.py bench [NAME [ITS FLAGS]]`."""
+"""Runs one benchmark, or all: `python3 run.py bench [NAME [--times N] [ITS FLAGS]]`."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_ONE = {"__main__", "paired", "results", "targets"}
+NOT_ONE = {"__main__", "paired", "repeated", "results", "targets"}
 
 
 def main(words: list[str]) -> int:
@@ -14,6 +14,13 @@ def main(words: list[str]) -> int:
     if words and words[0] not in names:
         print(f"bench: no benchmark {words[0]!r}; expected one of {', '.join(names)}")
         return 2
+    if words[1:2] == ["--times"]:
+        from repeated import repeat
+
+        if not words[2:] or not words[2].isdecimal() or int(words[2]) < 1:
+            print("bench: --times takes how often to run, 1 or more, such as --times 3")
+            return 2
+        return repeat(HERE / f"{words[0]}.py", words[3:], times=int(words[2]))
     chosen = [words[0]] if words else names
     codes = [
         subprocess.run([sys.executable, HERE / f"{name}.py", *words[1:]], check=False).returncode

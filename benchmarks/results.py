@@ -44,16 +44,25 @@ def write_section(
             f"- Method: {method}",
         ]
     )
-    section = "\n\n".join([head, *(block.strip() for block in body)]) + "\n"
-    text = path.read_text(encoding="utf-8") if path.exists() else HEADING
-    parts = re.split(r"^(?=## )", text, flags=re.M)
+    put_section("\n\n".join([head, *(block.strip() for block in body)]), path)
+    return path
+
+
+def sections(text: str) -> list[str]:
+    """The text before the first section, and each section, stripped."""
+    return [part.strip() for part in re.split(r"^(?=## )", text, flags=re.M)]
+
+
+def put_section(section: str, path: Path) -> None:
+    """Writes a section in place of the one with its heading, or at the end."""
+    parts = sections(path.read_text(encoding="utf-8") if path.exists() else HEADING)
     heads = [part.split("\n", 1)[0] for part in parts]
-    if f"## {title}" in heads:
-        parts[heads.index(f"## {title}")] = section
+    title = section.split("\n", 1)[0]
+    if title in heads:
+        parts[heads.index(title)] = section
     else:
         parts.append(section)
-    path.write_text("\n".join(part.strip() + "\n" for part in parts), encoding="utf-8")
-    return path
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
 def ratio_table(title: str, results: Mapping[str, Paired], targets: Mapping[str, float]) -> str:
@@ -68,9 +77,10 @@ def ratio_table(title: str, results: Mapping[str, Paired], targets: Mapping[str,
         low, high = result.quartiles
         target = targets.get(name)
         verdict = "" if target is None else "pass" if result.median <= target else "MISS"
+        limit = "" if target is None else f"<= {target:.{2 if round(target, 2) == target else 3}f}"
         lines.append(
             f"| {name} | {result.milliseconds:.2f} | {result.median:.3f} | {low:.3f} to {high:.3f} "
-            f"| {'' if target is None else f'<= {target:.2f}'} | {verdict} |"
+            f"| {limit} | {verdict} |"
         )
     return "\n".join(lines)
 

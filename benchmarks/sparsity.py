@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     layer[ALL] = at_share(layer)
     demo = measure(*on_demo(), rounds=args.rounds, calls=1)
-    limits = ({CORE: 0.15, ALL: 0.25}, {CORE: 1.5, ALL: 2.0})
+    limits = ({CORE: 0.14, ALL: 0.22}, {CORE: 1.45, ALL: 1.8})
     tables = [
         ratio_table(
             f"Cost over one MLP forward: 2560 x 18432, bf16, {TOKENS:,} tokens, {density:.0%} of "

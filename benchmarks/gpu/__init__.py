@@ -6,6 +6,9 @@ place        the card: times, host waits, memory, what it can do at most
 shapes       models made on the card, and batches for them
 parity       against transformers' own Arcee
 cost         captures, reducers and patterns against the plain forward at AFM's shape
+lenses       lenses, attribution, detected heads
+neuron_rows  effects, search, ablation and pages of neurons
+answering    the explorer's answers, and training a head
 longer       dumps, evaluations, decoding, compiled graphs, 4-bit weights
 marked       the tests that are marked `gpu`
 checkpoint   a checkpoint that the user names

@@ -63,7 +63,16 @@ def _prove(folder: Path, *, model: str | None, dry: bool) -> int:
     from benchmarks.gpu import older
 
     older.fill_in()
-    from benchmarks.gpu import checkpoint, cost, longer, marked, neuron_rows, parity, report
+    from benchmarks.gpu import (
+        answering,
+        checkpoint,
+        cost,
+        longer,
+        marked,
+        neuron_rows,
+        parity,
+        report,
+    )
     from benchmarks.gpu.place import Place
     from benchmarks.gpu.rows import Row, run
 
@@ -82,7 +91,7 @@ def _prove(folder: Path, *, model: str | None, dry: bool) -> int:
 
     show([*parity.rows(), *cost.rows(large)])
     _trace(large, folder / "trace.json")
-    show([*neuron_rows.rows(large), *longer.rows(large)])
+    show([*neuron_rows.rows(large), *answering.rows(large), *longer.rows(large)])
     large.forget()
     if model is not None:
         named = checkpoint.Named(model, place)

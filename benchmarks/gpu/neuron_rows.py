@@ -16,7 +16,7 @@ from benchmarks.gpu.rows import Found, Row
 _LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
-def _tokenizer() -> Any:
+def letters() -> Any:
     """One token per letter; the models here have random weights and no tokenizer."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -27,7 +27,8 @@ def _tokenizer() -> Any:
     )
 
 
-def _texts(n: int, length: int) -> list[str]:
+def letter_texts(n: int, length: int) -> list[str]:
+    """Random letters, each text with a vowel at its end."""
     draw = random.Random(0)
     return ["".join(draw.choice(_LETTERS) for _ in range(length)) + "a" for _ in range(n)]
 
@@ -54,11 +55,11 @@ def _find(place: Place, found: Found, *, large: Large) -> None:
     """All neurons of all layers against one label, with shuffled labels."""
     found.aim = "a unit of the label, from counts of all units"
     n, length = (8, 20) if place.dry else (32, 255)
-    labels = al.neurons.labels.regex(_texts(n, length), {"vowel": "[aeiou]"})
+    labels = al.neurons.labels.regex(letter_texts(n, length), {"vowel": "[aeiou]"})
     settings = {"untrained": False, "progress": False}
 
     def work() -> Any:
-        return al.neurons.find(large.model, _tokenizer(), labels, **settings)
+        return al.neurons.find(large.model, letters(), labels, **settings)
 
     result = work()
     assert 0 < result["vowel"].best.f1 <= 1
@@ -69,8 +70,8 @@ def _find(place: Place, found: Found, *, large: Large) -> None:
 def _ablate(place: Place, found: Found, *, large: Large) -> None:
     """As many neurons as rows of a forward; one of them next to `al.intervene`."""
     found.aim = "<= 2^-6 nats per token from one neuron alone"
-    model, tokenizer = large.model, _tokenizer()
-    texts = _texts(2, 20 if place.dry else 127)
+    model, tokenizer = large.model, letters()
+    texts = letter_texts(2, 20 if place.dry else 127)
     units = [(0, unit) for unit in range(4 if place.dry else 32)]
 
     def work() -> Any:
@@ -91,10 +92,10 @@ def _ablate(place: Place, found: Found, *, large: Large) -> None:
 def _estimate(place: Place, found: Found, *, large: Large) -> None:
     """Every neuron's ablation to first order: a forward and a backward."""
     found.aim = "finite estimates"
-    texts = _texts(2, 20 if place.dry else 255)
+    texts = letter_texts(2, 20 if place.dry else 255)
 
     def work() -> Any:
-        return al.neurons.ablation_estimate(large.model, _tokenizer(), texts, progress=False)
+        return al.neurons.ablation_estimate(large.model, letters(), texts, progress=False)
 
     with torch.enable_grad():
         result = work()
@@ -141,8 +142,8 @@ def _with_last_mlp(backbone: Any, mlp: Any) -> Any:
 def _values(place: Place, found: Found, *, large: Large) -> None:
     """Values per token of exemplars, as pages show them: next to a capture of the same windows."""
     found.aim = "<= 2^-4 of a neuron's largest relu(u), in batches of other shapes"
-    model, tokenizer = large.model, _tokenizer()
-    texts = _texts(4, 20 if place.dry else 255)
+    model, tokenizer = large.model, letters()
+    texts = letter_texts(4, 20 if place.dry else 255)
     run = al.neurons.exemplars(model, tokenizer, texts, layers=0, progress=False)
     units = [(0, unit) for unit in range(4 if place.dry else 256)]
     pages = [al.neurons.page(run, *unit, tokenizer=tokenizer) for unit in units]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import computing
+import head_calls  # noqa: F401  adds its calls to CALLS
 import torch
 from device_calls import CALLS, load_two_heads
 from device_lab import Lab, Read, difference, leaves, loaded
