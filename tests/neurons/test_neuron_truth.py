@@ -11,9 +11,9 @@ import pytest
 import arcee_lab as al
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# Of the seventeen concepts these have no neuron that is confirmed by both scores against both
-# controls, with 200 documents per part.
-NOT_FOUND = {"good said"}
+# With 200 documents per part all seventeen concepts have a confirmed neuron; the gain of this one
+# over an untrained model is small, and rounding may decide which neuron is chosen.
+UNSURE = {"good said"}
 HARM = 0.02  # most that another skill may lose
 DROP = 0.2  # least that the skill itself loses
 
@@ -47,7 +47,7 @@ def test_at_least_eight_of_seventeen_concepts_have_a_confirmed_neuron(truth):
     assert len(table) == 17
     confirmed = table[table["confirmed"]]
     assert len(confirmed) >= 8
-    assert set(table["label"]) - set(confirmed["label"]) <= NOT_FOUND
+    assert set(table["label"]) - set(confirmed["label"]) <= UNSURE
     for control in ("shuffled", "untrained"):
         assert (confirmed[f"F1 gain over {control}, low"] > 0).all()
         assert (confirmed[f"AUPRC gain over {control}, low"] > 0).all()
