@@ -32,14 +32,16 @@ from warm_process import WarmProcess
 
 # All modules but one: the hooks take the config, which accepts any further keyword, for a plain
 # dataclass and refuse what transformers passes to it. Where there is no shape to check, beartype
-# alone checks types, in a fifth of the time; it cannot skip what only type checkers import.
+# alone checks types, in a fifth of the time; it cannot skip what only type checkers import, and it
+# draws from `random` to check the items of a sequence.
 PACKAGE = Path(__file__).parent.parent / "arcee_lab"
+RESTORES = "arcee_lab.runs.seeds"  # the state of `random`
 SHAPED, PLAIN = [], []
 for file in PACKAGE.rglob("*.py"):
     if file.stem not in {"__init__", "config"}:
         name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
         text = file.read_text(encoding="utf-8")
-        plain = "jaxtyping" not in text and "TYPE_CHECKING" not in text
+        plain = "jaxtyping" not in text and "TYPE_CHECKING" not in text and name != RESTORES
         (PLAIN if plain else SHAPED).append(name)
 install_import_hook(SHAPED, "beartype.beartype")
 beartype_packages(PLAIN, conf=BeartypeConf(claw_is_pep526=False))
