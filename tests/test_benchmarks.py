@@ -151,6 +151,13 @@ def test_committed_results_of_reducers_pass():
     assert re.findall(row, section, re.MULTILINE) == ["pass"]
 
 
+def test_committed_results_of_intervals_pass():
+    section = recorded("Intervals of evaluations: coverage and pairing")
+    assert "10,000 for each cell" in section
+    rows = re.findall(r"^\|.*% \| \d+ to \d+ % \| (\w+) \|", section, re.MULTILINE)
+    assert rows == ["pass"] * 5
+
+
 def test_committed_results_of_evaluation_pass():
     section = recorded("Evaluation compared with lm-eval's hf")
     assert int(re.search(r"median of (\d+) ratios", section)[1]) >= 5
