@@ -28,7 +28,20 @@ def test_pages_and_index_of_a_run(out, capsys):
     assert (out / "values" / "values.json").is_file()
 
 
-def test_the_same_run_gives_further_pages_of_a_label(out, capsys):
+@pytest.fixture
+def searched(monkeypatch):
+    """The labels that were searched for, with one shuffle and no untrained copy, to be quick."""
+    asked, own = [], al.neurons.find
+
+    def find(model, tokenizer, labels, **settings):
+        asked.append(labels)
+        return own(model, tokenizer, labels, shuffles=1, untrained=False, **settings)
+
+    monkeypatch.setattr("arcee_lab.neurons.find", find, raising=False)
+    return asked
+
+
+def test_the_same_run_gives_further_pages_of_a_label(out, capsys, searched):
     assert main([*RUN, str(out), "--label", "plural noun"]) == 0
     said = capsys.readouterr().out
     assert "pages-plural-noun" in said
@@ -60,19 +73,6 @@ def write_bio(file, sentences=12):
 
 def pages_of(folder):
     return {path.name for path in folder.glob("L*-N*.html")}
-
-
-@pytest.fixture
-def searched(monkeypatch):
-    """The labels that were searched for, with one shuffle and no untrained copy, to be quick."""
-    asked, own = [], al.neurons.find
-
-    def find(model, tokenizer, labels, **settings):
-        asked.append(labels)
-        return own(model, tokenizer, labels, shuffles=1, untrained=False, **settings)
-
-    monkeypatch.setattr("arcee_lab.neurons.find", find, raising=False)
-    return asked
 
 
 def test_pages_of_a_label_of_a_bio_file(out, tmp_path, capsys, searched):
