@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     domains = flags.read_domains(args)
     flags.require_used_seed(args)
     neuron_pages.check(args)
+    labels = neuron_pages.named_labels(args)
     settings = _settings(args, domains)
     storage.check_claim(args.out, settings)
     from arcee_lab import load
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
             role=args.role,
             **{name: getattr(args, name) for name in COUNTS},
         )
-        labels = neuron_pages.prepare(args, job.facts, tokenizer)
+        neuron_pages.check_units(args, job.facts)
+        if labels is None:
+            labels = neuron_pages.matched_labels(args, domains, tokenizer)
         # Claimed only now: a mistyped file name must not leave a folder that is "another run".
         if ranks.first:
             storage.claim(args.out, settings)

@@ -20,6 +20,7 @@ that a task file with a `!function` of ours also works under plain `lm-eval run`
         read                 options as a user gives them, checked
         applied              options set on lm-eval's tasks
         chat_templates       chat templates, chosen also by name
+        lm_eval_call         what plain `lm-eval run` asks for, checked before the model loads
         answer_cache         use_cache: answers as JSON, and whose they are
         prompt_cache         cache_requests: built prompts as JSON
     files/               saved evaluations in lm-eval's shape

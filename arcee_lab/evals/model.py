@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.errors import SettingError, TaskError, TextError
 from arcee_lab.evals.head_routing import MODEL_ARGUMENTS, HeadRouter, Source, head_of, heads_needed
 from arcee_lab.evals.intervened import InterventionsLike, eval_interventions, read_interventions
-from arcee_lab.evals.loading import Loader, require_arguments, require_reads, require_sizes
+from arcee_lab.evals.loading import Loader, require_reads, require_sizes
 from arcee_lab.evals.options.answer_cache import require_own_cache
 from arcee_lab.evals.options.chat_templates import ChatTemplates
+from arcee_lab.evals.options.lm_eval_call import require_usable
 from arcee_lab.evals.progress import AdvancingCacheHook, advancing
 from arcee_lab.evals.scoring.packable_documents import packable
 from arcee_lab.evals.scoring.rolling_windows import rolling_windows
@@ -154,19 +155,16 @@ class ArceeLab(ChatTemplates):
             additional_config: Other settings of the command line.
 
         Raises:
-            SettingError: An argument has a value that cannot be used.
+            ArceeLabError: As `require_usable` says.
         """
-        require_arguments(arg_dict)
+        require_usable(arg_dict)
         more = {k: v for k, v in (additional_config or {}).items() if v is not None}
         if more.get("device") == "cuda:0" and not torch.cuda.is_available():
             _log.info("lm-eval's default device cuda:0 is not available; using the CPU")
             del more["device"]
         own = {k: v for k, v in arg_dict.items() if k not in MODEL_ARGUMENTS.values()}
-        heads = {
-            head: arg_dict[flag]
-            for head, flag in MODEL_ARGUMENTS.items()
-            if arg_dict.get(flag) is not None
-        }
+        given = ((head, arg_dict.get(flag)) for head, flag in MODEL_ARGUMENTS.items())
+        heads = {head: source for head, source in given if source is not None}
         return cls(**own, heads=heads, **more)
 
     @classmethod

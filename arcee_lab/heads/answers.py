@@ -1,6 +1,7 @@
 """`al.answer`: answer spans of a question, for which transformers 5 has no pipeline."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,13 +23,17 @@ class Answer:
         text: `context[start:end]`.
         start: First character.
         end: Character after the last one.
-        score: Start logit plus end logit; comparable within one question, not a probability.
+        score: Start logit plus end logit; comparable within one question.
+        probability: Of its first token times that of its last one, over the tokens of the context
+            in its window and the first token, which stands for no answer. `train_head` with
+            `calibrate=True` brings it closer to the share of right answers.
     """
 
     text: str
     start: int
     end: int
     score: float
+    probability: float
 
 
 @checked
@@ -88,7 +93,7 @@ def answer(
     ):
         with torch.no_grad():
             output = anatomy.model(input_ids=torch.tensor([window.ids], device=device))
-        for span in spans_of(
+        for span, *_ in spans_of(
             window,
             output.start_logits[0].float(),
             output.end_logits[0].float(),
@@ -100,6 +105,20 @@ def answer(
             if known is None or known.score < span.score:
                 found[span.start, span.end] = span
     return sorted(found.values(), key=lambda a: (-a.score, a.start, a.end))[:top_k]
+
+
+class TokenSpan(NamedTuple):
+    """An answer with its tokens.
+
+    Attributes:
+        answer: The answer.
+        first: Its first token, in its window.
+        last: Its last token.
+    """
+
+    answer: Answer
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,11 @@ class Window:
     ids: list[int]
     inside: list[bool]
     offsets: list[tuple[int, int]]
+
+    @property
+    def allowed(self) -> list[bool]:
+        """Tokens among which a reader chooses: those of the context, and the first."""
+        return [True, *self.inside[1:]]
 
 
 def cut_windows(
@@ -172,7 +196,7 @@ def spans_of(
     *,
     max_answer_tokens: int,
     top_k: int,
-) -> list[Answer]:
+) -> list[TokenSpan]:
     """The best spans of one window, at most `4 * top_k`, best first.
 
     Args:
@@ -184,6 +208,8 @@ def spans_of(
         top_k: How many different spans to find.
     """
     inside = torch.tensor(window.inside, device=start.device)
+    allowed = torch.tensor(window.allowed, device=start.device)
+    sure = [one.masked_fill(~allowed, -torch.inf).log_softmax(0) for one in (start, end)]
     start = start.masked_fill(~inside, -torch.inf)
     end = end.masked_fill(~inside, -torch.inf)
     # scores[i, n]: the span from token i to token i + n; a band, not a square.
@@ -191,8 +217,12 @@ def spans_of(
     ends = torch.nn.functional.pad(end, (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)
     best = (start[:, None] + ends).flatten()
     best = best.topk(min(4 * top_k, len(best)))
+    token = best.indices // longest
+    behind = (token + best.indices % longest).clamp(max=len(start) - 1)
+    probability = (sure[0][token] + sure[1][behind]).exp()
     found = []
-    for at, score in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+    told = torch.stack([best.values, probability], dim=1).tolist()
+    for at, (score, chance) in zip(best.indices.tolist(), told, strict=True):
         i, n = divmod(at, longest)
         if score == -torch.inf:
             break
@@ -200,5 +230,6 @@ def spans_of(
         # A byte-level token includes the space before its word.
         first += len(context[first:last]) - len(context[first:last].lstrip())
         if first < last:
-            found.append(Answer(context[first:last], first, last, score))
+            one = Answer(context[first:last], first, last, score, chance)
+            found.append(TokenSpan(one, i, i + n))
     return found

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.heads.batches import head_labels, label_columns
-from arcee_lab.model.anatomy import Anatomy, anatomy_of
+from arcee_lab.model.anatomy import LAST_STEP, Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 
 Given = str | int | Sequence[str] | Sequence[int]
 SPAN = {"start": (0,), "end": (1,), "span": (0, 1)}  # target of a QA head -> columns of its logits
-_LAST_STEP = {"causal": "lm_head", "sequence": "score", "token": "score", "qa": "qa_outputs"}
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Target:
                 f"The target {self.name!r} is of a {self.head} head, and this is a "
                 f"{type(anatomy.model).__name__}; make it anew for this model."
             )
-        return getattr(anatomy.model, _LAST_STEP[self.head])
+        return getattr(anatomy.model, LAST_STEP[self.head])
 
     def _combined(self, weight: Float[Tensor, "n_out d"]) -> Tensor:
         weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -210,7 +209,7 @@ def target_of(
                 f"{type(anatomy.model).__name__}; make it anew for this model."
             )
         return target
-    if head not in _LAST_STEP:
+    if head not in LAST_STEP:
         raise ModelError(
             f"A {type(anatomy.model).__name__} has no head, so it has no logit to take as a "
             "target; load it with head='causal', 'sequence', 'token' or 'qa'."

@@ -24,6 +24,8 @@ HEADS: dict[str, type[ArceePreTrainedModel]] = {
     "token": ArceeForTokenClassification,
     "qa": ArceeForQuestionAnswering,
 }
+# What is new in a model with a head: its last linear map.
+LAST_STEP = {"causal": "lm_head", "sequence": "score", "token": "score", "qa": "qa_outputs"}
 
 _SIZES = {  # axis -> where the configuration holds its length
     "head": "num_attention_heads",

@@ -1,7 +1,12 @@
 """Chat templates of evaluations: chosen, also by name, and missing ones told before any loading."""
 
+from functools import partialmethod
+
 import pytest
 from flagged import FOR_HEADS, HEADED, TEMPLATES, write_checkpoint, write_tasks
+from lm_eval._cli import HarnessCLI
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 import arcee_lab as al
 import arcee_lab.evals.__main__ as command
@@ -10,6 +15,7 @@ from arcee_lab.cli import main
 from arcee_lab.errors import SettingError, TaskError
 from arcee_lab.evals import ArceeLab, run
 from arcee_lab.evals.options.chat_templates import chosen_template
+from arcee_lab.evals.options.lm_eval_call import lm_eval_call
 from arcee_lab.evals.options.read import read_options
 
 
@@ -69,6 +75,42 @@ def test_a_missing_template_is_told_before_the_model_is_loaded(place, unloaded, 
     words = ["run", "--model_args", f"pretrained={source}", "--tasks", "choice", "--include_path"]
     assert command.main([*words, str(folder), *flag]) == 2
     assert "has no chat template" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", [True, "tools"])
+def test_plain_lm_eval_tells_it_too(place, unloaded, monkeypatch, wanted):
+    """Its command and its Python call give our model neither the template nor its name."""
+    checkpoint, folder = place
+    source = "demo" if wanted is True else str(checkpoint)
+    settings = {"tasks": ["choice"], "apply_chat_template": wanted, "device": "cpu"}
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    for given in ({"pretrained": source}, f"pretrained={source}"):
+        with pytest.raises(SettingError, match="has no chat template"):
+            simple_evaluate("arcee-lab", model_args=given, task_manager=manager, **settings)
+    own = TaskManager.__init__  # without lm-eval's own tasks, whose index takes seconds
+    bare = partialmethod(own, include_defaults=False)
+    monkeypatch.setattr(TaskManager, "__init__", bare)
+    words = ["lm-eval", "run", "--model", "arcee-lab", "--model_args", f"pretrained={source}"]
+    words += ["--tasks", str(folder / "choice.yaml"), "--apply_chat_template"]
+    monkeypatch.setattr("sys.argv", words + ([] if wanted is True else [wanted]))
+    cli = HarnessCLI()
+    with pytest.raises(SettingError, match="has no chat template"):
+        cli.execute(cli.parse_args())
+
+
+def test_a_template_that_is_there_is_no_error_of_plain_lm_eval(place, unloaded):
+    checkpoint, folder = place
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    settings = {"tasks": ["choice"], "task_manager": manager, "device": "cpu"}
+    for wanted in (True, "short", False):
+        with pytest.raises(AssertionError, match="the model was loaded"):
+            simple_evaluate(
+                "arcee-lab",
+                model_args={"pretrained": str(checkpoint)},
+                apply_chat_template=wanted,
+                **settings,
+            )
+    assert lm_eval_call() == {}, "no call waits for a model here"
 
 
 def test_a_model_in_memory_is_told_too(place):

@@ -6,9 +6,13 @@ import pickle
 import random
 import sqlite3
 
+import lm_eval.api.task
+import lm_eval.caching.cache as lm_eval_cache
 import pytest
-from flagged import FILES, FOR_HEADS, HEADED, by_lm_evals_command, write_tasks
+from flagged import FILES, FOR_HEADS, HEADED, WAYS, by_lm_evals_command, write_tasks
 from lm_eval.api.model import CachingLM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 from arcee_lab.errors import FileError, OtherRun, SavedDamaged, SettingError
 from arcee_lab.evals import ArceeLab, run
@@ -233,3 +237,52 @@ def test_a_damaged_file_is_built_again(lm, folder, built, damage):
         file.write_text(damage)
     assert ask(lm, folder, **settings).scores == first.scores
     assert len(built) == 2 * len(FILES["choice"])
+
+
+def test_our_ways_in_never_use_lm_evals_pickles(folder, tmp_path, monkeypatch):
+    asked = []
+    for name in ("load_from_cache", "save_to_cache"):
+        own = getattr(lm_eval.api.task, name)
+
+        def seen(*args, own=own, **settings):
+            if settings.get("cache", True):  # lm-eval calls it with False where nothing is cached
+                asked.append((args, settings))
+            return own(*args, **settings)
+
+        monkeypatch.setattr(lm_eval.api.task, name, seen)
+    for way in WAYS:
+        prompt_cache.delete_prompts()
+        for wanted in ("true", "refresh"):
+            out = tmp_path / f"{way.__name__}-{wanted}"
+            way("demo", folder, ["choice"], {"cache_requests": wanted}, out)
+            assert len(kept()) == 1, way
+            assert not asked, way
+
+
+def test_pickles_that_others_can_write_are_not_read(folder, tmp_path, monkeypatch):
+    """Under plain lm-eval, whose cache is its own."""
+    pickles, made = tmp_path / "pickles", tmp_path / "made"
+    pickles.mkdir(mode=0o700)
+    monkeypatch.setattr(lm_eval_cache, "PATH", str(pickles))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+
+    def ask():
+        model = {"model": "arcee-lab", "model_args": "pretrained=demo", "device": "cpu"}
+        settings = {"tasks": ["choice"], "task_manager": manager, "bootstrap_iters": 0}
+        return simple_evaluate(**model, **settings, cache_requests=True)
+
+    ask()
+    (file,) = pickles.glob("*.pickle")
+    file.chmod(0o600)
+    file.write_bytes(pickle.dumps(Runs(str(made))))
+    for path, mode in ((pickles, 0o777), (pickles, 0o770), (file, 0o666)):
+        usual = path.stat().st_mode & 0o777
+        path.chmod(mode)
+        with pytest.raises(FileError, match=f"others can write {path};"):
+            ask()
+        path.chmod(usual)
+    monkeypatch.setattr(prompt_cache.os, "getuid", lambda: os.stat(file).st_uid + 1)
+    if os.stat(file).st_uid:  # root's files count as one's own
+        with pytest.raises(FileError, match="others can write"):
+            ask()
+    assert not made.exists()

@@ -2,16 +2,21 @@
 
 import copy
 import json
+import math
 
 import pytest
+import torch
 from asking import choices, plain_answer
-from flagged import SPECIFIC, write_tasks
+from flagged import SPECIFIC, theirs, write_tasks
 
+import arcee_lab as al
 import arcee_lab.evals.__main__ as command
 from arcee_lab.cli import main
 from arcee_lab.errors import TaskFailed, TextError
 from arcee_lab.evals import ArceeLab, Evaluation, run
 from arcee_lab.evals.scoring.unscorable import Unscorable
+from arcee_lab.heads.sequence import score_sequence
+from arcee_lab.training.heads import evaluate_head, read_labelled
 
 ROWS = [
     {"question": "The dogs", "choices": [" sleep.", " sleeps."], "gold": 0},
@@ -148,3 +153,75 @@ def test_the_marker_is_an_answer_to_lm_eval_and_copies():
     one = Unscorable("why")
     assert (len(one), one[1], one.reason) == (2, False, "why")
     assert copy.deepcopy([one])[0].reason == "why"
+
+
+EMPTY = [  # lm-eval's own check of a task reads the first character of the first document's choices
+    {"question": "The cat", "choices": ["", "sings."], "gold": 1},
+    {"question": "The dogs", "choices": ["sleep.", "sleeps."], "gold": 0},
+    {"question": "The birds", "choices": ["sing.", ""], "gold": 1},
+    {"question": "The cats", "choices": ["sing.", "sings."], "gold": 0},
+]
+
+
+@pytest.mark.parametrize(("delimiter", "gone"), [("", [0, 2]), (" ", [])])
+def test_an_empty_choice(lm, tmp_path, delimiter, gone):
+    """Left out where nothing is to be scored; behind a space, the space is, as in `hf`."""
+    form = SPECIFIC["choice"].replace(
+        'description: "Choose an ending.\\n"', f'target_delimiter: "{delimiter}"'
+    )
+    write_tasks(tmp_path, {"holes": EMPTY}, {"holes": form})
+    result = run(lm, tasks="holes", include=[tmp_path], progress=False)
+    assert [one.doc_id for one in result.skipped] == gone
+    right, normed = [], []
+    for number, row in enumerate(EMPTY):
+        if number in gone:
+            continue
+        scores = [
+            plain_answer(lm.model, lm._encoder(), row["question"], delimiter + choice)[0]
+            for choice in row["choices"]
+        ]
+        right.append(scores.index(max(scores)) == row["gold"])
+        # What has no length is never the answer of acc_norm.
+        each = [
+            score / len(choice) if choice else -math.inf
+            for score, choice in zip(scores, row["choices"], strict=True)
+        ]
+        normed.append(each.index(max(each)) == row["gold"])
+    for metric, hits in (("acc", right), ("acc_norm", normed)):
+        score = result.score("holes", metric)
+        assert score.value == sum(hits) / len(hits)
+        assert (score.n, score.n_skipped) == (4 - len(gone), len(gone))
+    settings = {"include": [tmp_path], "progress": False, "strict": True}
+    if gone:
+        with pytest.raises(TaskFailed, match=r"Task 'holes', document 0: the continuation '' is"):
+            run(lm, tasks="holes", **settings)
+        return
+    assert run(lm, tasks="holes", **settings).scores == result.scores
+    # With an empty choice in its first document, lm-eval alone does not even load the task.
+    write_tasks(tmp_path, {"holes": EMPTY[::-1]}, {"holes": form})
+    result = run(lm, tasks="holes", **settings)
+    results, samples = theirs(lm.model, lm.tokenizer, tmp_path, ["holes"], {})
+    assert results["holes"]["acc,none"] == result.score("holes", "acc").value
+    assert results["holes"]["acc_norm,none"] == result.score("holes", "acc_norm").value
+    for one, other in zip(result.samples["holes"], samples["holes"], strict=True):
+        for (ll, _), (same, _) in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+            assert ll == pytest.approx(same, abs=1e-4)
+
+
+def test_a_head_may_have_a_label_without_a_name():
+    model, tokenizer = al.load("demo", head="sequence")
+    data = read_labelled("demo:test", head="sequence", limit=12)
+    named = evaluate_head(model, tokenizer, data=data, progress=False)
+    names = ["", *data.names]
+    wider = torch.nn.Linear(model.score.in_features, len(names), bias=False)
+    with torch.no_grad():
+        wider.weight[0] = -model.score.weight.sum(0)
+        wider.weight[1:] = model.score.weight
+    model.score, model.num_labels = wider, len(names)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    found = evaluate_head(model, tokenizer, data=data, progress=False)
+    logs = score_sequence(model, tokenizer, data.texts)
+    right = (logs.argmax(-1) == torch.tensor(data.labels) + 1).double().mean()
+    assert found.score("labelled", "acc").value == pytest.approx(float(right), abs=1e-12)
+    assert found.score("labelled", "acc").n == named.score("labelled", "acc").n == 12

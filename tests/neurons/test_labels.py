@@ -1,5 +1,6 @@
 """Labels of texts and tokens, against plain loops over characters and the demo's own tags."""
 
+import gzip
 import random
 
 import numpy as np
@@ -113,6 +114,13 @@ def test_bio_files(tmp_path, tokenizer):
     assert labels.spans["VERB"] == ((), (), ((3, 9),))
     file.write_text("a A\n\nb O\n", encoding="utf-8")
     assert sources.bio(file).documents == (0, 1)
+    zipped = tmp_path / "a.conll.gz"
+    zipped.write_bytes(gzip.compress(file.read_bytes()))
+    assert sources.bio(zipped) == sources.bio(file)
+    universal = tmp_path / "a.conllu"
+    universal.write_text("1\tAnn\tAnn\tPROPN\t_\t_\t0\troot\t_\t_\n")
+    with pytest.raises(TextError, match="is in CoNLL-U, whose labels are in several columns"):
+        sources.bio(universal)
 
 
 def test_patterns_and_functions():
@@ -180,7 +188,12 @@ def test_an_unknown_label_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("word\n", "one column"), ("a O\n", "no word with a label"), (b"\xff\xfe a", "not UTF-8")],
+    [
+        ("word\n", "a.conll line 1: 'word' has one column"),
+        ("a O\n", "no word with a label"),
+        ("a x O\n\nb B-PER\n", "a.conll line 3 has 2 columns, and there are 3 on the first line"),
+        (b"a O\n\xff\xfe a", "a.conll line 2 is not UTF-8"),
+    ],
 )
 def test_bad_bio_files(tmp_path, text, message):
     file = tmp_path / "a.conll"

@@ -208,7 +208,6 @@ def test_a_question_without_an_answer_is_none_of_v1(tmp_path):
 def test_what_has_no_effect_on_spans(base, passages):
     for recipe, said in (
         (HeadRecipe(class_weights="balanced"), "class_weights='balanced' has no effect on a QA"),
-        (HeadRecipe(calibrate=True), "calibrate=True needs a sequence or token head"),
         (HeadRecipe(patience=1, metric="nll"), "metric='nll' is no score .*expected one of em, f1"),
     ):
         with pytest.raises(ValueError, match=said):

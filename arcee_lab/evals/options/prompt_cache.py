@@ -10,17 +10,19 @@ import json
 import logging
 import os
 import random
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lm_eval.caching.cache as lm_eval_cache
 import lm_eval.evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from arcee_lab.errors import SavedDamaged
+from arcee_lab.errors import FileError, SavedDamaged
 from arcee_lab.evals.files.plain_json import plain
 from arcee_lab.evals.finished_tasks import task_digest
 from arcee_lab.runs import storage
@@ -28,6 +30,7 @@ from arcee_lab.runs.json_text import read_object
 
 _VERSION = 1
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+_OURS = "_arcee_lab_json"  # on what builds requests: it keeps no pickles
 _log = logging.getLogger("arcee_lab")
 
 
@@ -72,6 +75,7 @@ def prompts_built(*, write_out: bool = False, delete: bool = False) -> Iterator[
     def deleted(key: str = "") -> None:
         delete_prompts()
 
+    setattr(build, _OURS, True)
     if delete:
         delete_prompts()
     Task.build_all_requests = build  # type: ignore[method-assign]
@@ -81,6 +85,30 @@ def prompts_built(*, write_out: bool = False, delete: bool = False) -> Iterator[
     finally:
         Task.build_all_requests = own  # type: ignore[method-assign]
         lm_eval.evaluator.delete_cache = own_delete
+
+
+def require_own_pickles() -> None:
+    """Checks that others cannot write into lm-eval's own cache of requests, where it is in use.
+
+    Reading a pickle runs what is in it. In our ways in, `prompts_built` keeps JSON instead; plain
+    `lm-eval run` has its own cache. A file or folder of root counts as the user's own.
+
+    Raises:
+        FileError: The folder or a file in it belongs to another user, or others can write it.
+    """
+    if getattr(Task.build_all_requests, _OURS, False) or os.name != "posix":
+        return
+    folder = Path(lm_eval_cache.PATH)
+    for path in (folder, *folder.glob(f"*{lm_eval_cache.FILE_SUFFIX}")):
+        if not path.exists():
+            continue
+        found = path.stat()
+        if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise FileError(
+                f"cache_requests would have lm-eval unpickle files in {folder}, which runs what is "
+                f"in them, and others can write {path}; expected a folder and files that only you "
+                "can write (chmod go-w). Or use `python -m arcee_lab.evals run`, which keeps JSON."
+            )
 
 
 def _show(task: Any) -> None:

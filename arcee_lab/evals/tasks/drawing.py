@@ -41,7 +41,7 @@ def drawn_once(seeds: Seeds | None = None) -> Iterator[None]:
         if seeds is not None:
             seeds.apply()
         before = _states()
-        with _empty_choices():
+        with empty_choices():
             own(self, *args, **settings)
         keep_documents(self)
         if seeds is not None and _states() != before:
@@ -66,11 +66,11 @@ class _Choice(str):
 
 
 @contextmanager
-def _empty_choices() -> Iterator[None]:
+def empty_choices() -> Iterator[None]:
     """Lets a task be built whose first document has an empty choice.
 
-    lm-eval looks at the first character of its choices. The document itself is left out of the
-    scores later (see `arcee_lab.evals.scoring.unscorable`), and does not cost its task.
+    lm-eval looks at the first character of its choices. What becomes of the document is decided
+    when its requests are scored; see `arcee_lab.evals.scoring.unscorable`.
     """
     own = ConfigurableTask.doc_to_choice
 

@@ -10,6 +10,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from arcee_lab.errors import TaskError
 from arcee_lab.evals import metrics
 from arcee_lab.evals.metrics._entities import are_entities
+from arcee_lab.evals.tasks.drawing import empty_choices
 from arcee_lab.evals.tasks.find import LoadedTasks, quiet_lm_eval, task_folder
 from arcee_lab.evals.tasks.process_results import span_or_none_found, words_counted
 
@@ -52,7 +53,7 @@ def task_of(
     if head == "qa" and any(row["may_be_empty"] for row in rows):
         config["process_results"] = span_or_none_found
         config["metric_list"] = [*config["metric_list"], *(_metric(one) for one in _NONE)]
-    with quiet_lm_eval():
+    with quiet_lm_eval(), empty_choices():
         task = ConfigurableTask(config=config)
     return cast(LoadedTasks, {"tasks": {name: task}, "groups": {}, "group_map": {}})
 

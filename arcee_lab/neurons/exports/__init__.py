@@ -1,6 +1,7 @@
 """Internal: neurons for other programs.
 
 _export           the call
+kinds             the names of the formats
 records           what all formats need of a page, and random windows
 neuronpedia       Neuronpedia's activation records, one JSON line per exemplar
 sae_dashboard     the batch that SAEDashboard reads

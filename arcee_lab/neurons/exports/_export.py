@@ -9,10 +9,10 @@ from typing import Any
 
 from arcee_lab.dump.reading.exports import STATEMENT, Export
 from arcee_lab.errors import FileError, SettingError
+from arcee_lab.neurons.exports.kinds import KINDS
 from arcee_lab.neurons.pages._page import check_unit
 from arcee_lab.runs import storage
 
-KINDS = ("neuronpedia", "sae_dashboard", "neuron_explainer", "delphi")
 MOST = 5_000  # neurons per call
 
 

@@ -1,10 +1,11 @@
 """Labels from BIO files, in the form of the CoNLL tasks: one word and its tag per line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arcee_lab.data.rows import LARGEST, require_file
+from arcee_lab.data.rows import LARGEST, lines_of, require_file
+from arcee_lab.data.word_columns import is_conll_u
 from arcee_lab.errors import TextError
 from arcee_lab.neurons.labels.labelled import Labels, Span
 
@@ -20,11 +21,11 @@ def bio(path: str | Path) -> Labels:
     one space. Lines with `-DOCSTART-` begin a document; without any, each sentence is one.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, also with `.gz`.
 
     Raises:
-        TextError: The file is missing, too large, not UTF-8 or has a line with one column only; or
-            no word has a label.
+        TextError: The file is missing, too large, not UTF-8, in CoNLL-U, or has a line with one
+            column or not as many as the first (the message names the line); or no word has a label.
 
     Example:
         >>> import arcee_lab as al
@@ -33,17 +34,18 @@ def bio(path: str | Path) -> Labels:
     """
     path = Path(path)
     require_file(path)
+    if is_conll_u(path):
+        raise TextError(
+            f"file {path} is in CoNLL-U, whose labels are in several columns; expected a file with "
+            "one word and its tag per line, so write the word and one of the columns to a file."
+        )
     if path.stat().st_size > LARGEST:
         raise TextError(
             f"file {path} has {path.stat().st_size:,} bytes; expected at most {LARGEST:,}. Split "
             "it."
         )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise TextError(f"file {path} is not UTF-8: {error}; convert it first.") from None
     sentences, documents = [], []
-    for document, sentence in _sentences(lines, path):
+    for document, sentence in _sentences(lines_of(path), path):
         sentences.append(sentence)
         documents.append(document)
     names = sorted({tag for sentence in sentences for _, tag in sentence if tag})
@@ -68,9 +70,10 @@ def bio(path: str | Path) -> Labels:
     )
 
 
-def _sentences(lines: list[str], path: Path) -> Iterator[tuple[int, Sentence]]:
+def _sentences(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Sentence]]:
     """Each sentence with the number of its document; a word without a label has the tag ''."""
     document, sentence = 0, []
+    width = 0
     for number, line in enumerate([*lines, ""], start=1):
         cells = re.split(r"[ \t]+", line.strip(" \t\r"))
         if cells == [""] or cells[0] == _DOCUMENT:
@@ -81,8 +84,13 @@ def _sentences(lines: list[str], path: Path) -> Iterator[tuple[int, Sentence]]:
             continue
         if len(cells) < 2:
             raise TextError(
-                f"file {path}, line {number}: {line[:40]!r} has one column; expected a word and "
-                "its tag."
+                f"{path} line {number}: {line[:40]!r} has one column; expected a word and its tag."
+            )
+        width = width or len(cells)
+        if len(cells) != width:  # its last cell might be no tag
+            raise TextError(
+                f"{path} line {number} has {len(cells)} columns, and there are {width} on the "
+                "first line; expected as many, so correct the line."
             )
         tag = cells[-1]
         sentence.append((cells[0], "" if tag == "O" else re.sub(r"^[BIESLU]-", "", tag)))

@@ -10,6 +10,7 @@ fitting      `train_head`: transformers' Trainer around a new head
 resuming     the saved state of such a run
 held_out     held-out texts: a part of the training texts, early stopping
 calibration  `Calibration`: a temperature fitted on held-out texts
+span_calibration  probabilities of tokens and of answers, for the calibration of QA heads
 judging      `evaluate_head`: scores of a head on labelled texts or questions
 trained      `TrainedHead`: the model, its scores on held-out texts, its losses
 probing      `probe_layers`: linear probes of labelled texts, `al.directions`' at every layer

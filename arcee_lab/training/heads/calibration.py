@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from arcee_lab.evals import metrics
 from arcee_lab.heads.sequence import score_sequence
 from arcee_lab.heads.token import score_words
-from arcee_lab.model.anatomy import anatomy_of
+from arcee_lab.model.anatomy import LAST_STEP, anatomy_of
 from arcee_lab.results import Result
 from arcee_lab.training.heads.labelled import LabelledTexts
 
@@ -34,10 +34,13 @@ class Effect:
 
     Attributes:
         part: Which texts: "held-out" (the temperature was fitted on them) or "test".
-        n: Labels: of texts or of words.
-        nll_before: Mean negative log-likelihood of the right labels, in nats, without it.
+        n: Labels, of texts or of words; of a QA head, questions.
+        nll_before: Mean negative log-likelihood of the right labels, in nats, without it. Of a QA
+            head: of the first and the last token of the right answer, added, per window.
         nll_after: The same with it.
-        ece_before: Expected calibration error without it, as `al.evals.metrics.ece` defines it.
+        ece_before: Expected calibration error without it, as `al.evals.metrics.ece` defines it. Of
+            a QA head: of the probability of the answer given, p(first token) p(last token), against
+            whether it is an exact match.
         ece_after: The same with it.
     """
 
@@ -78,17 +81,36 @@ class Calibration(Result):
 
 @dataclass(frozen=True)
 class Judged:
-    """Log-probabilities that a head gives, with the right labels.
+    """What a head says about texts, with the right labels.
 
     Attributes:
         part: What texts they are of.
-        logs: Natural logarithms in float64, `[label, n_labels]`.
+        logs: Logits or log-probabilities in float64, `[label, n_labels]`; -inf for what is no
+            choice.
         gold: The right labels.
     """
 
     part: str
     logs: Float[np.ndarray, "label n_labels"]
     gold: Int[np.ndarray, " label"]
+
+    @property
+    def n(self) -> int:
+        """How many labels are judged."""
+        return len(self.gold)
+
+    def log_probs(self, temperature: float) -> Float[np.ndarray, "label n_labels"]:
+        """Log-probabilities at a temperature."""
+        scaled = self.logs / temperature
+        return scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+
+    def nll_and_ece(self, temperature: float) -> tuple[float, float]:
+        """The scores at a temperature; see `Effect`."""
+        rows = zip(self.gold, self.log_probs(temperature), strict=True)
+        items = [metrics.label_items(int(gold), row.tolist()) for gold, row in rows]
+        return metrics.nll([one["nll"] for one in items]), metrics.ece(
+            [one["ece"] for one in items]
+        )
 
 
 def judged(
@@ -99,7 +121,7 @@ def judged(
     *,
     batch_size: int,
 ) -> Judged:
-    """What a head says about texts.
+    """What a sequence or token head says about texts.
 
     Args:
         part: "held-out" or "test".
@@ -127,7 +149,8 @@ def fit_temperature(
     minimum.
 
     Args:
-        logs: Logits, or log-probabilities, which differ by a constant per row.
+        logs: Logits, or log-probabilities, which differ by a constant per row; -inf for what is no
+            choice.
         gold: The right columns.
 
     Example:
@@ -138,12 +161,13 @@ def fit_temperature(
         2.593
     """
     right = logs[np.arange(len(gold)), gold]
+    below = logs - logs.max(axis=1, keepdims=True)
+    weighed = np.where(np.isneginf(logs), 0.0, logs)  # 0 * -inf would be NaN
 
     def slope(inverse: float) -> float:
-        scaled = inverse * (logs - logs.max(axis=1, keepdims=True))
-        probs = np.exp(scaled)
+        probs = np.exp(inverse * below)
         probs /= probs.sum(axis=1, keepdims=True)
-        return float(((probs * logs).sum(axis=1) - right).mean())
+        return float(((probs * weighed).sum(axis=1) - right).mean())
 
     low, high = 1 / MOST, 1 / LEAST
     if slope(low) >= 0:
@@ -160,25 +184,19 @@ def calibrate(model: nn.Module, held_out: Judged, others: Sequence[Judged] = ())
     """Fits a temperature and divides the head's weights by it.
 
     Args:
-        model: A sequence or token model; its last step is changed.
+        model: With the head; its last step is changed.
         held_out: What it said about the held-out texts.
         others: What it said about other texts, for their calibration errors.
     """
     temperature = fit_temperature(held_out.logs, held_out.gold)
-    step: Any = anatomy_of(model).model
+    anatomy: Any = anatomy_of(model)
+    step = getattr(anatomy.model, LAST_STEP[anatomy.legend.head])
     with torch.no_grad():
-        for parameter in step.score.parameters():
+        for parameter in step.parameters():
             parameter.div_(temperature)
     return Calibration(temperature, tuple(_effect(one, temperature) for one in (held_out, *others)))
 
 
 def _effect(one: Judged, temperature: float) -> Effect:
-    before = _nll_and_ece(one.logs, one.gold)
-    scaled = one.logs / temperature
-    after = _nll_and_ece(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True), one.gold)
-    return Effect(one.part, len(one.gold), before[0], after[0], before[1], after[1])
-
-
-def _nll_and_ece(logs: np.ndarray, gold: np.ndarray) -> tuple[float, float]:
-    items = [metrics.label_items(int(g), r.tolist()) for g, r in zip(gold, logs, strict=True)]
-    return metrics.nll([one["nll"] for one in items]), metrics.ece([one["ece"] for one in items])
+    (nll, ece), (nll_after, ece_after) = one.nll_and_ece(1.0), one.nll_and_ece(temperature)
+    return Effect(one.part, one.n, nll, nll_after, ece, ece_after)

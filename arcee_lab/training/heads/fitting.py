@@ -21,7 +21,7 @@ from transformers import (
 
 from arcee_lab.errors import Interrupted, ModelError, SettingError, TextError
 from arcee_lab.evals.result import Score
-from arcee_lab.model.anatomy import HEADS, Anatomy, anatomy_of
+from arcee_lab.model.anatomy import HEADS, LAST_STEP, Anatomy, anatomy_of
 from arcee_lab.model.modeling import ArceeModel, ArceePreTrainedModel
 from arcee_lab.model.wrappers.adapters import adapted_layers
 from arcee_lab.runs import storage
@@ -44,11 +44,11 @@ from arcee_lab.training.heads.resuming import (
     StopAfterCtrlC,
     remove,
 )
+from arcee_lab.training.heads.span_calibration import judged_spans
 from arcee_lab.training.heads.spans import collate_windows, encode_questions, span_loss
 from arcee_lab.training.heads.trained import TrainedHead
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # LoRA's
-_LAST_STEP = {"sequence": "score", "token": "score", "qa": "qa_outputs"}  # what is new in a head
 _LOG_EVERY = 10  # steps
 UNFINISHED, CHECKPOINT = "unfinished", "checkpoint"  # folders of a run
 
@@ -66,6 +66,12 @@ class Data:
     train: Any
     held_out: Any
     test: Any
+
+    @property
+    def unseen(self) -> list[tuple[str, Any]]:
+        """What is not trained on, by name."""
+        both = (("held-out", self.held_out), ("test", self.test))
+        return [(name, some) for name, some in both if some is not None]
 
 
 @checked
@@ -127,6 +133,8 @@ def train_head(
     rows: list[Any]
     if isinstance(train, LabelledQuestions):
         rows = encode_questions(anatomy, tokenizer, train)
+        for part, unseen in data.unseen if recipe.calibrate else ():  # else an error at the end
+            encode_questions(anatomy, tokenizer, unseen, part=part)
     else:
         rows = encode(anatomy, tokenizer, train)
     settings = {
@@ -165,11 +173,6 @@ def check_data(
         raise SettingError(
             f"class_weights={recipe.class_weights!r} has no effect on a QA head, which has no "
             "labels; leave it out."
-        )
-    if train.head == "qa" and recipe.calibrate:
-        raise SettingError(
-            "calibrate=True needs a sequence or token head, whose answers have probabilities; "
-            "leave it out for a QA head."
         )
     if validation is not None and recipe.held_out is not None:
         raise SettingError(
@@ -244,10 +247,10 @@ def _calibrated(
     data: Data,
     recipe: HeadRecipe,
 ) -> Calibration:
+    judge: Any = judged_spans if data.train.head == "qa" else judged
     said = [
-        judged(part, headed, tokenizer, texts, batch_size=recipe.batch_size)
-        for part, texts in (("held-out", data.held_out), ("test", data.test))
-        if texts is not None
+        judge(part, headed, tokenizer, texts, batch_size=recipe.batch_size)
+        for part, texts in data.unseen
     ]
     return calibrate(headed, said[0], said[1:])
 
@@ -273,12 +276,12 @@ def _new_head(backbone: ArceeModel, data: Labelled) -> ArceePreTrainedModel:
     with torch.device("meta"):  # a second backbone would be initialised only to be discarded
         headed: Any = HEADS[data.head](config)
     headed.model = backbone
-    biased = getattr(headed, _LAST_STEP[data.head]).bias is not None
+    biased = getattr(headed, LAST_STEP[data.head]).bias is not None
     last = nn.Linear(config.hidden_size, size, bias=biased).to(backbone.device, backbone.dtype)
     nn.init.normal_(last.weight, std=config.initializer_range)
     if biased:
         nn.init.zeros_(last.bias)
-    setattr(headed, _LAST_STEP[data.head], last)
+    setattr(headed, LAST_STEP[data.head], last)
     return headed
 
 
@@ -337,7 +340,7 @@ def _fit(fit: _Fit) -> tuple[list[dict[str, int | float]], list[Look], int, int]
     """
     model, recipe, folder = fit.model, fit.recipe, fit.folder
     wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
-    last = _LAST_STEP[fit.data.train.head]
+    last = LAST_STEP[fit.data.train.head]
     for name, weight in model.named_parameters():
         weight.requires_grad_(recipe.tune == "full" or name.startswith(f"{last}."))
     trained: Any = _with_lora(model, recipe, last) if recipe.tune == "lora" else model

@@ -39,7 +39,11 @@ class EncodedWindow:
 
 
 def encode_questions(
-    anatomy: Anatomy, tokenizer: PreTrainedTokenizerBase, data: LabelledQuestions
+    anatomy: Anatomy,
+    tokenizer: PreTrainedTokenizerBase,
+    data: LabelledQuestions,
+    *,
+    part: str = "training",
 ) -> list[EncodedWindow]:
     """Tokenises questions as `al.answer` reads them: question first, long contexts in windows.
 
@@ -50,6 +54,7 @@ def encode_questions(
         anatomy: The model.
         tokenizer: Its tokenizer, a fast one.
         data: The questions.
+        part: What they are for, as the message says it.
 
     Raises:
         TextError: A question has no token, or no window holds an answer.
@@ -64,13 +69,12 @@ def encode_questions(
             places = [_tokens(one, start, start + len(data.answers[number][0])) for one in windows]
             if all(place == (NOWHERE, NOWHERE) for place in places):
                 raise TextError(
-                    f"Question {number}: no window of its context holds the whole answer "
-                    f"{data.answers[number][0][:60]!r}; give a shorter answer, or a model with a "
-                    "longer context."
+                    f"The {part} question {number}: no window of its context holds the whole "
+                    f"answer {data.answers[number][0][:60]!r}; give a shorter answer, or a model "
+                    "with a longer context."
                 )
         for window, (first, last) in zip(windows, places, strict=True):
-            allowed = [True, *window.inside[1:]]
-            rows.append(EncodedWindow(window.ids, allowed, first, last))
+            rows.append(EncodedWindow(window.ids, window.allowed, first, last))
     return rows
 
 
