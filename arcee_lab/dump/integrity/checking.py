@@ -13,7 +13,9 @@ from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse, unit_index
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
-from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
+from arcee_lab.dump.format.manifest import Manifest, StoredShard
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage

@@ -15,8 +15,9 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import Block
-from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
+from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.format.sparse import SparseRows
+from arcee_lab.dump.format.stored_site import StoredSite, stored_as
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.dump.reading.indexed_site import AVAILABLE, MOST_UNITS, IndexedSite
 from arcee_lab.errors import SettingError, ShardDamaged, SiteError

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from arcee_lab.dump.format.layouts import SPARSE_LAYOUTS, Builder
-from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, StoredSite, index_bytes
+from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, index_bytes
 from arcee_lab.dump.format.sparse import encoding_of
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard
 from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.dump.writing.shard_writer import SiteBatch
