@@ -31,7 +31,8 @@ import arcee_lab as al
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.block import Block
 from arcee_lab.dump.format.layouts import Builder
-from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
+from arcee_lab.dump.format.manifest import Manifest, StoredShard, shard_path
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.format.token_table import TokenTable
 
 TOKENS, WIDTH, BATCH = 4096, 18_432, 1024

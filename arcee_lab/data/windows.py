@@ -210,8 +210,9 @@ def cut(
             again = overlap if at else 0
             window = np.asarray(prefix + body[at : at + room], dtype=np.int32)
             windows.append(window[: int(min(left + again, len(window)))])
-            here = np.concatenate([inside[: len(prefix)], inside[len(prefix) :][at : at + room]])
-            chosen.append(here[: len(windows[-1])])
+            if inside is not None:
+                here = [inside[: len(prefix)], inside[len(prefix) :][at : at + room]]
+                chosen.append(np.concatenate(here)[: len(windows[-1])])
             documents.append(number)
             repeated.append(again)
             left -= len(windows[-1]) - again
@@ -237,8 +238,8 @@ def cut(
 
 def _tokenize(
     tokenizer: Any, texts: Iterable[str], role: str | None
-) -> Iterator[tuple[int, list[int], np.ndarray]]:
-    """The number and the token ids of each document that holds a word, and which are of a role."""
+) -> Iterator[tuple[int, list[int], np.ndarray | None]]:
+    """The number and token ids of each document that holds a word; with a role, which are its."""
     documents = enumerate(texts)
     marks = None if role is None else marks_of(tokenizer)
     while chunk := list(islice(documents, _TOKENIZE_AT_ONCE)):
@@ -257,4 +258,4 @@ def _tokenize(
             continue
         found = token_ids(tokenizer, [text for _, text in words]) if words else []
         for (number, _), ids in zip(words, found, strict=True):
-            yield number, ids, np.ones(len(ids), bool)
+            yield number, ids, None

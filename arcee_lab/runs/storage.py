@@ -124,6 +124,8 @@ def make_folder(path: str | Path) -> Path:
     """
     require_local(path)
     path = Path(path)
+    if path.is_dir():
+        return path
     with _cleaning_up(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.model.anatomy import anatomy_of
 

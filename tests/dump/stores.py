@@ -53,7 +53,8 @@ def make_store(folder, *, bounds=(0, 20, 41, 47), width=23, dtype=torch.bfloat16
     from arcee_lab.dump.folders.open import folder_of
     from arcee_lab.dump.format import shard_files, unit_index
     from arcee_lab.dump.format.layouts import encode
-    from arcee_lab.dump.format.manifest import Manifest, StoredShard, StoredSite, shard_path
+    from arcee_lab.dump.format.manifest import Manifest, StoredShard, shard_path
+    from arcee_lab.dump.format.stored_site import StoredSite
 
     if sites is None:
         sites = {
@@ -111,7 +112,7 @@ def rewrite(folder, number, site, **tensors):
     path = Path(folder) / file.path
     content = {name: tensor.clone() for name, tensor in load_file(path).items()} | tensors
     save_file({name: t for name, t in content.items() if t is not None}, path)
-    changed = replace(file, bytes=path.stat().st_size, sha256=storage.sha256(path))
+    changed = file._replace(bytes=path.stat().st_size, sha256=storage.sha256(path))
     shard = (
         replace(shard, sites={**shard.sites, site: changed})
         if site
@@ -123,6 +124,6 @@ def rewrite(folder, number, site, **tensors):
 
 
 def _dtypes():
-    from arcee_lab.dump.format.manifest import DTYPES
+    from arcee_lab.dump.format.stored_site import DTYPES
 
     return DTYPES

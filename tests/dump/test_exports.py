@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from stores import TAG, make_store, rewrite
 
 import arcee_lab as al
-from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.dump.format.stored_site import DTYPES
 
 SPARSE = "layers.0.mlp.hook_relu"
 BOTH = "layers.1.mlp.hook_relu"

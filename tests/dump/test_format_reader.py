@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from stores import make_store
 
-from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.dump.format.stored_site import DTYPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 

@@ -191,3 +191,19 @@ def test_bad_activations_are_refused():
         Builder("neuron", width=3, dtype=torch.float32).add(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="expected one of neuron, both, dense, int8"):
         Builder("unit", width=3, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_some_rows_are_compressed_as_their_copies_are(dtype):
+    """Most rows in order, which are not copied; and few, out of order, twice or none."""
+    x = activations(700, 1000, 0.05, dtype)
+    x[::7] *= -1
+    x[5] = -0.0
+    matrix, random = bits(x), np.random.default_rng(2)
+    rising = np.flatnonzero(random.random(700) < 0.9)
+    for rows in (rising, rising[5:], rising[::3], rising[::-1], np.array([3, 3, 5]), rising[:0]):
+        got = sparse.compress(matrix, rows=rows)
+        where, column = np.nonzero(x[rows].float().numpy())
+        assert got.offsets.tolist() == np.searchsorted(where, np.arange(len(rows) + 1)).tolist()
+        assert got.index.tolist() == column.tolist()
+        assert got.values.tolist() == matrix[rows][where, column].tolist()

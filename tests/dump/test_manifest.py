@@ -8,7 +8,8 @@ import pytest
 from stores import known_acts, make_store
 
 from arcee_lab.dump.format.layouts import encode, least_bytes
-from arcee_lab.dump.format.manifest import DTYPES, MANIFEST, MOST_LAYERS, Manifest, stored_as
+from arcee_lab.dump.format.manifest import MANIFEST, Manifest
+from arcee_lab.dump.format.stored_site import DTYPES, MOST_LAYERS, stored_as
 from arcee_lab.dump.reading.store import open as open_store
 
 BAD = {
@@ -61,6 +62,20 @@ BAD = {
     "more nonzeros than cells": (
         lambda m: m["shards"][0]["sites"]["layers.0.mlp.hook_relu"].update(nonzeros=20 * 23 + 1),
         "nonzeros is 461; expected 0 to 460",
+    ),
+    "a true start": (lambda m: m["shards"][1].update(start=True), "start is True; expected int"),
+    "a stop that is a word": (lambda m: m["shards"][1].update(stop="41"), "stop is .41.; expected"),
+    "a negative start": (lambda m: m["shards"][0].update(start=-1), "start is -1; expected 0"),
+    "a shard beyond all numbers": (
+        lambda m: m["shards"][2].update(start=2**62, stop=2**62 + 1),
+        "stop is 4611686018427387905",
+    ),
+    "an unknown field of a shard": (lambda m: m["shards"][1].update(url=""), "shard 1 has unknown"),
+    "files that are a list": (lambda m: m["shards"][1].update(sites=[1]), r"sites is \[1\]"),
+    "tokens that are a list": (lambda m: m["shards"][1].update(tokens=[1]), r"tokens is \[1\]"),
+    "fewer bytes than nonzeros": (
+        lambda m: m["shards"][1]["sites"]["layers.0.mlp.hook_relu"].update(bytes=40),
+        "shard 1: layers.0.mlp.hook_relu: bytes is 40; expected at least",
     ),
     "a list for an object": (lambda m: m.update(shards=[3]), "shard 0 is int; expected an object"),
     "tags without words": (lambda m: m.update(tags={"a": [1]}), "expected a list of words"),

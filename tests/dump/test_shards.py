@@ -9,7 +9,8 @@ from stores import known_acts, known_tokens, make_store, rewrite
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.layouts import LAYOUTS, encode
-from arcee_lab.dump.format.manifest import StoredSite, shard_path
+from arcee_lab.dump.format.manifest import shard_path
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.runs import storage
 
 NEURONS = "layers.0.mlp.hook_relu"

@@ -8,7 +8,7 @@ from stores import TAG, known_acts, make_store, rewrite
 from torch.utils.data import DataLoader
 
 import arcee_lab as al
-from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.dump.format.stored_site import DTYPES
 from arcee_lab.results import Result
 
 SPARSE = "layers.0.mlp.hook_relu"

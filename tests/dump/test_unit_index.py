@@ -165,7 +165,7 @@ def vouched(folder, change):
     tensors = {name: array.copy() for name, array in load_file(path).items()}
     save_file(change(tensors) or tensors, path)
     raw = path.read_bytes()
-    new = replace(file, bytes=len(raw), sha256=sha256(raw).hexdigest())
+    new = file._replace(bytes=len(raw), sha256=sha256(raw).hexdigest())
     replace(manifest, indexes={SITE: new}).save(folder)
 
 

@@ -14,7 +14,7 @@ import arcee_lab as al
 from arcee_lab.data.windows import cut
 from arcee_lab.dump import DumpConfig
 from arcee_lab.dump.folders.local import LocalFolder
-from arcee_lab.dump.format.manifest import DTYPES
+from arcee_lab.dump.format.stored_site import DTYPES
 from arcee_lab.dump.writing.job import DumpJob
 from arcee_lab.dump.writing.shard_writer import ShardWriter, SiteBatch
 from arcee_lab.dump.writing.tags import Tag

@@ -11,6 +11,7 @@ from arcee_lab.errors import FileError
 
 Content = bytes | Callable[[Path], object]
 _LONGEST = 1024  # characters of a path
+_NO_PARTS = {"", ".", ".."}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ def plain_path(path: str) -> str:
     parts = path.split("/")
     if (
         len(path) > _LONGEST
-        or any(part in ("", ".", "..") for part in parts)
-        or any(mark in path for mark in ("\0", "\\"))
+        or not _NO_PARTS.isdisjoint(parts)
+        or "\0" in path
+        or "\\" in path
         or ":" in parts[0]
     ):
         shown = path if len(path) <= 80 else path[:77] + "..."

@@ -27,27 +27,34 @@ def inside(root: Path, path: str) -> Path:
         FileError: The path leads out of the root or through a link, or names something that is
             neither a file nor a folder.
     """
-    target = root
+    _look(root, path)
+    return root / path
+
+
+def _look(root: Path, path: str) -> os.stat_result | None:
+    """Checks a path as `inside` says; what the system knows of its last part, None without one."""
+    target, found = os.fspath(root), None
     for part in plain_path(path).split("/"):
-        target = target / part
+        target = os.path.join(target, part)  # a Path for each part would take longer than lstat
         try:
-            mode = target.lstat().st_mode
+            found = os.lstat(target)
         except (FileNotFoundError, NotADirectoryError):
+            found = None
             continue
         except OSError as error:
             raise FileError(f"{target} cannot be looked at: {reason(error)}.") from error
-        if stat.S_ISLNK(mode):
+        if stat.S_ISLNK(found.st_mode):
             raise FileError(
                 f"{target} is a symbolic link, which may lead out of the store; expected plain "
                 "files and folders. Copy the store with its links followed (cp -rL) if you trust "
                 "who made it."
             )
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise FileError(
                 f"{target} is a device, a pipe or a socket; expected a plain file. Do not use "
                 "this store."
             )
-    return root / path
+    return found
 
 
 class LocalFolder(Folder):
@@ -71,12 +78,14 @@ class LocalFolder(Folder):
 
     def read(self, path: str) -> bytes:
         """See `Folder`."""
-        return inside(self.path, path).read_bytes()
+        _look(self.path, path)
+        with open(os.path.join(self.path, path), "rb", buffering=0) as file:
+            return file.read()
 
     def size(self, path: str) -> int | None:
         """See `Folder`."""
-        target = inside(self.path, path)
-        return target.stat().st_size if target.is_file() else None
+        found = _look(self.path, path)
+        return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
     def local(self, path: str, written: Written | None = None) -> Path:
         """See `Folder`."""

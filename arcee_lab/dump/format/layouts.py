@@ -205,6 +205,22 @@ def least_bytes(layout: str, *, tokens: int, width: int, itemsize: int, nonzeros
     )
 
 
+def enough_bytes(layout: str, *, width: int, itemsize: int) -> tuple[int, int, int]:
+    """Bytes that are enough for any block, and quick to compute for many.
+
+    `least_bytes` is never more than the first number times the nonzeros, plus the second times the
+    tokens, plus the third: the size of the `index` encoding, which the smallest does not exceed.
+    """
+    if layout == "int8":
+        return 0, width + 4, 0
+    if layout == "dense":
+        return 0, width * itemsize, 0
+    each, offsets = sparse.index_dtype(MOST_TOKENS).itemsize + itemsize, 8 * (width + 1)
+    if layout == "neuron":
+        return each, 0, offsets
+    return each + sparse.index_dtype(width).itemsize + itemsize, 8, offsets + 8
+
+
 def encode(x: Float[Tensor, "token width"], layout: str = "neuron") -> Block:
     """The block of one tensor; `Builder` does the same batch by batch.
 

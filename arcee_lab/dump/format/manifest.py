@@ -5,20 +5,19 @@ of every field, that no path leaves the folder, and that the shards cover each t
 """
 
 import json
-import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from itertools import repeat
+from operator import itemgetter, sub
 from typing import Any
-
-import torch
 
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.json_fields import MOST, Fields, short
-from arcee_lab.dump.format.layouts import LAYOUTS, MOST_TOKENS, SPARSE_LAYOUTS, least_bytes
+from arcee_lab.dump.format.layouts import MOST_TOKENS, enough_bytes, least_bytes
+from arcee_lab.dump.format.stored_file import StoredFile, read_file, read_files
+from arcee_lab.dump.format.stored_site import MOST_LAYERS, StoredSite
 from arcee_lab.errors import FileError, StoreDamaged
 from arcee_lab.runs.json_text import parse_json
 
@@ -26,26 +25,10 @@ MANIFEST = "manifest.json"
 FORMAT = "arcee_lab.dump"
 VERSION = 2
 _READ = (1, 2)  # version 1 has no indexes
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 BYTES_OF_TOKEN = 4 * 4 + 2  # ids, positions, documents, windows; attended, first
-_RELU, _POST = ".mlp.hook_relu", ".mlp.hook_post"
-MOST_LAYERS = 1024  # no decoder has a sixth of them
-_MOST_AXES = 4
-_LONGEST_PATH = 255
 _LONGEST_HEADER = 4096  # bytes of the header of an index
 _LARGEST = 2**28  # bytes of a manifest; a million shard files take less
-_SHARD = ".safetensors"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
-
-
-def stored_as(site: str) -> str:
-    """The site whose values a store keeps for `site`: relu(u) for relu(u)², else the site itself.
-
-    Reading computes the square again, with the same rounding as the model's. relu(u) has the wider
-    range: in float16 the square overflows from 256 on.
-    """
-    return site.removesuffix(_POST) + _RELU if site.endswith(_POST) else site
+_SHARD_FIELDS = itemgetter("start", "stop", "tokens", "sites")
 
 
 def index_bytes(width: int, n_shards: int) -> int:
@@ -56,60 +39,6 @@ def index_bytes(width: int, n_shards: int) -> int:
 def shard_path(what: str, number: int) -> str:
     """Path of a shard in the folder, for a site's name or `tokens`."""
     return f"{what}/{number:05d}.safetensors"
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of a store.
-
-    Attributes:
-        path: Relative to the store's folder, with forward slashes.
-        bytes: Its size.
-        sha256: Its checksum.
-        nonzeros: Values that are not zero; None for tokens and if the layout does not count them.
-    """
-
-    path: str
-    bytes: int
-    sha256: str
-    nonzeros: int | None = None
-
-
-@dataclass(frozen=True)
-class StoredSite:
-    """What is stored of one hook point.
-
-    Attributes:
-        name: Canonical name; neurons are stored as `hook_relu`, see `stored_as`.
-        shape: Sizes of its axes after batch and pos.
-        dtype: `bfloat16`, `float16` or `float32`.
-        layout: See `arcee_lab.dump.format.layouts`.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    layout: str
-
-    @cached_property
-    def width(self) -> int:
-        """Values per token."""
-        return math.prod(self.shape)
-
-    @cached_property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype as a torch.dtype."""
-        return DTYPES[self.dtype]
-
-    @property
-    def value_dtype(self) -> torch.dtype:
-        """The dtype of values that are read: float32 for int8, else the site's own."""
-        return torch.float32 if self.layout == "int8" else self.torch_dtype
-
-    @cached_property
-    def counts_nonzeros(self) -> bool:
-        """Whether its files state how many values are not zero."""
-        return self.layout in SPARSE_LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -141,8 +70,8 @@ class StoredShard:
         return {
             "start": self.start,
             "stop": self.stop,
-            "tokens": _file_json(self.tokens),
-            "sites": {name: _file_json(file) for name, file in self.sites.items()},
+            "tokens": self.tokens.to_json(),
+            "sites": {name: file.to_json() for name, file in self.sites.items()},
         }
 
     @classmethod
@@ -157,7 +86,8 @@ class StoredShard:
         Raises:
             StoreDamaged: A field is missing, unknown or out of range; it is named.
         """
-        return _shard(value, where, sites, n_tags=0)
+        shards = _all_shards([value], sites, n_tags=0)
+        return shards[0] if shards else _shard(value, where, sites, n_tags=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +144,7 @@ class Manifest:
                 for s in self.sites
             ],
             "shards": [shard.to_json() for shard in self.shards],
-            "indexes": {name: _file_json(file) for name, file in self.indexes.items()},
+            "indexes": {name: file.to_json() for name, file in self.indexes.items()},
         }
 
     def save(self, folder: str | os.PathLike[str] | Folder) -> None:
@@ -275,14 +205,16 @@ class Manifest:
             raise StoreDamaged("model.config is missing; expected the model's config.")
         if "num_hidden_layers" in model["config"]:
             Fields(model["config"], "model.config").number("num_hidden_layers", MOST_LAYERS)
-        sites = tuple(_site(item, at) for at, item in enumerate(top.list("sites")))
+        sites = tuple(StoredSite.parse(item, at) for at, item in enumerate(top.list("sites")))
         if len({site.name for site in sites}) < len(sites):
             raise StoreDamaged("two sites have one name; expected each once.")
         tags = {name: _labels(name, labels) for name, labels in top.table("tags").items()}
-        shards = tuple(
-            _shard(item, f"shard {at}", sites, len(tags))
-            for at, item in enumerate(top.list("shards"))
-        )
+        items = top.list("shards")
+        shards = _all_shards(items, sites, len(tags)) if items else ()
+        if shards is None:
+            shards = tuple(
+                _shard(item, f"shard {at}", sites, len(tags)) for at, item in enumerate(items)
+            )
         indexes = _indexes(top.table("indexes"), sites, len(shards)) if version > 1 else {}
         _check_cover(shards, top.number("n_tokens"), indexes.values())
         manifest = cls(
@@ -300,27 +232,61 @@ class Manifest:
         return manifest
 
 
-def _site(value: Any, at: int) -> StoredSite:
-    fields = Fields(value, f"site {at}")
-    name, shape = fields.text("name"), fields.list("shape")
-    if len(name) > _LONGEST_PATH or not _PATH.fullmatch(name) or "/" in name:
-        raise StoreDamaged(f"site {at}: {short(name)} is no hook point's name.")
-    layer = re.match(r"layers\.([^.]*)", name)
-    if layer and not (re.fullmatch(r"\d{1,4}", layer[1]) and int(layer[1]) < MOST_LAYERS):
-        raise StoreDamaged(
-            f"site {at}: {short(name)} is of no layer; expected 0 to {MOST_LAYERS - 1}."
+def _all_shards(
+    items: list[Any], sites: tuple[StoredSite, ...], n_tags: int
+) -> tuple[StoredShard, ...] | None:
+    """All shards, checked together; None if `_shard` would refuse one of them, which then says why.
+
+    Opening a store is little else than this, so the checks run over columns.
+    """
+    plain = [site for site in sites if not site.counts_nonzeros]
+    counted = [site for site in sites if site.counts_nonzeros]
+    try:
+        if {*map(type, items)} != {dict} or {*map(len, items)} != {4}:
+            return None
+        starts, stops, tokens, files = zip(*map(_SHARD_FIELDS, items), strict=True)
+        if {*map(type, files)} != {dict} or {*map(len, files)} != {len(sites)}:
+            return None
+        found = read_files(
+            [*tokens, *(one[site.name] for site in plain for one in files)],
+            [one[site.name] for site in counted for one in files],
         )
-    sizes = all(type(size) is int and 0 < size < 2**31 for size in shape)
-    if not 0 < len(shape) <= _MOST_AXES or not sizes:
-        raise StoreDamaged(f"{name}: shape is {short(shape)}; expected positive sizes.")
-    if math.prod(shape) >= 2**31:
-        raise StoreDamaged(f"{name}: shape {short(shape)} has too many values per token.")
-    dtype, layout = fields.text("dtype"), fields.text("layout")
-    for what, got, known in (("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
-        if got not in known:
-            raise StoreDamaged(f"{name}: {what} is {short(got)}; expected {', '.join(known)}.")
-    fields.done()
-    return StoredSite(name, tuple(shape), dtype, layout)
+    except KeyError:
+        return None
+    if found is None or {*map(type, starts), *map(type, stops)} != {int}:
+        return None
+    lengths = [*map(sub, stops, starts)]
+    if min(starts) < 0 or max(stops) > MOST or min(lengths) < 1 or max(lengths) > MOST_TOKENS:
+        return None
+    n = len(items)
+    of_tokens, *columns = (found[at : at + n] for at in range(0, len(found), n))
+    of_sites = {site.name: column for site, column in zip(plain + counted, columns, strict=True)}
+    per_token = BYTES_OF_TOKEN + 4 * n_tags
+    if any(file.bytes < per_token * m for file, m in zip(of_tokens, lengths, strict=True)):
+        return None
+    if not all(_fit(site, of_sites[site.name], lengths) for site in sites):
+        return None
+    names = [site.name for site in sites]
+    rows = zip(*(of_sites[name] for name in names), strict=True) if names else repeat((), n)
+    return tuple(
+        StoredShard(start, stop, file, dict(zip(names, row, strict=True)))
+        for start, stop, file, row in zip(starts, stops, of_tokens, rows, strict=True)
+    )
+
+
+def _fit(site: StoredSite, files: list[StoredFile], lengths: list[int]) -> bool:
+    """Whether no file of a site states more nonzeros than it has cells, or too few bytes."""
+    itemsize = site.torch_dtype.itemsize
+    each, per_token, fixed = enough_bytes(site.layout, width=site.width, itemsize=itemsize)
+    for file, length in zip(files, lengths, strict=True):
+        nonzeros = file.nonzeros or 0
+        if nonzeros > length * site.width:
+            return False
+        if file.bytes < each * nonzeros + per_token * length + fixed and file.bytes < least_bytes(
+            site.layout, tokens=length, width=site.width, itemsize=itemsize, nonzeros=nonzeros
+        ):
+            return False
+    return True
 
 
 def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -> StoredShard:
@@ -332,9 +298,9 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
     if set(files) != {site.name for site in sites}:
         raise StoreDamaged(f"{where} has files of {short(sorted(files))}; expected one per site.")
     length = stop - start
-    tokens = _file(fields.get("tokens", dict), f"{where}: tokens", most=None)
+    tokens = read_file(fields.get("tokens", dict), f"{where}: tokens")
     of_sites = {
-        site.name: _file(
+        site.name: read_file(
             files[site.name],
             f"{where}: {site.name}",
             most=length * site.width if site.counts_nonzeros else None,
@@ -357,43 +323,6 @@ def _shard(value: Any, where: str, sites: tuple[StoredSite, ...], n_tags: int) -
     return StoredShard(start, stop, tokens, of_sites)
 
 
-def _file(value: Any, where: str, *, most: int | None) -> StoredFile:
-    # A store has thousands of files, so one look says that all fields are right.
-    try:
-        path, size, sha256 = value["path"], value["bytes"], value["sha256"]
-        nonzeros = None if most is None else value["nonzeros"]
-        if (
-            len(value) == (3 if most is None else 4)
-            and type(path) is str
-            and len(path) <= _LONGEST_PATH
-            and _PATH.fullmatch(path)
-            and path.endswith(_SHARD)
-            and type(size) is int
-            and 0 <= size <= MOST
-            and _SHA256.fullmatch(sha256)
-            and (most is None or (type(nonzeros) is int and 0 <= nonzeros <= most))
-        ):
-            return StoredFile(path, size, sha256, nonzeros)
-    except (KeyError, TypeError):
-        pass
-    return _field_by_field(value, where, most=most)
-
-
-def _field_by_field(value: Any, where: str, *, most: int | None) -> StoredFile:
-    """Reads a file's record so that the error names the field that is wrong."""
-    fields = Fields(value, where)
-    path, sha256 = fields.text("path"), fields.text("sha256")
-    named = len(path) <= _LONGEST_PATH and _PATH.fullmatch(path) and path.endswith(_SHARD)
-    if not named:
-        raise StoreDamaged(f"{where}: path {short(path)} is not a .safetensors file.")
-    if not _SHA256.fullmatch(sha256):
-        raise StoreDamaged(f"{where}: sha256 is {short(sha256)}; expected 64 hexadecimal digits.")
-    nonzeros = None if most is None else fields.number("nonzeros", most)
-    size = fields.number("bytes")
-    fields.done()
-    return StoredFile(path, size, sha256, nonzeros)
-
-
 def _check_size(file: StoredFile, where: str, least: int) -> None:
     if file.bytes < least:
         raise StoreDamaged(
@@ -407,9 +336,10 @@ def _indexes(
     of_sites, indexes = {site.name: site for site in sites}, {}
     if unknown := sorted(value.keys() - of_sites.keys()):
         raise StoreDamaged(f"indexes names {short(unknown[0])}, which is not among its sites.")
-    for name, item in value.items():
+    files = read_files([*value.values()], [])
+    for at, (name, item) in enumerate(value.items()):
         where = f"the index of {name}"
-        file = indexes[name] = _file(item, where, most=None)
+        file = indexes[name] = files[at] if files else read_file(item, where)
         arrays = index_bytes(of_sites[name].width, n_shards)
         _check_size(file, where, arrays)
         if file.bytes > (most := arrays + _LONGEST_HEADER):
@@ -443,8 +373,3 @@ def _labels(name: str, labels: Any) -> tuple[str, ...] | None:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise StoreDamaged(f"tag {short(name)}: expected a list of words, or null.")
     return tuple(labels)
-
-
-def _file_json(file: StoredFile) -> dict[str, Any]:
-    value = {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
-    return value if file.nonzeros is None else value | {"nonzeros": file.nonzeros}

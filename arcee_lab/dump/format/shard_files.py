@@ -16,8 +16,9 @@ from torch import Tensor
 from arcee_lab.dump.folders.folder import Folder, Written
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
-from arcee_lab.dump.format.manifest import StoredFile, StoredSite
 from arcee_lab.dump.format.sparse import encoding_of, index_dtype
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.runs.json_text import reason

@@ -15,6 +15,7 @@ from arcee_lab.errors import SettingError, StoreDamaged
 
 LONGEST = 65_536  # columns that a 16-bit index can address
 _BITS = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32}
+_INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000}
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 _TILE = 128
 _ENTRIES = 1 << 14  # of a piece that are merged at once
@@ -59,7 +60,7 @@ def transpose(bits: np.ndarray) -> np.ndarray:
 
 def count_nan(bits: np.ndarray, dtype: torch.dtype, *, infinite: bool = False) -> int:
     """How many bit patterns are NaN, or NaN or infinite."""
-    infinity = int(to_bits(torch.tensor([torch.inf], dtype=dtype))[0])
+    infinity = _INFINITY[dtype]
     sign = 1 << (8 * bits.itemsize - 1)
     return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) > infinity - infinite))
 
@@ -111,9 +112,10 @@ class SparseRows:
         """The same matrix, columns for rows."""
         order = np.argsort(self.index, kind="stable")  # a radix sort for 16 bits
         counts = np.bincount(self.index, minlength=self.width)
+        rows = np.arange(len(self), dtype=index_dtype(len(self)))
         return SparseRows(
             offsets=_offsets(counts),
-            index=self.row.astype(index_dtype(len(self)))[order],
+            index=np.repeat(rows, self.counts)[order],
             values=self.values[order],
             width=len(self),
         )
@@ -136,6 +138,12 @@ def compress(
         columns: Whether its columns become the rows of the result.
         rows: The rows of the matrix to take, by default all; not together with `columns`.
     """
+    kept = None
+    if rows is not None and 2 * len(rows) > len(bits) and (np.diff(rows) > 0).all():
+        # Most of them, in order: marking the others takes less than a copy of these.
+        kept = np.zeros(len(bits), dtype=bool)
+        kept[rows] = True
+        rows = None
     width, n_rows = bits.shape if columns else bits.shape[::-1]
     n_rows = n_rows if rows is None else len(rows)
     step = max(_TILE, _CACHED // max(1, width))
@@ -143,15 +151,23 @@ def compress(
     for start in range(0, max(1, n_rows), step):
         part = slice(start, start + step)
         chosen = part if rows is None else rows[part]
-        pieces.append(_compress(transpose(bits[:, part]) if columns else bits[chosen]))
+        pieces.append(
+            _compress(transpose(bits[:, part]))
+            if columns
+            else _compress(bits[chosen], None if kept is None else kept[part])
+        )
     return concat_rows(pieces)
 
 
-def _compress(bits: np.ndarray) -> SparseRows:
+def _compress(bits: np.ndarray, kept: np.ndarray | None = None) -> SparseRows:
+    """The nonzeros of some whole rows; of those that are kept, if not of all."""
     n_rows, width = bits.shape
-    bits = np.ascontiguousarray(bits).reshape(-1)
-    flat = np.flatnonzero(bits != 0)
-    values = bits[flat]
+    bits = np.ascontiguousarray(bits)
+    marked = bits != 0
+    if kept is not None:
+        marked[~kept] = False
+    flat = np.flatnonzero(marked)
+    values = bits.reshape(-1)[flat]
     minus_zero = values == 1 << (8 * bits.itemsize - 1)
     if minus_zero.any():
         flat, values = flat[~minus_zero], values[~minus_zero]
@@ -160,6 +176,8 @@ def _compress(bits: np.ndarray) -> SparseRows:
     # Both sides wrap around alike, so that their difference is right in 16 bits too.
     index = flat.astype(index_dtype(width))
     index -= np.repeat(starts[:-1].astype(index.dtype), np.diff(offsets))
+    if kept is not None:  # the others are empty, so a row ends where the next kept one begins
+        offsets = np.append(offsets[:-1][kept], offsets[-1])
     return SparseRows(offsets.astype(np.int64), index, values, width)
 
 

@@ -16,8 +16,10 @@ from safetensors.numpy import load, save
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format.block import UNIT
-from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite
+from arcee_lab.dump.format.manifest import StoredShard
 from arcee_lab.dump.format.sparse import encoding_of
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.runs.json_text import parse_json, reason
 

@@ -4,22 +4,27 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from arcee_lab.dump.folders.folder import Folder, Written
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import shard_files, sparse, unit_index
 from arcee_lab.dump.format.block import TOKEN, UNIT, Block
-from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredShard, StoredSite
+from arcee_lab.dump.format.manifest import Manifest, StoredShard
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.json_text import reason
 from arcee_lab.runs.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CELLS = 1 << 26  # that are decoded at once
 
@@ -66,8 +71,10 @@ class Verification(Result):
         """Whether nothing is damaged."""
         return not self.damages
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per damaged file: shard, site, path, why."""
+        import pandas as pd
+
         rows = [(d.shard, d.site, d.path, d.why) for d in self.damages]
         frame = pd.DataFrame(rows, columns=["shard", "site", "path", "why"])
         return frame.astype({"shard": "Int64"})  # an index has none

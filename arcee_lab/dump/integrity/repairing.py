@@ -13,7 +13,8 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import unit_index
-from arcee_lab.dump.format.manifest import Manifest, StoredFile
+from arcee_lab.dump.format.manifest import Manifest
+from arcee_lab.dump.format.stored_file import StoredFile
 from arcee_lab.dump.integrity.checking import Verification, verify
 from arcee_lab.dump.writing.job import DumpJob, Texts
 from arcee_lab.dump.writing.resume import read_record

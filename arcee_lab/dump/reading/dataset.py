@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import SparseRows
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import SettingError
 
 if TYPE_CHECKING:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,6 +15,9 @@ from arcee_lab.dump.format.sparse import SparseRows
 from arcee_lab.errors import UnknownName
 from arcee_lab.results import Result, counted
 from arcee_lab.sites import unit_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,8 +91,10 @@ class Firings(Result):
         whole[self.tokens, self._place()] = self.values
         return whole
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per firing: unit, token, relu, value."""
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "unit": np.asarray(self.units, dtype=np.int64)[self._place().numpy()],
@@ -155,8 +159,10 @@ class TopFirings(Result):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per firing: token, document, position, value, its text, and the text around."""
+        import pandas as pd
+
         columns: dict[str, Any] = {
             "token": self.tokens.numpy(),
             "document": self.documents.numpy(),

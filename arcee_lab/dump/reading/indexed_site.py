@@ -5,14 +5,15 @@ import os
 import stat
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from arcee_lab.dump.folders.local import LocalFolder, inside
 from arcee_lab.dump.format import unit_index
-from arcee_lab.dump.format.manifest import Manifest, StoredFile, StoredSite
+from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.format.sparse import SparseRows, index_dtype
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import ShardDamaged, StoreDamaged
 from arcee_lab.runs.json_text import reason
 
@@ -48,7 +49,7 @@ class IndexedSite:
         self._nonzeros = np.array([shard.sites[site.name].nonzeros or 0 for shard in self._shards])
         self._lengths = np.array([len(shard) for shard in self._shards])
         self._begins = np.array([shard.start for shard in self._shards])
-        self._parents: dict[str, Path] = {}
+        self._parents: dict[str, str] = {}
         self._files: list[int] = []
         if len(self._shards) <= MOST_SHARDS:
             weakref.finalize(self, _close, self._files)
@@ -71,7 +72,9 @@ class IndexedSite:
         counts = self._offsets[places + 1] - low
         wrong = (counts < 0) | (low + counts > self._nonzeros)
         if wrong.any():
-            raise self._damage(int(np.argwhere(wrong)[0, 1]), "its index names entries beyond it")
+            raise self._damage(
+                self._file(int(np.argwhere(wrong)[0, 1])), "its index names entries beyond it"
+            )
         tokens, values = self._read(low.tolist(), counts.tolist())
         # Every entry's shard, unit by unit.
         shard = np.repeat(np.tile(np.arange(len(self._shards)), len(places)), counts.ravel())
@@ -82,7 +85,9 @@ class IndexedSite:
         falls[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(tokens))] - 1] = False
         wrong[1:] |= falls
         if wrong.any():
-            raise self._damage(int(shard[wrong.argmax()]), "its tokens do not rise within it")
+            raise self._damage(
+                self._file(int(shard[wrong.argmax()])), "its tokens do not rise within it"
+            )
         n_tokens = self._shards[-1].stop
         return SparseRows(offsets, tokens.astype(index_dtype(n_tokens)), values, n_tokens)
 
@@ -102,36 +107,35 @@ class IndexedSite:
                         size = bits.itemsize
                         values[unit][number] = _bytes(opened, second + size * at, size * count)
             except (ValueError, OSError, OverflowError) as error:
-                raise self._damage(number, reason(error)) from error
+                raise self._damage(self._file(number), reason(error)) from error
             finally:
                 if not self._files:
                     os.close(opened)
         joined = [b"".join(itertools.chain.from_iterable(part)) for part in (tokens, values)]
         return np.frombuffer(joined[0], _ENTRY), np.frombuffer(joined[1], bits)
 
-    def _damage(self, number: int, why: str) -> ShardDamaged:
-        return ShardDamaged(f"{self._folder}/{self._file(number).path}", why)
+    def _damage(self, file: StoredFile, why: str) -> ShardDamaged:
+        return ShardDamaged(f"{self._folder}/{file.path}", why)
 
     def _file(self, number: int) -> StoredFile:
         return self._shards[number].sites[self._site.name]
 
     def _open(self, file: StoredFile) -> int:
-        name = f"{self._folder}/{file.path}"
         parent, _, last = file.path.rpartition("/")
         try:
             # Folders are checked once; the system itself refuses a link as the last part.
             if parent not in self._parents:
                 root = self._folder.path
-                self._parents[parent] = inside(root, parent) if parent else root
-            opened = os.open(os.path.join(self._parents[parent], last), _PLAIN)
+                self._parents[parent] = os.fspath(inside(root, parent) if parent else root)
+            opened = os.open(f"{self._parents[parent]}{os.sep}{last}", _PLAIN)
         except FileNotFoundError:
-            raise ShardDamaged(name, "it is missing") from None
+            raise self._damage(file, "it is missing") from None
         except (ValueError, OSError) as error:
-            raise ShardDamaged(name, reason(error)) from error
+            raise self._damage(file, reason(error)) from error
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode) or found.st_size != file.bytes:
             os.close(opened)
-            raise ShardDamaged(name, f"it has {found.st_size} bytes; expected {file.bytes}")
+            raise self._damage(file, f"it has {found.st_size} bytes; expected {file.bytes}")
         return opened
 
 

@@ -4,10 +4,9 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,12 +14,16 @@ from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.local import LocalFolder
 from arcee_lab.dump.format import shard_files, sparse
 from arcee_lab.dump.format.block import Block
-from arcee_lab.dump.format.manifest import Manifest, StoredSite, stored_as
+from arcee_lab.dump.format.manifest import Manifest
 from arcee_lab.dump.format.sparse import SparseRows
+from arcee_lab.dump.format.stored_site import StoredSite, stored_as
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.dump.reading.indexed_site import AVAILABLE, MOST_UNITS, IndexedSite
 from arcee_lab.errors import SettingError, ShardDamaged, SiteError
 from arcee_lab.sites import Legend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MOST_OPEN = 256  # mapped shards; the system gives a process some 65,000
 FORMS = ("torch", "numpy", "sparse", "scipy")
@@ -231,8 +234,10 @@ class Reader:
         except ValueError as error:
             raise ShardDamaged(f"{self.folder}/{file.path}", str(error)) from error
 
-    def token_frame(self, which: slice = slice(None)) -> pd.DataFrame:
+    def token_frame(self, which: slice = slice(None)) -> "pd.DataFrame":
         """One row per token: id, position, document, window, attended, first and each tag."""
+        import pandas as pd
+
         start, _ = self._range(which)
         known = self.token_data(which)
         columns = {

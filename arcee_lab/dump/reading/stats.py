@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +14,8 @@ from arcee_lab.errors import SettingError
 from arcee_lab.results import Result, page
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from arcee_lab.dump.reading.reader import Reader
 
 _CELLS = 1 << 26  # of a shard that are decoded at once
@@ -53,8 +54,10 @@ class FiringStats(Result):
         """The share of exact zeros among each layer's activations."""
         return 1 - self.rates.mean(dim=1)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per neuron: layer, unit, fired, rate, fired_first, n_tokens, n_first."""
+        import pandas as pd
+
         d_mlp = self.fired.shape[1]
         return pd.DataFrame(
             {
@@ -77,6 +80,8 @@ class FiringStats(Result):
         return f"N = {self.n_tokens:,} tokens, exact zeros by layer: {zeros}"
 
     def _repr_html_(self) -> str:
+        import pandas as pd
+
         # By layer: the frame has one row per neuron, too many to read.
         table = pd.DataFrame({"layer": self.layers, "zeros": self.zeros.numpy()})
         return page(f"N = {self.n_tokens:,} tokens", table)

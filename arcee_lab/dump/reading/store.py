@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +21,8 @@ from arcee_lab.results import counted, page
 from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from arcee_lab.dump.reading.dataset import ActivationDataset
     from arcee_lab.dump.reading.exports import Export
     from arcee_lab.dump.reading.stats import FiringStats
@@ -170,7 +171,7 @@ class Store(Reader):
 
     # ------------------------------------------------------------------ as a whole
 
-    def frame(self, site: str | int | None = None, *, which: slice = slice(None)) -> pd.DataFrame:
+    def frame(self, site: str | int | None = None, *, which: slice = slice(None)) -> "pd.DataFrame":
         """A table of tokens, or of the activations at a site.
 
         Args:
@@ -183,6 +184,8 @@ class Store(Reader):
         Raises:
             ArceeLabError: As for `tokens`.
         """
+        import pandas as pd
+
         start, stop = self._range(which)
         if site is None:
             return self.token_frame(which)
@@ -269,8 +272,10 @@ class Store(Reader):
     def _repr_html_(self) -> str:
         return page(repr(self).splitlines()[0], self.sites())
 
-    def sites(self) -> pd.DataFrame:
+    def sites(self) -> "pd.DataFrame":
         """One row per site: name, shape, dtype, layout, bytes, and their share of dense bytes."""
+        import pandas as pd
+
         rows = []
         for site in self.manifest.sites:
             size = sum(shard.sites[site.name].bytes for shard in self.manifest.shards)

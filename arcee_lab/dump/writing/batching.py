@@ -116,7 +116,8 @@ class BatchPlan:
                 content = self.windows[window]
                 here = slice(at, at + len(content))
                 ids[slot, here], mask[slot, here] = content, 1
-                places[slot, here] = np.arange(len(content))
+                if self.packed:
+                    places[slot, here] = np.arange(len(content))
                 at += len(content)
         return Inputs(
             torch.from_numpy(ids),
@@ -133,22 +134,31 @@ class BatchPlan:
             source = slot * length
             for window in row:
                 at = int(starts[window - shard.windows.start])
-                for low, high in _runs(self.windows.new(window)):
+                for low, high in self._new_runs(window):
                     pieces.append(Piece(source + low, at, high - low))
                     at += high - low
                 source += len(self.windows[window])
         return tuple(_joined(pieces))
 
+    def _new_runs(self, window: int) -> Iterator[tuple[int, int]]:
+        if self.windows.repeated is None:  # which numpy would find out in ten times the time
+            length = len(self.windows[window])
+            return iter([(0, length)] if length else [])
+        return _runs(self.windows.new(window))
+
     def tokens(self, shard: PlannedShard) -> TokenTable:
         """The token columns of a shard."""
-        new = [self.windows.new(window) for window in shard.windows]
-        counts = [int(kept.sum()) for kept in new]
-        ids = self.windows.ids[self._span(shard)][np.concatenate(new)]
-        positions = np.concatenate([np.flatnonzero(kept) for kept in new])
+        inside = slice(shard.windows.start, shard.windows.stop)
+        bounds = self.windows.bounds[inside.start : inside.stop + 1]
+        ids = self.windows.ids[bounds[0] : bounds[-1]]
+        positions = np.arange(len(ids)) - np.repeat(bounds[:-1] - bounds[0], np.diff(bounds))
+        if self.windows.repeated is not None:
+            new = np.concatenate([self.windows.new(window) for window in shard.windows])
+            ids, positions = ids[new], positions[new]
+        counts = self._counts[inside]
         first = positions == 0
         if self.windows.bos_id is not None:
             first |= ids == self.windows.bos_id
-        inside = slice(shard.windows.start, shard.windows.stop)
         columns = {
             "ids": ids,
             "positions": positions,
@@ -161,10 +171,6 @@ class BatchPlan:
             first=torch.from_numpy(first),
             tags={name: tag[shard.start : shard.stop] for name, tag in self.tags.items()},
         )
-
-    def _span(self, shard: PlannedShard) -> slice:
-        bounds = self.windows.bounds
-        return slice(bounds[shard.windows.start], bounds[shard.windows.stop])
 
     @cached_property
     def _counts(self) -> np.ndarray:

@@ -3,17 +3,21 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from arcee_lab.dump.format.layouts import SPARSE_LAYOUTS, Builder
-from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, StoredSite, index_bytes
+from arcee_lab.dump.format.manifest import BYTES_OF_TOKEN, index_bytes
 from arcee_lab.dump.format.sparse import encoding_of
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.writing.batching import BatchPlan, BatchRow, PlannedShard
 from arcee_lab.dump.writing.recorder import Recorder
 from arcee_lab.dump.writing.shard_writer import SiteBatch
 from arcee_lab.results import Result, counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PROBES = 3
 _HEADER = 4096  # bytes, of a file and of its record in the manifest
@@ -80,8 +84,10 @@ class DumpEstimate(Result):
         """Required free space: a fifth more than the expected size."""
         return int(_AHEAD * self.bytes)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per site: site, layout, dtype, density, bytes, of_dense."""
+        import pandas as pd
+
         rows = [
             (s.site, s.layout, s.dtype, s.density, s.bytes, s.bytes / max(1, s.dense_bytes))
             for s in self.sites

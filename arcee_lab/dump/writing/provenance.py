@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from arcee_lab.dump.config import DumpConfig
-from arcee_lab.dump.format.manifest import DTYPES, StoredSite, stored_as
+from arcee_lab.dump.format.stored_site import DTYPES, StoredSite, stored_as
 from arcee_lab.dump.writing.batching import BatchPlan
 from arcee_lab.errors import SettingError, SiteError
 from arcee_lab.model.anatomy import Anatomy

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.writing.batching import Piece
 from arcee_lab.dump.writing.shard_writer import SiteBatch
 from arcee_lab.errors import SettingError

@@ -14,7 +14,8 @@ import torch
 
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format import unit_index
-from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard, StoredSite
+from arcee_lab.dump.format.manifest import MANIFEST, Manifest, StoredShard
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.writing.batching import PlannedShard
 from arcee_lab.errors import FileError
 from arcee_lab.runs.json_text import parse_json

@@ -12,7 +12,9 @@ from torch import Tensor
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.format import shard_files
 from arcee_lab.dump.format.layouts import Builder
-from arcee_lab.dump.format.manifest import StoredFile, StoredShard, StoredSite, shard_path
+from arcee_lab.dump.format.manifest import StoredShard, shard_path
+from arcee_lab.dump.format.stored_file import StoredFile
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.format.token_table import TokenTable
 from arcee_lab.dump.writing.batching import Piece, PlannedShard
 from arcee_lab.errors import ModelError, SiteError

@@ -18,8 +18,8 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.manifest import StoredSite
 from arcee_lab.dump.format.sparse import SparseRows
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.errors import FileError, NotWritten, SettingError
 from arcee_lab.results import Result, counted
 from arcee_lab.runs import storage

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.reading.exports import Export
 from arcee_lab.dump.reading.exports.packing import PackedRows, pack
 from arcee_lab.errors import SettingError

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from arcee_lab.dump.format import sparse
-from arcee_lab.dump.format.manifest import StoredSite
+from arcee_lab.dump.format.stored_site import StoredSite
 from arcee_lab.dump.reading.exports import Export, unit_ranges
 from arcee_lab.runs import storage
 
