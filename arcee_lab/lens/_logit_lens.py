@@ -29,6 +29,8 @@ RESIDUAL = ("hook_embed", "layers.*.hook_resid_mid", "layers.*.hook_resid_post")
 _STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 # Comparisons are written into a buffer of 4 MiB, that stays in the processor's cache.
 _AT_ONCE = 2**20
+# Residuals that wait for the head: 4 MiB in fp32, however many sites there are.
+_MOST_WAITING = 2**20
 
 
 @checked
@@ -46,7 +48,8 @@ def logit_lens(
     """What the head would say of the residual stream after each site, with ranks of answers.
 
     The final norm, with the scale of that site's stream, and the head are applied to every residual
-    site while the model runs; residuals are not kept. At the last site these are the model's own
+    site while the model runs; residuals are not kept (a few small ones, of 2^20 numbers together,
+    wait until the head reads them one after another). At the last site these are the model's own
     logits. A rank is the number of larger logits, so 0 is the strongest; tokens with the same logit
     are counted separately, as ties (in half precision there are many). Works with every head, and
     inside `al.intervene`.
@@ -99,7 +102,10 @@ def logit_lens(
     run(anatomy, given, each(names, read.take_from(names)))
     ranks, ties, logits, *strongest = read.found()
     log_z, top_logits, top_ids = strongest or (None, None, None)
-    named = [asked.flatten().tolist(), [] if top_ids is None else top_ids.flatten().tolist()]
+    named = set(asked.flatten().tolist())
+    if top_ids is not None:
+        named.update(top_ids.flatten().tolist())
+    text = token_words(tokenizer, given.tokens.flatten().tolist())
     return LogitLens(
         sites=tuple(names),
         head=anatomy.legend.head,
@@ -114,8 +120,8 @@ def logit_lens(
         log_z=log_z,
         top_ids=top_ids,
         top_logits=top_logits,
-        words=answer_words(anatomy, tokenizer, {i for ids in named for i in ids}),
-        text=token_words(tokenizer, given.tokens.flatten().tolist()),
+        words=answer_words(anatomy, tokenizer, named, known=text),
+        text=text,
     )
 
 
@@ -151,7 +157,8 @@ class _Read:
         self._readout, self._prompts, self._asked = readout, prompts, asked
         self._size, self._top, self._lens = size, top, lens
         self._columns = asked.flatten(0, 1).clamp_min(0)
-        self._parts: list[list[list[Tensor]]] = []
+        self._waiting: list[Tensor] = []
+        self._parts: list[list[Tensor]] = []
 
     def take_from(self, names: list[str]):
         """The function that takes the activation of each of these sites."""
@@ -160,10 +167,19 @@ class _Read:
             x = self._prompts.take(x)
             if self._lens is not None:
                 x = self._lens.translate(names[number], x)
-            pieces = self._readout.pieces(x, columns=self._size)
-            self._parts.append([self._piece(logits, some) for some, logits in pieces])
+            self._waiting.append(self._readout.normalised(x))
+            # Small products one after another find the head's matrix in the processor's cache.
+            full = sum(x.numel() for x in self._waiting) > _MOST_WAITING
+            if full or number == len(names) - 1:
+                self._read_waiting()
 
         return take
+
+    def _read_waiting(self) -> None:
+        for x in self._waiting:
+            for some, logits in self._readout.pieces(x, columns=self._size):
+                self._parts.append(self._piece(logits, some))
+        self._waiting.clear()
 
     def _piece(self, logits: Float[Tensor, "some vocab"], some: slice) -> list[Tensor]:
         own = logits.gather(1, self._columns[some].to(logits.device))
@@ -178,10 +194,9 @@ class _Read:
         """Ranks, ties and logits; with the strongest tokens also log Z, their logits and ids."""
         shape, there = self._prompts.chosen.shape, self._prompts.there
         out = []
-        for number in range(len(self._parts[0][0])):
-            sites = [torch.cat([piece[number] for piece in site]) for site in self._parts]
+        for pieces in zip(*self._parts, strict=True):
             # A model may be spread over devices.
-            out.append(torch.stack([x.to(there.device) for x in sites]).unflatten(1, shape))
+            out.append(torch.cat(pieces).to(there.device).unflatten(0, (-1, *shape)))
         larger, at_least, own, *strongest = out
         none = (self._asked < 0) | ~there[..., None]
         ranks = larger.long().masked_fill(none, -1)
@@ -208,13 +223,13 @@ def counts(
     step = max(1, _AT_ONCE // columns) if logits.device.type == "cpu" else tokens
     buffer = torch.empty(min(step, tokens), columns, device=logits.device)
     found = torch.empty(2, own.shape[1], tokens, device=logits.device)
-    for start in range(0, tokens, step):
-        some = slice(start, min(start + step, tokens))
-        held, here = buffer[: some.stop - some.start], logits[some]
+    chunks = zip(logits.split(step), own.split(step), found.split(step, dim=2), strict=True)
+    for here, values, out in chunks:
+        held = buffer[: len(here)]
         for answer in range(own.shape[1]):
-            value = own[some, answer, None]
+            value = values[:, answer, None]
             for row, compare in enumerate((torch.gt, torch.ge)):
                 compare(here, value, out=held)
-                torch.sum(held, dim=1, out=found[row, answer, some])
+                torch.sum(held, dim=1, out=out[row, answer])
     larger, at_least = found.transpose(1, 2)
     return larger, at_least

@@ -1,6 +1,6 @@
 """Which tokens, or which labels of a head, the caller names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,14 +85,25 @@ def answer_count(anatomy: Anatomy) -> int:
     return anatomy.size("vocab" if anatomy.legend.head == "causal" else "n_labels")
 
 
-def answer_words(anatomy: Anatomy, tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
-    """What columns of the logits are called: the token's text, or the label."""
+def answer_words(
+    anatomy: Anatomy, tokenizer: Any, ids: Iterable[int], *, known: Mapping[int, str]
+) -> dict[int, str]:
+    """What columns of the logits are called: the token's text, or the label.
+
+    Args:
+        anatomy: Of the model.
+        tokenizer: Of an LM head's tokens.
+        ids: The columns.
+        known: Texts of tokens that are decoded already, which takes longer than to look them up.
+    """
     head = anatomy.legend.head
     if head == "qa":
         return {0: "start", 1: "end"}
     if head != "causal":
         return dict(enumerate(head_labels(anatomy)))
-    return token_words(tokenizer, ids)
+    wanted = {i for i in ids if i >= 0}
+    found = token_words(tokenizer, wanted - known.keys())
+    return {i: known[i] if i in known else found[i] for i in sorted(wanted)}
 
 
 def token_words(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:

@@ -58,7 +58,7 @@ class Readout:
         one product, and a token's logits are small.
 
         Args:
-            x: A residual stream.
+            x: A residual stream, normalised.
             columns: How many logits a token has.
 
         Yields:
@@ -66,12 +66,12 @@ class Readout:
         """
         tokens = x.shape[0] * x.shape[1]
         if tokens * columns <= MOST_LOGITS:
-            yield slice(0, tokens), self.logits(x).flatten(0, 1)
+            yield slice(0, tokens), self._head(x).flatten(0, 1)
             return
         flat, step = x.flatten(0, 1), max(1, MOST_LOGITS // columns)
         for start in range(0, tokens, step):
             some = slice(start, min(start + step, tokens))
-            yield some, self.logits(flat[some])
+            yield some, self._head(flat[some])
 
 
 def normalised(norm: ArceeRMSNorm, x: Float[Tensor, "*any d_model"]) -> Tensor:

@@ -91,6 +91,32 @@ def test_in_pieces_it_is_within_the_bound_of_two_sums(tiny, monkeypatch, most):
         assert (moved <= close.sum(-1) - 1)[real].all()
 
 
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_residuals_that_wait_for_the_head_are_read_as_they_were(tiny, monkeypatch, padding):
+    """Bit for bit, whatever the limit, also where a later hook writes into the stream in place."""
+    model, batch = model_of(tiny, SHAPES[0]), batch_for(padding)
+
+    def doubled(module, args, out):
+        out.mul_(2)
+
+    handle = model.model.layers[1].hook_resid_pre.register_forward_hook(doubled)
+    together = al.lens.logit_lens(model, None, batch, top=3)
+    found = []
+    for most in (0, 700):  # one site at a time; 576 numbers each, so two sites at a time
+        monkeypatch.setattr(_logit_lens, "_MOST_WAITING", most)
+        found.append(al.lens.logit_lens(model, None, batch, top=3))
+    handle.remove()
+    for one in found:
+        for what in ("ranks", "ties", "logits", "log_z", "top_ids", "top_logits"):
+            assert torch.equal(
+                getattr(one, what).nan_to_num(), getattr(together, what).nan_to_num()
+            )
+    # The site before that hook is what the model has without it.
+    plain = al.lens.logit_lens(model, None, batch, top=3)
+    assert torch.equal(plain.logits[:3].nan_to_num(), together.logits[:3].nan_to_num())
+    assert not torch.equal(plain.logits[3:].nan_to_num(), together.logits[3:].nan_to_num())
+
+
 def test_the_norm_is_the_models_bit_for_bit(tiny):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = model_of(tiny, SHAPES[1], dtype=dtype)
