@@ -201,7 +201,14 @@ def test_some_rows_are_compressed_as_their_copies_are(dtype):
     x[5] = -0.0
     matrix, random = bits(x), np.random.default_rng(2)
     rising = np.flatnonzero(random.random(700) < 0.9)
-    for rows in (rising, rising[5:], rising[::3], rising[::-1], np.array([3, 3, 5]), rising[:0]):
+    for rows in (
+        rising,
+        rising[5:],
+        rising[::3],
+        rising[::-1].copy(),
+        np.array([3, 3, 5]),
+        rising[:0],
+    ):
         got = sparse.compress(matrix, rows=rows)
         where, column = np.nonzero(x[rows].float().numpy())
         assert got.offsets.tolist() == np.searchsorted(where, np.arange(len(rows) + 1)).tolist()

@@ -46,15 +46,16 @@ class IndexedSite:
             folder, site, manifest.indexes[site.name], n_shards=len(self._shards)
         )
         self._offsets, self._starts = index.offsets, index.starts.tolist()
-        self._nonzeros = np.array([shard.sites[site.name].nonzeros or 0 for shard in self._shards])
-        self._lengths = np.array([len(shard) for shard in self._shards])
+        files = [shard.sites[site.name] for shard in self._shards]
+        self._nonzeros = np.array([file.nonzeros or 0 for file in files])
         self._begins = np.array([shard.start for shard in self._shards])
+        self._lengths = np.array([shard.stop for shard in self._shards]) - self._begins
         self._parents: dict[str, str] = {}
         self._files: list[int] = []
         if len(self._shards) <= MOST_SHARDS:
             weakref.finalize(self, _close, self._files)
-            for shard in self._shards:
-                self._files.append(self._open(shard.sites[site.name]))
+            for file in files:
+                self._files.append(self._open(file))
 
     @property
     def n_open(self) -> int:
@@ -76,35 +77,35 @@ class IndexedSite:
                 self._file(int(np.argwhere(wrong)[0, 1])), "its index names entries beyond it"
             )
         tokens, values = self._read(low.tolist(), counts.tolist())
-        # Every entry's shard, unit by unit.
-        shard = np.repeat(np.tile(np.arange(len(self._shards)), len(places)), counts.ravel())
-        wrong = tokens >= self._lengths[shard]
-        tokens = tokens + self._begins[shard]
-        offsets = np.concatenate(([0], np.cumsum(counts.sum(axis=1))))
+        cells = counts.ravel()  # how many entries each shard has, unit by unit
+        wrong = tokens >= np.concatenate([self._lengths] * len(places)).repeat(cells)
+        tokens = tokens + np.concatenate([self._begins] * len(places)).repeat(cells)
+        offsets = np.zeros(len(places) + 1, dtype=np.int64)
+        np.cumsum(counts.sum(axis=1), out=offsets[1:])
         falls = tokens[1:] <= tokens[:-1]
-        falls[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < len(tokens))] - 1] = False
+        if len(places) > 1:  # from one unit to the next they may
+            inner = offsets[1:-1]
+            falls[inner[(inner > 0) & (inner < len(tokens))] - 1] = False
         wrong[1:] |= falls
         if wrong.any():
-            raise self._damage(
-                self._file(int(shard[wrong.argmax()])), "its tokens do not rise within it"
-            )
+            cell = int(np.searchsorted(cells.cumsum(), wrong.argmax(), side="right"))
+            number = cell % len(self._shards)
+            raise self._damage(self._file(number), "its tokens do not rise within it")
         n_tokens = self._shards[-1].stop
         return SparseRows(offsets, tokens.astype(index_dtype(n_tokens)), values, n_tokens)
 
     def _read(self, low: list[list[int]], counts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Token numbers within the shards, and the bits of the values, unit by unit."""
-        bits = np.dtype(f"u{self._site.torch_dtype.itemsize}")
+        size = self._site.torch_dtype.itemsize
         tokens = [[b""] * len(self._shards) for _ in low]
         values = [[b""] * len(self._shards) for _ in low]
         for number, (first, second) in enumerate(self._starts):
             opened = self._files[number] if self._files else self._open(self._file(number))
             try:
-                for unit, (at, count) in enumerate(
-                    (row[number], many[number]) for row, many in zip(low, counts, strict=True)
-                ):
-                    if count:
+                for unit, (places, many) in enumerate(zip(low, counts, strict=True)):
+                    if count := many[number]:
+                        at = places[number]
                         tokens[unit][number] = _bytes(opened, first + 2 * at, 2 * count)
-                        size = bits.itemsize
                         values[unit][number] = _bytes(opened, second + size * at, size * count)
             except (ValueError, OSError, OverflowError) as error:
                 raise self._damage(self._file(number), reason(error)) from error
@@ -112,7 +113,7 @@ class IndexedSite:
                 if not self._files:
                     os.close(opened)
         joined = [b"".join(itertools.chain.from_iterable(part)) for part in (tokens, values)]
-        return np.frombuffer(joined[0], _ENTRY), np.frombuffer(joined[1], bits)
+        return np.frombuffer(joined[0], _ENTRY), np.frombuffer(joined[1], np.dtype(f"u{size}"))
 
     def _damage(self, file: StoredFile, why: str) -> ShardDamaged:
         return ShardDamaged(f"{self._folder}/{file.path}", why)
