@@ -59,7 +59,7 @@ def main() -> int:
         down="neuron",
         title="One neuron per concept, on a story it was not chosen on",
     )
-    (HERE / "first_look.png").write_bytes(png(figure, dpi=150, colours=64))
+    (HERE / "first_look.png").write_bytes(png(figure, dpi=150, small=True))
     print(f"{HERE / 'first_look.png'}: {', '.join(unit.label for unit in units)}")
     return 0
 

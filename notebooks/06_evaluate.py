@@ -186,7 +186,7 @@ with lesson.part("tasks without neurons"):
 # other side. `active per token` is how many of these neurons fire at an average token.
 
 # %%
-from arcee_lab.views.figures.forest import Row, forest_panels
+from arcee_lab.views.figures.forest import Row, interval_rows
 
 with lesson.part("paired changes"):
     lesson.needs("tasks without neurons")
@@ -199,11 +199,14 @@ with lesson.part("paired changes"):
             row = Row(one.run, one.difference, one.low, one.high, clear=one.p_holm < 0.05)
             panels.setdefault(f"{short(one.task)}: {one.metric}", []).append(row)
     print(f"{compared.headline}.")
+    clear = sorted({row.label for rows in panels.values() for row in rows if row.clear})
     display(
-        forest_panels(
+        interval_rows(
             list(panels.items()),
-            x="change, with its 95 % interval",
-            title="What each task loses without neurons",
+            x="change, with its 95% interval",
+            differences=True,
+            title=f"Clear changes of {len(panels)} tasks: without {', '.join(clear) or 'none'} "
+            f"(N up to {LIMIT} documents)",
         )
     )
 

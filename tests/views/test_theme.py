@@ -166,6 +166,22 @@ def test_a_bundle_has_svg_png_on_white_and_text():
     assert draw()._repr_mimebundle_() == bundle  # the same bytes again
 
 
+def test_a_small_png_keeps_the_colours_of_small_marks():
+    """Few dots among many pixels of ink, paper and one other colour must not take its colour."""
+    from PIL import Image
+
+    from arcee_lab.views.figures.forest import found_bars
+
+    names = [f"label {n}" for n in range(30)]
+    figure = found_bars(
+        names, [(0.9, 0.8, 1.0)] * 30, {"shuffled": [0.2] * 30, "untrained": [0.4] * 30}
+    )
+    picture = Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")
+    there = {colour for _, colour in picture.getcolors(maxcolors=1 << 20)}
+    for category in CATEGORIES[:3]:
+        assert tuple(bytes.fromhex(category[1:])) in there
+
+
 def test_ipython_takes_the_whole_bundle():
     from IPython.core.formatters import DisplayFormatter
 

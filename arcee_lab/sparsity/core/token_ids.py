@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcee_lab.results import Result
-from arcee_lab.sparsity.core.window_means import ends
+from arcee_lab.sparsity.core.window_means import as_many, ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +92,8 @@ class Vocabulary(Result):
             ],
             x="how often the token id occurs",
             y="share of neurons that fire, mean over ids",
-            title="Do common tokens use fewer neurons? Rank correlation "
-            f"{ends(self.spearman)} by layer",
+            title=f"Frequent tokens use {as_many(self.spearman)} neurons: rank correlation "
+            f"{ends(self.spearman)} by layer (N = {int(self.tokens.sum()):,} tokens)",
             log_x=True,
             dark=dark,
         )

@@ -79,8 +79,9 @@ class LossResult(Result):
             ],
             x="loss of the next token, nats",
             y="share of neurons that fire",
-            title="Do hard tokens use more neurons? Correlation "
-            f"{window_means.ends(self.correlation)} by layer",
+            title=f"Hard tokens use {window_means.as_many(self.correlation)} neurons: correlation "
+            f"{window_means.ends(self.correlation)} by layer "
+            f"(N = {int(self.tokens.sum()):,} tokens)",
             dark=dark,
         )
 
