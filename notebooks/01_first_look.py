@@ -236,7 +236,7 @@ with lesson.part("patterns"):
             torch.stack(maps).float().cpu().numpy(),
             lesson.tokens(lesson.prompt),
             [f"{what}: L{layer}/H{head}" for what, (layer, head) in heads.items()],
-            title=f"Over the texts they give it {', '.join(shares)} of their attention",
+            title="Attention, over the texts, to what each is named for: " + ", ".join(shares),
         )
     )
 

@@ -194,7 +194,7 @@ ends = [np.mean([curve.y[place] for curve in curves]) for place in (0, 10)]
 lines(
     curves,
     x="threshold",
-    y="share of activations at or above it",
+    y="share at or above the threshold",
     title=f"{ends[0]:.1%} of activations are {edges[0]:.2g} or more, {ends[1]:.1%} are "
     f"{edges[10]:.2g} or more (mean of {len(layers)} of {last + 1} layers, "
     f"N = {histogram.tokens:,} tokens)",

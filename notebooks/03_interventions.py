@@ -328,7 +328,7 @@ with lesson.part("ablation, drawn"):
             ],
             x="neurons switched off",
             y="log odds of the right verb",
-            title=f"Without {counts[-1]} ranked neurons the log odds fall from {full[0]:.2f} to "
+            title=f"Without {counts[-1]} ranked neurons the log odds go from {full[0]:.2f} to "
             f"{by_rank[-1].mean():.2f}, without as many others to {draws[-1].mean():.2f} "
             f"(N = {len(untouched)} prompts)",
             log_x=True,

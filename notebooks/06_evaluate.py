@@ -64,7 +64,9 @@ with lesson.part("a clean run"):
 # The scores with their intervals, as a picture; the mark across is the ceiling, where it is known.
 
 # %%
-clean.figure()
+with lesson.part("the picture of a clean run"):
+    lesson.needs("a clean run")
+    display(clean.figure())
 
 # %% [markdown]
 # Every document is kept: the question, the answer, and each metric. These are the first documents
@@ -72,6 +74,7 @@ clean.figure()
 
 # %%
 with lesson.part("what went wrong"):
+    lesson.needs("a clean run")
     names = list(tasks["tasks"])
     task = "arcee_demo_ner" if "arcee_demo_ner" in names else names[0]
     metric = (

@@ -142,8 +142,8 @@ class Attribution(Result):
             across=across,
             down="layer",
             what="added to the logit",
-            title=f"The {kind} of layer {row} adds most in size to the logit of {self.target!r}: "
-            f"{most} of {logit}, the embedding {embed} "
+            title=f"The {kind} of layer {row} adds most in size to the logit of "
+            f"“{self.target.strip()}”: {most} of {logit}, the embedding {embed} "
             f"(N = {counted(int(self.there.sum()), 'token')})",
             dark=dark,
         )

@@ -30,7 +30,7 @@ def layers(counts: CoreCounts, *, dark: bool = False) -> "Figure":
         baseline=0.5,
         baseline_name="untrained weights",
         what="share of neurons that are active, mean over tokens",
-        spread="from the sparsest 5 % of tokens to the densest 5 %",
+        spread="from the sparsest 5% of tokens to the densest 5%",
         title=f"{1 - zeros:.1%} of activations are active, {zeros:.1%} exactly zero "
         f"({counts.n_tokens:,} tokens)",
         dark=dark,

@@ -4,11 +4,9 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -19,6 +17,7 @@ from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 from arcee_lab.views.figures.drawing import palette, titles
+from arcee_lab.views.figures.drawing.pixels import reduced
 from arcee_lab.views.figures.drawing.svg import svg
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, DIVERGING_PLACES, PLACES, SEQUENTIAL
 
@@ -157,38 +156,9 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, small: bool = False) -> byt
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     if not small:
         return buffer.getvalue()
-    few = Image.open(buffer).convert("RGB").quantize(palette=_house(), dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    few.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
-
-
-@cache
-def _house() -> Image.Image:
-    """All that figures are drawn with, and its mixtures with the paper at the edges of strokes.
-
-    A palette that is made from the picture would give a few small marks the colour of others.
-    """
-    found: list[np.ndarray] = [
-        np.asarray(scale(np.linspace(0, 1, steps), bytes=True))[:, :3]
-        for scale, steps in ((sequential(), 24), (diverging(), 49))
-    ]
-    for inks in (palette.LIGHT, palette.DARK):
-        paper = _rgb(inks["paper"])
-        for name, shares in (("ink", 8), ("soft", 4), ("line", 2)):
-            parts = np.linspace(0, 1, shares + 1)[:, None]
-            found.append(paper + parts * (_rgb(inks[name]) - paper))
-        for colour in CATEGORIES:
-            parts = np.array([0.18, 0.36, 0.7, 1.0])[:, None]  # the first: of a band
-            found.append(paper + parts * (_rgb(colour) - paper))
-    colours = np.unique(np.concatenate(found).round().astype(np.uint8), axis=0)
-    image = Image.new("P", (1, 1))
-    image.putpalette(colours.tobytes())
-    return image
-
-
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=float)
+    few = io.BytesIO()
+    reduced(Image.open(buffer)).save(few, format="png", optimize=True)
+    return few.getvalue()
 
 
 def sequential() -> LinearSegmentedColormap:
