@@ -108,16 +108,14 @@ with lesson.part("the residual stream"):
     stream = al.patch_sweep(*run, "layers.*.hook_resid_post", over="positions")
     moved = stream.grid("effect").abs()
     layer = int((moved[:, -1] > moved[:, pairs.at[0]]).int().argmax())
-    print(
-        lesson.caption(
-            f"From layer {layer} on, the last word carries more of the difference than the subject"
-            if moved[layer, -1] > moved[layer, pairs.at[0]]
-            else "In no layer the last word carries more of the difference than the subject",
-            n=len(pairs),
-            of="pair",
-        )
+    said = lesson.caption(
+        f"From layer {layer} on, the last word carries more of the difference than the subject"
+        if moved[layer, -1] > moved[layer, pairs.at[0]]
+        else "In none of the layers the last word carries more of the difference than the subject",
+        n=len(pairs),
+        of="pair",
     )
-    display(stream.figure(what=what, labels=pairs.words))
+    display(stream.figure(what=what, labels=pairs.words, title=said))
 
 # %% [markdown]
 # ## Which heads move it?

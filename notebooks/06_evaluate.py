@@ -208,8 +208,8 @@ with lesson.part("paired changes"):
             list(panels.items()),
             x="change, with its 95% interval",
             differences=True,
-            title=f"Clear changes of {len(panels)} tasks: without {', '.join(clear) or 'none'} "
-            f"(N up to {LIMIT} documents)",
+            title=f"What clearly changes one of {len(panels)} tasks when it is off: "
+            f"{', '.join(clear) or 'nothing'} (N up to {LIMIT} documents)",
         )
     )
 

@@ -178,7 +178,7 @@ class Evaluation(Result):
         if known:
             there = sum(row.low <= row.ceiling <= row.high for row in known)
             tasks = counted(len(known), "task")
-            said = f"the interval of {there} of {tasks} with a known ceiling reaches it"
+            said = f"{there} of {tasks} with a known ceiling reach it within their interval"
         elif rows:
             metric, first = next(iter(panels.items()))
             least, most = (pick(first, key=lambda row: row.value) for pick in (min, max))

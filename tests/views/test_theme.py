@@ -182,6 +182,26 @@ def test_a_small_png_keeps_the_colours_of_small_marks():
         assert tuple(bytes.fromhex(category[1:])) in there
 
 
+def test_a_small_png_keeps_the_colours_of_scales():
+    """A cell must not take the hue of a category that happens to be near."""
+    from PIL import Image
+
+    from arcee_lab.views.figures.drawing.pixels import reduced
+
+    for kind, ends in (("sequential", (0.03, 1.0)), ("diverging", (-1.0, 1.0))):
+        shades = [colour(value, 1.0, kind=kind) for value in np.linspace(*ends, 301)]
+        row = np.array([[list(bytes.fromhex(one.background[1:])) for one in shades if one]])
+        alpha = np.full((*row.shape[:2], 1), 255)
+        alpha[0, -1] = 0
+        picture = Image.fromarray(np.concatenate([row, alpha], axis=2).astype(np.uint8), "RGBA")
+        shown = np.asarray(reduced(picture).convert("RGBA")).astype(int)
+        # 48 steps of a side: half a step is less than 6 of 255 where the scale is steepest; and
+        # Pillow looks colours up in boxes of 4.
+        assert np.abs(shown[0, :-1, :3] - row[0, :-1]).max() <= 6 + 4
+        assert (shown[0, :-1, 3] == 255).all()
+        assert shown[0, -1, 3] == 0, "what is transparent stays so"
+
+
 def test_ipython_takes_the_whole_bundle():
     from IPython.core.formatters import DisplayFormatter
 

@@ -97,7 +97,7 @@ def interval_rows(
             place.set_ylim(len(rows) - 0.4, -0.6)
             place.set_title(heading)
             place.margins(x=0.08)
-            place.xaxis.set_major_locator(MaxNLocator(4))
+            place.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             place.grid(axis="x", linewidth=0.5)
         if len(axes):
             axes[-1].set_xlabel(x)
@@ -126,7 +126,7 @@ def found_bars(
     rows = np.arange(len(names))
     value, low, high = np.array(scores, dtype=float).reshape(-1, 3).T
     with style(dark=dark):
-        figure, (axes,) = new(0.9 + 0.24 * len(names))
+        figure, (axes,) = new(1.4 + _ROW * len(names))
         axes.hlines(rows, low, high, color=CATEGORIES[0], linewidth=2, alpha=0.6)
         axes.scatter(value, rows, s=24, color=CATEGORIES[0], label="best unit", zorder=3)
         for place, (name, found) in enumerate(controls.items(), start=1):
@@ -141,7 +141,7 @@ def found_bars(
                 )
         axes.set_yticks(rows, names)
         axes.set(xlim=(0, 1.02), xlabel="F1 on the confirmation texts")
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)
         figure.legend(loc="outside lower center", fontsize=SMALL, ncols=3)

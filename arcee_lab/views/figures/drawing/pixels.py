@@ -13,7 +13,7 @@ from arcee_lab.views.figures.drawing import palette
 from arcee_lab.views.scale import CATEGORIES, colour
 
 _MOST = 256  # colours of a palette
-_STEPS = 24  # of a scale
+_STEPS = 48  # of a scale
 _ALPHAS = 5  # steps of opacity above none
 _INK = 4  # mixtures of ink and paper
 _BAND = 0.18  # opacity of bands around lines
@@ -54,7 +54,7 @@ def _colours() -> np.ndarray:
             parts = np.linspace(0, 1, steps + 1)[:, None]
             found.append(paper + parts * (_rgb(inks[name]) - paper))
         for category in CATEGORIES:
-            parts = np.array([_BAND, 2 * _BAND, 0.7, 1.0])[:, None]
+            parts = np.array([_BAND, 2 * _BAND, 1.0])[:, None]
             found.append(paper + parts * (_rgb(category) - paper))
     every = np.unique(np.concatenate(found).round().astype(np.uint8), axis=0)
     assert len(every) <= _MOST
