@@ -115,7 +115,7 @@ def _sharpest(weights: UInt8[np.ndarray, "layer head q_pos k_pos"], tokens: Sequ
     layer, head, key = np.unravel_index(int(last.argmax()), last.shape)
     return (
         f"From the last token, {head_name(int(layer), int(head))} looks most at one token: "
-        f"{last[layer, head, key] / 255:.0%} at “{short(tokens[key])}”"
+        f"{last[layer, head, key] / 255:.0%} at “{short(tokens[int(key)])}”"
     )
 
 

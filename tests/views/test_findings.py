@@ -62,6 +62,13 @@ def test_correlations_with_a_number_of_neurons(values, said):
     assert as_many(np.array(values)) == said
 
 
+def test_many_layers_are_told_by_their_ends():
+    from arcee_lab.sparsity.core.window_means import by_layer
+
+    assert by_layer(np.array([0.5, -0.25])) == "+0.50, -0.25"
+    assert by_layer(np.linspace(-0.2, 0.3, 36)) == "-0.20 to +0.30"
+
+
 def test_layers_against_each_other():
     from arcee_lab.sparsity.core.window_means import Mean
     from arcee_lab.sparsity.streamed.across_layers import AcrossLayersResult

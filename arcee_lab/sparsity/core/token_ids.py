@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcee_lab.results import Result
-from arcee_lab.sparsity.core.window_means import as_many, ends
+from arcee_lab.sparsity.core.window_means import as_many, by_layer, ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,9 @@ class Vocabulary(Result):
     @property
     def headline(self) -> str:
         often = int((self.tokens >= OFTEN).sum())
-        told = ", ".join(f"{value:+.2f}" for value in self.spearman[:8])
         return (
             f"N = {int(self.tokens.sum()):,} tokens of {len(self.ids):,} ids; rank correlation of "
-            f"active neurons and frequency over {often:,} ids, by layer: {told}"
+            f"active neurons and frequency over {often:,} ids, by layer: {by_layer(self.spearman)}"
         )
 
     def frame(self) -> "pd.DataFrame":

@@ -134,6 +134,11 @@ def ends(x: np.ndarray) -> str:
     return f"{there.min():+.2f} to {there.max():+.2f}" if len(there) else "not known"
 
 
+def by_layer(x: np.ndarray) -> str:
+    """Correlations in words: each of up to eight layers, of more the least and the largest."""
+    return ", ".join(f"{value:+.2f}" for value in x) if len(x) <= 8 else ends(x)
+
+
 def as_many(x: np.ndarray) -> str:
     """What correlations with a number of neurons say together: "more", "fewer" or neither.
 

@@ -44,10 +44,9 @@ class LossResult(Result):
 
     @property
     def headline(self) -> str:
-        told = ", ".join(f"{value:+.2f}" for value in self.correlation[:8])
         return (
             f"N = {int(self.tokens.sum()):,} tokens with a next one: correlation of active neurons "
-            f"and loss, by layer: {told}"
+            f"and loss, by layer: {window_means.by_layer(self.correlation)}"
         )
 
     def frame(self) -> "pd.DataFrame":
