@@ -65,12 +65,14 @@ def notebook_page(notebook: Path) -> str:
 
 
 def _shown(data: dict[str, str]) -> str:
+    if "text/html" in data:  # as JupyterLab prefers it
+        return data["text/html"]
     if "image/svg+xml" in data:
         drawn = base64.b64encode(data["image/svg+xml"].encode()).decode()
         return f'<img src="data:image/svg+xml;base64,{drawn}">'
     if "image/png" in data:
         return f'<img src="data:image/png;base64,{data["image/png"].strip()}">'
-    return data.get("text/html", "")
+    return ""
 
 
 def run_notebooks(names: list[str], model: str, folder: Path) -> list[Path]:

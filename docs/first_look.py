@@ -49,17 +49,20 @@ def main() -> int:
     places = [at_end[word.end] for word in story.words]
     values = torch.stack([acts[unit.site][0, places, unit.unit] for unit in units])
     above = values > torch.tensor([unit.threshold for unit in units])[:, None]
+    kinds, rows = [kind(word) for word in story.words], [unit.label for unit in units]
+    hits = [bool(above[rows.index(one), at]) for at, one in enumerate(kinds) if one is not None]
     figure = raster(
         (values * above).numpy(),
         [word.text for word in story.words],
         [f"{unit.label}  {unit.name}" for unit in units],
         notes=[f"F1 {unit.f1:.2f}" for unit in units],
-        marks=[kind(word) for word in story.words],
+        marks=kinds,
         across="word, on the colour of its known label",
         down="neuron",
-        title="One neuron per concept, on a story it was not chosen on",
+        title=f"On {sum(hits)} of {len(hits)} labelled words of a story it was not chosen on, the "
+        "neuron of the concept fires",
     )
-    (HERE / "first_look.png").write_bytes(png(figure, dpi=150, colours=64))
+    (HERE / "first_look.png").write_bytes(png(figure, dpi=150, small=True))
     print(f"{HERE / 'first_look.png'}: {', '.join(unit.label for unit in units)}")
     return 0
 

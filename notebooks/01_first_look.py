@@ -175,6 +175,8 @@ with lesson.part("one neuron per label"):
     above = values > torch.tensor([unit.threshold for unit in units])[:, None]
     truth = {name: others.tokens(tokenizer, name)[number] for name in others.names}
     marks = [next((n for n in truth if truth[n][i]), None) for i in range(len(tokens))]
+    rows = [unit.label for unit in units]
+    hit = [bool(above[rows.index(mark), i]) for i, mark in enumerate(marks) if mark in rows]
     display(
         raster(
             (values * above).numpy(),
@@ -182,7 +184,8 @@ with lesson.part("one neuron per label"):
             [f"{unit.label}  {unit.name}" for unit in units],
             notes=[f"F1 {unit.f1:.2f}" for unit in units],
             marks=marks,
-            title="One neuron per label, on text it was not chosen on",
+            title=f"At {sum(hit)} of {len(hit)} labelled tokens of another text the neuron of the "
+            "label fires above its level",
         )
     )
 
@@ -226,12 +229,14 @@ with lesson.part("patterns"):
     maps = [
         acts[f"layers.{layer}.self_attn.hook_pattern"][0, head] for layer, head in heads.values()
     ]
+    scores = {what: float(looks.scores(name)[heads[what]]) for name, what in wanted.items()}
+    shares = [f"{score:.0%} ({what})" for what, score in scores.items()]
     display(
         patterns(
             torch.stack(maps).float().cpu().numpy(),
             lesson.tokens(lesson.prompt),
             [f"{what}: L{layer}/H{head}" for what, (layer, head) in heads.items()],
-            title="Where three heads look",
+            title="Attention, over the texts, to what each is named for: " + ", ".join(shares),
         )
     )
 

@@ -190,11 +190,14 @@ for layer in layers:
     edges = histogram.edges[(histogram.edges >= 2.0**-16) & (histogram.edges <= 2.0**10)]
     kept = [float(histogram.at_least(float(edge)).most.mean()) for edge in edges]
     curves.append(Line(f"layer {layer}", np.asarray(edges), np.array(kept)))
+ends = [np.mean([curve.y[place] for curve in curves]) for place in (0, 10)]
 lines(
     curves,
     x="threshold",
-    y="share of activations at or above it",
-    title=f"What a threshold would keep, {len(layers)} of {last + 1} layers",
+    y="share at or above the threshold",
+    title=f"{ends[0]:.1%} of activations are {edges[0]:.2g} or more, {ends[1]:.1%} are "
+    f"{edges[10]:.2g} or more (mean of {len(layers)} of {last + 1} layers, "
+    f"N = {histogram.tokens:,} tokens)",
     log_x=True,
 )
 
@@ -294,7 +297,9 @@ patterns(
     torch.stack(pair).float().cpu().numpy(),
     lesson.tokens(copies.texts[shown]),
     [f"{what}: L{layer}/H{head}" for what, (layer, head) in chosen.items()],
-    title="Two heads while a string is said twice",
+    title="In the texts that say a string twice, the first gives "
+    f"{heads['offset_1'].mean[backs[0]]:.0%} of its attention to the token before, the second "
+    f"{heads['answer'].mean[finders[0]]:.0%} to the answer",
 )
 
 # %% [markdown]

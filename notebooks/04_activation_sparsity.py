@@ -91,14 +91,15 @@ report.figures["thresholds"]
 # %% [markdown]
 # **Concentration.** At each token, `n_eff` is how many neurons would hold its contributions at
 # equal shares, `k90` how many of its neurons hold 90 % of them, largest first; Hoyer goes from 0,
-# all alike, to 1, one neuron. The table has means over tokens with half of their interval, and
-# quantiles. They are far below the number that fires: the square makes large ones larger.
+# all alike, to 1, one neuron. The table has means over tokens with half of their interval; the
+# whole frame has quantiles too. They are far below the number that fires: the square makes large
+# ones larger.
 
 # %%
 report.figures["concentration"]
 
 # %%
-report.frames["concentration"].round(2)
+report.frames["concentration"].filter(regex="^(?!.*_p[0-9])").round(2)
 
 # %% [markdown]
 # **Spikes.** The height is the length of the strongest neuron's contribution over that of the
@@ -320,7 +321,7 @@ print(f"{comparison.headline}.")
 comparison.figure()
 
 # %%
-comparison.frame().round(3)
+comparison.frame().filter(regex="layer|js_bits|agreement|same_tokens").round(3)
 
 # %% [markdown]
 # ## What it would save

@@ -64,7 +64,9 @@ with lesson.part("a clean run"):
 # The scores with their intervals, as a picture; the mark across is the ceiling, where it is known.
 
 # %%
-clean.figure()
+with lesson.part("the picture of a clean run"):
+    lesson.needs("a clean run")
+    display(clean.figure())
 
 # %% [markdown]
 # Every document is kept: the question, the answer, and each metric. These are the first documents
@@ -72,6 +74,7 @@ clean.figure()
 
 # %%
 with lesson.part("what went wrong"):
+    lesson.needs("a clean run")
     names = list(tasks["tasks"])
     task = "arcee_demo_ner" if "arcee_demo_ner" in names else names[0]
     metric = (
@@ -186,7 +189,7 @@ with lesson.part("tasks without neurons"):
 # other side. `active per token` is how many of these neurons fire at an average token.
 
 # %%
-from arcee_lab.views.figures.forest import Row, forest_panels
+from arcee_lab.views.figures.forest import Row, interval_rows
 
 with lesson.part("paired changes"):
     lesson.needs("tasks without neurons")
@@ -199,11 +202,14 @@ with lesson.part("paired changes"):
             row = Row(one.run, one.difference, one.low, one.high, clear=one.p_holm < 0.05)
             panels.setdefault(f"{short(one.task)}: {one.metric}", []).append(row)
     print(f"{compared.headline}.")
+    clear = sorted({row.label for rows in panels.values() for row in rows if row.clear})
     display(
-        forest_panels(
+        interval_rows(
             list(panels.items()),
-            x="change, with its 95 % interval",
-            title="What each task loses without neurons",
+            x="change, with its 95% interval",
+            differences=True,
+            title=f"What clearly changes one of {len(panels)} tasks when it is off: "
+            f"{', '.join(clear) or 'nothing'} (N up to {LIMIT} documents)",
         )
     )
 

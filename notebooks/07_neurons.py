@@ -153,7 +153,7 @@ explorer
 
 # %%
 print(explorer.selection)
-if lesson.source == "demo":
+if MODEL == "demo":
     explorer.selection = ["L3/N354", *explorer.selection]
 
 # %% [markdown]

@@ -218,8 +218,15 @@ def foreign_checkpoint(folder: Path, **sizes: int) -> Path:
         for prompt in side
         for word in english.PLURAL_ANSWERS + english.SINGULAR_ANSWERS
     ]
+    texts += 30 * [
+        f"{prompt} {word}"
+        for half in (0, 1)
+        for side in english.review_pairs(half)
+        for prompt in side
+        for word in english.HAPPY + english.UNHAPPY
+    ]
     trainer = trainers.BpeTrainer(
-        vocab_size=900,
+        vocab_size=1100,
         special_tokens=["</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

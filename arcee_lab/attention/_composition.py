@@ -60,7 +60,7 @@ class Composition(Result):
             across="writer",
             down="reader",
             what=f"score minus chance ({self.chance:.3f})",
-            title=f"{self.kind.upper()}-composition of heads",
+            title=self.headline,
             dark=dark,
         )
 

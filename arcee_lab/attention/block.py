@@ -1,5 +1,6 @@
 """The pass over heads: statistics of the pattern while a model runs, a few queries at a time."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -150,10 +151,17 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         found = [self[name] for name in self]
         n = sorted({int(one.n.max()) for one in found})
         words = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
+        best = Counter(one.strongest[0] for one in found if one.strongest).most_common(1)
+        said = "no token counts"
+        if best:
+            (head, times), several = best[0], counted(len(found), "statistic")
+            said = f"{head} is the strongest head in {times} of {several}"
+            if times == 1 and len(found) > 1:
+                said = f"{several}, each largest in another head"
         return head_maps(
-            {one.statistic.label: one.mean.numpy() for one in found},
+            {one.panel: one.mean.numpy() for one in found},
             [str(layer) for layer in self._layers.values()],
-            title=f"Means by head, N = {words} tokens",
+            title=f"{said[0].upper()}{said[1:]} (N = {words} tokens)",
             dark=dark,
         )
 

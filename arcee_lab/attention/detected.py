@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from arcee_lab.attention.result import HeadStatistic
 from arcee_lab.errors import SettingError, UnknownName
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sites import head_name
 
 if TYPE_CHECKING:
@@ -79,10 +80,13 @@ class Detected(Result):
 
         name = self._source(source)
         found = list(self.found[name].values())
+        scores = torch.stack([one.mean for one in found]).nan_to_num(-1.0).amax(0)
+        n = max(int(one.n.max()) for one in found)
         return head_maps(
-            {one.statistic.label: one.mean.numpy() for one in found},
+            {one.panel: one.mean.numpy() for one in found},
             [str(layer) for layer in found[0].layers],
-            title=f"Detected heads, {name}",
+            title=f"{int((scores > 0.5).sum())} of {scores.numel()} heads give over half of their "
+            f"attention to what a detector marks ({name}, N = {counted(n, 'token')})",
             dark=dark,
         )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from arcee_lab.attention.rows import Reading
 from arcee_lab.attention.statistics import Statistic
 from arcee_lab.errors import SettingError
 from arcee_lab.results import Result, counted
+from arcee_lab.sites import head_name
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -69,14 +71,32 @@ class HeadStatistic(Result):
         """A map of the means, layer by head."""
         from arcee_lab.views.figures.attention_heads import head_map
 
+        best = self.strongest
+        said = "no token counts" if best is None else f"largest in {best[0]}, {best[1]:.2f}"
+        mean = f"; mean of all heads {float(self.mean.nanmean()):.2f}" if best else ""
         label = self.statistic.label
         return head_map(
             self.mean.numpy(),
             [str(layer) for layer in self.layers],
             what=label,
-            title=f"{label[0].upper()}{label[1:]}, by head ({self._n})",
+            title=f"{label[0].upper()}{label[1:]}: {said}{mean} ({self._n})",
             dark=dark,
         )
+
+    @property
+    def panel(self) -> str:
+        """The title of its map among others: what it measures, and the head with most of it."""
+        best = self.strongest
+        return self.statistic.label + ("" if best is None else f": {best[0]} {best[1]:.2f}")
+
+    @property
+    def strongest(self) -> tuple[str, float] | None:
+        """The head with the largest mean, such as "L1/H3", and that mean; None without a token."""
+        known = self.mean.nan_to_num(-torch.inf)
+        row, head = divmod(int(known.argmax()), self.mean.shape[1])
+        if not bool(self.n[row, head]):
+            return None
+        return head_name(self.layers[row], head), float(self.mean[row, head])
 
     @property
     def headline(self) -> str:

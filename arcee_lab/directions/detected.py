@@ -114,11 +114,15 @@ class Detection(Result):
         x = np.arange(len(frame), dtype=float)
         names = {"auroc": self.method, "untrained": "untrained copy", "shuffled": "shuffled labels"}
         shown = [column for column in names if column in frame]
+        found = self.check(AUROC, self.chosen)
+        assert found is not None
         figure = lines(
-            [Line(f"{names[column]}, 95 %", x, frame[column].to_numpy()) for column in shown],
+            [Line(f"{names[column]}, 95%", x, frame[column].to_numpy()) for column in shown],
             x="site" if len(frame) > 1 else self.sites[0],
             y="AUROC on other documents",
-            title=f"{self.concept} (n = {frame['n'][0]:,} tokens)",
+            title=f"{self.concept!r} is read at {self.best.site} with an AUROC of "
+            f"{found.value:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, "
+            f"N = {found.n:,} tokens)",
             dark=dark,
         )
         (axes,) = figure.axes

@@ -99,14 +99,16 @@ class Probes(Result):
         frame = self.frame()
         layers = frame["layer"].to_numpy(dtype=float)
         curves = [
-            Line("probe, 95 %", layers, frame["acc"].to_numpy()),
+            Line("probe, 95%", layers, frame["acc"].to_numpy()),
             Line("most common label", layers, np.full(len(layers), self.majority), dashed=True),
         ]
         figure = lines(
             curves,
             x="layers read (0: the embeddings)",
             y="accuracy on held-out texts",
-            title=f"Linear probe after each layer (n = {self.acc[0].documents:,})",
+            title=f"A linear probe is best after {counted(self.best, 'layer')}: accuracy "
+            f"{self.acc[self.best].value:.3f}, the most common label {self.majority:.3f} "
+            f"(N = {counted(self.acc[self.best].documents, 'text')})",
             dark=dark,
         )
         (axes,) = figure.axes
@@ -117,13 +119,17 @@ class Probes(Result):
         return figure
 
     @property
+    def best(self) -> int:
+        """After how many layers the accuracy is highest; 0 means at the embeddings."""
+        return max(range(len(self.acc)), key=lambda layer: self.acc[layer].value)
+
+    @property
     def headline(self) -> str:
         """The best layer, in one sentence."""
-        best = max(range(len(self.acc)), key=lambda layer: self.acc[layer].value)
-        found = self.acc[best]
+        found = self.acc[self.best]
         return (
             f"linear probes, fitted on {self.n_train:,} positions: the best is after "
-            f"{counted(best, 'layer')}, with accuracy {found.value:.3f} ({found.low:.3f} to "
+            f"{counted(self.best, 'layer')}, with accuracy {found.value:.3f} ({found.low:.3f} to "
             f"{found.high:.3f}, n = {found.documents:,}); the most common label is "
             f"{self.majority:.3f}"
         )

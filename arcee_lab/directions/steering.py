@@ -131,7 +131,7 @@ class Steering(Result):
         order = np.argsort(self.strengths)
         x = np.asarray(self.strengths)[order]
         curves = [
-            Line("direction, 95 %", x, self.success[order]),
+            Line("direction, 95%", x, self.success[order]),
             Line("random direction", x, self.control[order]),
         ]
         if self.whole is not None:
@@ -141,7 +141,10 @@ class Steering(Result):
             curves,
             x="strength (1: the distance between the classes)",
             y="share of prompts",
-            title=f"{self.direction.concept} (n = {self.n:,})",
+            title=f"Strength {self.strengths[self.best]:g} of the direction of "
+            f"{self.direction.concept!r} makes {self.target} positive in "
+            f"{self.success[self.best]:.0%} of prompts, a random one in "
+            f"{self.control[self.best]:.0%} (N = {self.n:,})",
             dark=dark,
         )
         (axes,) = figure.axes

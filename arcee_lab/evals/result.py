@@ -1,7 +1,7 @@
 """The result of an evaluation: scores with intervals, the samples, and how they were made."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -156,7 +156,7 @@ class Evaluation(Result):
         Args:
             dark: For a dark page.
         """
-        from arcee_lab.views.figures.scores.score_rows import Row, score_rows
+        from arcee_lab.views.figures.forest import Row, interval_rows
 
         panels: dict[str, list[Row]] = {}
         seen = set()
@@ -164,10 +164,29 @@ class Evaluation(Result):
             if one.task not in seen:
                 seen.add(one.task)
                 ceiling = float("nan") if one.ceiling is None else one.ceiling
-                row = Row(one.task, one.value, one.low, one.high, ceiling)
+                row = Row(one.task, one.value, one.low, one.high, ceiling=ceiling)
                 panels.setdefault(one.metric, []).append(row)
-        title = f"{self.model}: {counted(len(seen), 'task')}"
-        return score_rows(list(panels.items()), title=title, dark=dark)
+        return interval_rows(list(panels.items()), title=self._finding(panels), dark=dark)
+
+    def _finding(self, panels: Mapping[str, Sequence[Any]]) -> str:
+        """How many tasks reach their ceiling; without ceilings, the best and the worst."""
+        from arcee_lab.views.html import number
+
+        rows = [row for one in panels.values() for row in one]
+        n = max((one.n for one in self.scores), default=0)
+        known = [row for row in rows if not math.isnan(row.ceiling)]
+        if known:
+            there = sum(row.low <= row.ceiling <= row.high for row in known)
+            tasks = counted(len(known), "task")
+            said = f"{there} of {tasks} with a known ceiling reach it within their interval"
+        elif rows:
+            metric, first = next(iter(panels.items()))
+            least, most = (pick(first, key=lambda row: row.value) for pick in (min, max))
+            said = f"{metric} from {number(least.value)} ({least.label}) to {number(most.value)}"
+            said += f" ({most.label})"
+        else:
+            said = "no task"
+        return f"{self.model}: {said} (N up to {counted(n, 'document')})"
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `results.json`, `scores.csv`, `report.html`, and `samples_TASK.jsonl` per task.

@@ -21,7 +21,7 @@ from arcee_lab.errors import (
     WrongType,
 )
 from arcee_lab.evals.compared._compare import compare
-from arcee_lab.evals.compared.comparison import Comparison, Difference
+from arcee_lab.evals.compared.comparison import LEVEL, Comparison, Difference
 from arcee_lab.evals.head_routing import Source
 from arcee_lab.evals.model import ArceeLab
 from arcee_lab.evals.options.read import read_options, require_limit
@@ -161,7 +161,30 @@ class Sweep(Result):
             curves = [Curve(family, sorted(points)) for family, points in families.items()]
             panels.append((f"{task}: {name}", curves))
         return quality_panels(
-            panels, x="measured fraction of MLP activations above 0", title=self.headline, dark=dark
+            panels,
+            x="measured fraction of MLP activations above 0",
+            title=self._finding(list(wanted.items())),
+            dark=dark,
+        )
+
+    def _finding(self, shown: Sequence[tuple[str, str]]) -> str:
+        """How many levels differ clearly from the clean run in what is shown."""
+        found = self._differences()
+        names = _names(self.steps)[1:]
+        changed = sum(
+            any(
+                one.p_holm < LEVEL
+                for (run, task, metric, _), one in found.items()
+                if run == name and (task, metric) in shown
+            )
+            for name in names
+        )
+        n = max((score.n for score in self.clean.evaluation.scores), default=0)
+        return (
+            f"{self.model}: {changed} of {counted(len(names), 'level')} of sparsity "
+            f"{'differs' if changed == 1 else 'differ'} clearly from the clean run, in which "
+            f"{self.clean.active:.1%} of activations are above 0 (N up to "
+            f"{counted(n, 'document')})"
         )
 
     @property

@@ -5,6 +5,7 @@ that a notebook of unknown origin, or GitHub, would take out.
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -13,9 +14,12 @@ from jaxtyping import UInt8
 
 from arcee_lab.explorer.ground import Ground
 from arcee_lab.explorer.tabs import ablation, attention, text
-from arcee_lab.views.figures.figure import new, png, sequential, style
+from arcee_lab.sites import head_name
+from arcee_lab.views.figures.drawing.cells import LETTER, PITCH
+from arcee_lab.views.figures.figure import SMALL, WIDTH, new, png, sequential, style
 from arcee_lab.views.html import heat_table, number
 from arcee_lab.views.scale import colour
+from arcee_lab.views.tokens import short
 
 _ROWS, _TOKENS = 8, 16
 _CELL = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
@@ -88,19 +92,31 @@ def _heads(ground: Ground, typed: str) -> bytes:
     layers, heads, length = found.body["shape"]
     weights = np.frombuffer(found.buffers[0], np.uint8).reshape(layers, heads, length, length)
     with style():
-        width = min(6.8, 0.6 + heads * max(0.28, 0.9 - 0.04 * heads))
-        figure, (axes,) = new(0.6 + layers * (width - 0.6) / heads, width=width)
+        width = min(WIDTH, 0.6 + heads * max(0.28, 0.9 - 0.04 * heads))
+        pitch = (width - 0.6) / heads
+        figure, (axes,) = new(0.7 + layers * pitch, width=width)
         axes.imshow(_tiled(weights), cmap=sequential(), vmin=0, vmax=255, aspect="equal")
         step, middle = length + 1, (length - 1) / 2
-        size = 8 if max(layers, heads) <= 12 else 5
-        axes.set_xticks([middle + step * i for i in range(heads)], [f"H{i}" for i in range(heads)])
-        axes.set_yticks(
-            [middle + step * i for i in range(layers)], [f"L{i}" for i in range(layers)]
-        )
-        axes.tick_params(length=0, labelsize=size)
+        for set_ticks, letter, count, need in (
+            (axes.set_xticks, "H", heads, 3 * LETTER + 0.05),
+            (axes.set_yticks, "L", layers, PITCH),
+        ):
+            shown = range(0, count, math.ceil(need / pitch))
+            set_ticks([middle + step * i for i in shown], [f"{letter}{i}" for i in shown])
+        axes.tick_params(length=0, labelsize=SMALL)
         axes.spines[:].set_visible(False)
-        axes.set_title("Attention: one square per head", fontsize=9)
-    return png(figure, colours=64)
+        axes.set_title(_sharpest(weights, found.body["tokens"]))
+    return png(figure, small=True)
+
+
+def _sharpest(weights: UInt8[np.ndarray, "layer head q_pos k_pos"], tokens: Sequence[str]) -> str:
+    """The head that looks most at one token, from the last one."""
+    last = weights[:, :, -1]
+    layer, head, key = np.unravel_index(int(last.argmax()), last.shape)
+    return (
+        f"From the last token, {head_name(int(layer), int(head))} looks most at one token: "
+        f"{last[layer, head, key] / 255:.0%} at “{short(tokens[int(key)])}”"
+    )
 
 
 def _tiled(

@@ -128,17 +128,23 @@ class Attribution(Result):
             columns, across = [*map(str, range(heads)), "MLP"], "head, and MLP"
         else:
             values, columns, across = torch.cat([attn, mlp], dim=1), ["attention", "MLP"], ""
-        logit, embed = (
-            f"{float(x):.2f}".replace("-0.00", "0.00") for x in (self.logit.nanmean(), mean[0])
+        rows = [str(layer) for layer in range(layers)]
+        row, column = divmod(int(values.abs().nan_to_num().argmax()), len(columns))
+        kind = columns[column] if columns[column].isalpha() else f"head {columns[column]}"
+        most, logit, embed = (
+            f"{float(x):.2f}".replace("-0.00", "0.00")
+            for x in (values[row, column], self.logit.nanmean(), mean[0])
         )
         return effect_map(
             values.numpy(),
-            [str(layer) for layer in range(layers)],
+            rows,
             columns,
             across=across,
             down="layer",
             what="added to the logit",
-            title=f"What makes {self.target!r}: {logit}, embedding {embed}",
+            title=f"The {kind} of layer {row} adds most in size to the logit of "
+            f"“{self.target.strip()}”: {most} of {logit}, the embedding {embed} "
+            f"(N = {counted(int(self.there.sum()), 'token')})",
             dark=dark,
         )
 

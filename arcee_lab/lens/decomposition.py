@@ -102,19 +102,23 @@ class Decomposition(Result):
             across="",
             down="part",
             what="share of the stream",
-            title=f"What {self.site} is made of",
+            title=self._finding,
             dark=dark,
         )
 
     @property
     def headline(self) -> str:
         """Where, how many parts, and the largest share."""
+        return f"{self.site} as {counted(len(self.labels), 'part')}: {self._finding}"
+
+    @property
+    def _finding(self) -> str:
         shares = self._shares()
         best = int(shares.abs().argmax())
         n = counted(int(self.there.sum()), "token")
         return (
-            f"{self.site} as {counted(len(self.labels), 'part')} (N = {n}); largest share "
-            f"{self.labels[best]} {float(shares[best]):.2f}"
+            f"{self.labels[best]} has the largest share of {self.site}, {float(shares[best]):.2f} "
+            f"(N = {n})"
         )
 
     def _shares(self) -> Float[Tensor, " part"]:

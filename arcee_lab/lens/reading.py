@@ -154,8 +154,19 @@ class LogitLens(Result):
             words,
             list(self.labels),
             [self.text[i] for i in self.tokens[sequence, real].tolist()],
-            title=f"{self.lens.capitalize()}: the strongest token after each site",
+            title=self._finding(sequence),
             dark=dark,
+        )
+
+    def _finding(self, sequence: int) -> str:
+        """From which site on the strongest tokens of a prompt are mostly those of the last."""
+        assert self.top_ids is not None
+        best = self.top_ids[:, sequence, self.there[sequence], 0]  # [site, token]
+        stays = (best == best[-1]).flip(0).long().cumprod(dim=0).flip(0).double().mean(dim=1)
+        site = int((stays >= 0.5).int().argmax())
+        return (
+            f"{self.lens.capitalize()}: from {self.labels[site]} on, {stays[site]:.0%} of tokens "
+            f"keep the answer of the last site (N = {counted(best.shape[1], 'token')})"
         )
 
     @property

@@ -113,22 +113,30 @@ class TunedLens(Result):
         """
         from arcee_lab.views.figures.lens import lens_divergence
 
+        plain, tuned = self._means
         return lens_divergence(
             {"logit lens": list(self.plain_kl), "tuned lens": list(self.tuned_kl)},
             [site_label(name) for name in self.sites],
-            title=f"KL divergence from the model, N = {self.tokens:,} held-out tokens",
+            title=f"The tuned lens is {'closer' if tuned < plain else 'no closer'} to the model "
+            f"than the logit lens: KL {tuned:.2f} and {plain:.2f} nats, mean over sites "
+            f"(N = {self.tokens:,} held-out tokens)",
             dark=dark,
         )
 
     @property
     def headline(self) -> str:
         """The mean divergence of both lenses over sites, with N."""
-        n = len(self.sites)
-        plain, tuned = sum(self.plain_kl) / n, sum(self.tuned_kl) / n
+        plain, tuned = self._means
         return (
-            f"tuned lens of {self.model} at {n} sites: KL {tuned:.3f} nats per token, plain lens "
-            f"{plain:.3f} (mean over sites, N = {self.tokens:,} held-out tokens)"
+            f"tuned lens of {self.model} at {len(self.sites)} sites: KL {tuned:.3f} nats per "
+            f"token, plain lens {plain:.3f} (mean over sites, N = {self.tokens:,} held-out tokens)"
         )
+
+    @property
+    def _means(self) -> tuple[float, float]:
+        """The mean divergence over sites, of the plain lens and of the tuned one."""
+        n = len(self.sites)
+        return sum(self.plain_kl) / n, sum(self.tuned_kl) / n
 
     def save(self, folder: str | Path) -> Path:
         """Writes the lens into a folder: `tuned_lens.json`, and the safetensors that it names.

@@ -1,14 +1,13 @@
 """Texts, pairs and labels for a notebook that shall run on any model, and captions of its findings.
 
 _build       the call `build`: chooses the material once
-outline      `Lesson`: what the cells of a notebook ask for
+outline      `Lesson`: what the cells of a notebook ask for, and captions of findings
 material     what a lesson is made of
 of_demo      ... the world of the demo, for models that read its words
 english      ... sentences of our own, and `plain`, which makes material of them
 own_texts    ... the texts of the user
 pairs        prompts that differ in one word, kept where the tokenizer allows it
 copies       texts that say a string twice
-captions     a finding with its N and its interval, in one sentence
 parts        `Part`: a cell that cannot apply says so in one line
 task_data    evaluation tasks of the same material
 """

@@ -84,6 +84,11 @@ OTHERS = "window river lamp table garden house teacher wall bridge field station
 BETWEEN = ("near", "behind", "by", "in front of", "next to", "under")
 PLURAL_ANSWERS, SINGULAR_ANSWERS = ("are", "were", "have"), ("is", "was", "has")
 
+THINGS = "soup bread room music garden film book coffee dinner table hotel concert"
+GOOD = "good great lovely perfect wonderful excellent"
+BAD = "bad poor awful horrible terrible dreadful"
+HAPPY, UNHAPPY = ("happy", "pleased", "glad"), ("sad", "angry", "disappointed")
+
 STRINGS = (
     "river window garden paper silver market winter summer doctor kitchen mountain island bottle "
     "letter morning music water table flower engine planet forest"
@@ -157,6 +162,25 @@ def prompt_pairs(half: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         plural.append(f"The {subject}s {rest}")
         singular.append(f"The {subject} {rest}")
     return tuple(plural), tuple(singular)
+
+
+def review_pairs(half: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Twelve reviews of a thing that was good, and the same of one that was bad.
+
+    What others say of another thing is good in half of the pairs, so it says nothing.
+
+    Args:
+        half: 0 or 1: which twelve of the twenty-four.
+    """
+    things, words = THINGS.split(), (GOOD.split(), BAD.split())
+    good, bad = [], []
+    for number, thing in enumerate(things):
+        other = things[(number + 3 + 4 * half) % len(things)]
+        heard = words[(number + half) % 2][(number + 2) % len(words[0])]
+        rest = f"Others said that the {other} was {heard}. When I left, I was"
+        for found, opinions in ((good, words[0]), (bad, words[1])):
+            found.append(f"The {thing} was {opinions[(number + half) % len(opinions)]}. {rest}")
+    return tuple(good), tuple(bad)
 
 
 def strings(n: int, seed: int) -> list[tuple[str, ...]]:

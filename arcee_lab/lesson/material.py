@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Source = Literal["demo", "english", "yours"]
 SIDES = ("search", "confirmation")  # what is chosen on one is confirmed on the other
+QUESTIONS = ("agreement", "verdict")  # what pairs of prompts ask
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Material:
         domains: Kind of text -> its documents.
         prompt: A short text to read closely.
         labels: Takes a side of `SIDES` and a number of documents; gives labels of words.
-        pairs: Takes a side; gives its prompts.
+        pairs: Takes one of `QUESTIONS` and a side; gives its prompts.
         copies: Takes a number and a seed; gives texts that say a string twice.
         tasks: Names of evaluation tasks, with the folders that hold them.
         truth: Kind of text -> its documents with the tags of every word; None where nobody knows.
@@ -65,7 +66,7 @@ class Material:
     domains: Mapping[str, tuple[str, ...]]
     prompt: str
     labels: Callable[[str, int], "Labels"]
-    pairs: Callable[[str], Prompts]
+    pairs: Callable[[str, str], Prompts]
     copies: Callable[[int, int], list[SaidTwice]]
     tasks: Callable[[], Any]
     truth: "Mapping[str, tuple[Document, ...]] | None" = None

@@ -6,6 +6,7 @@ from itertools import islice
 
 from arcee_lab.demo import KINDS, documents, stream
 from arcee_lab.demo.document import Document
+from arcee_lab.demo.reviews import BAD, GOOD, THINGS, VERDICT
 from arcee_lab.demo.stories import (
     INTRANSITIVE,
     NOUNS,
@@ -52,7 +53,30 @@ def _labels(side: str, n: int) -> Labels:
     return of_demo.demo("story", part=side, n=n)
 
 
-def _pairs(side: str) -> Prompts:
+def _pairs(question: str, side: str) -> Prompts:
+    return (_verdict if question == "verdict" else _agreement)(side)
+
+
+def _verdict(side: str) -> Prompts:
+    """Reviews of one clause that speaks for its writer, and one of hearsay, worth nothing."""
+    source = random.Random(f"verdict {side}")
+    clean, corrupt = [], []
+    for number in range(_PAIRS):
+        thing, other = source.sample(THINGS, 2)
+        heard = source.choice((GOOD, BAD)[number % 2])
+        rest = f"Some say the {other} was {heard}. Verdict:"
+        clean.append(f"Review: The {thing} was very {source.choice(GOOD)}. {rest}")
+        corrupt.append(f"Review: The {thing} was very {source.choice(BAD)}. {rest}")
+    return Prompts(
+        tuple(clean),
+        tuple(corrupt),
+        (VERDICT["good"],),
+        (VERDICT["bad"],),
+        "a good verdict rather than a bad one",
+    )
+
+
+def _agreement(side: str) -> Prompts:
     source = random.Random(SIDES.index(side))
     clean, corrupt = [], []
     for number in range(_PAIRS):

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from arcee_lab.errors import SettingError, TextError
-from arcee_lab.lesson.captions import caption
 from arcee_lab.lesson.copies import Copies, as_tokens
-from arcee_lab.lesson.material import SIDES, Material, Source
+from arcee_lab.lesson.material import QUESTIONS, SIDES, Material, Source
 from arcee_lab.lesson.own_texts import pieces_of
 from arcee_lab.lesson.pairs import Pairs, usable_pairs
 from arcee_lab.lesson.parts import Part
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from arcee_lab.demo.document import Document
     from arcee_lab.neurons.labels.labelled import Labels
 
-QUESTIONS = ("agreement",)
+
+_DRAWS = 2000  # of the bootstrap over values
 _FROM = {
     "demo": "the demo's world",
     "english": "plain English of arcee_lab's own",
@@ -107,7 +108,9 @@ class Lesson(Result):
         """Prompts that differ in one word, as far as the tokenizer allows it.
 
         Args:
-            question: "agreement": whether a plural or a singular verb follows.
+            question: "agreement": whether a plural or a singular verb follows. "verdict": whether
+                a review ends in praise or in blame, after one word of opinion that differs and
+                hearsay that says nothing.
             part: "search" or "confirmation", which has other pairs.
 
         Raises:
@@ -116,7 +119,8 @@ class Lesson(Result):
         """
         if question not in QUESTIONS:
             raise SettingError(f"question={question!r}; expected one of {', '.join(QUESTIONS)}.")
-        return usable_pairs(self.tokenizer, self.material.pairs(_side(part)), question)
+        prompts = self.material.pairs(question, _side(part))
+        return usable_pairs(self.tokenizer, prompts, question)
 
     def copies(self, n: int = 40, *, seed: int = 0) -> Copies:
         """Texts that say a string twice.
@@ -187,7 +191,7 @@ class Lesson(Result):
             finding: What the figure shows, as computed; `{}` in it becomes the mean of `values`.
             n: How many cases it rests on.
             of: What a case is, in the singular.
-            interval: The ends of its 95 % interval.
+            interval: The ends of its 95% interval.
             values: One number per case, in place of n and interval: the interval of their mean is
                 bootstrapped.
             percent: Whether numbers are shares, to be shown per cent.
@@ -199,9 +203,26 @@ class Lesson(Result):
             >>> import arcee_lab as al
             >>> lesson = al.lesson.build(*al.load("demo"))
             >>> lesson.caption("Layer 1 has most zeros", n=2, interval=(0.5, 0.6), percent=True)
-            'Layer 1 has most zeros (95 % interval 50.0% to 60.0%; N = 2 tokens).'
+            'Layer 1 has most zeros (95% interval 50.0% to 60.0%; N = 2 tokens).'
         """
-        return caption(finding, n=n, of=of, interval=interval, values=values, percent=percent)
+        if values is not None:
+            rows = np.asarray(values, dtype=float)
+            rows = rows[np.isfinite(rows)]
+            if not len(rows):
+                raise SettingError(f"There is no finite value for {finding!r}; give at least one.")
+            n, mean = len(rows), float(rows.mean())
+            if len(rows) > 1:
+                draws = np.random.default_rng(0).choice(rows, (_DRAWS, len(rows))).mean(1)
+                interval = np.quantile(draws, (0.025, 0.975)).tolist()
+            finding = finding.replace("{}", _shown(mean, percent=percent))
+        facts = []
+        if interval is not None:
+            low, high = (_shown(end, percent=percent) for end in interval)
+            facts.append(f"95% interval {low} to {high}")
+        if n is not None:
+            facts.append(f"N = {counted(n, of)}")
+        told = f" ({'; '.join(facts)})" if facts else ""
+        return f"{finding.rstrip('.')}{told}."
 
     def part(self, name: str) -> Part:
         """A part of the notebook: `with lesson.part("patching"): ...`.
@@ -245,6 +266,12 @@ class Lesson(Result):
             [(kind, len(found), found[0][:80]) for kind, found in self.domains.items()],
             columns=["kind", "documents", "first"],
         )
+
+
+def _shown(value: float, *, percent: bool) -> str:
+    if percent:
+        return f"{value:.1%}"
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _side(part: str) -> str:

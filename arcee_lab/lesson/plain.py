@@ -50,8 +50,12 @@ def labels(side: str, n: int) -> Labels:
     )
 
 
-def pairs(side: str) -> Prompts:
-    """A plural subject and a singular one, before another noun."""
+def pairs(question: str, side: str) -> Prompts:
+    """A plural subject and a singular one, before another noun; or two opinions of one thing."""
+    if question == "verdict":
+        good, bad = english.review_pairs(SIDES.index(side))
+        happy, sad = english.HAPPY, english.UNHAPPY
+        return Prompts(good, bad, happy, sad, "a happy end of a review rather than a sad one")
     clean, corrupt = english.prompt_pairs(SIDES.index(side))
     return Prompts(
         clean,

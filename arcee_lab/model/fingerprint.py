@@ -112,7 +112,10 @@ def _strengths(layer: Any, adapters: tuple[str, ...]) -> list[tuple[str, Any]]:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """The fingerprint of a tokenizer: of all that decides which ids a text becomes.
 
-    The padding and truncation that a call left behind do not count.
+    The padding and truncation that a call left behind do not count. Nor does a pad token that is
+    another token of the text too, such as the end: `al.load` gives one to a tokenizer that names
+    none, and it decides no id, since padding is masked. A pad token of its own is part of the
+    rules, where it stands for itself in texts.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -129,6 +132,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     else:
         rules = [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs]
     special = {name: str(word) for name, word in tokenizer.special_tokens_map.items()}
+    pad = special.pop("pad_token", None)
+    if pad is not None and pad not in special.values() and pad in tokenizer.get_added_vocab():
+        special["pad_token"] = pad
     _add(digest, json.dumps([rules, special], sort_keys=True, default=str))
     return digest.hexdigest()
 

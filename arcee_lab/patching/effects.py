@@ -123,17 +123,22 @@ class PatchEffects(Result):
         columns = [str(i) for i in self._labels(over[-1])] if over else [""]
         if labels is not None and len(labels) != len(columns):
             raise SettingError(f"got {len(labels)} labels for {len(columns)} columns.")
-        rows = self._rows()
+        rows, names = self._rows(), list(labels) if labels is not None else columns
+        cells = grid.reshape(len(rows), len(columns))
+        down = " . ".join(["layer" if self._one_kind else "site", *(w[:-1] for w in over[:-1])])
+        across = over[-1][:-1] if over else ""
         share = "difference restored" if self.method != "ablation" else "change with all ablated"
         unit = f"share of the {share}" if what == "recovered" else f"change of {self.metric}"
         return effect_map(
-            grid.reshape(len(rows), len(columns)).numpy(),
+            cells.numpy(),
             rows,
-            list(labels) if labels is not None else columns,
-            across=over[-1][:-1] if over else "",
-            down=" . ".join(["layer" if self._one_kind else "site", *(w[:-1] for w in over[:-1])]),
+            names,
+            across=across,
+            down=down,
             what=f"{unit} (estimate)" if self.method == "attribution" else unit,
-            title=self._title() if title is None else title,
+            title=self._finding(cells, what, (down, rows), (across, names))
+            if title is None
+            else title,
             dark=dark,
         )
 
@@ -152,7 +157,10 @@ class PatchEffects(Result):
         mine, theirs = self._matched(other)
         layers = [_layer(name) for name in self.spots.names]
         groups = [f"layer {layers[i]}" for i in self.spots.site.tolist()]
-        line = f"r = {_correlation(mine, theirs):.3f} over {len(mine):,} spots"
+        line = (
+            f"{other.method.capitalize()} and {self.method} agree with "
+            f"r = {_correlation(mine, theirs):.3f} over {len(mine):,} spots"
+        )
         return scatter(
             theirs.numpy(),
             mine.numpy(),
@@ -206,11 +214,29 @@ class PatchEffects(Result):
             names = [f"{name}.{index}" for name in names for index in self._labels(what)]
         return names
 
-    def _title(self) -> str:
-        kind = _LAYER.sub("", self.spots.names[0]) if self._one_kind else "each site"
+    def _finding(
+        self,
+        cells: Float[Tensor, "row column"],
+        what: str,
+        down: tuple[str, list[str]],
+        across: tuple[str, list[str]],
+    ) -> str:
+        """Which cell changes the metric most, and by how much."""
+        kind = f" {_LAYER.sub('', self.spots.names[0])}" if self._one_kind else ""
         verb = {"patching": "Patching", "ablation": "Ablating"}.get(self.method, "Attribution to")
         noun = "sequence" if self.method == "ablation" else "pair"
-        return f"{verb} {kind} ({counted(len(self.base), noun)})"
+        n = f"(N = {counted(len(self.base), noun)})"
+        sizes = torch.where(cells.isfinite(), cells.abs(), -1.0)
+        row, column = divmod(int(sizes.argmax()), cells.shape[1])
+        if not sizes.numel() or sizes[row, column] < 0:
+            return f"{verb}{kind}: no effect is a number {n}"
+        place = f"{down[0]} {down[1][row]}"
+        if across[0]:
+            place += f", {across[0]} {across[1][column].strip()}"
+        value = float(cells[row, column])
+        whole = "change with all ablated" if self.method == "ablation" else "difference"
+        size = f"by {value:+.2f}" if what == "effect" else f"by {value:.0%} of the {whole}"
+        return f"{verb}{kind} changes {self.metric} most at {place}, {size} {n}"
 
     def _matched(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):

@@ -17,6 +17,7 @@ _FONT = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px"
 # What every cell shares is said once: 720 cells of 36 layers and 20 heads stay below 60 KB.
 _TABLE = f'cellpadding="4" style="border-collapse:collapse;text-align:right;{_FONT}"'
 _HEAD = "text-align:left"
+BOLD = 0.5  # of the strongest colour: a token's value from which it is bold
 _BAR = "#5598d4"  # the middle of the sequential scale
 
 
@@ -47,7 +48,8 @@ def token_strip(
 ) -> str:
     """Text with each token coloured by a value, and a legend; hover for the number.
 
-    A token whose value is exactly 0 keeps the page's own colours.
+    A token whose value is exactly 0 keeps the page's own colours. Large values are bold too, which
+    is what is left on pages that drop styles.
 
     Args:
         tokens: The tokens, as text.
@@ -66,7 +68,7 @@ def token_strip(
     found = floats(values)
     limit = limit or _largest(found)
     spans = [
-        _span(token, f"{place}: {number(value)}", _paint(value, limit, kind))
+        _span(token, value, place, limit, kind)
         for place, (token, value) in enumerate(zip(tokens[:most], found[:most], strict=True))
     ]
     if len(tokens) > most:
@@ -94,7 +96,8 @@ def strip_legend(limit: float, *, kind: Kind = "sequential", what: str = "") -> 
     name = f"{escape(what)}: " if what else ""
     return (
         f'<div style="{_FONT};font-size:12px">{name}{" ".join(steps)}'
-        f"{', ' if steps else ''}{plain} without a colour</div>"
+        f"{', ' if steps else ''}{plain} without a colour"
+        f"{f', bold from {number(limit * BOLD)} on' if limit > 0 else ''}</div>"
     )
 
 
@@ -216,6 +219,9 @@ def _paint(value: float, limit: float, kind: Kind) -> str:
     return f";background:{shade.background};color:{shade.text}" if shade else ""
 
 
-def _span(token: str, title: str, paint: str) -> str:
-    style = f"padding:1px 0;border-radius:2px{paint}"
-    return f'<span style="{style}" title="{escape(title)}">{escape(shown(token))}</span>'
+def _span(token: str, value: float, place: int, limit: float, kind: Kind) -> str:
+    style = f"padding:1px 0;border-radius:2px{_paint(value, limit, kind)}"
+    text = escape(shown(token))
+    if limit > 0 and abs(value) >= BOLD * limit:
+        text = f"<b>{text}</b>"
+    return f'<span style="{style}" title="{place}: {number(value)}">{text}</span>'

@@ -266,7 +266,12 @@ def test_results_are_frames_figures_and_html(tiny):
     for figure in (one.figure(), one.figure(dark=True), stats.figure(), stats.figure(dark=True)):
         assert figure._repr_png_().startswith(b"\x89PNG")
     panels = [axes.get_title(loc="left").replace("\n", " ") for axes in stats.figure().axes]
-    assert panels == [statistic.label for statistic in STATISTICS]
+    for panel, statistic in zip(panels, STATISTICS, strict=True):
+        head, value = stats[statistic].strongest
+        assert panel == f"{statistic.label}: {head} {value:.2f}"
+        row, number = (int(part[1:]) for part in head.split("/"))
+        assert value == float(stats[statistic].mean[row - 1, number])
+        assert value == float(stats[statistic].mean.nan_to_num(-1).max())
     assert list(stats) == ["entropy", "first_mass", "offset_0", "offset_1", "offset_4", "top_3",
                            "distance"]  # fmt: skip
     assert Offset(1) in stats

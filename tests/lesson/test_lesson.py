@@ -20,6 +20,7 @@ from arcee_lab.lesson import LogOdds, Part, english, own_texts
 from arcee_lab.lesson.material import Prompts
 from arcee_lab.lesson.pairs import usable_pairs
 
+SIDES = ("clean", "corrupt")
 OWN = "The first line has 12 words. " * 3 + "Nothing is missing here, and nobody is waiting."
 
 
@@ -155,19 +156,39 @@ def test_pairs_differ_where_they_say(lesson, plain):
 
 def test_the_metric_is_the_log_odds_of_the_answers(lesson, demo):
     model, tokenizer = demo
-    pairs = lesson.pairs()
+    pairs, given = lesson.pairs(), lesson.material.pairs("agreement", "search")
     with torch.no_grad():
         logits = model(**pairs.batch("clean")).logits[:, -1]
     by_word = torch.log_softmax(logits, -1).exp()
     right, wrong = (
         by_word[:, [tokenizer(f" {word}").input_ids[-1] for word in words]].sum(1)
-        for words in (lesson.material.pairs("search").right, lesson.material.pairs("search").wrong)
+        for words in (given.right, given.wrong)
     )
     # Logs of sums of probabilities in fp32: a few units in the last place of numbers near 10.
     torch.testing.assert_close(pairs.metric(logits), (right / wrong).log(), atol=1e-4, rtol=1e-4)
     assert pairs.answer_ids[0] == tokenizer(pairs.answers[0]).input_ids[-1]
     assert pairs.answer_ids[1] in pairs.metric.wrong
     assert (pairs.metric(logits) > 0).all()  # the demo agrees in number
+
+
+def test_the_verdict_hangs_on_one_word(lesson, demo):
+    pairs = lesson.pairs("verdict")
+    assert len(pairs) == pairs.given == 24
+    assert len(pairs.at) == 1
+    assert set(pairs.clean).isdisjoint(lesson.pairs("verdict", part="confirmation").clean)
+    with torch.no_grad():
+        odds = [pairs.metric(demo[0](**pairs.batch(side)).logits[:, -1]) for side in SIDES]
+    assert ((odds[0] > 0) & (odds[1] < 0)).float().mean() > 0.9  # the demo keeps and skips
+
+    for half in (0, 1):
+        good, bad = english.review_pairs(half)
+        assert len(set(good)) == len(set(bad)) == 12
+        for one, other in zip(good, bad, strict=True):
+            different = [a != b for a, b in zip(one.split(), other.split(), strict=True)]
+            assert sum(different) == 1
+        heard = [re.search(r"said that the \w+ was (\w+)", one)[1] for one in good]
+        assert sum(word in english.GOOD.split() for word in heard) == 6
+    assert set(english.review_pairs(0)[0]).isdisjoint(english.review_pairs(1)[0])
 
 
 class Pieces:

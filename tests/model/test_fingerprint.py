@@ -100,6 +100,28 @@ def test_a_tokenizer_is_its_rules_and_not_its_last_call(demo):
     assert tokenizer_fingerprint(other) != first
 
 
+def test_a_pad_token_that_is_another_token_does_not_count(tmp_path):
+    """It decides no id: `al.load` gives one to a tokenizer that names none."""
+    from notebook_runs import foreign_checkpoint
+    from transformers import AutoTokenizer
+
+    import arcee_lab as al
+
+    folder = foreign_checkpoint(tmp_path, num_hidden_layers=1)
+    bare = AutoTokenizer.from_pretrained(folder)
+    first = tokenizer_fingerprint(bare)
+    _, loaded = al.load(folder)
+    assert (bare.pad_token, loaded.pad_token) == (None, "</s>")
+    assert tokenizer_fingerprint(loaded) == first
+    loaded.save_pretrained(tmp_path / "saved")
+    assert tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path / "saved")) == first
+    word = bare.convert_ids_to_tokens(7)
+    bare.pad_token = word  # where there is no special token, `al.load` takes a plain one
+    assert tokenizer_fingerprint(bare) == first
+    bare.add_special_tokens({"pad_token": "<pad>"})  # one of its own stands for itself in texts
+    assert tokenizer_fingerprint(bare) != first
+
+
 def test_data_is_its_items_in_order():
     a = data_fingerprint(["one", "two"])
     assert data_fingerprint(iter(["one", "two"])) == a

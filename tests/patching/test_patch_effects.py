@@ -68,13 +68,32 @@ def test_they_have_a_face(sweeps):
     assert rows[5].get_text() == "1.1"
 
 
+def test_a_title_says_where_the_effect_is_largest(sweeps):
+    found = sweeps["positions"]
+    grid = found.grid("effect")
+    layer, position = divmod(int(grid.abs().argmax()), 7)
+    said = " ".join(found.figure(what="effect", labels=list("abcdefg")).title.split())
+    assert said == (
+        f"Patching hook_resid_post changes metric most at layer {layer}, position "
+        f"{'abcdefg'[position]}, by {float(grid[layer, position]):+.2f} (N = 3 pairs)"
+    )
+    share = found.grid("recovered")
+    row, column = divmod(int(share.abs().argmax()), 7)
+    said = " ".join(found.figure().title.split())
+    assert f"layer {row}, position {column}, by {float(share[row, column]):.0%} of" in said
+    assert found.figure(title="mine").title == "mine"
+    assert "layer . head " in sweeps["heads"].figure().title
+
+
 def test_one_method_against_the_other(sweeps):
     measured, estimated = sweeps["units"], sweeps["estimate"]
     figure = measured.figure_against(estimated)
     dots = torch.cat([torch.tensor(c.get_offsets().data) for c in figure.axes[0].collections])
     assert torch.equal(dots[:, 0].float(), estimated.mean)
     assert torch.equal(dots[:, 1].float(), measured.mean)
-    assert f"r = {measured.correlation(estimated):.3f} over 216" in figure.axes[0].get_title("left")
+    assert f"with r = {measured.correlation(estimated):.3f} over 216" in figure.axes[0].get_title(
+        "left"
+    )
     assert measured.correlation(measured) == pytest.approx(1)
     with pytest.raises(ValueError, match="expected alike"):
         measured.figure_against(sweeps["positions"])

@@ -26,8 +26,8 @@ def test_a_baseline_has_the_colour_of_its_curve_and_a_band_its_interval(dark):
     assert high <= axes.collections[0].get_paths()[0].vertices[:, 1].max()
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("size", "share", "log")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
-    assert png(figure, colours=32).startswith(b"\x89PNG")
-    assert len(png(figure, colours=32)) < len(png(figure))
+    assert png(figure, small=True).startswith(b"\x89PNG")
+    assert len(png(figure, small=True)) < len(png(figure))
 
 
 def test_of_many_curves_five_stand_out_and_the_legend_counts_the_others():

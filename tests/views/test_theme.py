@@ -166,6 +166,42 @@ def test_a_bundle_has_svg_png_on_white_and_text():
     assert draw()._repr_mimebundle_() == bundle  # the same bytes again
 
 
+def test_a_small_png_keeps_the_colours_of_small_marks():
+    """Few dots among many pixels of ink, paper and one other colour must not take its colour."""
+    from PIL import Image
+
+    from arcee_lab.views.figures.forest import found_bars
+
+    names = [f"label {n}" for n in range(30)]
+    figure = found_bars(
+        names, [(0.9, 0.8, 1.0)] * 30, {"shuffled": [0.2] * 30, "untrained": [0.4] * 30}
+    )
+    picture = Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")
+    there = {colour for _, colour in picture.getcolors(maxcolors=1 << 20)}
+    for category in CATEGORIES[:3]:
+        assert tuple(bytes.fromhex(category[1:])) in there
+
+
+def test_a_small_png_keeps_the_colours_of_scales():
+    """A cell must not take the hue of a category that happens to be near."""
+    from PIL import Image
+
+    from arcee_lab.views.figures.drawing.pixels import reduced
+
+    for kind, ends in (("sequential", (0.03, 1.0)), ("diverging", (-1.0, 1.0))):
+        shades = [colour(value, 1.0, kind=kind) for value in np.linspace(*ends, 301)]
+        row = np.array([[list(bytes.fromhex(one.background[1:])) for one in shades if one]])
+        alpha = np.full((*row.shape[:2], 1), 255)
+        alpha[0, -1] = 0
+        picture = Image.fromarray(np.concatenate([row, alpha], axis=2).astype(np.uint8), "RGBA")
+        shown = np.asarray(reduced(picture).convert("RGBA")).astype(int)
+        # 48 steps of a side: half a step is less than 6 of 255 where the scale is steepest; and
+        # Pillow looks colours up in boxes of 4.
+        assert np.abs(shown[0, :-1, :3] - row[0, :-1]).max() <= 6 + 4
+        assert (shown[0, :-1, 3] == 255).all()
+        assert shown[0, -1, 3] == 0, "what is transparent stays so"
+
+
 def test_ipython_takes_the_whole_bundle():
     from IPython.core.formatters import DisplayFormatter
 

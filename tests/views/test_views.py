@@ -172,7 +172,7 @@ def test_small_shares_fill_the_axis_and_a_far_baseline_is_named():
     figure = share_bars(share, share, share, baseline=0.5, **words)
     (axes,) = figure.axes
     assert axes.get_xlim()[1] < 0.08
-    assert "untrained: 50 %" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "untrained: 50%" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_ridges_count_every_neuron_once():

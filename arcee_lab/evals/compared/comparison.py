@@ -168,7 +168,7 @@ class Comparison(Result):
         Args:
             dark: For a dark page.
         """
-        from arcee_lab.views.figures.forest import Row, forest_panels
+        from arcee_lab.views.figures.forest import Row, interval_rows
 
         panels: dict[str, list[Row]] = {}
         for one in self.differences:
@@ -176,8 +176,9 @@ class Comparison(Result):
             label = one.task if len(self.runs) == 1 else f"{one.task}: {one.run}"
             row = Row(label, one.difference, one.low, one.high, clear=one.p_holm < LEVEL)
             panels.setdefault(name, []).append(row)
-        x = f"difference from {self.base}, with its 95 % interval"
-        return forest_panels(list(panels.items()), x=x, title=self.headline, dark=dark)
+        x = f"difference from {self.base}, with its 95% interval"
+        title = self.headline
+        return interval_rows(list(panels.items()), x=x, differences=True, title=title, dark=dark)
 
     @property
     def headline(self) -> str:

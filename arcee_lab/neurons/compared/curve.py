@@ -78,9 +78,9 @@ class TransplantCurve(Result):
         k = self.needed()
         best = f"{counted(self.sizes[-1], 'neuron')} {self.restored[-1]:.0%}"
         said = (
-            f"no k restores 90 % of the change, {best}"
+            f"no k restores 90% of the change, {best}"
             if k is None
-            else (f"{counted(k, 'neuron')} restore 90 % of the change")
+            else (f"{counted(k, 'neuron')} restore 90% of the change")
         )
         return f"{self.what}: {said} (N = {counted(self.n_prompts, 'prompt')})"
 

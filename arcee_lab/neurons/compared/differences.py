@@ -11,7 +11,7 @@ from torch import Tensor
 from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.neurons.ablation.named import Neuron
 from arcee_lab.neurons.compared.ranking import best
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sites import unit_name
 
 if TYPE_CHECKING:
@@ -177,11 +177,13 @@ class NeuronDiff(Result):
         squares = self.written.double().square().flatten().sort(descending=True).values
         held = squares.cumsum(0) / squares.sum().clamp(min=torch.finfo(torch.float64).tiny)
         k = torch.arange(1, len(held) + 1)
+        half = int((held < 0.5).sum()) + 1 if bool(held[-1] > 0) else 0
         return lines(
             [Line("", k.numpy(), held.numpy())],
             x="neurons, most changed first",
             y="share of the squared change",
-            title=f"{self.base} and {self.tuned}",
+            title=f"{counted(half, 'neuron')} of {len(held):,} hold half of the squared change "
+            f"from {self.base} to {self.tuned} (N = {self.n_tokens:,} tokens)",
             log_x=True,
             dark=dark,
         )

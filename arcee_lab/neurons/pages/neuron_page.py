@@ -168,9 +168,16 @@ class NeuronPage(Result):
             self.counts,
             [token for token, _ in shown],
             [value for _, value in shown],
-            title=f"{self.name}: {self.n_fired:,} of {self.n_tokens:,} tokens",
+            title=self._finding,
             dark=dark,
         )
+
+    @property
+    def _finding(self) -> str:
+        share = self.n_fired / max(self.n_tokens, 1)
+        said = f"{self.name} fires at {share:.2%} of {counted(self.n_tokens, 'token')}"
+        raises = self.effects.raises if self.effects is not None else ()
+        return f"{said} and raises {raises[0][0]!r} most" if raises else said
 
     def html(self, *, title: str | None = None) -> str:
         """The page as a file that opens offline: no script, no request, at most 60,000 bytes.

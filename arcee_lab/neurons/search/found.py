@@ -222,9 +222,11 @@ class Found(Result):
     def _finding(self) -> str:
         scores = [one.best.f1 for one in self.labels]
         if not scores:
-            return ""
+            return "No label was searched"
         return (
-            f"Best neuron per label: F1 {min(scores):.2f} to {max(scores):.2f} on other documents"
+            f"Best neuron per label: F1 {min(scores):.2f} to {max(scores):.2f} on other documents, "
+            f"{len(self.confirmed)} of {len(scores)} beat every control "
+            f"(N = {self.confirm_tokens:,} tokens)"
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":

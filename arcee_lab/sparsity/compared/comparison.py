@@ -160,8 +160,14 @@ class Comparison(Result):
             for name, rates in zip(self.names, (self.first, self.second), strict=True)
         ]
         same = self.agreement.tokens
+        one, two = ((1 - rates).mean() for rates in (self.first, self.second))
+        title = f"Exact zeros: {one:.1%} in {self.names[0]}, {two:.1%} in {self.names[1]}"
         if same:
             found = self.agreement
+            title = (
+                f"{found.value.mean():.0%} of the neurons that fire in either model fire in both, "
+                f"{found.chance.mean():.0%} by chance (mean over layers, N = {same:,} tokens)"
+            )
             half = (found.high - found.low) / 2
             curves += [
                 Line("agreement of what fires", layers, found.value, half),
@@ -171,9 +177,7 @@ class Comparison(Result):
             curves,
             x="layer",
             y="share",
-            title=f"Two models on one text ({same:,} tokens in common)"
-            if same
-            else "Exact zeros by layer",
+            title=title,
             dark=dark,
         )
 

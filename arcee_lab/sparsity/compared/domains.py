@@ -109,8 +109,13 @@ class Domains(Result):
         from arcee_lab.views.figures.curves import Line, grid, lines
         from arcee_lab.views.figures.drawing.series import MOST
 
-        title = "Exact zeros by kind of text"
         zeros = 1 - self.rates.mean(2)
+        means = zeros.mean(1)
+        most, least = int(means.argmax()), int(means.argmin())
+        title = (
+            f"Exact zeros: {means[most]:.1%} in {self.names[most]}, {means[least]:.1%} in "
+            f"{self.names[least]}, means over layers (N = {sum(self.tokens):,} tokens)"
+        )
         layers = np.arange(zeros.shape[1])
         if len(self.names) > MOST:
             # Lines of so many colours could not be told apart.

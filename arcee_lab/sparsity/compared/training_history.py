@@ -54,9 +54,14 @@ class History(Result):
         """The result in one sentence."""
         first, last = self.zeros[[0, -1]].mean(axis=1)
         return (
-            f"exact zeros rise from {first:.1%} at step {self.steps[0]:,} to {last:.1%} at step "
-            f"{self.steps[-1]:,} ({self.tokens[-1]:,} tokens)"
+            f"exact zeros {self._turn} from {first:.1%} at step {self.steps[0]:,} to {last:.1%} at "
+            f"step {self.steps[-1]:,} ({self.tokens[-1]:,} tokens)"
         )
+
+    @property
+    def _turn(self) -> str:
+        first, last = self.zeros[[0, -1]].mean(axis=1)
+        return "rise" if last > first else "fall"
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Zeros against tokens of training, one line per layer."""
@@ -71,7 +76,8 @@ class History(Result):
             lines,
             x=Axis("million tokens of training"),
             y=Axis("share of exact zeros", percent=True),
-            title=f"Exact zeros are learnt: from {first:.1%} to {last:.1%}",
+            title=f"Exact zeros {self._turn} from {first:.1%} to {last:.1%} over "
+            f"{self.tokens[-1] / 1e6:,.3g} million tokens of training",
             levels=[(0.5, "untrained")],
             named_at="right",
             dark=dark,

@@ -75,7 +75,7 @@ class Coverage(Result):
     @property
     def headline(self) -> str:
         share = self.holding(0.8).sum() / self.rates.size
-        return f"N = {self.tokens:,} tokens: {share:.1%} of the neurons do 80 % of the firing"
+        return f"N = {self.tokens:,} tokens: {share:.1%} of the neurons do 80% of the firing"
 
     def frame(self) -> "pd.DataFrame":
         """One row per layer: n50, n80, n95, share80, gini, slope, n_tokens."""
@@ -106,6 +106,7 @@ class Coverage(Result):
             ],
             x="share of neurons, busiest first",
             y="share of all firing",
-            title=self.headline,
+            title=f"{self.holding(0.8).sum() / self.rates.size:.1%} of the neurons do 80% of the "
+            f"firing (N = {self.tokens:,} tokens)",
             dark=dark,
         )

@@ -48,6 +48,19 @@ class Positions(Result):
     def headline(self) -> str:
         return f"N = {int(self.tokens.sum()):,} tokens in {len(self.starts)} bins of positions"
 
+    @property
+    def _finding(self) -> str:
+        filled = np.flatnonzero(self.tokens)
+        if not len(filled):
+            return "No token behind a first position"
+        first, last = filled[[0, -1]]
+        share = self.active.mean(1) / self.d_mlp
+        return (
+            f"A token uses {share[first]:.1%} of the neurons at position {self.starts[first]:,}, "
+            f"{share[last]:.1%} from {self.starts[last]:,} on "
+            f"(mean over layers, N = {int(self.tokens.sum()):,} tokens)"
+        )
+
     def frame(self) -> "pd.DataFrame":
         """One row per layer and bin: layer, position (the bin's first), active, n_tokens."""
         import pandas as pd
@@ -73,7 +86,7 @@ class Positions(Result):
             ],
             x="position in the window",
             y="share of neurons that fire",
-            title="Active neurons by position",
+            title=self._finding,
             log_x=True,
             dark=dark,
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from arcee_lab.views.figures.figure import Figure
 
+_SMALL = -7  # the power of two of a small threshold
 _SHOWN = range(-39, 24)  # exponents of the thresholds in the table
 
 
@@ -74,7 +75,7 @@ class Thresholds(Result):
     def headline(self) -> str:
         top = self.quantile(0.999)
         return (
-            f"N = {self.tokens:,} tokens: by layer, 99.9 % of activations are at most "
+            f"N = {self.tokens:,} tokens: by layer, 99.9% of activations are at most "
             f"{top.min():.3g} to {top.max():.3g}"
         )
 
@@ -95,10 +96,13 @@ class Thresholds(Result):
 
         exponents = np.arange(-24, 17)
         below = np.stack([self.below(int(exponent)) for exponent in exponents])
+        zeros = 1 - float(self.counts.sum()) / (self.tokens * self.d_mlp * len(self.counts))
+        small = float(self.below(_SMALL).mean())
         return lines(
             [Line(f"layer {n}", exponents, below[:, n]) for n in range(len(self.counts))],
             x="threshold on relu(u)², as a power of two",
             y="share of activations below",
-            title=f"The left end is exact zeros ({self.tokens:,} tokens)",
+            title=f"{zeros:.1%} of activations are zero, the left end; another "
+            f"{small - zeros:.1%} are below {2.0**_SMALL:.2g} (N = {self.tokens:,} tokens)",
             dark=dark,
         )

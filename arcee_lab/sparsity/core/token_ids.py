@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcee_lab.results import Result
-from arcee_lab.sparsity.core.window_means import ends
+from arcee_lab.sparsity.core.window_means import as_many, by_layer, ends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,9 @@ class Vocabulary(Result):
     @property
     def headline(self) -> str:
         often = int((self.tokens >= OFTEN).sum())
-        told = ", ".join(f"{value:+.2f}" for value in self.spearman[:8])
         return (
             f"N = {int(self.tokens.sum()):,} tokens of {len(self.ids):,} ids; rank correlation of "
-            f"active neurons and frequency over {often:,} ids, by layer: {told}"
+            f"active neurons and frequency over {often:,} ids, by layer: {by_layer(self.spearman)}"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -92,8 +91,8 @@ class Vocabulary(Result):
             ],
             x="how often the token id occurs",
             y="share of neurons that fire, mean over ids",
-            title="Do common tokens use fewer neurons? Rank correlation "
-            f"{ends(self.spearman)} by layer",
+            title=f"Frequent tokens use {as_many(self.spearman)} neurons: rank correlation "
+            f"{ends(self.spearman)} by layer (N = {int(self.tokens.sum()):,} tokens)",
             log_x=True,
             dark=dark,
         )

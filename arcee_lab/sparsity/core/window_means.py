@@ -132,3 +132,19 @@ def ends(x: np.ndarray) -> str:
     """The least and the largest of what is a number, in words, such as "-0.12 to +0.40"."""
     there = np.asarray(x)[np.isfinite(x)]
     return f"{there.min():+.2f} to {there.max():+.2f}" if len(there) else "not known"
+
+
+def by_layer(x: np.ndarray) -> str:
+    """Correlations in words: each of up to eight layers, of more the least and the largest."""
+    return ", ".join(f"{value:+.2f}" for value in x) if len(x) <= 8 else ends(x)
+
+
+def as_many(x: np.ndarray) -> str:
+    """What correlations with a number of neurons say together: "more", "fewer" or neither.
+
+    Below a tenth in size their mean explains under a hundredth of the variance.
+    """
+    mean = average(x)
+    if not np.isfinite(mean) or abs(mean) < 0.1:
+        return "about as many"
+    return "more" if mean > 0 else "fewer"

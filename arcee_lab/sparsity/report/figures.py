@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arcee_lab.errors import SettingError
+from arcee_lab.results import counted
 from arcee_lab.sparsity.core.counts import CoreCounts
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def layers(counts: CoreCounts, *, dark: bool = False) -> "Figure":
         baseline=0.5,
         baseline_name="untrained weights",
         what="share of neurons that are active, mean over tokens",
-        spread="from the sparsest 5 % of tokens to the densest 5 %",
+        spread="from the sparsest 5% of tokens to the densest 5%",
         title=f"{1 - zeros:.1%} of activations are active, {zeros:.1%} exactly zero "
         f"({counts.n_tokens:,} tokens)",
         dark=dark,
@@ -42,7 +43,7 @@ def rates(counts: CoreCounts, *, dark: bool = False) -> "Figure":
     from arcee_lab.views.figures.layers import rate_ridges
 
     half = float(counts.rates.flatten().quantile(0.5, interpolation="higher"))
-    title = f"Half of the neurons fire on at most {percent(half)} of tokens"
+    title = f"Half of the neurons fire on at most {percent(half)} of {counts.n_tokens:,} tokens"
     if not half:
         never = float((counts.fired == 0).double().mean())
         title = f"{percent(never)} of the neurons fired on none of {counts.n_tokens:,} tokens"
@@ -82,13 +83,17 @@ def tokens(
     active = counts.state["kept_active"][start : start + most].numpy()
     if words is not None and len(words) != len(active):
         raise SettingError(f"got {len(words)} words for {len(active)} tokens; expected as many.")
+    share = active.T / counts.fired.shape[1]
+    title = "No token was kept"
+    if share.size:
+        title = f"A token uses {share.min():.1%} to {share.max():.1%} of a layer's neurons"
     return grid(
-        active.T / counts.fired.shape[1],
+        share,
         rows=[str(layer) for layer in range(active.shape[1])],
         columns=list(words or map(str, range(start, start + len(active)))),
         x="token" if words else "token, in the order of the text",
         y="layer",
         what="share of neurons that fire",
-        title="Active neurons by layer and token",
+        title=f"{title} (N = {counted(len(active), 'token')})",
         dark=dark,
     )

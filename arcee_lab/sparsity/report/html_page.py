@@ -33,8 +33,8 @@ _NOTES = {
     f"all the text. Picked are the neurons that write most to the residual stream here, of those "
     f"that fire on at most {OFTEN:.0%} of this passage and of all the text.",
     "layers": "The shorter a bar, the more of the layer is exactly zero. Symmetric untrained "
-    "weights leave one half active. The line on a bar goes from the sparsest 5 % of tokens to the "
-    "densest 5 %.",
+    "weights leave one half active. The line on a bar goes from the sparsest 5% of tokens to the "
+    "densest 5%.",
     "rates": "Each neuron is counted once, at the share of tokens on which it fires. "
     "The numbers on the left count the neurons that never fired.",
     "tokens": "One column per token, in the order of the text: the deeper the blue, the more of a "

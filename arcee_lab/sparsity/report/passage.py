@@ -91,7 +91,9 @@ class Passage(Result):
             [unit_name(*pair) for pair in zip(self.layers, self.neurons, strict=True)],
             groups=[str(layer) for layer in self.layers],
             notes=[f"{rate:.1%}" for rate in self.rates],
-            title=f"Which neurons of {self._layers} fire where; right: how often over all the text",
+            title=f"{counted(len(self.neurons), 'neuron')} of {self._layers} fire at "
+            f"{float((self.values > 0).double().mean()):.0%} of these "
+            f"{counted(len(self.tokens), 'token')}; right: how often over all the text",
             dark=dark,
         )
 
@@ -107,7 +109,8 @@ class Passage(Result):
             x="token",
             y="layer",
             what="share of neurons that fire",
-            title=f"A token uses {share.min():.1%} to {share.max():.1%} of a layer's neurons",
+            title=f"A token uses {share.min():.1%} to {share.max():.1%} of a layer's neurons "
+            f"(N = {counted(len(self.tokens), 'token')})",
             limits=(0, float(share.max()) or 1.0),
             dark=dark,
         )

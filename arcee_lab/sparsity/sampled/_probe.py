@@ -141,11 +141,15 @@ class Probe(Result):
             x, y = rows["budget"].to_numpy(), rows[what].to_numpy()
             known = names.get(str(name), "the neurons that fire most")
             lines.append(Band(known, x, y, low, high, dashed=name == "hot"))
+        equal = frame[frame["budget"] == 1.0].set_index("predictor")
+        named = equal[what].to_dict()
         return bands(
             lines,
             x=Axis("budget, as a multiple of the neurons that do fire"),
             y=Axis("weighted recall" if weighted else "recall", percent=True, limits=(0.0, 1.02)),
-            title=f"Layer {self.layer}: naming the active neurons for {self.cost:.0%} of up_proj",
+            title=f"Layer {self.layer}: for {self.cost:.0%} of up_proj, a probe names "
+            f"{named['probe']:.0%} of the active neurons, the SVD {named['svd']:.0%} "
+            f"(N = {int(self.tokens.sum()):,} tokens)",
             marks=[(1.0, "as many as fire")],
             dark=dark,
         )

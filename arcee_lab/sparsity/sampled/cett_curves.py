@@ -116,7 +116,7 @@ class CettCurves(Result):
             ["not exactly zero", *(f"left at CETT {percent(target)}" for target in targets)],
             what="share of neurons left",
             title=f"{1 - float(self.zeros.mean()):.1%} of neurons fire, {last:.1%} are left at "
-            f"CETT {percent(targets[-1])} (N = {self.n_tokens:,})",
+            f"CETT {percent(targets[-1])} (N = {self.n_tokens:,} tokens)",
             dark=dark,
         )
 
@@ -128,6 +128,8 @@ class CettCurves(Result):
             Band(f"layer {layer}", error.numpy(), (1 - sparsity).numpy(), dots=False)
             for layer, (error, sparsity) in enumerate(zip(self.error, self.sparsity, strict=True))
         ]
+        target = TARGETS[-1]
+        left = 1 - self.sparsity_at(target)
         return bands(
             lines,
             x=Axis(
@@ -137,7 +139,8 @@ class CettCurves(Result):
                 (5e-4, 1.0),
             ),
             y=Axis("share of neurons left", "log", True, (1e-4, None)),
-            title=f"Error of each layer against neurons it keeps (N = {self.n_tokens:,})",
+            title=f"At an error of {percent(target)} a layer keeps {float(left.min()):.1%} to "
+            f"{float(left.max()):.1%} of its neurons (N = {self.n_tokens:,} tokens)",
             marks=[(target, percent(target)) for target in TARGETS],
             dark=dark,
         )

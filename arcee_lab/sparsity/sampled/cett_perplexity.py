@@ -139,7 +139,7 @@ class CettPerplexity(Result):
             what="share of neurons left",
             title=f"{1 - self.sparsity[0].mean():.1%} of neurons fire; "
             f"{1 - self.sparsity[trials[1]].mean():.1%} hold perplexity within "
-            f"{percent(self.increases[0])} (N = {self.curves.n_tokens:,})",
+            f"{percent(self.increases[0])} (N = {self.curves.n_tokens:,} tokens)",
             dark=dark,
         )
 

@@ -207,8 +207,9 @@ class TruncationCurves(Result):
             lines,
             x=Axis("share of neurons kept, all layers", "log", True),
             y=Axis(labels[what], "symlog", limits=(-0.02, None), options={"linthresh": 0.02}),
-            title=f"{best['critical_sparsity']:.1%} can be zero at {KEEP:.0%} of the likelihood; "
-            f"{self.sparsity[0]:.1%} are",
+            title=f"{self.sparsity[0]:.1%} of activations are zero; "
+            f"{best['critical_sparsity']:.1%} can be zero at {KEEP:.0%} of the likelihood "
+            f"(N = {int(self.targets.sum()):,} predicted tokens)",
             levels=[(allowed, f"{KEEP:.0%} of the likelihood")] if what == "delta_nll" else [],
             height=3.8,
             dark=dark,

@@ -62,6 +62,19 @@ class AcrossLayersResult(Result):
         pairs = self.correlation[np.triu_indices(len(self.correlation), 1)]
         return window_means.average(pairs)
 
+    @property
+    def _finding(self) -> str:
+        mean = self._mean_of_pairs
+        if not np.isfinite(mean):
+            return f"One layer alone (N = {self.tokens:,} tokens)"
+        where = "at unrelated tokens"
+        if abs(mean) >= 0.1:  # less explains under a hundredth of the variance
+            where = "at the same tokens" if mean > 0 else "at different tokens"
+        return (
+            f"Layers use many neurons {where}: mean correlation {mean:.2f} "
+            f"(N = {self.tokens:,} tokens)"
+        )
+
     def frame(self) -> "pd.DataFrame":
         """One row per pair of layers: layer, other, correlation; cosine where other is the next."""
         import pandas as pd
@@ -93,8 +106,7 @@ class AcrossLayersResult(Result):
             across="layer",
             down="layer",
             what="correlation of active neurons",
-            title="Do layers work hard at the same tokens? Mean correlation "
-            f"{self._mean_of_pairs:.2f} (N = {self.tokens:,} tokens)",
+            title=self._finding,
             dark=dark,
         )
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
@@ -72,9 +72,13 @@ class BlocksResult(Result):
         size = SIZES[0]
         share = window_means.average(self.means[f"zero_{size}"].value)
         if not np.isfinite(share):
-            return "Zeros in blocks"
+            return f"The layers have no blocks of {size} neurons"
         chance = (self.zeros**size).mean()
-        return f"{share:.0%} of blocks of {size} neurons are all zero; {chance:.0%} by chance"
+        n = counted(int(self.means[f"zero_{size}"].windows.max()), "window")
+        return (
+            f"{share:.0%} of blocks of {size} neurons are all zero; {chance:.0%} by chance "
+            f"(N = {n})"
+        )
 
     def frame(self) -> "pd.DataFrame":
         """One row per layer: every mean, its half, chances of zero blocks, the fullest tile."""

@@ -113,7 +113,7 @@ class ConcentrationResult(Result):
             f"N = {int(self.tokens.max()):,} tokens of {windows:,} windows: by layer, a token's "
             f"contributions count as {np.nanmin(eff):.1f} to {np.nanmax(eff):.1f} neurons at equal "
             f"shares, and {np.nanmin(k90):.1f} to {np.nanmax(k90):.1f} of {self.d_mlp:,} neurons "
-            "hold 90 % of them (means over tokens)"
+            "hold 90% of them (means over tokens)"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -139,7 +139,7 @@ class ConcentrationResult(Result):
 
         layers = np.arange(len(self.eff))
         k90 = self.means["k90"].value
-        names = {"n_eff": "at equal shares (N_eff)", "k90": "hold 90 %", "k99": "hold 99 %"}
+        names = {"n_eff": "at equal shares (N_eff)", "k90": "hold 90%", "k99": "hold 99%"}
         return lines(
             [
                 Line(title, layers, self.means[name].value, self.means[name].ci_half_width)
@@ -148,7 +148,7 @@ class ConcentrationResult(Result):
             x="layer",
             y=f"neurons of {self.d_mlp:,}, mean over tokens",
             title=f"{np.nanmin(k90):.0f} to {np.nanmax(k90):.0f} of {self.d_mlp:,} neurons hold "
-            "90 % of what a token's MLP writes"
+            f"90% of what a token's MLP writes (N = {int(self.tokens.max()):,} tokens)"
             if np.isfinite(k90).any()
             else "No neuron writes anything",
             dark=dark,

@@ -44,10 +44,9 @@ class LossResult(Result):
 
     @property
     def headline(self) -> str:
-        told = ", ".join(f"{value:+.2f}" for value in self.correlation[:8])
         return (
             f"N = {int(self.tokens.sum()):,} tokens with a next one: correlation of active neurons "
-            f"and loss, by layer: {told}"
+            f"and loss, by layer: {window_means.by_layer(self.correlation)}"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -79,8 +78,9 @@ class LossResult(Result):
             ],
             x="loss of the next token, nats",
             y="share of neurons that fire",
-            title="Do hard tokens use more neurons? Correlation "
-            f"{window_means.ends(self.correlation)} by layer",
+            title=f"Hard tokens use {window_means.as_many(self.correlation)} neurons: correlation "
+            f"{window_means.ends(self.correlation)} by layer "
+            f"(N = {int(self.tokens.sum()):,} tokens)",
             dark=dark,
         )
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
@@ -75,8 +75,11 @@ class OverlapResult(Result):
             window_means.average(x) for x in (self.jaccard.value[:, 0], self.chance[0])
         )
         if not np.isfinite(first):
-            return "Overlap of active sets by token distance"
-        return f"Neighbouring tokens share {first:.0%} of active neurons; {chance:.0%} by chance"
+            return "No two tokens are neighbours"
+        return (
+            f"Neighbouring tokens share {first:.0%} of active neurons; {chance:.0%} by chance "
+            f"(N = {counted(int(self.jaccard.windows.max()), 'window')})"
+        )
 
     def frame(self) -> "pd.DataFrame":
         """One row per layer and lag: jaccard, reuse, their halves and chances, n_windows."""

@@ -112,8 +112,14 @@ class PredictorsResult(Result):
         )
         hot = self.hot[:, place].mean()
         if not np.isfinite(best[0]) or best[0] < hot:
-            return f"The neurons that fire most hold {hot:.0%} of the active ones"
-        return f"Best predictor: {best[1]} names {best[0]:.0%} of the active neurons; hot {hot:.0%}"
+            return (
+                f"The neurons that fire most hold {hot:.0%} of the active ones "
+                f"(N = {self.tokens:,} tokens)"
+            )
+        return (
+            f"Best predictor: {best[1]} names {best[0]:.0%} of the active neurons; the most "
+            f"frequent ones are {hot:.0%} of them (N = {self.tokens:,} tokens)"
+        )
 
     def frame(self) -> "pd.DataFrame":
         """One row per layer and predictor: metrics at its own threshold, recall at budgets."""

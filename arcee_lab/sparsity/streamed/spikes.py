@@ -77,10 +77,11 @@ class SpikesResult(Result):
         layers = np.arange(len(self.largest))
         share = window_means.average(self.top.value)
         return lines(
-            [Line("mean over tokens, 95 %", layers, self.top.value, self.top.ci_half_width)],
+            [Line("mean over tokens, 95%", layers, self.top.value, self.top.ci_half_width)],
             x="layer",
             y="‖top neuron‖ / ‖output‖",
-            title=f"The strongest neuron is {share:.0%} as long as its MLP's output (mean)"
+            title=f"The strongest neuron is {share:.0%} as long as its MLP's output "
+            f"(mean, N = {self.tokens:,} tokens)"
             if np.isfinite(share)
             else "No neuron writes anything",
             dark=dark,

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sparsity.core import packed_masks, window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
@@ -153,7 +153,8 @@ class UnionsResult(Result):
             x="tokens together",
             y="share of neurons used",
             title=f"A token uses {self.rates.mean():.1%} of the neurons, a window "
-            f"{self.sequence.value.mean():.1%} (mean over layers)",
+            f"{self.sequence.value.mean():.1%} (mean over layers, "
+            f"N = {counted(int(self.sequence.windows.max()), 'window')})",
             log_x=True,
             dark=dark,
         )

@@ -97,7 +97,7 @@ def head_maps(
             if pitch > 0.4 and len(layers) <= 16:
                 write(axes, values, shades, dark=dark)
             else:
-                colour_bar(figure, mesh, [axes], "")
+                colour_bar(figure, mesh, [axes], "", ticks=3)
             label(axes.set_xticks, [str(head) for head in range(heads)], pitch)
             label(axes.set_yticks, layers, row)
             axes.set(xlim=(0, heads), ylim=(len(layers), 0))

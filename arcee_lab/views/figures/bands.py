@@ -43,7 +43,7 @@ class Axis:
     Attributes:
         label: What it measures, with its unit.
         scale: A matplotlib scale: "linear", "log", "symlog" or "logit".
-        percent: Whether to write 0.05 as 5 %.
+        percent: Whether to write 0.05 as 5%.
         limits: Its ends; None in place of one leaves it to the data.
         options: For the scale, such as `linthresh`.
     """
@@ -120,8 +120,8 @@ def bands(
 
 
 def percent(value: float, place: object = None) -> str:
-    """0.05 as 5 %, with as many digits as small shares need."""
-    return f"{100 * value:.3g} %"
+    """0.05 as 5%, with as many digits as small shares need."""
+    return f"{100 * value:.3g}%"
 
 
 def _scale(axes: Axes, axis: Axis, which: str) -> None:

@@ -17,13 +17,14 @@ from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 from arcee_lab.views.figures.drawing import palette, titles
+from arcee_lab.views.figures.drawing.pixels import reduced
 from arcee_lab.views.figures.drawing.svg import svg
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, DIVERGING_PLACES, PLACES, SEQUENTIAL
 
 WIDTH = 5.0  # inches: 480 pixels, so that a phone shows it at three quarters of its size
 SMALL = 8.5  # points: no text of a figure is smaller
 MOST_BYTES = 60_000  # of a figure as SVG; a larger one is shown as PNG
-_COLOURS = 32  # of a PNG in a notebook
+
 _TRIES = 4  # to lay a figure out
 
 _STYLE: dict[Any, Any] = {
@@ -82,7 +83,7 @@ class Figure(MatplotlibFigure):
         return f"Figure({' '.join(self.title.split())})"
 
     def _repr_png_(self) -> bytes:
-        return png(self, colours=_COLOURS)
+        return png(self, small=True)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         drawn = svg(self, title=self.title)
@@ -143,23 +144,21 @@ def titled(figure: Figure, of: str) -> Figure:
     return figure
 
 
-def png(figure: MatplotlibFigure, *, dpi: int = 100, colours: int | None = None) -> bytes:
+def png(figure: MatplotlibFigure, *, dpi: int = 100, small: bool = False) -> bytes:
     """The figure as PNG bytes, the same for the same figure wherever the same versions run.
 
     Args:
         figure: What to draw.
         dpi: Dots per inch.
-        colours: Keep so many colours, at most 256, in a third of the bytes; None keeps all.
+        small: Keep the colours of the house style alone, in a third of the bytes.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    if colours is None:
+    if not small:
         return buffer.getvalue()
-    small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(
-        small, format="png", optimize=True
-    )
-    return small.getvalue()
+    few = io.BytesIO()
+    reduced(Image.open(buffer)).save(few, format="png", optimize=True)
+    return few.getvalue()
 
 
 def sequential() -> LinearSegmentedColormap:

@@ -1,9 +1,12 @@
-"""Numbers with their intervals, one row each: differences around 0, and scores with controls."""
+"""Numbers with their intervals, one row each: differences around 0, scores, and controls."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.ticker import MaxNLocator
 
 from arcee_lab.views.figures.figure import SMALL, WIDTH, Figure, ink, new, style
 from arcee_lab.views.html import number
@@ -14,57 +17,75 @@ _CONTROLS = "x+1"  # marks
 
 
 class Row(NamedTuple):
-    """One difference.
+    """One number.
 
     Attributes:
         label: Its name.
-        value: The difference.
+        value: The number.
         low: Lower end of its interval.
         high: Upper end.
-        clear: Whether it is clear after the correction for many tests.
+        clear: Whether a difference is clear after the correction for many tests.
+        ceiling: The best that a score can reach; NaN where nobody knows.
     """
 
     label: str
     value: float
     low: float
     high: float
-    clear: bool
+    clear: bool = True
+    ceiling: float = math.nan
 
 
-def forest_panels(
-    panels: Sequence[tuple[str, Sequence[Row]]], *, x: str, title: str = "", dark: bool = False
+def interval_rows(
+    panels: Sequence[tuple[str, Sequence[Row]]],
+    *,
+    x: str = "",
+    differences: bool = False,
+    title: str = "",
+    dark: bool = False,
 ) -> Figure:
     """Draws one panel per metric, one below the other, each with its own horizontal axis.
 
-    A filled mark is a clear difference, an open one is not; the number stands to the right.
+    The number stands to the right. A filled mark is a clear difference, or a score; an open one is
+    a difference that may be chance.
 
     Args:
         panels: Title and rows of each.
         x: Name of the horizontal axis.
+        differences: Whether numbers are differences: a line is drawn at 0, and their intervals
+            stand next to them.
         title: The line above.
         dark: For a dark page.
     """
     heights = [0.55 + _ROW * len(rows) for _, rows in panels]
     with style(dark=dark):
-        figure = Figure(figsize=(WIDTH, 0.7 + sum(heights)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.8 + sum(heights)), layout="constrained")
         axes = figure.subplots(
             len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
+        marks: dict[str, Artist] = {}
         for place, (heading, rows) in zip(axes, panels, strict=True):
-            place.axvline(0, color=ink(dark), linewidth=0.8)
+            if differences:
+                place.axvline(0, color=ink(dark), linewidth=0.8)
             for at, row in enumerate(rows):
-                colour = CATEGORIES[0]
-                place.plot([row.low, row.high], [at, at], color=colour, linewidth=1.6)
-                place.plot(
-                    row.value,
-                    at,
-                    "o",
-                    color=colour,
-                    markersize=5,
-                    markerfacecolor=colour if row.clear else "none",
-                )
+                blue = {"color": CATEGORIES[0]}
+                place.plot([row.low, row.high], [at, at], linewidth=1.6, **blue)
+                face = {} if row.clear else {"markerfacecolor": "none"}
+                (dot,) = place.plot(row.value, at, "o", markersize=5, linestyle="", **blue, **face)
+                if differences:
+                    name = "clear difference" if row.clear else "may be chance"
+                else:
+                    name = "score, 95% interval"
+                marks.setdefault(name, dot)
+                if not math.isnan(row.ceiling):
+                    shape = {"markersize": 11, "markeredgewidth": 2, "linestyle": ""}
+                    (bar,) = place.plot(row.ceiling, at, "|", color=CATEGORIES[1], **shape)
+                    marks.setdefault("ceiling", bar)
+                said = number(row.value, aligned=not differences)
+                if differences:
+                    said += f" [{number(row.low)}, {number(row.high)}]"
                 place.annotate(
-                    f"{number(row.value)} [{number(row.low)}, {number(row.high)}]",
+                    said,
                     (1.0, at),
                     xycoords=("axes fraction", "data"),
                     xytext=(4, 0),
@@ -76,8 +97,12 @@ def forest_panels(
             place.set_ylim(len(rows) - 0.4, -0.6)
             place.set_title(heading)
             place.margins(x=0.08)
-        axes[-1].set_xlabel(x)
-        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+            place.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            place.grid(axis="x", linewidth=0.5)
+        if len(axes):
+            axes[-1].set_xlabel(x)
+        figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=2)
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
@@ -101,7 +126,7 @@ def found_bars(
     rows = np.arange(len(names))
     value, low, high = np.array(scores, dtype=float).reshape(-1, 3).T
     with style(dark=dark):
-        figure, (axes,) = new(0.9 + 0.24 * len(names))
+        figure, (axes,) = new(1.4 + _ROW * len(names))
         axes.hlines(rows, low, high, color=CATEGORIES[0], linewidth=2, alpha=0.6)
         axes.scatter(value, rows, s=24, color=CATEGORIES[0], label="best unit", zorder=3)
         for place, (name, found) in enumerate(controls.items(), start=1):
@@ -116,7 +141,7 @@ def found_bars(
                 )
         axes.set_yticks(rows, names)
         axes.set(xlim=(0, 1.02), xlabel="F1 on the confirmation texts")
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)
         figure.legend(loc="outside lower center", fontsize=SMALL, ncols=3)

@@ -211,10 +211,21 @@ def label(
     )
 
 
-def colour_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], what: str) -> None:
-    """The bar below the panels that says what the colours mean."""
+def colour_bar(
+    figure: Figure, mesh: QuadMesh, axes: list[Axes], what: str, *, ticks: int = 5
+) -> None:
+    """The bar below the panels that says what the colours mean.
+
+    Args:
+        figure: Where.
+        mesh: What `draw` gave.
+        axes: The panels.
+        what: What the numbers are.
+        ticks: At most so many steps have a number; fewer below half of a figure's width.
+    """
+    locator = MaxNLocator(ticks, steps=[1, 2, 5, 10])
     bar = figure.colorbar(
-        mesh, ax=axes, location="bottom", shrink=0.7, aspect=32, pad=0.02, ticks=MaxNLocator(5)
+        mesh, ax=axes, location="bottom", shrink=0.7, aspect=32, pad=0.02, ticks=locator
     )
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=SMALL, length=2)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from arcee_lab.views.figures.drawing import palette
+from arcee_lab.views.figures.drawing.pixels import reduced
 
 DPI = 150  # of the parts that are drawn as pixels: cells of maps, dense dots
 # Text stays text, which is smaller, can be searched, and is sharp; the same figure gives the same
@@ -31,7 +32,7 @@ _PATH = re.compile(r' d="([^"]*)"')
 _COMMAND = re.compile(r"([A-Za-z])([^A-Za-z]*)")
 _TENTHS = re.compile(r"(\d\.\d)\d+")
 _IMAGE = re.compile(r"(?<=data:image/png;base64,)[^\"]+")
-_COLOURS = 128  # of parts drawn as pixels
+
 _OFTEN = 3  # from which a style is worth a name
 
 
@@ -76,11 +77,10 @@ def _short_path(path: str) -> str:
 
 
 def _palette(found: re.Match[str]) -> str:
-    """A PNG in a palette of colours, which takes a third of the bytes."""
+    """A PNG in the colours of figures, which takes a third of the bytes."""
     buffer = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(found[0])))
-    few = picture.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(buffer, format="png", optimize=True)
+    reduced(picture).save(buffer, format="png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -8,6 +8,7 @@ from matplotlib.text import Text
 
 _N = "N\u00a0=\u00a0"  # stays on one line
 _MARGIN = 6  # pixels between a title and the edge
+_FAR = 0.2  # of a figure's width: axes that begin further right leave their title at its edge
 
 
 def wrap(figure: Figure, renderer: Any) -> bool:
@@ -25,10 +26,16 @@ def wrap(figure: Figure, renderer: Any) -> bool:
     if suptitle:
         changed |= _wrap(suptitle, figure.bbox.width, renderer)
     for axes in figure.axes:
+        axes.apply_aspect()  # a square one begins further right than its place
         spec = axes.get_subplotspec()
         alone = spec is None or spec.colspan.stop == spec.get_gridspec().ncols
         end = figure.bbox.width if alone else axes.bbox.x1
-        changed |= _wrap(axes._left_title, end, renderer)  # type: ignore[attr-defined]
+        title: Any = axes._left_title  # type: ignore[attr-defined]
+        if not suptitle and axes is figure.axes[0]:
+            # The title of the whole figure, which long names of rows must not push to the right.
+            left = (_MARGIN - axes.bbox.x0) / axes.bbox.width
+            title.set_x(left if axes.bbox.x0 > _FAR * figure.bbox.width else 0.0)
+        changed |= _wrap(title, end, renderer)
         middle = axes.bbox.x0 + axes.bbox.width / 2  # where a name is centred
         room = 2 * min(middle, figure.bbox.width - middle) - _MARGIN
         changed |= _shorten(axes.xaxis.label, room, renderer)
