@@ -202,6 +202,25 @@ def test_a_small_png_keeps_the_colours_of_scales():
         assert shown[0, -1, 3] == 0, "what is transparent stays so"
 
 
+def test_a_long_title_over_long_names_leaves_room_for_the_axes():
+    import warnings
+
+    from arcee_lab.views.figures.forest import found_bars
+
+    names = ["plural subject in scope  L3/N594", "a"]
+    title = "Best neuron per label: F1 0.53 to 1.00 on other documents, " * 3
+    figure = found_bars(names, [(0.9, 0.8, 1.0)] * 2, {"untrained": [0.4] * 2}, title=title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where axes would have no size
+        figure._repr_png_()
+    (axes,) = figure.axes
+    assert axes.bbox.width > 0.4 * figure.bbox.width
+    box = axes._left_title.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y1 <= figure.bbox.height
+
+
 def test_ipython_takes_the_whole_bundle():
     from IPython.core.formatters import DisplayFormatter
 

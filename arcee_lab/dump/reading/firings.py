@@ -191,7 +191,10 @@ class TopFirings(Result):
             parts.append(
                 f"<p><b>{number(float(self.values[row]))}</b> at {where}</p>"
                 + token_strip(
-                    self.around[row], self.around_values[row].float().numpy(), limit=limit
+                    self.around[row],
+                    self.around_values[row].float().numpy(),
+                    limit=limit,
+                    legend=row == 0,  # all have one scale
                 )
             )
         return "".join(parts)

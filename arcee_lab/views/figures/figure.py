@@ -67,6 +67,7 @@ class Figure(MatplotlibFigure):
                     axis.set_minor_formatter(_PlainLog())
         engine = self.get_layout_engine()
         if isinstance(engine, ConstrainedLayoutEngine):
+            titles.prepare(self)
             for _ in range(_TRIES):  # a longer title moves axes, which may shorten others
                 engine.execute(self)
                 if not titles.wrap(self, renderer):

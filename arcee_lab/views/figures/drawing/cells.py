@@ -234,8 +234,9 @@ def colour_bar(
 
 def written_number(value: float, limit: float) -> str:
     """A number of a cell: two digits after the point, fewer where numbers are large."""
-    text = f"{value:.2f}" if limit < 10 else f"{value:.0f}" if limit < 1000 else number(value)
-    return (text[1:] if text in ("-0", "-0.00") else text).replace("-", "−")
+    digits = 2 if limit < 10 else 1 if limit < 100 else 0
+    text = f"{value:.{digits}f}" if limit < 1000 else number(value)
+    return (text[1:] if text in ("-0", "-0.0", "-0.00") else text).replace("-", "−")
 
 
 def _numeric(name: str) -> bool:

@@ -8,7 +8,25 @@ from matplotlib.text import Text
 
 _N = "N\u00a0=\u00a0"  # stays on one line
 _MARGIN = 6  # pixels between a title and the edge
+_LETTERS = 12  # of a title per inch
 _FAR = 0.2  # of a figure's width: axes that begin further right leave their title at its edge
+
+
+def prepare(figure: Figure) -> None:
+    """Breaks titles that no figure of this width can hold, before it is laid out; in place.
+
+    The layout leaves room for the middle of a title, which a long one has beyond the page: axes
+    with long names of rows would have no room left.
+
+    Args:
+        figure: Any figure.
+    """
+    most = int(_LETTERS * figure.get_figwidth())
+    for axes in figure.axes:
+        title: Any = axes._left_title  # type: ignore[attr-defined]
+        text = title.get_text()
+        if max(map(len, text.splitlines()), default=0) > most:
+            title.set_text(fill(" ".join(text.split()).replace("N = ", _N), most))
 
 
 def wrap(figure: Figure, renderer: Any) -> bool:
