@@ -35,7 +35,7 @@ def _look(root: Path, path: str) -> os.stat_result | None:
     """Checks a path as `inside` says; what the system knows of its last part, None without one."""
     target, found = os.fspath(root), None
     for part in plain_path(path).split("/"):
-        target = os.path.join(target, part)  # a Path for each part would take longer than lstat
+        target = f"{target}{os.sep}{part}"  # a Path for each part would take longer than lstat
         try:
             found = os.lstat(target)
         except (FileNotFoundError, NotADirectoryError):

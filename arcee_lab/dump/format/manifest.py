@@ -276,14 +276,14 @@ def _all_shards(
 
 def _fit(site: StoredSite, files: list[StoredFile], lengths: list[int]) -> bool:
     """Whether no file of a site states more nonzeros than it has cells, or too few bytes."""
-    itemsize = site.torch_dtype.itemsize
-    each, per_token, fixed = enough_bytes(site.layout, width=site.width, itemsize=itemsize)
+    width, itemsize = site.width, site.torch_dtype.itemsize
+    each, per_token, fixed = enough_bytes(site.layout, width=width, itemsize=itemsize)
     for file, length in zip(files, lengths, strict=True):
         nonzeros = file.nonzeros or 0
-        if nonzeros > length * site.width:
+        if nonzeros > length * width:
             return False
         if file.bytes < each * nonzeros + per_token * length + fixed and file.bytes < least_bytes(
-            site.layout, tokens=length, width=site.width, itemsize=itemsize, nonzeros=nonzeros
+            site.layout, tokens=length, width=width, itemsize=itemsize, nonzeros=nonzeros
         ):
             return False
     return True

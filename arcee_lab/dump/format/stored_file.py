@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from itertools import starmap
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -37,6 +37,9 @@ class StoredFile(NamedTuple):
         """The record as JSON values; `read_file` is the inverse."""
         value = {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
         return value if self.nonzeros is None else value | {"nonzeros": self.nonzeros}
+
+
+_NEW = partial(tuple.__new__, StoredFile)  # `StoredFile._make` in half the time
 
 
 def read_file(value: Any, where: str, *, most: int | None = None) -> StoredFile:
@@ -100,4 +103,4 @@ def read_files(plain: Sequence[Any], counted: Sequence[Any]) -> list[StoredFile]
     if not sound:
         return None
     nonzeros = [None] * len(plain) + counts
-    return [*starmap(StoredFile, zip(paths, sizes, checksums, nonzeros, strict=True))]
+    return [*map(_NEW, zip(paths, sizes, checksums, nonzeros, strict=True))]
