@@ -196,7 +196,8 @@ class _Read:
         out = []
         for pieces in zip(*self._parts, strict=True):
             # A model may be spread over devices.
-            out.append(torch.cat(pieces).to(there.device).unflatten(0, (-1, *shape)))
+            whole = torch.cat([x.to(there.device) for x in pieces])
+            out.append(whole.unflatten(0, (-1, *shape)))
         larger, at_least, own, *strongest = out
         none = (self._asked < 0) | ~there[..., None]
         ranks = larger.long().masked_fill(none, -1)
