@@ -179,6 +179,7 @@ class _Read:
         for x in self._waiting:
             for some, logits in self._readout.pieces(x, columns=self._size):
                 self._parts.append(self._piece(logits, some))
+                del logits  # so that the next product is written where this one was
         self._waiting.clear()
 
     def _piece(self, logits: Float[Tensor, "some vocab"], some: slice) -> list[Tensor]:
