@@ -53,12 +53,13 @@ def gpu(monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "1")
     from benchmarks.gpu import __main__ as module
-    from benchmarks.gpu import cost, longer, marked, neuron_rows, parity
+    from benchmarks.gpu import answering, cost, longer, marked, neuron_rows, parity
 
     for owner, name in (
         (parity, "rows"),
         (cost, "rows"),
         (neuron_rows, "rows"),
+        (answering, "rows"),
         (longer, "rows"),
         (longer, "smaller_rows"),
         (marked, "rows"),
