@@ -332,7 +332,6 @@ with lesson.part("ablation, drawn"):
             log_x=True,
         )
     )
-
 # %% [markdown]
 # ## Steer
 #
@@ -387,7 +386,6 @@ with lesson.part("steering"):
             f"(N = {len(pairs)} pairs)",
         )
     )
-
 # %% [markdown]
 # It holds in `generate` too: the edit acts on the prompt's subject, once, and the rest of the text
 # follows from it.
@@ -402,7 +400,6 @@ with lesson.part("a steered text"):
         steered = model.generate(**prompt, **settings)
     for name, ids in {"plain": plain, "steered": steered}.items():
         print(f"{name:8}", tokenizer.decode(ids[0], skip_special_tokens=True))
-
 # %% [markdown]
 # ## The same in nnsight
 #
@@ -443,7 +440,6 @@ with lesson.part("an ablation in nnsight"):
     print(
         f"{len(units)} neurons of layer {number} ablated, equal logits:", torch.equal(ours, theirs)
     )
-
 # %% [markdown]
 # ## Next steps
 #
