@@ -103,9 +103,11 @@ def test_on_own_texts(source, runner, shallow):
 @pytest.mark.slow
 @EACH
 def test_on_own_kinds_of_texts_in_fp32(source, runner, shallow):
-    kinds = {"harbour": OWN.strip().split("\n\n"), "sea": [OWN[200:700], OWN[500:900]]}
+    first, *others = OWN.strip().split("\n\n")
+    kinds = {"harbour": [first, others[0]], "sea": others[1:]}
     ran = runner.run(source, MODEL=str(shallow), TEXTS=kinds, DTYPE="float32").require()
-    assert names(ran.left_out) <= {"the history of training"}
+    own_words = {"labels of plural nouns"} if source.stem == "10_exercises" else set()
+    assert names(ran.left_out) <= {"the history of training"} | own_words
 
 
 @pytest.mark.slow
