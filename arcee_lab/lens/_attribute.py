@@ -1,5 +1,6 @@
 """Direct logit attribution: a logit as a sum over what was added to the residual stream."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from arcee_lab.errors import SettingError
 from arcee_lab.heads.targets import Given as Answer
 from arcee_lab.heads.targets import Target, target_of
 from arcee_lab.hooks.selection import Choice
-from arcee_lab.lens.answers import require_known, token_words
+from arcee_lab.lens.answers import require_known
 from arcee_lab.lens.attribution import Attribution
 from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.streaming import each, run
+from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -103,7 +105,7 @@ def attribute(
     if meant.spots == 2:  # one for each of the two tokens
         sides = [target_of(model, side).offset(model) for side in ("start", "end")]
         offset = torch.stack(sides).reshape(1, 2)
-    return sums.result(meant.name, offset, token_words(tokenizer, asked.tokens.flatten().tolist()))
+    return sums.result(meant.name, offset, TokenWords(tokenizer, asked.tokens.cpu()))
 
 
 def _is_pair(positions: Choice) -> bool:
@@ -185,7 +187,7 @@ class _Sums:
         added = (self._along * bias.detach().to(self._along)).sum(dim=-1)
         return added.expand_as(self._scale)
 
-    def result(self, name: str, offset: Tensor, text: dict[int, str]) -> Attribution:
+    def result(self, name: str, offset: Tensor, text: Mapping[int, str]) -> Attribution:
         """Everything times the scale, on the CPU; NaN where a prompt has no such token."""
         scale, there = self._scale, self._prompts.there
         blank = ~there.to(scale.device)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.lens._logit_lens import residual_sites
-from arcee_lab.lens.answers import token_words
 from arcee_lab.lens.decomposition import Decomposition
 from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.streaming import run
+from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap
@@ -108,7 +108,7 @@ def decompose(
         tokens=asked.tokens.cpu(),
         columns=asked.chosen.cpu(),
         there=asked.there.cpu(),
-        text=token_words(tokenizer, asked.tokens.flatten().tolist()),
+        text=TokenWords(tokenizer, asked.tokens.cpu()),
     )
 
 

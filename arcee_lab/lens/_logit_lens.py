@@ -8,17 +8,12 @@ from torch import Tensor, nn
 
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
-from arcee_lab.lens.answers import (
-    Answers,
-    answer_count,
-    answer_words,
-    read_answers,
-    token_words,
-)
+from arcee_lab.lens.answers import Answers, answer_count, answer_words, read_answers
 from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.reading import LogitLens
 from arcee_lab.lens.readout import Readout
 from arcee_lab.lens.streaming import each, run
+from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.runs.arguments import checked
 
@@ -27,8 +22,8 @@ if TYPE_CHECKING:
 
 RESIDUAL = ("hook_embed", "layers.*.hook_resid_mid", "layers.*.hook_resid_post")
 _STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post")
-# Comparisons are written into a buffer of 4 MiB, that stays in the processor's cache.
-_AT_ONCE = 2**20
+# Comparisons are written into one buffer of 2 MiB, that stays in the processor's cache.
+_AT_ONCE = 2**19
 # Residuals that wait for the head: 4 MiB in fp32, however many sites there are.
 _MOST_WAITING = 2**20
 
@@ -101,27 +96,25 @@ def logit_lens(
     read = _Read(readout, given, asked, size, min(top, size), lens)
     run(anatomy, given, each(names, read.take_from(names)))
     ranks, ties, logits, *strongest = read.found()
-    log_z, top_logits, top_ids = strongest or (None, None, None)
-    named = set(asked.flatten().tolist())
-    if top_ids is not None:
-        named.update(top_ids.flatten().tolist())
-    text = token_words(tokenizer, given.tokens.flatten().tolist())
+    top_logits, top_ids, log_z = strongest or (None, None, None)
+    tokens, asked = given.tokens.cpu(), asked.cpu()
+    named = asked if top_ids is None else torch.cat((asked.flatten(), top_ids.flatten()))
     return LogitLens(
         sites=tuple(names),
         head=anatomy.legend.head,
         lens="logit lens" if lens is None else "tuned lens",
-        tokens=given.tokens.cpu(),
+        tokens=tokens,
         columns=given.chosen.cpu(),
         there=given.there.cpu(),
-        answers=asked.cpu(),
+        answers=asked,
         ranks=ranks,
         ties=ties,
         logits=logits,
         log_z=log_z,
         top_ids=top_ids,
         top_logits=top_logits,
-        words=answer_words(anatomy, tokenizer, named, known=text),
-        text=text,
+        words=answer_words(anatomy, tokenizer, named),
+        text=TokenWords(tokenizer, tokens),
     )
 
 
@@ -159,6 +152,7 @@ class _Read:
         self._columns = asked.flatten(0, 1).clamp_min(0)
         self._waiting: list[Tensor] = []
         self._parts: list[list[Tensor]] = []
+        self._buffer: Tensor | None = None
 
     def take_from(self, names: list[str]):
         """The function that takes the activation of each of these sites."""
@@ -184,54 +178,66 @@ class _Read:
 
     def _piece(self, logits: Float[Tensor, "some vocab"], some: slice) -> list[Tensor]:
         own = logits.gather(1, self._columns[some].to(logits.device))
-        found = [*counts(logits, own), own]
+        if self._buffer is None:
+            self._buffer = buffer_for(logits)
+        found = [counts(logits, own, self._buffer), own]
         if self._top:
             strongest = logits.topk(self._top, dim=-1)
-            log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
-            found += [log_z, strongest.values, strongest.indices]
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            found += [strongest.values, strongest.indices, wide.logsumexp(dim=-1, keepdim=True)]
         return found
 
     def found(self) -> list[Tensor]:
-        """Ranks, ties and logits; with the strongest tokens also log Z, their logits and ids."""
-        shape, there = self._prompts.chosen.shape, self._prompts.there
+        """Ranks, ties and logits; of the strongest tokens logits and ids, and log Z."""
+        shape, there = self._prompts.chosen.shape, self._prompts.there[..., None]
         out = []
         for pieces in zip(*self._parts, strict=True):
             # A model may be spread over devices.
-            whole = torch.cat([x.to(there.device) for x in pieces])
-            out.append(whole.unflatten(0, (-1, *shape)))
-        larger, at_least, own, *strongest = out
-        none = (self._asked < 0) | ~there[..., None]
-        ranks = larger.long().masked_fill(none, -1)
-        ties = (at_least - larger - 1).long().masked_fill(none, -1)
-        found = [ranks, ties, own.float().masked_fill(none, torch.nan)]
+            whole = torch.cat([x.to(there.device) for x in pieces], dim=-2)
+            out.append(whole.unflatten(-2, (-1, *shape)))
+        counted, own, *strongest = out
+        none = (self._asked < 0) | ~there
+        numbers = counted.long()
+        numbers[1] -= numbers[0] + 1  # as large, and not the answer itself
+        found = [*numbers.masked_fill_(none, -1), own.float().masked_fill(none, torch.nan)]
         if strongest:
-            log_z, values, ids = strongest
-            gone = ~there[..., None]
-            found.append(log_z.float().masked_fill(~there, torch.nan))
-            found.append(values.float().masked_fill(gone, torch.nan))
-            found.append(ids.masked_fill(gone, -1))
+            logits, ids, log_z = strongest
+            found += [logits.float().masked_fill(~there, torch.nan), ids.masked_fill(~there, -1)]
+            found.append(log_z.float().masked_fill(~there, torch.nan).squeeze(-1))
         return [x.cpu() for x in found]
 
 
+def buffer_for(logits: Float[Tensor, "some vocab"]) -> Float[Tensor, "step vocab"]:
+    """Where `counts` writes comparisons of some tokens at a time."""
+    tokens, columns = logits.shape
+    step = max(1, _AT_ONCE // columns) if logits.device.type == "cpu" else tokens
+    return torch.empty(max(1, min(step, tokens)), columns, device=logits.device)
+
+
 def counts(
-    logits: Float[Tensor, "some vocab"], own: Float[Tensor, "some answer"]
-) -> tuple[Float[Tensor, "some answer"], Float[Tensor, "some answer"]]:
+    logits: Float[Tensor, "some vocab"],
+    own: Float[Tensor, "some answer"],
+    buffer: Float[Tensor, "step vocab"],
+) -> Float[Tensor, "2 some answer"]:
     """How many logits are larger than each answer's, and how many at least as large.
 
     Comparisons are written as 0 and 1 in fp32 and added up, which is exact up to 2^24 columns and
     several times faster than a sum of booleans.
+
+    Args:
+        logits: Of some tokens.
+        own: Those of the answers.
+        buffer: Overwritten; comparisons of as many tokens as it has rows are made at a time.
     """
-    tokens, columns = logits.shape
-    step = max(1, _AT_ONCE // columns) if logits.device.type == "cpu" else tokens
-    buffer = torch.empty(min(step, tokens), columns, device=logits.device)
-    found = torch.empty(2, own.shape[1], tokens, device=logits.device)
-    chunks = zip(logits.split(step), own.split(step), found.split(step, dim=2), strict=True)
-    for here, values, out in chunks:
+    found = torch.empty(2, own.shape[1], len(own), device=logits.device)
+    for start in range(0, len(own), len(buffer)):
+        some = slice(start, start + len(buffer))
+        here = logits[some]
         held = buffer[: len(here)]
         for answer in range(own.shape[1]):
-            value = values[:, answer, None]
-            for row, compare in enumerate((torch.gt, torch.ge)):
-                compare(here, value, out=held)
-                torch.sum(held, dim=1, out=out[row, answer])
-    larger, at_least = found.transpose(1, 2)
-    return larger, at_least
+            value = own[some, answer, None]
+            torch.gt(here, value, out=held)
+            torch.sum(held, dim=1, out=found[0, answer, some])
+            torch.ge(here, value, out=held)
+            torch.sum(held, dim=1, out=found[1, answer, some])
+    return found.transpose(1, 2)

@@ -11,6 +11,7 @@ from arcee_lab.errors import SettingError, TextError
 from arcee_lab.heads.batches import head_labels
 from arcee_lab.heads.targets import target_of
 from arcee_lab.lens.prompts import Prompts
+from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy
 
 Answers = str | int | Sequence[str | int] | Tensor | None
@@ -85,31 +86,20 @@ def answer_count(anatomy: Anatomy) -> int:
     return anatomy.size("vocab" if anatomy.legend.head == "causal" else "n_labels")
 
 
-def answer_words(
-    anatomy: Anatomy, tokenizer: Any, ids: Iterable[int], *, known: Mapping[int, str]
-) -> dict[int, str]:
+def answer_words(anatomy: Anatomy, tokenizer: Any, ids: Int[Tensor, "*any"]) -> Mapping[int, str]:
     """What columns of the logits are called: the token's text, or the label.
 
     Args:
         anatomy: Of the model.
         tokenizer: Of an LM head's tokens.
-        ids: The columns.
-        known: Texts of tokens that are decoded already, which takes longer than to look them up.
+        ids: The columns; -1 for none.
     """
     head = anatomy.legend.head
     if head == "qa":
         return {0: "start", 1: "end"}
     if head != "causal":
         return dict(enumerate(head_labels(anatomy)))
-    wanted = {i for i in ids if i >= 0}
-    found = token_words(tokenizer, wanted - known.keys())
-    return {i: known[i] if i in known else found[i] for i in sorted(wanted)}
-
-
-def token_words(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
-    """The text of tokens; their numbers, where there is no tokenizer."""
-    known = sorted({i for i in ids if i >= 0})
-    return {i: str(i) if tokenizer is None else tokenizer.decode([i]) for i in known}
+    return TokenWords(tokenizer, ids)
 
 
 def require_known(tokenizer: Any, given: object) -> None:
