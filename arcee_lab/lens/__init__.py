@@ -7,7 +7,10 @@ attribution     Attribution: that sum, frame, figure
 _decompose      `decompose`: the residual stream as a sum of vectors with labels
 decomposition   Decomposition: those vectors
 _tune           `tune`: fits a tuned lens on texts
-tuned           TunedLens: its maps, how far it is from the head, its files
+_fit_jacobian   `fit_jacobian`: a lens of mean derivatives of the last stream
+tuned           TunedLens: the maps of both, how far they are from the head, their files
+held_out        what such a lens is measured by
+token_words     what tokens are called in results
 prompts         what these calls run on
 answers         which tokens or labels are named
 readout         the final norm and the head
@@ -21,6 +24,7 @@ from arcee_lab._lazy import lazy_exports
 if TYPE_CHECKING:
     from arcee_lab.lens._attribute import attribute
     from arcee_lab.lens._decompose import decompose
+    from arcee_lab.lens._fit_jacobian import fit_jacobian
     from arcee_lab.lens._logit_lens import logit_lens
     from arcee_lab.lens._tune import tune
     from arcee_lab.lens.answers import first_tokens
@@ -37,6 +41,7 @@ __all__ = [
     "attribute",
     "decompose",
     "first_tokens",
+    "fit_jacobian",
     "logit_lens",
     "tune",
 ]
@@ -46,6 +51,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "_attribute": ("attribute",),
         "_decompose": ("decompose",),
+        "_fit_jacobian": ("fit_jacobian",),
         "_logit_lens": ("logit_lens",),
         "_tune": ("tune",),
         "answers": ("first_tokens",),

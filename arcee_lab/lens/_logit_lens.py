@@ -63,14 +63,14 @@ def logit_lens(
         positions: Attended tokens to read at, negative from the end; by default all.
         top: How many of the strongest tokens to name, with their probabilities; 0 for none, which
             is faster.
-        lens: A tuned lens to use in place of the plain one, at its sites.
+        lens: A tuned or Jacobian lens to use in place of the plain one, at its sites.
 
     Returns:
         Ranks, ties and logits of the answers by site, sequence and token.
 
     Raises:
         ValueError: For a model without a head, an empty prompt, an answer that is not one token, a
-            site that is no residual stream, or a tuned lens of another model.
+            site that is no residual stream, or a lens of another model.
 
     Example:
         >>> import arcee_lab as al
@@ -102,7 +102,7 @@ def logit_lens(
     return LogitLens(
         sites=tuple(names),
         head=anatomy.legend.head,
-        lens="logit lens" if lens is None else "tuned lens",
+        lens="logit lens" if lens is None else lens.kind,
         tokens=tokens,
         columns=given.chosen.cpu(),
         there=given.there.cpu(),

@@ -23,7 +23,7 @@ class LogitLens(Result):
     Attributes:
         sites: Canonical names, in forward order.
         head: "causal", "sequence", "token" or "qa".
-        lens: "logit lens" or "tuned lens".
+        lens: "logit lens", "tuned lens" or "Jacobian lens".
         tokens: The tokens that were read at.
         columns: Their columns in the batch.
         there: Whether the sequence has that token; all numbers of others are -1 or NaN.

@@ -1,4 +1,4 @@
-"""A tuned lens: its maps, how far it is from the model, and its files."""
+"""A fitted lens, tuned or Jacobian: its maps, how far it is from the model, and its files."""
 
 import hashlib
 import math
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FILE = "tuned_lens.json"
 _WEIGHTS = re.compile(r"tuned_lens-[0-9a-f]{16}\.safetensors")
 FORMAT, VERSION = "arcee_lab.tuned_lens", 1
+TUNED, JACOBIAN = "tuned lens", "Jacobian lens"
+# What fits each kind.
+_CALLS = {TUNED: "al.lens.tune(...)", JACOBIAN: "al.lens.fit_jacobian(...)"}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -36,6 +39,7 @@ class TunedLens(Result):
     """One affine map per residual site, for one model.
 
     Attributes:
+        kind: "tuned lens" or "Jacobian lens": how the maps were found.
         sites: Canonical names; the last site of the model needs no map.
         maps: Of each site the matrix A of `x + A x + b`.
         shifts: And b.
@@ -48,6 +52,7 @@ class TunedLens(Result):
         settings: Of the fit.
     """
 
+    kind: str
     sites: tuple[str, ...]
     maps: tuple[Float[Tensor, "d_model d_model"], ...]
     shifts: tuple[Float[Tensor, " d_model"], ...]
@@ -77,7 +82,7 @@ class TunedLens(Result):
         lacking = [name for name in names if name not in (*self.sites, last)]
         if lacking:
             raise SettingError(
-                f"The tuned lens has no map for {lacking[0]}; expected some of "
+                f"The {self.kind} has no map for {lacking[0]}; expected some of "
                 f"{', '.join(self.sites[:4])}, ..., {last}. Name these sites, or fit it there."
             )
         return list(names)
@@ -90,8 +95,8 @@ class TunedLens(Result):
         """
         if model_fingerprint(model) != self.fingerprint:
             raise OtherRun(
-                f"The tuned lens was fitted for the model {self.model!r} with other weights or "
-                "adapters; fit one for this model with al.lens.tune(...)."
+                f"The {self.kind} was fitted for the model {self.model!r} with other weights or "
+                f"adapters; fit one for this model with {_CALLS[self.kind]}."
             )
 
     def frame(self) -> pd.DataFrame:
@@ -115,9 +120,9 @@ class TunedLens(Result):
 
         plain, tuned = self._means
         return lens_divergence(
-            {"logit lens": list(self.plain_kl), "tuned lens": list(self.tuned_kl)},
+            {"logit lens": list(self.plain_kl), self.kind: list(self.tuned_kl)},
             [site_label(name) for name in self.sites],
-            title=f"The tuned lens is {'closer' if tuned < plain else 'no closer'} to the model "
+            title=f"The {self.kind} is {'closer' if tuned < plain else 'no closer'} to the model "
             f"than the logit lens: KL {tuned:.2f} and {plain:.2f} nats, mean over sites "
             f"(N = {self.tokens:,} held-out tokens)",
             dark=dark,
@@ -128,7 +133,7 @@ class TunedLens(Result):
         """The mean divergence of both lenses over sites, with N."""
         plain, tuned = self._means
         return (
-            f"tuned lens of {self.model} at {len(self.sites)} sites: KL {tuned:.3f} nats per "
+            f"{self.kind} of {self.model} at {len(self.sites)} sites: KL {tuned:.3f} nats per "
             f"token, plain lens {plain:.3f} (mean over sites, N = {self.tokens:,} held-out tokens)"
         )
 
@@ -163,6 +168,7 @@ class TunedLens(Result):
             {
                 "format": FORMAT,
                 "version": VERSION,
+                "kind": self.kind,
                 "model": {"fingerprint": self.fingerprint, "name": self.model},
                 "d_model": len(self.shifts[0]),
                 "sites": list(self.sites),
@@ -217,6 +223,9 @@ def _read(
     anatomy = anatomy_of(model)
     if described["format"] != FORMAT or described["version"] != VERSION:
         raise SavedDamaged(f"it is {described['format']!r} version {described['version']!r}")
+    kind = described.get("kind", TUNED)  # version 0.2.0 wrote tuned lenses alone
+    if kind not in _CALLS:
+        raise SavedDamaged(f"it is of the kind {kind!r}")
     sites, known = described["sites"], anatomy.legend.sites()
     if (
         not sites
@@ -230,8 +239,8 @@ def _read(
     width = anatomy.size("d_model")
     if described["d_model"] != width or not set(sites) <= set(known):
         raise OtherRun(
-            f"The tuned lens was fitted for the model {name!r} of another shape; fit one for this "
-            "model with al.lens.tune(...)."
+            f"The {kind} was fitted for the model {name!r} of another shape; fit one for this "
+            f"model with {_CALLS[kind]}."
         )
     numbers = [described[what] for what in ("plain_kl", "tuned_kl")]
     for column in numbers:
@@ -259,6 +268,7 @@ def _read(
     if not isinstance(tokens, int) or not isinstance(settings, dict):
         raise SavedDamaged("its tokens or settings are missing")
     return cls(
+        kind=kind,
         sites=tuple(sites),
         maps=tuple(tensors[f"{site}/map"] for site in sites),
         shifts=tuple(tensors[f"{site}/shift"] for site in sites),

@@ -440,6 +440,15 @@ def tuned_lens(lab: Lab) -> Read:
 
 
 @call
+def jacobian_lens(lab: Lab) -> Read:
+    model = lab.model()
+    site = "layers.1.hook_resid_post"
+    lens = al.lens.fit_jacobian(model, lab.tokenizer, TEXTS, sites=site, skip=1, seed=1)
+    found = al.lens.logit_lens(model, lab.tokenizer, TEXTS, sites=site, lens=lens)
+    return lambda: [lens.maps, lens.frame(), found.logits]
+
+
+@call
 def sparse_decode_is_refused(lab: Lab) -> Read:
     """It finds the active rows with the host; on a device that would wait at every layer."""
     said = ""

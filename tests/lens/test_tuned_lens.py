@@ -70,11 +70,11 @@ def test_the_same_seed_gives_the_same_lens_and_the_model_is_untouched(demo, text
 
 def test_gradients_are_those_of_the_whole_batch(demo, texts, monkeypatch):
     """Also where logits are made in pieces."""
-    from arcee_lab.lens import _tune
+    from arcee_lab.lens import readout
 
     model, tokenizer = demo
     whole = al.lens.tune(model, tokenizer, texts[:6], steps=3, sites="hook_embed")
-    monkeypatch.setattr(_tune, "MOST_LOGITS", 1384 * 7)
+    monkeypatch.setattr(readout, "MOST_LOGITS", 1384 * 7)
     pieces = al.lens.tune(model, tokenizer, texts[:6], steps=3, sites="hook_embed")
     # Adam divides by the size of the gradient: an entry near 0 may turn around by one step.
     off = (whole.maps[0] - pieces.maps[0]).abs()
@@ -182,19 +182,21 @@ def test_folders_that_are_not_free(fitted, tmp_path):
 
 def test_half_precision_models_are_tuned_in_fp32(tiny):
     model = model_of(tiny, SHAPES[0], dtype=torch.bfloat16)
-    from arcee_lab.lens._tune import _Fit
+    from arcee_lab.lens._tune import new_maps, set_gradients
+    from arcee_lab.lens.held_out import Teacher
     from arcee_lab.model.anatomy import anatomy_of
 
     anatomy = anatomy_of(model)
-    fit = _Fit(anatomy, ["hook_embed"], "layers.2.hook_resid_post")
-    maps = fit.new_maps()
+    last = "layers.2.hook_resid_post"
+    teacher = Teacher(anatomy, ["hook_embed"], last)
+    maps = new_maps(anatomy, ["hook_embed"])
     given = batch_for("left")
     from arcee_lab.data import PaddedBatch
 
     batch = PaddedBatch(given["input_ids"], given["attention_mask"], given["input_ids"] < 0, (0, 1))
-    fit.gradients(batch, maps)
+    set_gradients(teacher, batch, maps, last)
     a, b = maps["hook_embed"]
     assert a.grad.dtype == torch.float32
     assert a.grad.abs().max() > 0
     assert b.grad.abs().max() > 0
-    assert len(fit.streams(batch)["hook_embed"]) == 15  # padding does not count
+    assert len(teacher.streams(batch)["hook_embed"]) == 15  # padding does not count
