@@ -27,7 +27,8 @@ STYLE = """<meta name="color-scheme" content="light dark"><style>
 :root{--paper:#fff;--ink:#1f2328}@media(prefers-color-scheme:dark){:root{--paper:#111;--ink:#fff}}
 body{margin:8px;background:var(--paper);color:var(--ink);font:14px/1.4 system-ui,sans-serif}
 article{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:16px}
-section{overflow-x:auto;min-width:0}section:has(table){grid-column:1/-1}img{max-width:100%}h2{font-size:14px;margin:8px 0}</style>"""
+section{overflow-x:auto;min-width:0}section:has(table){grid-column:1/-1}
+img{max-width:100%}h2{font-size:14px;margin:8px 0}</style>"""
 
 
 def deep_model(folder: Path) -> Path:

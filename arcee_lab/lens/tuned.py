@@ -223,7 +223,7 @@ def _read(
     anatomy = anatomy_of(model)
     if described["format"] != FORMAT or described["version"] != VERSION:
         raise SavedDamaged(f"it is {described['format']!r} version {described['version']!r}")
-    kind = described.get("kind", TUNED)  # version 0.2.0 wrote tuned lenses alone
+    kind = described["kind"]
     if kind not in _CALLS:
         raise SavedDamaged(f"it is of the kind {kind!r}")
     sites, known = described["sites"], anatomy.legend.sites()
