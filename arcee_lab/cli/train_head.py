@@ -71,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     # Claimed only now, so that a mistyped file name leaves no folder of another run.
     storage.claim(args.out, settings)
     if args.probes and test is not None:  # before the backbone may change
+        from arcee_lab.views.figures.figure import png
+
         probes = probe_layers(model, tokenizer, train, test, batch_size=recipe.batch_size)
         storage.write_atomic(args.out / "probes.csv", probes.frame().to_csv(index=False))
-        figure = probes.figure()
-        storage.write_atomic(args.out / "probes.png", figure._repr_png_())
+        storage.write_atomic(args.out / "probes.png", png(probes.figure()))
         print(probes.frame().to_string(index=False, float_format="{:.3f}".format) + "\n")
     trained = train_head(
         model, tokenizer, train, validation=validation, test=test, recipe=recipe, out=args.out

@@ -1,4 +1,4 @@
-"""Figures follow the page: SVG with variables for its ink, PNG on white in the same bundle."""
+"""Figures follow the page: SVG with variables for its ink, PNG for any page in the same bundle."""
 
 import base64
 import html
@@ -45,7 +45,7 @@ def test_ink_is_a_variable_and_no_fixed_one_is_left(dark):
     assert "var(--ink)" in rest
     # Nothing has a colour of the renderer's own, which would vanish on one of the grounds.
     for found in re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6})", rest):
-        assert found in CATEGORIES
+        assert found in (*CATEGORIES, palette.EITHER)
     assert "<title>A &amp; &lt;B&gt;</title>" in text
 
 
@@ -63,7 +63,8 @@ def test_an_svg_says_what_the_figure_says():
 def test_no_ink_is_a_colour_of_data():
     inks = {*palette.LIGHT.values(), *palette.DARK.values()}
     assert not inks & {*CATEGORIES, *SEQUENTIAL, *DIVERGING}
-    assert len(inks) == 8
+    assert len({*inks, palette.EITHER}) == 7
+    assert palette.EITHER not in {*CATEGORIES, *SEQUENTIAL, *DIVERGING}
 
 
 def test_ink_reads_on_its_paper():
@@ -153,17 +154,36 @@ def test_scales_order_by_lightness_for_all_eyes(eyes):
         assert all(a > b for a, b in itertools.pairwise(lightness))
 
 
-def test_a_bundle_has_svg_png_on_white_and_text():
+def test_a_bundle_has_svg_png_and_text():
     from PIL import Image
 
     bundle = draw()._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "image/png", "image/svg+xml"}
     assert bundle["text/plain"] == "Figure(A & <B> $x)"
     assert bundle["image/svg+xml"].startswith("<svg ")
-    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.size == (500, 330)
-    assert min(picture.getpixel((1, 1))) >= 250  # white in every corner
     assert draw()._repr_mimebundle_() == bundle  # the same bytes again
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_png_of_a_notebook_reads_on_light_and_dark_pages(dark):
+    """Its paper is the page; nothing in it has the ink of one kind of page alone."""
+    from PIL import Image
+
+    picture = np.asarray(Image.open(io.BytesIO(draw(dark)._repr_png_())).convert("RGBA"))
+    colours, alpha = picture[..., :3].astype(int), picture[..., 3]
+    assert not alpha[0].any()
+    assert not alpha[-1].any()
+    for ground in ("#ffffff", "#111111", "#0d1117"):
+        assert contrast(palette.EITHER, ground) > 4.3
+    # Text is in the grey, and drawn opaque somewhere: in the title above the axes.
+    grey = (colours == list(bytes.fromhex(palette.EITHER[1:]))).all(axis=-1)
+    assert (grey & (alpha == 255))[:30].sum() > 50
+    for inks in (palette.LIGHT, palette.DARK):
+        for part in ("ink", "paper"):
+            off = np.abs(colours - list(bytes.fromhex(inks[part][1:]))).max(axis=-1)
+            assert not ((off <= 2) & (alpha > 0)).any(), (part, inks[part])
 
 
 def test_a_small_png_keeps_the_colours_of_small_marks():

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 from arcee_lab.views.figures.drawing import palette, titles
-from arcee_lab.views.figures.drawing.pixels import reduced
+from arcee_lab.views.figures.drawing.pixels import on_any_page, reduced
 from arcee_lab.views.figures.drawing.svg import svg
 from arcee_lab.views.scale import CATEGORIES, DIVERGING, DIVERGING_PLACES, PLACES, SEQUENTIAL
 
@@ -53,8 +53,8 @@ _STYLE: dict[Any, Any] = {
 class Figure(MatplotlibFigure):
     """A matplotlib figure that shows itself in a notebook, without pyplot and its state.
 
-    A notebook gets it as SVG, which takes the light or dark colours of JupyterLab, and as PNG on
-    white for where SVG is not shown: in notebooks that are not trusted, and on the web.
+    A notebook gets it as SVG, which takes the light or dark colours of JupyterLab, and as PNG that
+    reads on both for where SVG is not shown: in notebooks that are not trusted, and on the web.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -151,14 +151,15 @@ def png(figure: MatplotlibFigure, *, dpi: int = 100, small: bool = False) -> byt
     Args:
         figure: What to draw.
         dpi: Dots per inch.
-        small: Keep the colours of the house style alone, in a third of the bytes.
+        small: For a page of any colour: on transparent paper, with the colours of the house style
+            alone, in a third of the bytes.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, transparent=small)
     if not small:
         return buffer.getvalue()
     few = io.BytesIO()
-    reduced(Image.open(buffer)).save(few, format="png", optimize=True)
+    reduced(on_any_page(Image.open(buffer))).save(few, format="png", optimize=True)
     return few.getvalue()
 
 

@@ -41,6 +41,26 @@ def reduced(picture: Image.Image) -> Image.Image:
     return made
 
 
+def on_any_page(picture: Image.Image) -> Image.Image:
+    """A picture with its ink in a grey that reads on light and dark pages, and without its paper.
+
+    Args:
+        picture: Of a figure whose background is transparent.
+    """
+    pixels = np.array(picture.convert("RGBA")).astype(int)
+    alpha = pixels[..., 3]
+    # The fainter a pixel, the coarser its colour is rounded.
+    slack = np.maximum(2, 255 // np.maximum(alpha, 1))
+    for colours in (palette.LIGHT, palette.DARK):
+        for part, value in colours.items():
+            off = np.abs(pixels[..., :3] - _rgb(value).astype(int)).max(axis=-1)
+            found = (alpha > 0) & (off <= (0 if part == "paper" else slack))
+            pixels[found, :3] = _rgb(palette.EITHER)
+            if part == "paper":  # between cells, and behind labels
+                pixels[found, 3] = 0
+    return Image.fromarray(pixels.astype(np.uint8), "RGBA")
+
+
 @cache
 def _colours() -> np.ndarray:
     """What figures are drawn with, and its mixtures with the paper at the edges of strokes."""
@@ -48,9 +68,10 @@ def _colours() -> np.ndarray:
     shades = [colour(sign * x, 1.0, kind="diverging") for sign in (-1, 1) for x in scale]
     shades += [colour(x, 1.0) for x in scale]
     found = [_rgb(shade.background)[None] for shade in shades if shade]
+    found.append(_rgb(palette.EITHER)[None])
     for inks in (palette.LIGHT, palette.DARK):
         paper = _rgb(inks["paper"])
-        for name, steps in (("ink", _INK), ("soft", 3), ("line", 1)):
+        for name, steps in (("ink", _INK), ("soft", 3)):
             parts = np.linspace(0, 1, steps + 1)[:, None]
             found.append(paper + parts * (_rgb(inks[name]) - paper))
         for category in CATEGORIES:
