@@ -1,6 +1,5 @@
 """The pass over heads: statistics of the pattern while a model runs, a few queries at a time."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,9 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from arcee_lab.attention.result import HeadStatistic
+from arcee_lab.attention.result import HeadStatistic, finding
 from arcee_lab.attention.rows import Reading, Rows
-from arcee_lab.attention.statistics import Statistic
+from arcee_lab.attention.statistics import SHARE, Statistic
 from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.hooks.watch import Watch
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
@@ -48,6 +47,7 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         self._tokens = tokens
         self._sums: dict[tuple[str, str], _Sums] = {}
         self._readings: dict[tuple[str, str], list[Reading]] = {}
+        self._even: dict[str, _Sums] = {}  # of the first layer: all layers read the same keys
 
     # ------------------------------------------------------------------ the block
 
@@ -60,13 +60,27 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
     def _on_attention(self, name: str, matrices: AttentionMatrices) -> None:
         with torch.no_grad():
             chunks: dict[str, list[Reading]] = {one: [] for one in self._statistics}
+            alike: dict[str, list[Reading]] = {one: [] for one in self._shares(name)}
             for rows in rows_of(matrices, self._call.seen, self._call.tokens):
                 for one, statistic in self._statistics.items():
                     chunks[one].append(_counted(statistic.read(rows), rows))
+                if alike:
+                    even = rows.even()
+                    for one, readings in alike.items():
+                        readings.append(_counted(self._statistics[one].read(even), even))
+                    del even
                 del rows  # or two of them live at a time
             real = self._call.attended(matrices.device)[:, None, :]
             for one, readings in chunks.items():
                 self._add(name, one, self._whole_heads(name, _join(readings)), real)
+            for one, readings in alike.items():
+                self._even[one] = _summed(self._even.get(one), _join(readings), real)
+
+    def _shares(self, name: str) -> list[str]:
+        """Statistics whose value under even attention is wanted: of shares, in the first layer."""
+        if name != self._names[0]:
+            return []
+        return [one for one, statistic in self._statistics.items() if statistic.unit == SHARE]
 
     def _whole_heads(self, name: str, reading: Reading) -> Reading:
         if self._shards is None:
@@ -75,17 +89,10 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         return Reading(**{what: self._shards.whole(name, x) for what, x in found.items()})
 
     def _add(self, name: str, one: str, reading: Reading, real: Tensor) -> None:
-        assert reading.counts is not None
-        value, counts = reading.value, reading.counts & real
-        wide = torch.float32 if value.device.type == "mps" else torch.float64  # it has no other
-        total = torch.where(counts, value, 0).sum(dim=(0, 2), dtype=wide)
-        sums = _Sums(total, counts.sum(dim=(0, 2)))
-        before = self._sums.get((name, one))
-        if before is not None:
-            sums = _Sums(before.total + sums.total, before.n + sums.n)
-        self._sums[name, one] = sums
+        self._sums[name, one] = _summed(self._sums.get((name, one)), reading, real)
         if self._tokens:
-            pad = ~real
+            assert reading.counts is not None
+            value, counts, pad = reading.value, reading.counts & real, ~real
             self._readings.setdefault((name, one), []).append(
                 Reading(
                     value.masked_fill(pad, torch.nan),
@@ -110,6 +117,7 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         sums = [self._sums[site, name] for site in self._names]
         total = torch.stack([one.total.cpu().double() for one in sums])
         n = torch.stack([one.n.cpu() for one in sums])
+        even = self._even.get(name)
         return HeadStatistic(
             statistic=self._statistics[name],
             layers=tuple(self._layers.values()),
@@ -119,6 +127,7 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
                 layer: list(self._readings.get((site, name), ()))
                 for site, layer in self._layers.items()
             },
+            even=float("nan") if even is None else float(even.total.sum() / even.n.sum()),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -145,23 +154,15 @@ class HeadStatistics(Watch, Result, Mapping[str, Any]):
         return table
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """Maps of the means, layer by head, side by side; each statistic has its own colours."""
+        """Maps of the means, layer by head, side by side; shares of attention have one scale."""
         from arcee_lab.views.figures.attention_heads import head_maps
 
         found = [self[name] for name in self]
-        n = sorted({int(one.n.max()) for one in found})
-        words = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
-        best = Counter(one.strongest[0] for one in found if one.strongest).most_common(1)
-        said = "no token counts"
-        if best:
-            (head, times), several = best[0], counted(len(found), "statistic")
-            said = f"{head} is the strongest head in {times} of {several}"
-            if times == 1 and len(found) > 1:
-                said = f"{several}, each largest in another head"
         return head_maps(
             {one.panel: one.mean.numpy() for one in found},
             [str(layer) for layer in self._layers.values()],
-            title=f"{said[0].upper()}{said[1:]} (N = {words} tokens)",
+            units=[one.statistic.unit for one in found],
+            title=finding(found),
             dark=dark,
         )
 
@@ -204,6 +205,15 @@ def rows_of(
             place=torch.arange(start, stop, device=matrices.device) + seen,
             tokens=tokens,
         )
+
+
+def _summed(before: _Sums | None, reading: Reading, real: Tensor) -> _Sums:
+    """What was added up so far, and a reading of further tokens."""
+    assert reading.counts is not None
+    value, counts = reading.value, reading.counts & real
+    wide = torch.float32 if value.device.type == "mps" else torch.float64  # it has no other
+    total, n = torch.where(counts, value, 0).sum(dim=(0, 2), dtype=wide), counts.sum(dim=(0, 2))
+    return _Sums(total, n) if before is None else _Sums(before.total + total, before.n + n)
 
 
 def _counted(reading: Reading, rows: Rows) -> Reading:

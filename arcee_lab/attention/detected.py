@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arcee_lab.attention.result import HeadStatistic
+from arcee_lab.attention.result import HeadStatistic, finding
 from arcee_lab.errors import SettingError, UnknownName
-from arcee_lab.results import Result, counted
+from arcee_lab.results import Result
 from arcee_lab.sites import head_name
 
 if TYPE_CHECKING:
@@ -80,13 +79,11 @@ class Detected(Result):
 
         name = self._source(source)
         found = list(self.found[name].values())
-        scores = torch.stack([one.mean for one in found]).nan_to_num(-1.0).amax(0)
-        n = max(int(one.n.max()) for one in found)
         return head_maps(
             {one.panel: one.mean.numpy() for one in found},
             [str(layer) for layer in found[0].layers],
-            title=f"{int((scores > 0.5).sum())} of {scores.numel()} heads give over half of their "
-            f"attention to what a detector marks ({name}, N = {counted(n, 'token')})",
+            units=[one.statistic.unit for one in found],
+            title=f"{name[0].upper()}{name[1:]}: {finding(found)}",
             dark=dark,
         )
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from arcee_lab.attention.rows import Reading, Rows
-from arcee_lab.attention.statistics import Statistic
+from arcee_lab.attention.statistics import SHARE, Statistic
 from arcee_lab.errors import ModelError, SettingError
 
 
@@ -22,6 +22,8 @@ class Detector(Statistic):
 
     Queries of which no key is marked do not count, nor do those that can only read themselves.
     """
+
+    unit = SHARE
 
     @abstractmethod
     def marked(

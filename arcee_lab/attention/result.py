@@ -1,6 +1,7 @@
 """What a pass over heads found of one statistic."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arcee_lab.attention.rows import Reading
-from arcee_lab.attention.statistics import Statistic
+from arcee_lab.attention.statistics import SHARE, Statistic
 from arcee_lab.errors import SettingError
 from arcee_lab.results import Result, counted
 from arcee_lab.sites import head_name
@@ -32,6 +33,8 @@ class HeadStatistic(Result):
         mean: For each layer and head; NaN where no token counts.
         n: How many tokens counted.
         readings: For each layer one reading per forward, if values per token were kept.
+        even: What the mean would be if heads read all keys that they may read alike: the level of
+            chance. Of shares of attention; NaN of others.
     """
 
     statistic: Statistic
@@ -39,6 +42,7 @@ class HeadStatistic(Result):
     mean: Float[Tensor, "layer head"]
     n: Int[Tensor, "layer head"]
     readings: Mapping[int, list[Reading]]
+    even: float = float("nan")
 
     def values(self, layer: int) -> Tensor | list[Tensor]:
         """The number at each token, `[batch, head, q_pos]`; a list if there were several forwards.
@@ -74,6 +78,7 @@ class HeadStatistic(Result):
         best = self.strongest
         said = "no token counts" if best is None else f"largest in {best[0]}, {best[1]:.2f}"
         mean = f"; mean of all heads {float(self.mean.nanmean()):.2f}" if best else ""
+        mean += self._even
         label = self.statistic.label
         return head_map(
             self.mean.numpy(),
@@ -85,9 +90,20 @@ class HeadStatistic(Result):
 
     @property
     def panel(self) -> str:
-        """The title of its map among others: what it measures, and the head with most of it."""
+        """The title of its map among others: what it measures, the head with most, and chance."""
         best = self.strongest
-        return self.statistic.label + ("" if best is None else f": {best[0]} {best[1]:.2f}")
+        if best is None:
+            return self.statistic.label
+        return f"{self.statistic.label}: {best[0]} {best[1]:.2f}{self._even}"
+
+    @property
+    def over_half(self) -> int:
+        """How many heads have a mean above one half: of a share, most of their attention."""
+        return int((self.mean > 0.5).sum())
+
+    @property
+    def _even(self) -> str:
+        return "" if math.isnan(self.even) else f"; even attention {self.even:.2f}"
 
     @property
     def strongest(self) -> tuple[str, float] | None:
@@ -129,3 +145,58 @@ class HeadStatistic(Result):
         if found[0] is None:
             raise SettingError(f"{self.statistic!r} names no keys; ask for TopKeys.")
         return found[0] if len(found) == 1 else found
+
+
+def finding(found: Sequence[HeadStatistic]) -> str:
+    """What several statistics of the same heads say: how many heads are above one half of a share.
+
+    Some head is always the strongest, also of weights that have learnt nothing; one that gives over
+    half of its attention to what a statistic marks is a finding.
+
+    Args:
+        found: One or more.
+    """
+    most = sorted({int(one.n.max()) for one in found})
+    n = f"{most[0]:,}" if len(most) == 1 else f"{most[0]:,} to {most[-1]:,}"
+    n = f"(N = {n} {'token' if most[-1] == 1 else 'tokens'})"
+    known = [one for one in found if one.strongest is not None]
+    if not known:
+        return f"No token counts {n}"
+    shares = [one for one in known if one.statistic.unit == SHARE]
+    if not shares:
+        label, low, high = known[0].statistic.label, *_ends(known[0])
+        return f"{label[0].upper()}{label[1:]}: from {low} to {high} {n}"
+    goals = [one.statistic.label.removeprefix("attention ") for one in shares]
+    heads = shares[0].mean.numel()
+    even = sorted({one.even for one in shares if not math.isnan(one.even)})
+    chance = ""
+    if even:
+        ends = [f"{one:.0%}" for one in (even[0], even[-1])]
+        chance = f"; even attention gives {' to '.join(dict.fromkeys(ends))}"
+    if not any(one.over_half for one in shares):
+        best = max(shares, key=lambda one: one.strongest[1] if one.strongest else 0.0)
+        assert best.strongest is not None
+        head, most_given = best.strongest
+        return (
+            f"None of {counted(heads, 'head')} gives half of its attention to what is marked; the "
+            f"most is {most_given:.0%}, {head} {goals[shares.index(best)]}{chance} {n}"
+        )
+    told = ", ".join(
+        f"{goal} in {one.over_half}"
+        for goal, one in zip(goals, shares, strict=True)
+        if one.over_half
+    )
+    many = counted(heads, "head")
+    return f"Of {many}, over half of the attention goes {told}{chance} {n}"
+
+
+def _ends(one: HeadStatistic) -> tuple[str, str]:
+    """The smallest mean and the largest, with their heads."""
+    flat = one.mean.flatten()
+    ends = flat.nan_to_num(torch.inf).argmin(), flat.nan_to_num(-torch.inf).argmax()
+    heads = one.mean.shape[1]
+    low, high = (
+        f"{float(flat[i]):.2f} ({head_name(one.layers[int(i) // heads], int(i) % heads)})"
+        for i in ends
+    )
+    return low, high

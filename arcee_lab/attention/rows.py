@@ -34,6 +34,15 @@ class Rows:
         """Column of the first key that each query may read: where its sequence begins."""
         return self.allowed.int().argmax(dim=-1)
 
+    def even(self) -> "Rows":
+        """The same queries, as a head would read that looks at all keys it may read alike.
+
+        Heads that may read the same keys are one here.
+        """
+        allowed = self.allowed.expand(len(self.pattern), -1, -1, -1).to(self.pattern.dtype)
+        alike = allowed / allowed.sum(dim=-1, keepdim=True).clamp_min(1)
+        return Rows(alike, self.allowed, self.place, self.tokens)
+
     def mass(self, column: Int[Tensor, "#batch #head q_pos"]) -> Float[Tensor, "batch head q_pos"]:
         """How much each query reads of one key."""
         index = column[..., None].expand(*self.pattern.shape[:3], 1)

@@ -19,6 +19,7 @@ from arcee_lab.attention.rows import Reading, Rows
 from arcee_lab.errors import SettingError
 
 _PARTIAL, _WIDEST = 64, 256  # columns per chosen key, and columns
+SHARE = "share of attention"  # the unit of statistics that are shares of a head's attention
 
 
 class Statistic(ABC):
@@ -27,10 +28,13 @@ class Statistic(ABC):
     Attributes:
         name: Of its column in frames.
         label: What its figure's colours mean.
+        unit: Of its numbers. Those that are a `SHARE` of a row of the pattern have one scale in
+            figures, and are told next to what a head that reads all keys alike would give.
     """
 
     name: str
     label: str
+    unit: str = ""
 
     @abstractmethod
     def read(self, rows: Rows) -> Reading:
@@ -41,7 +45,7 @@ class Statistic(ABC):
 class Entropy(Statistic):
     """How widely a head reads, `-sum p ln p` in nats: 0 for one key, ln n for n keys alike."""
 
-    name, label = "entropy", "entropy (nats)"
+    name, label, unit = "entropy", "entropy (nats)", "nats"
 
     def read(self, rows: Rows) -> Reading:
         """See `Statistic.read`."""
@@ -61,7 +65,7 @@ class FirstMass(Statistic):
     arXiv:2309.17453.
     """
 
-    name, label = "first_mass", "attention to the first token"
+    name, label, unit = "first_mass", "attention to the first token", SHARE
 
     def read(self, rows: Rows) -> Reading:
         """See `Statistic.read`."""
@@ -82,6 +86,8 @@ class Offset(Statistic):
     """
 
     back: int
+
+    unit = SHARE
 
     def __post_init__(self):
         _check_whole("Offset", self.back, least=0)
@@ -119,6 +125,8 @@ class TopKeys(Statistic):
 
     k: int
 
+    unit = SHARE
+
     def __post_init__(self):
         _check_whole("TopKeys", self.k, least=1)
 
@@ -151,7 +159,7 @@ class TopKeys(Statistic):
 class Distance(Statistic):
     """How far back a head reads, in places: the mean over what it reads."""
 
-    name, label = "distance", "mean distance (tokens)"
+    name, label, unit = "distance", "mean distance (tokens)", "tokens"
 
     def read(self, rows: Rows) -> Reading:
         """See `Statistic.read`."""

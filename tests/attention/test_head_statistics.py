@@ -104,6 +104,16 @@ def test_statistics_equal_arithmetic_on_the_reference(tiny, monkeypatch, attn, c
             assert torch.equal(got.n[layer], counted.sum((0, 2)))
             mean = torch.where(counted, expected, 0).sum((0, 2)) / counted.sum((0, 2))
             torch.testing.assert_close(got.mean[layer], mean, atol=2e-5, rtol=2e-6, equal_nan=True)
+    alike = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
+    for statistic in STATISTICS:
+        got = stats[statistic].even
+        if isinstance(statistic, Entropy | Distance):
+            assert got != got  # no share: NaN
+            continue
+        expected = brute_force(alike, allowed, start, statistic)
+        counted = choice & ~expected.isnan()
+        even = expected[counted].mean().item()
+        assert got == pytest.approx(even, rel=1e-5, nan_ok=True), statistic
 
 
 def test_keys_and_weights_are_the_strongest(tiny):
@@ -268,7 +278,9 @@ def test_results_are_frames_figures_and_html(tiny):
     panels = [axes.get_title(loc="left").replace("\n", " ") for axes in stats.figure().axes]
     for panel, statistic in zip(panels, STATISTICS, strict=True):
         head, value = stats[statistic].strongest
-        assert panel == f"{statistic.label}: {head} {value:.2f}"
+        even = stats[statistic].even
+        chance = f"; even attention {even:.2f}" if even == even else ""
+        assert panel == f"{statistic.label}: {head} {value:.2f}{chance}"
         row, number = (int(part[1:]) for part in head.split("/"))
         assert value == float(stats[statistic].mean[row - 1, number])
         assert value == float(stats[statistic].mean.nan_to_num(-1).max())

@@ -115,8 +115,13 @@ def test_heads():
     )
     found = Detected({"texts": {"offset_1": one}})
     assert title(found.figure()) == (
-        "1 of 4 heads give over half of their attention to what a detector marks "
-        "(texts, N = 8 tokens)"
+        "Texts: Of 4 heads, over half of the attention goes to the previous token in 1 "
+        "(N = 8 tokens)"
+    )
+    weak = HeadStatistic(Offset(1), (3, 5), mean / 2, n, {}, even=0.25)
+    assert title(Detected({"texts": {"offset_1": weak}}).figure()) == (
+        "Texts: None of 4 heads gives half of its attention to what is marked; the most is 45%, "
+        "L5/H0 to the previous token; even attention gives 25% (N = 8 tokens)"
     )
     none = HeadStatistic(
         Offset(1), (0,), torch.full((1, 2), torch.nan), torch.zeros(1, 2).long(), {}
