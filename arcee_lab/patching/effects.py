@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
+_PLAIN = {  # what people call what is patched
+    "self_attn.hook_z": "heads' outputs (hook_z)",
+    "mlp.hook_post": "neurons (hook_post)",
+    "hook_resid_pre": "the residual stream (hook_resid_pre)",
+    "hook_resid_mid": "the residual stream (hook_resid_mid)",
+    "hook_resid_post": "the residual stream (hook_resid_post)",
+    "hook_attn_out": "attention's output (hook_attn_out)",
+    "hook_mlp_out": "the MLP's output (hook_mlp_out)",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,11 +151,14 @@ class PatchEffects(Result):
             dark=dark,
         )
 
-    def figure_against(self, other: "PatchEffects", *, dark: bool = False) -> "Figure":
+    def figure_against(
+        self, other: "PatchEffects", *, spots: str = "", dark: bool = False
+    ) -> "Figure":
         """Each spot of this result as a dot: the other's effect across, this one's up.
 
         Args:
             other: An estimate of the same spots, or of more.
+            spots: Which spots these are, for the title; by default how many.
             dark: For a dark page.
 
         Raises:
@@ -159,7 +171,8 @@ class PatchEffects(Result):
         groups = [f"layer {layers[i]}" for i in self.spots.site.tolist()]
         line = (
             f"{other.method.capitalize()} and {self.method} agree with "
-            f"r = {_correlation(mine, theirs):.3f} over {len(mine):,} spots"
+            f"r = {_correlation(mine, theirs):.3f} over {spots or counted(len(mine), 'spot')} "
+            f"(N = {self._cases})"
         )
         return scatter(
             theirs.numpy(),
@@ -221,22 +234,57 @@ class PatchEffects(Result):
         down: tuple[str, list[str]],
         across: tuple[str, list[str]],
     ) -> str:
-        """Which cell changes the metric most, and by how much."""
-        kind = f" {_LAYER.sub('', self.spots.names[0])}" if self._one_kind else ""
+        """Which cell changes the metric most and by how much, or that no cell clearly does."""
+        kind = _LAYER.sub("", self.spots.names[0]) if self._one_kind else ""
         verb = {"patching": "Patching", "ablation": "Ablating"}.get(self.method, "Attribution to")
-        noun = "sequence" if self.method == "ablation" else "pair"
-        n = f"(N = {counted(len(self.base), noun)})"
+        verb = " ".join(filter(None, (verb, _PLAIN.get(kind, kind))))
+        known = int(cells.isfinite().sum())
+        if not known:
+            return f"{verb}: no effect is a number (N = {self._cases})"
         sizes = torch.where(cells.isfinite(), cells.abs(), -1.0)
         row, column = divmod(int(sizes.argmax()), cells.shape[1])
-        if not sizes.numel() or sizes[row, column] < 0:
-            return f"{verb}{kind}: no effect is a number {n}"
         place = f"{down[0]} {down[1][row]}"
         if across[0]:
             place += f", {across[0]} {across[1][column].strip()}"
-        value = float(cells[row, column])
+        value, interval = float(cells[row, column]), self._interval(int(sizes.argmax()), known)
+        if what == "recovered":  # in effects, of which the share is a multiple
+            scale = value / float(self.mean[int(sizes.argmax())])
+            interval = interval and tuple(sorted(end * scale for end in interval))
         whole = "change with all ablated" if self.method == "ablation" else "difference"
-        size = f"by {value:+.2f}" if what == "effect" else f"by {value:.0%} of the {whole}"
-        return f"{verb}{kind} changes {self.metric} most at {place}, {size} {n}"
+        of = "" if what == "effect" else f" of the {whole}"
+        facts = f"N = {self._cases}"
+        if interval is not None:
+            ends = " to ".join(_signed(end, what) for end in interval)
+            facts = f"95% interval for the largest of {known:,}: {ends}; {facts}"
+            if interval[0] <= 0 <= interval[1]:
+                return (
+                    f"{verb} changes {self.metric} clearly nowhere; the largest, at {place}, is "
+                    f"{_signed(value, what)}{of} ({facts})"
+                )
+        elif known > 1:
+            facts = f"the largest of {known:,}; {facts}"
+        return (
+            f"{verb} changes {self.metric} most at {place}, by {_signed(value, what)}{of} ({facts})"
+        )
+
+    @property
+    def _cases(self) -> str:
+        return counted(len(self.base), "sequence" if self.method == "ablation" else "pair")
+
+    def _interval(self, spot: int, among: int) -> tuple[float, ...] | None:
+        """The 95% interval of the mean effect of the largest among so many; None for one pair.
+
+        By Bonferroni: the largest of many is also the luckiest.
+        """
+        from scipy.stats import t
+
+        effects = self.effects[spot].double()
+        effects = effects[effects.isfinite()]
+        if len(effects) < 2:
+            return None
+        error = float(effects.std()) / len(effects) ** 0.5
+        half = error * float(t.ppf(1 - 0.025 / among, len(effects) - 1))
+        return float(effects.mean()) - half, float(effects.mean()) + half
 
     def _matched(self, other: "PatchEffects") -> tuple[Tensor, Tensor]:
         if set(self.spots.over) != set(other.spots.over):
@@ -256,6 +304,13 @@ def name_of(metric: Callable[..., Any]) -> str:
     named = getattr(metric, "__name__", None) or type(metric).__name__
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", named).replace("_", " ")
     return "metric" if named == "<lambda>" else words.lower()
+
+
+def _signed(value: float, what: str) -> str:
+    """A number of a title: a share per cent, an effect with its sign."""
+    if what == "recovered":
+        return f"{round(value, 2) + 0.0:.0%}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def _layer(name: str) -> int | None:

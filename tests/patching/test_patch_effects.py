@@ -1,5 +1,7 @@
 """What a sweep found: frames, pictures, and what does not fit."""
 
+import dataclasses
+
 import pytest
 import torch
 from patch_cases import metric, pair_of
@@ -73,16 +75,41 @@ def test_a_title_says_where_the_effect_is_largest(sweeps):
     grid = found.grid("effect")
     layer, position = divmod(int(grid.abs().argmax()), 7)
     said = " ".join(found.figure(what="effect", labels=list("abcdefg")).title.split())
-    assert said == (
-        f"Patching hook_resid_post changes metric most at layer {layer}, position "
-        f"{'abcdefg'[position]}, by {float(grid[layer, position]):+.2f} (N = 3 pairs)"
-    )
+    value = f"{float(grid[layer, position]):+.2f}".replace("-", "−")
+    assert said.startswith("Patching the residual stream (hook_resid_post) changes metric ")
+    assert f" at layer {layer}, position {'abcdefg'[position]}, " in said
+    assert f" {value} (95% interval for the largest of {int(grid.isfinite().sum())}: " in said
+    assert said.endswith("; N = 3 pairs)")
     share = found.grid("recovered")
     row, column = divmod(int(share.abs().argmax()), 7)
     said = " ".join(found.figure().title.split())
-    assert f"layer {row}, position {column}, by {float(share[row, column]):.0%} of" in said
+    assert f"layer {row}, position {column}, " in said
+    assert f" {float(share[row, column]):.0%} of the difference (".replace("-", "−") in said
     assert found.figure(title="mine").title == "mine"
     assert "layer . head " in sweeps["heads"].figure().title
+
+
+def test_noise_is_no_finding_and_a_clear_effect_is_one(sweeps):
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.randn(21, 24, generator=draws).double()
+    sides = {"base": torch.zeros(24).double(), "source": torch.ones(24).double()}
+    found = dataclasses.replace(sweeps["positions"], effects=noise, **sides)
+    for what in ("effect", "recovered"):
+        said = " ".join(found.figure(what=what).title.split())
+        assert "changes metric clearly nowhere; the largest, at layer " in said
+        assert "95% interval for the largest of 21" in said
+    clear = noise.clone()
+    clear[4] -= 9
+    said = " ".join(dataclasses.replace(found, effects=clear).figure(what="effect").title.split())
+    mean, error = float(clear[4].mean()), float(clear[4].std()) / 24**0.5
+    half = error * 3.41322  # of Student's t with 23 degrees of freedom, at 1 - .05 / 42
+    low, high = (f"{end:+.2f}".replace("-", "−") for end in (mean - half, mean + half))
+    assert f"most at layer 0, position 4, by {mean:+.2f}".replace("-", "−") in said
+    assert f"{low} to {high}; N = 24 pairs" in said
+    one = dataclasses.replace(
+        found, effects=noise[:, :1], base=sides["base"][:1], source=sides["source"][:1]
+    )
+    assert "(the largest of 21; N = 1 pair)" in " ".join(one.figure(what="effect").title.split())
 
 
 def test_one_method_against_the_other(sweeps):

@@ -7,7 +7,9 @@ import numpy as np
 from arcee_lab.errors import SettingError
 from arcee_lab.views.arrays import floats
 from arcee_lab.views.figures.drawing.cells import Shades, cell_map, strongest_colour
-from arcee_lab.views.figures.figure import Figure
+from arcee_lab.views.figures.figure import WIDTH, Figure
+
+_LETTERS, _LINE = 11, 0.18  # letters of a title per inch, and inches from line to line
 
 
 def effect_map(
@@ -43,7 +45,7 @@ def effect_map(
         raise SettingError(
             f"values are {values.shape}; expected ({len(rows)} rows, {len(columns)} columns)."
         )
-    return cell_map(
+    figure = cell_map(
         values,
         rows,
         columns,
@@ -54,3 +56,6 @@ def effect_map(
         title=title,
         dark=dark,
     )
+    lines = len(title) / (_LETTERS * WIDTH)  # a title of two has room in any map
+    figure.set_figheight(figure.get_figheight() + _LINE * max(0, round(lines + 0.5) - 2))
+    return figure

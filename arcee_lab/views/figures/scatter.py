@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcee_lab.errors import SettingError
-from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, style
+from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
 from arcee_lab.views.scale import CATEGORIES
 
 _MARKS = "osD^vP"
@@ -59,11 +59,11 @@ def scatter(
                 x[here],
                 y[here],
                 s=16,
-                alpha=0.8,
                 marker=_MARKS[place % len(_MARKS)] if not many else "o",
                 color=CATEGORIES[0 if many else place],
                 rasterized=len(x) > _DENSE,
-                linewidths=0,
+                edgecolors=soft(dark),  # where dots lie on each other, and on dark paper
+                linewidths=0.4,
                 label=None if many else name,
             )
         axes.set(xlabel=across, ylabel=up, xlim=both, ylim=both)
