@@ -191,6 +191,9 @@ def test_a_label_of_nothing_is_not_confirmed():
     lots = {"lot": [[(i, i + 1) for i in range(len(t)) if draw.random() < 0.2] for t in texts]}
     found = al.neurons.find(model, tokenizer, sources.spans(texts, lots), untrained=False)
     assert not found["lot"].confirmed
+    assert found.headline.startswith("No unit beats every control on ")
+    assert f"(p cannot be below {1 / (1 + found.shuffles):.2g})" in found.headline
+    assert " ".join(found.figure().title.split()).startswith("No neuron of 1 label beats every")
     assert found.missing == "it was left out"
 
 

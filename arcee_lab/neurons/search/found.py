@@ -158,13 +158,18 @@ class Found(Result):
     def headline(self) -> str:
         """How many labels have a confirmed unit, among how many units, and which controls ran."""
         controls = f"{counted(self.shuffles, 'shuffled search', 'shuffled searches')}"
+        if self.shuffles:
+            controls += f" (p cannot be below {1 / (1 + self.shuffles):.2g})"
         untrained = f"no untrained copy: {self.missing}" if self.missing else "an untrained copy"
-        return (
-            f"{len(self.confirmed)} of {counted(len(self.labels), 'label')} "
-            f"{'has' if len(self.labels) == 1 else 'have'} a unit that is "
-            f"confirmed on {counted(self.documents, 'other document')}, of {self.searched:,} "
-            f"searched by {self.rank_by.upper()}; controls: {controls}, {untrained}"
-        )
+        searched = f"of {self.searched:,} searched by {self.rank_by.upper()}"
+        labels = counted(len(self.labels), "label")
+        others = counted(self.documents, "other document")
+        if self.confirmed:
+            has = "has" if len(self.labels) == 1 else "have"
+            said = f"{len(self.confirmed)} of {labels} {has} a unit that is confirmed on {others}"
+        else:
+            said = f"No unit beats every control on {others}, for any of {labels}"
+        return f"{said}, {searched}; controls: {controls}, {untrained}"
 
     def frame(self) -> pd.DataFrame:
         """One row per label: its best unit, its scores on the other texts, and the controls."""
@@ -223,10 +228,13 @@ class Found(Result):
         scores = [one.best.f1 for one in self.labels]
         if not scores:
             return "No label was searched"
+        span = f"F1 {min(scores):.2f} to {max(scores):.2f} on other documents"
+        n = f"(N = {self.confirm_tokens:,} tokens)"
+        if not self.confirmed:
+            return f"No neuron of {counted(len(scores), 'label')} beats every control: {span} {n}"
         return (
-            f"Best neuron per label: F1 {min(scores):.2f} to {max(scores):.2f} on other documents, "
-            f"{len(self.confirmed)} of {len(scores)} beat every control "
-            f"(N = {self.confirm_tokens:,} tokens)"
+            f"Best neuron per label: {span}, {len(self.confirmed)} of {len(scores)} beat every "
+            f"control {n}"
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
