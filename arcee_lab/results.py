@@ -48,7 +48,7 @@ class Result(ABC):
         return page(self.headline, self.frame())
 
 
-def page(headline: str, frame: "pd.DataFrame") -> str:
+def page(headline: str, frame: "pd.DataFrame", *, most: int = MOST_ROWS) -> str:
     """A headline above the first rows of a table, as HTML without styles of its own.
 
     It reads in light and dark themes, in untrusted notebooks and on GitHub, because the page around
@@ -56,14 +56,22 @@ def page(headline: str, frame: "pd.DataFrame") -> str:
 
     Args:
         headline: A sentence.
-        frame: Of which `MOST_ROWS` rows are shown.
+        frame: Its rows.
+        most: So many of them are shown.
     """
     import pandas as pd
 
     from arcee_lab.views.html import number
 
     with pd.option_context("display.max_colwidth", None):  # names of sites are longer than 50
-        table = frame.to_html(index=False, max_rows=MOST_ROWS, border=0, float_format=number)
+        table = frame.to_html(
+            index=False,
+            max_rows=most,
+            border=0,
+            float_format=number,
+            # Other whole numbers are mostly names: of layers, units, documents.
+            formatters={"bytes": "{:,}".format} if "bytes" in frame else None,
+        )
     return f"<p>{escape(headline)}</p>{table}"
 
 

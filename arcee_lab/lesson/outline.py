@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _DRAWS = 2000  # of the bootstrap over values
+_BEGINNING = 80  # characters of a text in the table of kinds
 _FROM = {
     "demo": "the demo's world",
     "english": "plain English of arcee_lab's own",
@@ -263,9 +264,19 @@ class Lesson(Result):
         import pandas as pd
 
         return pd.DataFrame(
-            [(kind, len(found), found[0][:80]) for kind, found in self.domains.items()],
+            [(kind, len(found), _beginning(found[0])) for kind, found in self.domains.items()],
             columns=["kind", "documents", "first"],
         )
+
+
+def _beginning(text: str) -> str:
+    """The first words of a text, marked as cut where it goes on."""
+    if len(text) <= _BEGINNING:
+        return text
+    whole, rest = text[:_BEGINNING], text[_BEGINNING:]
+    if not rest[0].isspace() and " " in whole:
+        whole = whole.rsplit(" ", 1)[0]  # not within a word
+    return f"{whole.rstrip()} ..."
 
 
 def _shown(value: float, *, percent: bool) -> str:

@@ -11,11 +11,14 @@ from arcee_lab.errors import SiteError
 from arcee_lab.hooks.selection import Selection
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.reducers.running.requests import features
-from arcee_lab.results import Result, counted
+from arcee_lab.results import Result, counted, page
 from arcee_lab.runs.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_MOST_SITES = 40  # that a notebook shows: those of one layer, and what is around it
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ class CapturePlan(Result):
         """Sites, tokens and bytes."""
         return (
             f"{counted(len(self.sites), 'site')}, batch {self.batch} x "
-            f"{counted(self.length, 'token')}: {counted(self.bytes, 'byte')} "
-            f"({self.bytes / 2**30:.3g} GiB)"
+            f"{counted(self.length, 'token')}: {counted(self.bytes, 'byte')}{_in_large(self.bytes)}"
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -71,6 +73,17 @@ class CapturePlan(Result):
 
         rows = [(s.site, str(list(s.shape)), str(s.dtype), s.bytes) for s in self.sites]
         return pd.DataFrame(rows, columns=["site", "shape", "dtype", "bytes"])
+
+    def _repr_html_(self) -> str:
+        return page(self.headline, self.frame(), most=_MOST_SITES)
+
+
+def _in_large(size: int) -> str:
+    """Many bytes in a unit that can be read, in brackets; few are read as they are."""
+    for unit, of in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= of:
+            return f" ({size / of:.3g} {unit})"
+    return ""
 
 
 @checked

@@ -50,6 +50,14 @@ class FiringRates(ReducerResult):
             f"{self.dead:,} of {units:,} units never fired"
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "units": f"{self.fired.numel():,}",
+            "above 0": f"{self.rates.mean():.2%}",
+            "never fired": f"{self.dead:,}",
+        }
+
     def frame(self) -> "pd.DataFrame":
         """One row per unit: unit, fired, rate, n_tokens."""
         import pandas as pd

@@ -75,6 +75,11 @@ class LogHistogram(ReducerResult):
         broken = f", {nan:,} values are NaN" if nan else ""
         return f"N = {self.tokens:,} tokens, {self.positive.mean():.2%} of values above 0{broken}"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        nan = int(self.counts[..., -1].sum())
+        return {"above 0": f"{self.positive.mean():.2%}"} | ({"NaN": f"{nan:,}"} if nan else {})
+
     def frame(self) -> "pd.DataFrame":
         """One row per bin, all units together: from, below, count, share."""
         import pandas as pd

@@ -45,6 +45,14 @@ class MomentsOf(ReducerResult):
             f"{self.max.max():.4g}, over {self.mean.numel():,} units"
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "units": f"{self.mean.numel():,}",
+            "mean": f"{self.mean.mean():.4g}",
+            "largest value": f"{self.max.max():.4g}",
+        }
+
     def frame(self) -> "pd.DataFrame":
         """One row per unit: unit, mean, std, max, n_tokens."""
         import pandas as pd

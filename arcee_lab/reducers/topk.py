@@ -47,6 +47,14 @@ class Largest(ReducerResult):
             f"of {units:,} units"
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "units": f"{self.values[..., 0].numel():,}",
+            "largest value": f"{float(self.values.max()):.4g}",
+            "kept of each unit": f"{self.values.shape[-1]:,}",
+        }
+
     def frame(self) -> "pd.DataFrame":
         """One row per value: unit, rank (from 0), value, row, position."""
         import pandas as pd

@@ -72,6 +72,16 @@ def test_own_texts_take_the_place_of_ours(demo, given):
     assert "your texts: 1 document of 1 kind" in mine.headline
 
 
+def test_beginnings_of_texts_are_whole_words_and_say_that_they_go_on(demo):
+    long = "word " * 15 + "sentences go on"  # the 80th character is within "sentences"
+    given = {"long": [long], "short": ["A short one."], "one": ["x" * 90], "fits": ["a" * 80]}
+    shown = al.lesson.build(*demo, texts=given).frame().set_index("kind")["first"]
+    assert shown["long"] == "word " * 15 + "..."
+    assert shown["short"] == "A short one."
+    assert shown["one"] == "x" * 80 + " ..."
+    assert shown["fits"] == "a" * 80
+
+
 def test_kinds_of_unequal_length(demo):
     mine = al.lesson.build(*demo, texts={"a": ["one a", "two a", "three a"], "b": ["one b"]})
     assert mine.texts == ["one a", "one b", "two a", "three a"]

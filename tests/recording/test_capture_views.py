@@ -74,7 +74,7 @@ def test_plans_and_interventions_have_tables(tiny):
     model = tiny()
     plan = al.plan(model, SITES[:1], batch=1, length=1)
     assert isinstance(plan, Result)
-    assert plan.headline == "1 site, batch 1 x 1 token: 288 bytes (2.68e-07 GiB)"
+    assert plan.headline == "1 site, batch 1 x 1 token: 288 bytes"
     shown(plan, "1 site, batch 1", SITES[0], "288")
     half = al.Scale("layers.0.self_attn.hook_z", 0.5, heads=[0], positions=-1)
     shown(half, "Scale", "layers.0.self_attn.hook_z", "factor=0.5", "heads=[0]")

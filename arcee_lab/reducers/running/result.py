@@ -1,5 +1,6 @@
 """What the results of all reducers have, and the columns of their tables."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,11 @@ class ReducerResult(Result):
     """
 
     tokens: int
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """A few numbers of all units together, by name, for a table with a row per site."""
+        return {}
 
 
 def table_of(result: Any) -> "pd.DataFrame":

@@ -297,11 +297,30 @@ class Statistics(Result, Mapping[str, Any]):
     def _repr_html_(self) -> str:
         import pandas as pd
 
-        found = {"site": list(self), "found": [self._headline(site) for site in self]}
-        return page(self.headline, pd.DataFrame(found))
+        tokens = {one.tokens for site in self for one in self._found(site)}
+        same = len(tokens) == 1 and all(site in self.states for site in self)
+        rows = [{"site": site, **self._facts(site, tokens=not same)} for site in self]
+        n = f"; N = {counted(tokens.pop(), 'token')}" if same else ""
+        return page(f"{self.headline}{n}", pd.DataFrame(rows).fillna(""))
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
+
+    def _found(self, site: str) -> list[ReducerResult]:
+        """What the reducers of a site found, without those of the user's own."""
+        found = self[site] if site in self.states else ()
+        results = found if isinstance(found, tuple) else (found,)
+        return [one for one in results if isinstance(one, ReducerResult)]
+
+    def _facts(self, site: str, *, tokens: bool) -> dict[str, str]:
+        """The cells of a site's row: numbers where all its reducers have some, else a sentence."""
+        results = self._found(site)
+        if len(results) < len(self.reducers(site)) or not all(one.facts for one in results):
+            return {"found": self._headline(site)}
+        row = {"tokens": f"{results[0].tokens:,}"} if tokens else {}
+        for one in results:
+            row |= one.facts
+        return row
 
     def _headline(self, site: str) -> str:
         if site not in self.states:
