@@ -19,6 +19,7 @@ DTYPE = None  # such as "bfloat16"; None takes the checkpoint's own
 TEXTS = None  # yours: a text, a list of texts, or {"kind": [texts]}; None takes the lesson's
 
 # %%
+import numpy as np
 import torch
 from IPython.display import HTML, display
 
@@ -150,8 +151,10 @@ with lesson.part("labels"):
     display(shown[[name for name in columns if name in shown]].round(2))
     print(
         lesson.caption(
-            "Labels with a neuron that beats every control on the other texts: "
-            f"{len(found.confirmed)} of {len(found.labels)}",
+            f"Its best neuron beats every control on other texts: {', '.join(found.confirmed)}"
+            if found.confirmed
+            else "No label has a neuron that beats its controls: those below are the luckiest of "
+            f"{found.searched:,}",
             n=found.confirm_tokens,
         )
     )
@@ -177,6 +180,13 @@ with lesson.part("one neuron per label"):
     marks = [next((n for n in truth if truth[n][i]), None) for i in range(len(tokens))]
     rows = [unit.label for unit in units]
     hit = [bool(above[rows.index(mark), i]) for i, mark in enumerate(marks) if mark in rows]
+    # How often the same neurons fire where their label is not: a level that is always passed hits.
+    other = [
+        bool(above[row, i])
+        for row, name in enumerate(rows)
+        for i in range(len(tokens))
+        if not truth[name][i]
+    ]
     display(
         raster(
             (values * above).numpy(),
@@ -185,7 +195,8 @@ with lesson.part("one neuron per label"):
             notes=[f"F1 {unit.f1:.2f}" for unit in units],
             marks=marks,
             title=f"At {sum(hit)} of {len(hit)} labelled tokens of another text the neuron of the "
-            "label fires above its level",
+            f"label fires above its level, without its label at {sum(other)} of {len(other)} "
+            f"({np.mean(other):.0%})",
         )
     )
 
@@ -199,7 +210,8 @@ with lesson.part("one neuron"):
     lesson.needs("one neuron per label")
     best = max(units, key=lambda unit: unit.f1)
     strip = acts[best.site][0, :, best.unit].float().cpu()
-    print(f"{best.name}, best for {best.label!r}")
+    beaten = "" if best.label in found.confirmed else ", which beats not all of its controls"
+    print(f"{best.name}, best for {best.label!r}{beaten}")
     display(HTML(token_strip(lesson.tokens(text), strip)))
 
 # %% [markdown]
@@ -215,28 +227,37 @@ print(f"{looks.headline}.")
 looks.figure()
 
 # %% [markdown]
-# The rows of three of these heads on the prompt. Each row shows where its token looks; reading a
-# pattern leaves the logits bit-identical.
+# The rows of the strongest heads of three kinds on the prompt, each with its share over the texts.
+# Some head is always the strongest: one that gives more than half of its attention to the previous
+# token may be called a previous-token head, and one near even attention may not. Each row shows
+# where its token looks; reading a pattern leaves the logits bit-identical.
 
 # %%
 from arcee_lab.views.figures.patterns import patterns
 
 with lesson.part("patterns"):
-    wanted = {"offset_1": "previous", "induction": "induction", "first_mass": "first"}
-    heads = {what: looks.top(name)[0] for name, what in wanted.items()}
+    wanted = {
+        "offset_1": "the token before",
+        "induction": "what came after the same token",
+        "first_mass": "the first token",
+    }
     with al.capture(model, "*pattern") as acts, torch.no_grad():
         model(**batch)
-    maps = [
-        acts[f"layers.{layer}.self_attn.hook_pattern"][0, head] for layer, head in heads.values()
-    ]
-    scores = {what: float(looks.scores(name)[heads[what]]) for name, what in wanted.items()}
-    shares = [f"{score:.0%} ({what})" for what, score in scores.items()]
+    maps, names, told = [], [], []
+    for name, goal in wanted.items():
+        one, (layer, head) = looks.found["texts"][name], looks.top(name)[0]
+        (best, share), n = one.strongest, int(one.n.max())
+        maps.append(acts[f"layers.{layer}.self_attn.hook_pattern"][0, head])
+        names.append(f"{best}: {share:.0%} to {goal}")
+        told.append(
+            f"{best} gives {share:.0%} to {goal} (even attention {one.even:.0%}, N = {n:,})"
+        )
     display(
         patterns(
             torch.stack(maps).float().cpu().numpy(),
             lesson.tokens(lesson.prompt),
-            [f"{what}: L{layer}/H{head}" for what, (layer, head) in heads.items()],
-            title="Attention, over the texts, to what each is named for: " + ", ".join(shares),
+            names,
+            title="Over the texts, " + ", ".join(told),
         )
     )
 

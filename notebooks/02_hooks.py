@@ -36,7 +36,8 @@ lesson
 #
 # A site is the output of a module that does nothing: torch hooks, nnsight and `al.capture` see it
 # under one name. `al.plan` shows shapes and bytes before anything runs. Here is one layer, in the
-# order of the forward pass. Scores and pattern are computed only when they are spelled out.
+# order of the forward pass. Scores and pattern are computed only when they are spelled out. (0
+# bytes: the same tensor as another site.)
 
 # %%
 al.plan(
@@ -110,6 +111,13 @@ for site in acts:
 with lesson.part("gradients"):
     pairs = lesson.pairs("agreement")
     print(f"{pairs.headline}, as in {pairs.clean[0]!r}")
+    with torch.no_grad():
+        known = pairs.told_apart(
+            *(
+                pairs.metric(model(**pairs.batch(side, device=device)).logits[:, -1].float())
+                for side in ("clean", "corrupt")
+            )
+        )
     prompts = pairs.batch("clean", device=device)
 
     def score():
@@ -138,7 +146,10 @@ with lesson.part("gradients"):
     print(
         lesson.caption(
             f"With all neurons the log odds of a plural verb are {full.item():.2f}; switching off "
-            f"{rows[0][0]} alone changes them by {-rows[0][2]:.2f}",
+            f"{rows[0][0]} alone changes them by {-rows[0][2]:.2f} nats"
+            if known
+            else "This model does not tell plural from singular subjects: these numbers, in nats, "
+            "are about nothing",
             n=len(pairs),
             of="prompt",
         )
@@ -176,30 +187,35 @@ with lesson.part("statistics"):
 # %% [markdown]
 # The histogram has bins from a power of two to the next, so the share of activations above *any*
 # threshold can be asked afterwards. A line that is flat on the left says that a small threshold
-# changes nothing: zeros are exact, and hardly anything is small. At most six layers are shown.
+# changes nothing: zeros are exact, and hardly anything is small. The line is the median of the
+# layers, the band reaches from the lowest to the highest.
 
 # %%
 import numpy as np
 
-from arcee_lab.views.figures.curves import Line, lines
+from arcee_lab.views.figures.bands import Axis, Band, bands
 
-layers = sorted({round(at) for at in np.linspace(0, last, 6)})
-curves = []
-for layer in layers:
-    _, histogram, _ = stats[f"layers.{layer}.mlp.hook_post"]
-    edges = histogram.edges[(histogram.edges >= 2.0**-16) & (histogram.edges <= 2.0**10)]
-    kept = [float(histogram.at_least(float(edge)).most.mean()) for edge in edges]
-    curves.append(Line(f"layer {layer}", np.asarray(edges), np.array(kept)))
-ends = [np.mean([curve.y[place] for curve in curves]) for place in (0, 10)]
-lines(
-    curves,
-    x="threshold",
-    y="share at or above the threshold",
-    title=f"{ends[0]:.1%} of activations are {edges[0]:.2g} or more, {ends[1]:.1%} are "
-    f"{edges[10]:.2g} or more (mean of {len(layers)} of {last + 1} layers, "
-    f"N = {histogram.tokens:,} tokens)",
-    log_x=True,
-)
+with lesson.part("thresholds"):
+    lesson.needs("statistics")
+    histograms = [stats[f"layers.{layer}.mlp.hook_post"][1] for layer in range(last + 1)]
+    edges = histograms[0].edges
+    edges = edges[(edges >= 2.0**-16) & (edges <= 2.0**10)]
+    kept = np.array(  # [layer, threshold]
+        [[float(one.at_least(float(edge)).most.mean()) for edge in edges] for one in histograms]
+    )
+    middle_line = np.median(kept, axis=0)
+    above_zero = np.median([float(one.positive.mean()) for one in histograms])
+    small = int((edges <= 0.02).sum()) - 1
+    display(
+        bands(
+            [Band("median", np.asarray(edges), middle_line, kept.min(0), kept.max(0), dots=False)],
+            x=Axis("threshold", scale="log"),
+            y=Axis("share at or above it", percent=True, limits=(0, None)),
+            title=f"{above_zero:.1%} of activations are above 0, {middle_line[small]:.1%} "
+            f"at least {float(edges[small]):.2g} (median of {last + 1} layers; band: lowest to "
+            f"highest; N = {histograms[0].tokens:,} tokens)",
+        )
+    )
 
 # %% [markdown]
 # `TopK` knows where each neuron fires most: the texts to look at first. Here is a rare neuron of
@@ -247,7 +263,7 @@ class Answer(Statistic):
 
     target: torch.Tensor  # [batch, pos]: column of the answer, or -1
 
-    name, label = "answer", "attention to the answer"
+    name, label, unit = "answer", "attention to the answer", "share of attention"
 
     def read(self, rows):
         column = self.target[:, None, rows.place]
@@ -270,43 +286,49 @@ def ranked(values):
 
 
 finders, backs = ranked(heads["answer"].mean), ranked(heads["offset_1"].mean)
-layer, head = finders[0]
+best, share = heads["answer"].strongest
 print(
     lesson.caption(
-        f"The head that looks most at the answer is L{layer}/H{head}, with "
-        f"{float(heads['answer'].mean[layer, head]):.1%} of its attention",
+        f"The head that looks most at the answer is {best}, with {share:.1%} of its attention, "
+        f"where even attention gives {heads['answer'].even:.1%}"
+        + ("" if share > 0.5 else ": no induction head"),
         n=int(copies.asked.sum()),
         of="word",
     )
 )
 
 # %% [markdown]
-# The patterns of the best of each kind, on one short text: the head that looks one token back, and
-# the one that looks at the answer. The rows to read are those of the second time.
+# The patterns of the strongest of each kind, on one short text: the head that looks most one token
+# back, and the one that looks most at the answer. The shares are those over all texts. The rows to
+# read are those of the second time.
 
 # %%
 from arcee_lab.views.figures.patterns import patterns
 
 shown = int(copies.attention_mask.sum(1).argmin())
 one = lesson.batch(copies.texts[shown])
-chosen = {"previous": backs[0], "answer": finders[0]}
+chosen = {"offset_1": backs[0], "answer": finders[0]}
 with al.capture(model, "*pattern") as acts, torch.no_grad():
     model(**one)
 pair = [acts[f"layers.{layer}.self_attn.hook_pattern"][0, head] for layer, head in chosen.values()]
+goals = {"offset_1": "to the token before", "answer": "to the answer"}
+names, told = [], []
+for name, goal in goals.items():
+    (best, share), even, n = heads[name].strongest, heads[name].even, int(heads[name].n.max())
+    names.append(f"{best}: {share:.0%} {goal}")
+    told.append(f"{best} gives {share:.0%} {goal} (even attention {even:.0%}, N = {n:,} tokens)")
 patterns(
     torch.stack(pair).float().cpu().numpy(),
     lesson.tokens(copies.texts[shown]),
-    [f"{what}: L{layer}/H{head}" for what, (layer, head) in chosen.items()],
-    title="In the texts that say a string twice, the first gives "
-    f"{heads['offset_1'].mean[backs[0]]:.0%} of its attention to the token before, the second "
-    f"{heads['answer'].mean[finders[0]]:.0%} to the answer",
+    names,
+    title=", ".join(told),
 )
 
 # %% [markdown]
 # ## Does it matter where they look?
 #
 # A pattern alone proves nothing. Here heads are switched off and the loss is taken at the answers
-# alone. The control is as many heads that do neither, in the same layers as the finders or later.
+# alone. The control is as many heads that do neither, in the same layers as the first or later.
 
 
 # %%
@@ -323,24 +345,26 @@ def loss_without(group):
 neither = ranked(-heads["answer"].mean - heads["offset_1"].mean)
 groups = {
     "nothing": [],
-    "the best finder": finders[:1],
-    "the four best finders": finders[:4],
-    "the head that looks one back": backs[:1],
+    "looks most at the answer": finders[:1],
+    "the four that look most at it": finders[:4],
+    "looks most one token back": backs[:1],
     "four that do neither": [head for head in neither if head[0] >= finders[0][0]][:4],
 }
 rows = [
     (what, " ".join(f"L{layer}/H{head}" for layer, head in group), loss_without(group))
     for what, group in groups.items()
 ]
+matters = rows[2][2] - rows[0][2] > 0.1 and rows[2][2] - rows[4][2] > 0.1
+start = "Without" if matters else "These heads matter no more than others: without"
 print(
     lesson.caption(
-        f"Without the four best finders the loss at the answers is {rows[2][2]:.2f} nats, without "
-        f"four other heads {rows[4][2]:.2f}, with all heads {rows[0][2]:.2f}",
+        f"{start} the four that look most at the answer the loss there is {rows[2][2]:.2f} nats, "
+        f"without four other heads {rows[4][2]:.2f}, with all heads {rows[0][2]:.2f}",
         n=int(copies.asked.sum()),
         of="answer",
     )
 )
-pd.DataFrame(rows, columns=["switched off", "heads", "loss"]).round(2)
+pd.DataFrame(rows, columns=["switched off", "heads", "loss (nats)"]).round(2)
 
 # %% [markdown]
 # ## Next steps

@@ -33,6 +33,14 @@ lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
 config = model.config
 
 
+def two(value):
+    """A number with two digits, as tables and titles here show it, and without a minus zero."""
+    return f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")
+
+
+pd.options.display.float_format = two
+
+
 def named(spot):
     """A head or a neuron as people read it."""
     layer = spot.site.split(".")[1]
@@ -85,12 +93,21 @@ with lesson.part("pairs"):
     print("plural:  ", pairs.clean[0], "...")
     print("singular:", pairs.corrupt[0], "...")
     print(lesson.caption("The two log odds of a pair differ by {} nats", values=gap, of="pair"))
+    known = pairs.told_apart(*odds)
     # Shares of a difference mean nothing where there is none.
-    what = "recovered" if abs(float(gap.mean())) > 0.2 else "effect"
+    what = "recovered" if known else "effect"
+    nothing = "This model does not tell the two prompts apart: these numbers are about nothing"
+
+    def said(finding, *, n=None, of="pair", values=None):
+        """A finding with its N; of a model that does not know the answer, that there is none."""
+        if not known:
+            finding, n, values = nothing, n or len(values), None
+        return lesson.caption(finding, n=n, of=of, values=values)
+
     print(
         "Effects are shown as shares of that difference."
-        if what == "recovered"
-        else "The model hardly tells them apart, so effects are shown in nats and not as shares."
+        if known
+        else f"{nothing}. They are shown in nats and not as shares."
     )
 
 # %% [markdown]
@@ -98,8 +115,8 @@ with lesson.part("pairs"):
 #
 # The model reads the singular prompt, but one position of its residual stream is taken from the
 # run on the plural one. A share of 0 means that nothing changes, 1 that the answer is fully that of
-# the other prompt. Read from top to bottom: at which word does the difference sit in each layer?
-# (The words are those of the first pair.)
+# the other prompt, and more than 1 that it goes beyond. Read from top to bottom: at which word does
+# the difference sit in each layer? (The words are those of the first pair.)
 
 # %%
 with lesson.part("the residual stream"):
@@ -108,14 +125,13 @@ with lesson.part("the residual stream"):
     stream = al.patch_sweep(*run, "layers.*.hook_resid_post", over="positions")
     moved = stream.grid("effect").abs()
     layer = int((moved[:, -1] > moved[:, pairs.at[0]]).int().argmax())
-    said = lesson.caption(
+    title = said(
         f"From layer {layer} on, the last word carries more of the difference than the subject"
         if moved[layer, -1] > moved[layer, pairs.at[0]]
         else "In none of the layers the last word carries more of the difference than the subject",
         n=len(pairs),
-        of="pair",
     )
-    display(stream.figure(what=what, labels=pairs.words, title=said))
+    display(stream.figure(what=what, labels=pairs.words, title=title.rstrip(".")))
 
 # %% [markdown]
 # ## Which heads move it?
@@ -127,9 +143,10 @@ with lesson.part("the residual stream"):
 with lesson.part("heads"):
     lesson.needs("pairs")
     heads = al.patch_sweep(*run, "layers.*.self_attn.hook_z", over="heads")
-    strongest = heads.top(1)[0]
-    print(f"{heads.headline}; the strongest is {named(strongest)}.")
-    display(heads.figure(what=what))
+    print(f"{heads.headline}; the largest effect in size is that of {named(heads.top(1)[0])}.")
+    # Known answers leave the title to the result, which says how sure its largest effect is.
+    untold = None if known else said(nothing, n=len(pairs)).rstrip(".")
+    display(heads.figure(what=what, title=untold))
 
 # %% [markdown]
 # Are these heads for verbs alone? The same sweep over pairs that ask another question: a review of
@@ -146,15 +163,19 @@ with lesson.part("another question"):
     )
     print(f"{reviews.headline}, as in {reviews.clean[0]!r}")
     both = set(map(named, heads.top(4))) & set(map(named, verdict.top(4)))
+    verdict_known = reviews.told_apart(verdict.source, verdict.base)
     print(
         lesson.caption(
-            f"Of the four strongest heads of each question, {len(both)} are the same; the effects "
-            f"of all heads correlate with {verdict.correlation(heads):.2f}",
+            f"The two questions share {len(both)} of their four strongest heads; the effects of "
+            f"all heads correlate with {two(verdict.correlation(heads))}"
+            if known and verdict_known
+            else "This model does not answer both questions, so there is nothing to compare",
             n=len(verdict.spots),
             of="head",
         )
     )
-    display(verdict.figure(what="effect"))
+    untold = lesson.caption(nothing, n=len(reviews), of="pair").rstrip(".")
+    display(verdict.figure(what="effect", title=None if verdict_known else untold))
 
 # %% [markdown]
 # At which word do the strongest heads act? A head that acts at the subject marks it; one that acts
@@ -176,8 +197,11 @@ with lesson.part("heads by word"):
     table = pd.DataFrame(rows, columns=["head", "position", what]).pivot_table(
         index="head", columns="position", values=what, sort=False
     )
-    table.columns = [f"{i} {word}" for i, word in enumerate(pairs.words)]
-    display(table.round(2) + 0.0)
+    table.columns = [f"{i} {word.strip()}" for i, word in enumerate(pairs.words)]
+    unit = "share of the difference that is restored" if known else "effect in nats"
+    told = f"One head patched at one word: {unit}, mean over pairs"
+    print(lesson.caption(told, n=len(pairs), of="pair"))
+    display(table.reset_index())
 
 # %% [markdown]
 # ## Which neurons?
@@ -195,15 +219,8 @@ with lesson.part("neurons"):
     rest = estimate.top(len(estimate.spots))[60:]
     chosen = estimate.top(60) + random.Random(1).sample(rest, 60)
     measured = al.patch_sweep(*run, chosen, batch_size=480)
-    print(
-        lesson.caption(
-            f"Estimated and measured effects of {len(chosen)} neurons correlate with "
-            f"{measured.correlation(estimate):.3f}",
-            n=len(pairs),
-            of="pair",
-        )
-    )
-    display(measured.figure_against(estimate))
+    spots = f"the {len(chosen) - 60} neurons of largest estimate and 60 drawn from the others"
+    display(measured.figure_against(estimate, spots=spots))
 
 # %% [markdown]
 # What do the strongest of them look at? The share of prompts in which each fires, at the subject
@@ -228,9 +245,11 @@ with lesson.part("what they look at"):
         ]
         effect = numbers.loc[(spot.site, spot.unit), "effect"]
         rows.append((named(spot), effect, *fires))
-    columns = ["neuron", "effect", "plural subject", "singular subject",
+    columns = ["neuron", "effect (nats)", "plural subject", "singular subject",
                "last word, plural", "last word, singular"]  # fmt: skip
-    display(pd.DataFrame(rows, columns=columns).round(2))
+    said_of = f"{rows[0][0]}, the largest, changes the log odds by {two(rows[0][1])} nats"
+    print(said(f"{said_of}; the other columns are shares of prompts", n=len(pairs)))
+    display(pd.DataFrame(rows, columns=columns))
 
 # %% [markdown]
 # ## Are they needed?
@@ -292,12 +311,20 @@ with lesson.part("ablation"):
             "log odds, control": [m.mean().item() for m in (untouched, *controls)],
         }
     )
-    display(table.round(2))
+    print(
+        lesson.caption(
+            "right verb: the share of prompts in which it is the more probable one; log odds: in "
+            "its favour, in nats",
+            n=len(untouched),
+            of="prompt",
+        )
+    )
+    display(table)
 
 # %% [markdown]
 # The table as a picture: how the log odds of the right verb fall with the neurons that attribution
 # ranks highest, and with others that fire as often. The band is one standard deviation over three
-# draws of the others.
+# draws of the others. The title is about the point at which the ranked neurons change most.
 
 # %%
 import numpy as np
@@ -306,10 +333,15 @@ from arcee_lab.views.figures.curves import Line, lines
 
 with lesson.part("ablation, drawn"):
     lesson.needs("ablation")
-    fall = untouched - by_rank[-1]
+    most = int((by_rank.mean(-1) - untouched.mean()).abs().argmax())
+    off, other = by_rank[most], controls[most].mean(0)
+    fall = other - off  # of the same prompts, beyond what other neurons do
+    clear = known and abs(float(fall.mean())) > 2 * float(fall.std()) / len(fall) ** 0.5
+    start = "Without " if clear else "Ranked neurons matter no more than others: without "
     print(
-        lesson.caption(
-            f"Without the {counts[-1]} ranked neurons the log odds of the right verb fall by {{}}",
+        said(
+            f"Without {counts[most]} ranked neurons the log odds of the right verb are lower by "
+            "{} than without as many others",
             values=fall,
             of="prompt",
         )
@@ -326,8 +358,8 @@ with lesson.part("ablation, drawn"):
             ],
             x="neurons switched off",
             y="log odds of the right verb",
-            title=f"Without {counts[-1]} ranked neurons the log odds go from {full[0]:.2f} to "
-            f"{by_rank[-1].mean():.2f}, without as many others to {draws[-1].mean():.2f} "
+            title=f"{start}{counts[most]} ranked neurons the log odds go from {two(full[0])} to "
+            f"{two(off.mean())}, without as many others to {two(other.mean())} "
             f"(N = {len(untouched)} prompts)",
             log_x=True,
         )
@@ -353,37 +385,45 @@ with lesson.part("steering"):
     noise = torch.randn(len(direction), generator=torch.Generator().manual_seed(0)).to(direction)
     noise *= direction.norm() / noise.norm()
 
-    def chance_of_plural(inputs, vector, alpha):
-        edit = al.Add(site, vector, alpha, positions=at)
+    def chance_of_plural(inputs, vector, times):
+        edit = al.Add(site, vector, times, positions=at)
         with torch.no_grad(), al.intervene(model, edit):
             logits = model(**inputs, logits_to_keep=1).logits[:, 0]
-        return float(pairs.metric(logits.float()).sigmoid().mean())
+        return pairs.metric(logits.float()).sigmoid().cpu()  # of each prompt
 
-    alphas = torch.linspace(-2, 2, 17)
+    all_times = torch.linspace(-2, 2, 17)
     curves = []
     for place, (name, inputs) in enumerate({"plural": clean, "singular": corrupt}.items()):
         for kind, vector in (("direction", direction), ("random", noise)):
-            y = np.array([chance_of_plural(inputs, vector, float(alpha)) for alpha in alphas])
+            y = [chance_of_plural(inputs, vector, float(t)).mean().item() for t in all_times]
             of = 2 * place if kind == "random" else None
-            curves.append(Line(f"{name}, {kind}", alphas.numpy(), y, dashed=of is not None, of=of))
-    steered = curves[2]
+            line = Line(
+                f"{name}, {kind}", all_times.numpy(), np.array(y), dashed=of is not None, of=of
+            )
+            curves.append(line)
+    before, after, random_one = (
+        chance_of_plural(corrupt, vector, times)
+        for vector, times in ((direction, 0.0), (direction, 1.0), (noise, 1.0))
+    )
+    moved = after - random_one  # beyond what any vector of this length does
+    clear = known and abs(float(moved.mean())) > 2 * float(moved.std()) / len(moved) ** 0.5
     print(
-        lesson.caption(
-            "Added to the singular prompts, the direction moves the chance of a plural verb from "
-            f"{steered.y[8]:.2f} to {steered.y[12]:.2f} at alpha 1; a random one moves it to "
-            f"{curves[3].y[12]:.2f}",
-            n=len(pairs),
+        said(
+            "Added once to the singular prompts, the direction makes a plural verb more probable "
+            "by {} than a random one",
+            values=moved,
             of="prompt",
         )
     )
     display(
         lines(
             curves,
-            x=f"alpha, added at the subject in {site}",
+            x=f"times the direction, added at the subject in layer {layer}",
             y="chance of a plural verb",
-            title=f"At alpha 1 a plural verb has a chance of {steered.y[12]:.2f} after singular "
-            f"subjects, without {steered.y[8]:.2f}; a random direction gives {curves[3].y[12]:.2f} "
-            f"(N = {len(pairs)} pairs)",
+            title=f"{'Steering works' if clear else 'Steering has no effect'}: after singular "
+            f"subjects the chance of a plural verb is {two(before.mean())}, with the direction "
+            f"{two(after.mean())}, with a random one {two(random_one.mean())} "
+            f"(N = {len(pairs)} prompts)",
         )
     )
 # %% [markdown]

@@ -63,8 +63,7 @@ labels
 # %% [markdown]
 # ## What will it take?
 #
-# A plan is measured on a few batches, before anything is written. `of_dense` is what a site takes,
-# over all its values written out.
+# A plan is measured on a few batches, before anything is written.
 
 # %%
 middle = model.config.num_hidden_layers // 2
@@ -73,20 +72,26 @@ config = DumpConfig(
     sites=("layers.*.mlp.hook_post", RESID), batch_size=32, packed=True, shard_tokens=2048
 )
 plan = al.dump.plan(model, tokenizer, texts, config, tags=tags)
-print(f"{plan.n_tokens:,} tokens, {plan.n_shards} shards, {plan.dense_bytes / 1e6:.0f} MB dense")
-plan.frame().round(2)
+print(
+    f"{plan.n_tokens:,} tokens, {len(plan.sites)} sites, {plan.n_shards} shards: "
+    f"{plan.bytes / 1e6:.1f} MB, where all values written out take {plan.dense_bytes / 1e6:.0f} MB"
+)
 
 # %% [markdown]
 # ## Write it
 #
 # All sites are read in one forward; conversion and files follow in another thread. The same call on
 # the same folder continues where an interrupted run stopped, and ends with the same bytes.
+# `of_dense` is what a site takes, over all its values written out.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "acts"
 with lesson.part("the store"):
     store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
-    display(store.sites().round(3))
+    sites = store.sites()
+    sites.insert(4, "planned bytes", plan.frame()["bytes"].map("{:,}".format))
+    sites["bytes"] = sites["bytes"].map("{:,}".format)
+    display(sites.round(3))
 
 # %% [markdown]
 # Neurons are stored as relu(u), exactly; their squares are bit-identical to the model's own in
@@ -107,7 +112,7 @@ print(
 lines(
     [
         Line("neurons, nothing lost", layers, neurons["of_dense"].to_numpy()),
-        Line("every value written out", layers, np.ones(len(neurons)), dashed=True, of=0),
+        Line("every value written out", layers, np.ones(len(neurons)), dashed=True),
     ],
     x="layer",
     y="bytes over dense",
@@ -125,24 +130,28 @@ lines(
 # %%
 with lesson.part("neurons of the labels"):
     found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=19, untrained=False)
-    display(found.frame()[["label", "unit", "F1", "F1 low", "F1 high", "p", "n"]].round(2))
+    print(f"{found.headline}.")
+    columns = ["label", "unit", "F1", "F1 low", "F1 high", "F1 shuffled", "p", "n"]
+    display(found.frame()[columns].round(2))
 
 # %% [markdown]
 # From the store: how often the tokens at which each of them fires have its label, and how often any
-# token has it.
+# token has it. First positions are left out, as in all counts of a store.
 
 # %%
 with lesson.part("their firings"):
     lesson.needs("neurons of the labels")
     known = store.token_data()
+    counts = known.attended & ~known.first
     rows = []
     for one in found.labels:
-        unit, has = one.best, known.tags["label"] == NAMES.index(one.label)
-        fires = store.neuron(unit.layer, unit.unit).dense().flatten() > 0
+        unit, has = one.best, known.tags["label"][counts] == NAMES.index(one.label)
+        fires = store.neuron(unit.layer, unit.unit).dense().flatten()[counts] > 0
         when = float(has[fires].float().mean()) if bool(fires.any()) else float("nan")
         rows.append((one.label, unit.name, int(fires.sum()), when, float(has.float().mean())))
     columns = ["label", "neuron", "fires", "labelled when it fires", "labelled at all"]
     display(pd.DataFrame(rows, columns=columns).round(3))
+    print(lesson.caption("Firings, and shares of tokens with the label", n=int(counts.sum())))
     best = max(found.labels, key=lambda one: one.best.f1)
     print(f"{best.best.name}, the best of them, for {best.label!r}; where it fires most:")
     display(store.topk(best.best.layer, best.best.unit, 4))
@@ -156,7 +165,7 @@ with lesson.part("their firings"):
 stats = store.stats()
 busiest = stats.frame().sort_values("rate", ascending=False).groupby("layer").head(1)
 print(stats)
-busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3)
+busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3).reset_index(drop=True)
 
 # %% [markdown]
 # ## Train a probe
@@ -223,7 +232,9 @@ store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds th
 export = store.export("parquet", folder.parent / "parquet", sites=[0])
 print(f"{export.entries:,} nonzeros; lost: {dict(export.lost) or 'nothing'}")
 nonzeros = pd.read_parquet(next(p for p in export.files if "layers.0" in str(p)))
-nonzeros.groupby("unit")["relu"].agg(["count", "max"]).nlargest(3, "count").round(3)
+print("The neurons of layer 0 that fire most, first positions included, and their largest relu(u):")
+most = nonzeros.groupby("unit")["relu"].agg(["count", "max"]).nlargest(3, "count")
+most.round(3).reset_index()
 
 # %%
 shutil.rmtree(folder.parent)

@@ -58,7 +58,7 @@ def first_metrics(evaluation):
 with lesson.part("a clean run"):
     clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
     columns = ["metric", "value", "low", "high", "ceiling", "n"]
-    display(first_metrics(clean)[columns].round(3))
+    display(first_metrics(clean)[columns].round(3).reset_index())
 
 # %% [markdown]
 # The scores with their intervals, as a picture; the mark across is the ceiling, where it is known.
@@ -119,7 +119,18 @@ with lesson.part("marking neurons"):
     )
     best = found[concept]
     print(f"{found.headline}.")
-    display(found.units().head(5)[["unit", "F1 searched", "F1", "F1 low", "F1 high"]].round(2))
+    base = best.positives / best.tokens  # who always says yes is right so often
+    print(
+        lesson.caption(
+            f"The best neuron for {concept!r}, {best.best.name}, has F1 {best.best.f1:.2f} on "
+            f"texts that did not choose it; the best for shuffled labels {best.shuffled.f1:.2f}, "
+            f"always saying yes {2 * base / (1 + base):.2f}",
+            n=best.tokens,
+        )
+    )
+    table = found.units().head(5).rename(columns={"F1 searched": "F1 where it was chosen"})
+    columns = ["label", "unit", "F1 where it was chosen", "F1", "F1 low", "F1 high"]
+    display(table[columns].round(2))
 
 # %% [markdown]
 # To see whether they matter, they are switched off (`al.Ablate`) and tasks run again, on documents
@@ -238,7 +249,10 @@ with lesson.part("the sweep"):
     display(
         frame.pivot_table(
             index=["family", "level", "active"], columns="task", values="value", sort=False
-        ).round(3)
+        )
+        .round(3)
+        .reset_index()
+        .rename_axis(columns=None)
     )
 
 # %% [markdown]

@@ -93,14 +93,15 @@ class Detected(Result):
         source = self._source(None)
         words = []
         for name, one in self.found[source].items():
+            goal = one.statistic.label.removeprefix("attention ")
             if not bool(one.n.any()):
-                words.append(f"{name} none")
+                words.append(f"{goal} none")
                 continue
             (layer, head), *_ = self.top(name)
             score = float(one.mean[one.layers.index(layer), head])
             n = int(one.n[one.layers.index(layer), head])
-            words.append(f"{name} {head_name(layer, head)} {score:.2f} (N = {n:,} tokens)")
-        return f"Strongest heads on {source}: {'; '.join(words)}"
+            words.append(f"{goal} {head_name(layer, head)} {score:.2f} (N = {n:,} tokens)")
+        return f"Heads with most attention, on {source}: {'; '.join(words)}"
 
     def _source(self, source: str | None) -> str:
         name = next(iter(self.found)) if source is None else source

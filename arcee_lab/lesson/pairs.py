@@ -102,6 +102,19 @@ class Pairs(Result):
         ids = torch.tensor(self.ids[side == "corrupt"], device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def told_apart(self, clean: Float[Tensor, " pair"], corrupt: Float[Tensor, " pair"]) -> bool:
+        """Whether the metric is larger for clean prompts in clearly more than half of the pairs.
+
+        Clearly: three standard errors of a fair coin above one half. Effects on the answers of a
+        model that does not tell two prompts apart are about nothing, however large.
+
+        Args:
+            clean: The metric of each clean prompt.
+            corrupt: Of each corrupt one.
+        """
+        share = float((clean > corrupt).double().mean())
+        return share > 0.5 + 1.5 / len(clean) ** 0.5
+
     @property
     def headline(self) -> str:
         """How many of the pairs can be used, and what they ask."""

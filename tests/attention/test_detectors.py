@@ -161,7 +161,7 @@ def test_detect_is_the_mean_over_batches(demo):
     best = found.scores("offset_1", "random repeated")
     assert float(best[layer, head]) == float(best.max())
     assert found.figure().axes
-    assert "induction" in found.headline
+    assert "to what came after the same token L" in found.headline
     windows = al.data.cut(tokenizer, texts, context=32)
     again = al.attention.detect(model, tokenizer, windows, repeats=0)
     torch.testing.assert_close(again.scores("offset_1"), one.scores("offset_1"))

@@ -128,6 +128,13 @@ def test_bad_calls(demo, lesson):
             call()
 
 
+def test_telling_prompts_apart_is_more_than_luck(lesson):
+    pairs, zero = lesson.pairs(), torch.zeros(24)
+    for right, told in ((24, True), (20, True), (19, False), (12, False), (0, False)):
+        odds = torch.where(torch.arange(24) < right, 0.1, -9.0)  # how large does not matter
+        assert pairs.told_apart(odds, zero) is told, right
+
+
 # -------------------------------------------------------------------------------- tokens
 
 
