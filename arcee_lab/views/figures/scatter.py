@@ -62,7 +62,7 @@ def scatter(
                 marker=_MARKS[place % len(_MARKS)] if not many else "o",
                 color=CATEGORIES[0 if many else place],
                 rasterized=len(x) > _DENSE,
-                edgecolors=soft(dark),  # where dots lie on each other, and on dark paper
+                edgecolors=soft(dark),  # where dots overlap, and on dark paper
                 linewidths=0.4,
                 label=None if many else name,
             )
