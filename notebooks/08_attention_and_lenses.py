@@ -131,16 +131,16 @@ table[["writer_layer", "writer_head", "score"]].head(8).round(3)
 #
 # A head's OV circuit says what it writes for what it reads. Its product with the embedding and the
 # unembedding is a matrix of tokens by tokens; only its thin factors exist. Where its eigenvalues
-# are positive, a token that is read is made more probable: the head copies. The share goes from -1
-# to 1.
+# are positive, a token that is read is made more probable: the head copies. Their sum over the sum
+# of their sizes says how much: 1 for a head that only copies, -1 for one that only suppresses.
 
 # %%
-shares = {
+copying = {
     f"L{layer}/H{head}": al.attention.ov(model, layer, head, tokens=True).positive_share()
     for layer, head in [*marked, *before]
 }
 print(al.attention.ov(model, *marked[0], tokens=True))
-pd.DataFrame({"positive share of eigenvalues": shares}).round(2)
+pd.DataFrame({"copying score, -1 to 1": copying}).round(2)
 
 # %% [markdown]
 # ## Where the answer appears

@@ -121,7 +121,7 @@ def test_on_a_deep_checkpoint(source, runner, deep):
     ("name", "cell", "after"),
     [
         ("04_activation_sparsity", 'lesson.part("the zeros")', 1.0),
-        ("05_dumps", 'lesson.part("the store")', 0.3),
+        ("05_dumps", 'lesson.part("the store")', 0.1),
         ("06_evaluate", 'lesson.part("a clean run")', 1.5),
         ("08_attention_and_lenses", 'lesson.part("the tuned lens")', 1.5),
     ],

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arcee_lab.attention.factored import Factored
+from arcee_lab.data.token_words import token_word
 from arcee_lab.errors import ModelError, SettingError
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
@@ -153,7 +154,7 @@ def singular_tokens(
                 for value, token in zip(
                     found.values[number].tolist(), found.indices[number].tolist(), strict=True
                 ):
-                    word = str(token) if tokenizer is None else tokenizer.decode([token])
+                    word = str(token) if tokenizer is None else token_word(tokenizer, token)
                     rows.append((number, float(s[number]), end, side, word, sign * value))
     names = ["direction", "singular_value", "end", "side", "token", "product"]
     table = pd.DataFrame(rows, columns=names)

@@ -11,17 +11,19 @@ from html import escape
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.patches import Rectangle
 
 from arcee_lab.explorer.ground import Ground
 from arcee_lab.explorer.tabs import ablation, attention, text
 from arcee_lab.sites import head_name
-from arcee_lab.views.figures.drawing.cells import LETTER, PITCH
+from arcee_lab.views.figures.drawing.cells import LETTER, PITCH, colour_bar
 from arcee_lab.views.figures.figure import SMALL, WIDTH, new, png, sequential, style
 from arcee_lab.views.html import heat_table, number
-from arcee_lab.views.scale import colour
+from arcee_lab.views.scale import CATEGORIES, colour
 from arcee_lab.views.tokens import short
 
 _ROWS, _TOKENS = 8, 16
+_LEAST = 0.3  # inches of a head whose pattern is drawn
 _CELL = "padding:2px 8px;text-align:left;border:1px solid rgba(128,128,128,.25)"
 
 
@@ -62,7 +64,7 @@ def _values(ground: Ground, typed: str, names: list[str]) -> str:
         values[:_ROWS, -_TOKENS:],
         found.body["names"][:_ROWS],
         [token.strip() or "␣" for token in tokens[-_TOKENS:]],
-        corner="value at",
+        corner="value, by token",
     )
 
 
@@ -87,36 +89,50 @@ def _painted(share: float) -> str:
 
 
 def _heads(ground: Ground, typed: str) -> bytes:
-    """All patterns as one picture: layers down, heads across."""
+    """All patterns as one picture: layers down, heads across.
+
+    Of very many heads each has one cell, since a pattern would be a few pixels: the share that its
+    last token gives to the token that it looks at most.
+    """
     found = attention.TAB.questions["attention"].answer(ground, text=typed)
     layers, heads, length = found.body["shape"]
     weights = np.frombuffer(found.buffers[0], np.uint8).reshape(layers, heads, length, length)
+    layer, head, key = _sharpest(weights)
     with style():
         width = min(WIDTH, 0.6 + heads * max(0.28, 0.9 - 0.04 * heads))
         pitch = (width - 0.6) / heads
-        figure, (axes,) = new(0.7 + layers * pitch, width=width)
-        axes.imshow(_tiled(weights), cmap=sequential(), vmin=0, vmax=255, aspect="equal")
-        step, middle = length + 1, (length - 1) / 2
+        figure, (axes,) = new(1.3 + layers * pitch, width=width)
+        small = pitch < _LEAST
+        shown = weights[:, :, -1].max(axis=-1) if small else _tiled(weights)
+        step, middle = (1, 0.0) if small else (length + 1, (length - 1) / 2)
+        picture = axes.imshow(shown / 255, cmap=sequential(), vmin=0, vmax=1, aspect="equal")
+        corner = step * head - 0.5, step * layer - 0.5
+        frame = {"fill": False, "edgecolor": CATEGORIES[1], "linewidth": 2, "clip_on": False}
+        axes.add_patch(Rectangle(corner, max(step - 1, 1), max(step - 1, 1), **frame))
+        what = "largest share of the last token's attention" if small else "share of attention"
+        axes.set(xlabel="head" if small else "head; within it, the token looked at", ylabel="layer")
+        colour_bar(figure, picture, [axes], what)
         for set_ticks, letter, count, need in (
             (axes.set_xticks, "H", heads, 3 * LETTER + 0.05),
             (axes.set_yticks, "L", layers, PITCH),
         ):
-            shown = range(0, count, math.ceil(need / pitch))
-            set_ticks([middle + step * i for i in shown], [f"{letter}{i}" for i in shown])
+            places = range(0, count, math.ceil(need / pitch))
+            set_ticks([middle + step * i for i in places], [f"{letter}{i}" for i in places])
         axes.tick_params(length=0, labelsize=SMALL)
         axes.spines[:].set_visible(False)
-        axes.set_title(_sharpest(weights, found.body["tokens"]))
+        axes.set_title(
+            f"Of {layers * heads} heads, {head_name(layer, head)} looks most at one token from the "
+            f"last one: {weights[layer, head, -1, key] / 255:.0%} at "
+            f"“{short(found.body['tokens'][key])}” (framed; one text)"
+        )
     return png(figure, small=True)
 
 
-def _sharpest(weights: UInt8[np.ndarray, "layer head q_pos k_pos"], tokens: Sequence[str]) -> str:
-    """The head that looks most at one token, from the last one."""
+def _sharpest(weights: UInt8[np.ndarray, "layer head q_pos k_pos"]) -> tuple[int, int, int]:
+    """The head that looks most at one token from the last one, and which token."""
     last = weights[:, :, -1]
     layer, head, key = np.unravel_index(int(last.argmax()), last.shape)
-    return (
-        f"From the last token, {head_name(int(layer), int(head))} looks most at one token: "
-        f"{last[layer, head, key] / 255:.0%} at “{short(tokens[int(key)])}”"
-    )
+    return int(layer), int(head), int(key)
 
 
 def _tiled(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.errors import ModelError, SettingError, TextError
 from arcee_lab.heads.batches import head_labels, label_columns
 from arcee_lab.model.anatomy import LAST_STEP, Anatomy, anatomy_of
@@ -290,7 +291,7 @@ def _token(text: str, what: str, size: int, tokenizer: Any) -> int:
         )
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        pieces = ", ".join(f"{tokenizer.decode([i])!r} ({i})" for i in ids[:4])
+        pieces = ", ".join(f"{token_word(tokenizer, i)!r} ({i})" for i in ids[:4])
         raise TextError(
             f"{what}={text!r} is {len(ids)} tokens{': ' + pieces if pieces else ''}; expected an "
             "answer of one token, so give one of them by its id."
@@ -307,5 +308,5 @@ def _name(anatomy: Anatomy, given: str | int, tokenizer: Any) -> str:
     if isinstance(given, str):
         return given
     if anatomy.legend.head == "causal":
-        return str(given) if tokenizer is None else tokenizer.decode([given])
+        return str(given) if tokenizer is None else token_word(tokenizer, given)
     return head_labels(anatomy)[given]

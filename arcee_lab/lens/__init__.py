@@ -10,7 +10,6 @@ _tune           `tune`: fits a tuned lens on texts
 _fit_jacobian   `fit_jacobian`: a lens of mean derivatives of the last stream
 tuned           TunedLens: the maps of both, how far they are from the head, their files
 held_out        what such a lens is measured by
-token_words     what tokens are called in results
 prompts         what these calls run on
 answers         which tokens or labels are named
 readout         the final norm and the head

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.data.token_words import TokenWords
 from arcee_lab.errors import SettingError
 from arcee_lab.heads.targets import Given as Answer
 from arcee_lab.heads.targets import Target, target_of
@@ -14,7 +15,6 @@ from arcee_lab.lens.answers import require_known
 from arcee_lab.lens.attribution import Attribution
 from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.streaming import each, run
-from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap

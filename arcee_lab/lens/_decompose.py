@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.data.token_words import TokenWords
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.lens._logit_lens import residual_sites
 from arcee_lab.lens.decomposition import Decomposition
 from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.streaming import run
-from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.model.wrappers.adapters import effective_weight
 from arcee_lab.model.wrappers.unwrap import unwrap

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from arcee_lab.data.token_words import TokenWords
 from arcee_lab.errors import SettingError
 from arcee_lab.hooks.selection import Choice
 from arcee_lab.lens.answers import Answers, answer_count, answer_words, read_answers
@@ -13,7 +14,6 @@ from arcee_lab.lens.prompts import Given, Prompts
 from arcee_lab.lens.reading import LogitLens
 from arcee_lab.lens.readout import Readout
 from arcee_lab.lens.streaming import each, run
-from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
 from arcee_lab.runs.arguments import checked
 

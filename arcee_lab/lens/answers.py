@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from arcee_lab.data.token_words import TokenWords
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.heads.batches import head_labels
 from arcee_lab.heads.targets import target_of
 from arcee_lab.lens.prompts import Prompts
-from arcee_lab.lens.token_words import TokenWords
 from arcee_lab.model.anatomy import Anatomy
 
 Answers = str | int | Sequence[str | int] | Tensor | None

@@ -154,19 +154,26 @@ class LogitLens(Result):
             words,
             list(self.labels),
             [self.text[i] for i in self.tokens[sequence, real].tolist()],
+            keep=[self._settled(sequence)[0]],
             title=self._finding(sequence),
             dark=dark,
         )
 
-    def _finding(self, sequence: int) -> str:
-        """From which site on the strongest tokens of a prompt are mostly those of the last."""
+    def _settled(self, sequence: int) -> tuple[int, float]:
+        """From which site on most strongest tokens of a prompt are those of the last; how many."""
         assert self.top_ids is not None
         best = self.top_ids[:, sequence, self.there[sequence], 0]  # [site, token]
         stays = (best == best[-1]).flip(0).long().cumprod(dim=0).flip(0).double().mean(dim=1)
         site = int((stays >= 0.5).int().argmax())
+        return site, float(stays[site])
+
+    def _finding(self, sequence: int) -> str:
+        """That, as a sentence."""
+        site, share = self._settled(sequence)
+        n = counted(int(self.there[sequence].sum()), "token")
         return (
-            f"{self.lens.capitalize()}: from {self.labels[site]} on, {stays[site]:.0%} of tokens "
-            f"keep the answer of the last site (N = {counted(best.shape[1], 'token')})"
+            f"{self.lens.capitalize()}: from {self.labels[site]} on, {share:.0%} of tokens "
+            f"keep the answer of the last site (N = {n})"
         )
 
     @property

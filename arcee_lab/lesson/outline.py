@@ -163,10 +163,11 @@ class Lesson(Result):
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text, as text, for the axes of a figure."""
+        from arcee_lab.data.token_words import token_word
         from arcee_lab.data.tokenization import token_ids
 
         (ids,) = token_ids(self.tokenizer, [text])
-        return [self.tokenizer.decode([token]) for token in ids]
+        return [token_word(self.tokenizer, token) for token in ids]
 
     def tasks(self) -> Any:
         """Evaluation tasks of this material, for `al.evals.run(tasks=)`.

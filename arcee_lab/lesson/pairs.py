@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.lesson.material import Prompts
@@ -183,7 +184,7 @@ def usable_pairs(tokenizer: Any, prompts: Prompts, name: str) -> Pairs:
         corrupt=tuple(prompts.corrupt[i] for i in kept),
         ids=(tuple(tuple(clean[i]) for i in kept), tuple(tuple(corrupt[i]) for i in kept)),
         at=at,
-        words=tuple(tokenizer.decode([token]) for token in clean[kept[0]]),
+        words=tuple(token_word(tokenizer, token) for token in clean[kept[0]]),
         metric=LogOdds(right, wrong),
         answers=(f" {prompts.right[0]}", f" {prompts.wrong[0]}"),
         answer_ids=(first, second),

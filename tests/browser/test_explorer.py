@@ -301,7 +301,7 @@ def test_attention_is_drawn_and_opens_a_head(lab, root):
     large.hover(position={"x": 90, "y": 66 + 40})
     panel.get_by_text(re.compile("reads")).first.wait_for()
     panel.get_by_text("All heads as a table").click()
-    assert panel.get_by_role("button", name="L3/H3").count() == 1
+    panel.get_by_role("button", name="L3/H3").wait_for()
     panel.get_by_text("All heads as a table").click()
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.dump.folders.folder import Folder
 from arcee_lab.dump.folders.open import folder_of
 from arcee_lab.dump.format import sparse
@@ -256,7 +257,7 @@ class Store(Reader):
     def _text(self, ids: list[int]) -> tuple[str, ...]:
         if self.tokenizer is None:
             return tuple(f"{number} " for number in ids)
-        return tuple(self.tokenizer.decode([number]) for number in ids)
+        return tuple(token_word(self.tokenizer, number) for number in ids)
 
     def __repr__(self) -> str:
         manifest = self.manifest

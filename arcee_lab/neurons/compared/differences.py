@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.errors import SettingError, UnknownName
 from arcee_lab.neurons.ablation.named import Neuron
 from arcee_lab.neurons.compared.ranking import best
@@ -114,7 +115,7 @@ class NeuronDiff(Result):
         """Token ids as they are shown."""
         if self.tokenizer is None:
             return [str(one) for one in ids.tolist()]
-        return [self.tokenizer.decode([one]) for one in ids.tolist()]
+        return [token_word(self.tokenizer, one) for one in ids.tolist()]
 
     def frame(self, *, by: str = "written", most: int | None = 50) -> pd.DataFrame:
         """One row per neuron, the most changed first.

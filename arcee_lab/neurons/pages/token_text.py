@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a part of a character decodes to
+from arcee_lab.data.token_words import BROKEN, token_word
+
 _WORD = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark for a space before a word
 _KNOWN: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()  # by tokenizer
 
@@ -25,21 +26,25 @@ class TokenText:
 
     def __call__(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token of a window or of a part of one."""
-        pieces = [self.one(number) for number in ids]
+        pieces = [self._piece(number) for number in ids]
         first = 0
         while first < len(pieces):
             stop = first
-            while stop < len(pieces) and _BROKEN in pieces[stop]:
+            while stop < len(pieces) and BROKEN in pieces[stop]:
                 stop += 1
             if stop > first:
                 whole = str(self._tokenizer.decode(list(ids[first:stop])))
-                if _BROKEN not in whole:  # else a character is cut off: it stays marked as such
+                if BROKEN not in whole:  # else a character is cut off: it stays marked as such
                     pieces[first:stop] = [whole, *[""] * (stop - first - 1)]
             first = stop + 1
         return tuple(pieces)
 
     def one(self, number: int) -> str:
-        """The text of a single token id."""
+        """The text of a single token id; of a part of a character its bytes."""
+        piece = self._piece(number)
+        return token_word(self._tokenizer, number) if BROKEN in piece else piece
+
+    def _piece(self, number: int) -> str:
         piece = self._known.get(number)
         if piece is None:
             piece = str(self._tokenizer.decode([number]))

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.errors import UnknownName
 from arcee_lab.results import Result, counted
 from arcee_lab.sites import unit_name
@@ -66,7 +67,7 @@ class Effects(Result):
         """Token ids as they are shown."""
         if self.tokenizer is None:
             return [str(one) for one in ids.tolist()]
-        return [self.tokenizer.decode([one]) for one in ids.tolist()]
+        return [token_word(self.tokenizer, one) for one in ids.tolist()]
 
     @property
     def headline(self) -> str:

@@ -32,7 +32,7 @@ def layers(counts: CoreCounts, *, dark: bool = False) -> "Figure":
         what="share of neurons that are active, mean over tokens",
         spread="from the sparsest 5% of tokens to the densest 5%",
         title=f"{1 - zeros:.1%} of activations are active, {zeros:.1%} exactly zero "
-        f"({counts.n_tokens:,} tokens)",
+        f"(N = {counts.n_tokens:,} tokens)",
         dark=dark,
     )
 
@@ -50,7 +50,7 @@ def rates(counts: CoreCounts, *, dark: bool = False) -> "Figure":
     return rate_ridges(
         list(counts.rates.numpy()),
         floor=1 / counts.n_tokens,
-        floor_name=f"the left end is one token in {counts.n_tokens:,}",
+        floor_name=f"the first bin begins at one token in {counts.n_tokens:,}",
         what="share of tokens on which a neuron fires",
         title=title,
         dark=dark,

@@ -42,7 +42,8 @@ _NOTES = {
     "costs": "Seconds that the host spent on each analysis, of the pass as a whole; the model's "
     "own forward passes are the rest. CETT and truncation run forward passes of their own later.",
     "strip": "The deeper the blue, the more of a layer's neurons fire at the token; hover over it "
-    "for the share. All layers have one scale, which the first line shows.",
+    "for the share. All layers have one scale, which the first line shows. Of a deeper model some "
+    "layers are shown here, and all in the map above.",
 }
 
 _READINGS = {
@@ -55,7 +56,7 @@ _READINGS = {
         "Sizes and thresholds",
         "Each line starts at the exact zeros and climbs as the threshold drops more; where it is "
         "flat, a threshold drops nothing more. ReLU² squares, which spreads the sizes over twice "
-        "as many octaves; the table says how many neurons hold most of the output.",
+        "as many octaves.",
     ),
     "positions": (
         "Active neurons by position",

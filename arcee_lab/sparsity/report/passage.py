@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arcee_lab.data.token_words import token_word
 from arcee_lab.data.tokenization import token_ids
 from arcee_lab.errors import TextError
 from arcee_lab.model.anatomy import anatomy_of
@@ -102,6 +103,7 @@ class Passage(Result):
         from arcee_lab.views.figures.curves import grid
 
         share = self.active.numpy() / self.d_mlp
+        low, high = float(share.min()), float(share.max()) or 1.0
         return grid(
             share,
             rows=[str(layer) for layer in range(len(share))],
@@ -111,7 +113,7 @@ class Passage(Result):
             what="share of neurons that fire",
             title=f"A token uses {share.min():.1%} to {share.max():.1%} of a layer's neurons "
             f"(N = {counted(len(self.tokens), 'token')})",
-            limits=(0, float(share.max()) or 1.0),
+            limits=(low if low > 0.5 * high else 0, high),
             dark=dark,
         )
 
@@ -197,7 +199,7 @@ def read_passage(
             neurons.append(neuron)
             values.append(post[:, neuron])
     return Passage(
-        tokens=tuple(tokenizer.decode([token]) for token in ids.tolist()),
+        tokens=tuple(token_word(tokenizer, token) for token in ids.tolist()),
         layers=tuple(layers),
         neurons=tuple(neurons),
         values=torch.stack(values) if values else torch.zeros(0, len(ids)),

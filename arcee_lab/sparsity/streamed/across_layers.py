@@ -53,8 +53,8 @@ class AcrossLayersResult(Result):
         if not len(there):
             return f"N = {self.tokens:,} tokens, one layer"
         return (
-            f"N = {self.tokens:,} tokens: inputs of neighbouring layers have a cosine of "
-            f"{there.min():.2f} to {there.max():.2f}"
+            f"N = {int(self.cosine.windows.max(initial=0)):,} windows: inputs of neighbouring "
+            f"layers have a cosine of {there.min():.2f} to {there.max():.2f}"
         )
 
     @property
@@ -67,13 +67,10 @@ class AcrossLayersResult(Result):
         mean = self._mean_of_pairs
         if not np.isfinite(mean):
             return f"One layer alone (N = {self.tokens:,} tokens)"
-        where = "at unrelated tokens"
+        found = "How busy one layer is says little about another"
         if abs(mean) >= 0.1:  # less explains under a hundredth of the variance
-            where = "at the same tokens" if mean > 0 else "at different tokens"
-        return (
-            f"Layers use many neurons {where}: mean correlation {mean:.2f} "
-            f"(N = {self.tokens:,} tokens)"
-        )
+            found = f"Layers are busy at {'the same' if mean > 0 else 'different'} tokens"
+        return f"{found}: mean correlation {mean:.2f} (N = {self.tokens:,} tokens)"
 
     def frame(self) -> "pd.DataFrame":
         """One row per pair of layers: layer, other, correlation; cosine where other is the next."""
@@ -94,13 +91,13 @@ class AcrossLayersResult(Result):
         )
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The correlations as a map, without those of a layer with itself."""
+        """The correlations as a map, each pair of layers once."""
         from arcee_lab.views.figures.effects import effect_map
 
         names = [str(layer) for layer in range(len(self.correlation))]
-        others = np.where(np.eye(len(names), dtype=bool), np.nan, self.correlation)
+        pairs = np.where(np.tri(len(names), dtype=bool).T, np.nan, self.correlation)
         return effect_map(
-            others,
+            pairs,
             names,
             names,
             across="layer",
@@ -118,9 +115,9 @@ class AcrossLayers(Analysis):
     title: ClassVar[str] = "Layers against each other"
     reading: ClassVar[str] = (
         "The deeper the orange, the more two layers use many neurons at the same tokens; blue, at "
-        "different ones. The cosine of "
-        "neighbouring inputs, in the table, says how well one layer's input stands for the next, "
-        "which is what the predictor `lookahead` relies on."
+        "different ones; each pair of layers is drawn once. The cosine of neighbouring inputs, a "
+        "column of its frame, says how well one layer's input stands for the next, which is what "
+        "the lookahead predictor relies on."
     )
 
     def init(self, shape: Shape, device: torch.device) -> State:

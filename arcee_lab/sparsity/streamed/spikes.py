@@ -55,7 +55,7 @@ class SpikesResult(Result):
         )
 
     def frame(self) -> "pd.DataFrame":
-        """One row per layer: largest, overflow_tokens, top_share, half, n_tokens."""
+        """One row per layer: largest, overflow_tokens of n_tokens; top_share, half, n_windows."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -81,7 +81,7 @@ class SpikesResult(Result):
             x="layer",
             y="‖top neuron‖ / ‖output‖",
             title=f"The strongest neuron is {share:.0%} as long as its MLP's output "
-            f"(mean, N = {self.tokens:,} tokens)"
+            f"(mean, N = {int(self.top.windows.max(initial=0)):,} windows)"
             if np.isfinite(share)
             else "No neuron writes anything",
             dark=dark,

@@ -127,14 +127,16 @@ def found_bars(
     value, low, high = np.array(scores, dtype=float).reshape(-1, 3).T
     with style(dark=dark):
         figure, (axes,) = new(1.4 + _ROW * len(names))
-        axes.hlines(rows, low, high, color=CATEGORIES[0], linewidth=2, alpha=0.6)
+        interval = {"color": CATEGORIES[0], "linewidth": 2, "alpha": 0.6}
+        axes.hlines(rows, low, high, label="95% interval", **interval)
         axes.scatter(value, rows, s=24, color=CATEGORIES[0], label="best unit", zorder=3)
         for place, (name, found) in enumerate(controls.items(), start=1):
             if np.isfinite(found).any():
                 axes.scatter(
                     found,
-                    rows,
+                    rows + 0.2 * place,  # lower in the row, so that an equal score is seen too
                     s=20,
+                    zorder=4,
                     marker=_CONTROLS[place % 3],
                     color=CATEGORIES[place],
                     label=name,

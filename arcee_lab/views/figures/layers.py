@@ -31,7 +31,8 @@ def share_bars(
     """One bar per layer from 0, as long as its share, with the number next to it.
 
     The axis ends where the longest bar and its spread end, so that small shares can be told apart;
-    a baseline beyond it is named without a line.
+    a baseline beyond it is named without a line. Where bars would all look alike, dots are drawn
+    instead, on an axis that begins near the smallest.
 
     Args:
         share: `[layer]`, between 0 and 1.
@@ -50,9 +51,14 @@ def share_bars(
     rows = np.arange(len(share))
     end = max(float(np.max(high, initial=0)), float(np.max(share, initial=0)), 1e-9)
     near = baseline <= 1.6 * end
+    least = float(np.min(np.concatenate([share, low]), initial=end))
+    alike = len(share) > 1 and least > 0.5 * end
     with style(dark=dark):
         figure, (axes,) = new(1.15 + _ROW * max(len(share), 3))
-        axes.barh(rows, share, height=0.72, color=SEQUENTIAL[2])
+        if alike:
+            axes.plot(share, rows, "o", color=CATEGORIES[0], markersize=5, zorder=3)
+        else:
+            axes.barh(rows, share, height=0.72, color=SEQUENTIAL[2])
         axes.hlines(rows, low, high, color=ink(dark), linewidth=1.2, label=spread)
         if near:
             line = {"color": CATEGORIES[1], "linestyle": "--", "linewidth": 1.6}
@@ -60,12 +66,17 @@ def share_bars(
         else:
             axes.plot([], [], " ", label=f"{baseline_name}: {percent(baseline)}")
         end = max(end, baseline) if near else end
+        start = 0.0
+        if alike:
+            least = min(least, baseline) if near else least
+            start = max(0.0, least - 0.1 * max(end - least, 0.02 * end))
         for row, value in enumerate(share):
-            place = max(value, high[row]) + 0.015 * end
+            place = max(value, high[row]) + 0.015 * (end - start)
             axes.text(place, row, f"{value:.1%}", va="center", fontsize=SMALL)
         axes.set_yticks(rows, names or [str(row) for row in rows], fontsize=SMALL)
         axes.tick_params(axis="y", length=0)
-        axes.set(ylabel=across, xlabel=what, xlim=(0, 1.14 * end), ylim=(len(share) - 0.4, -0.6))
+        axes.set(ylabel=across, xlabel=what, ylim=(len(share) - 0.4, -0.6))
+        axes.set_xlim(start, start + 1.14 * (end - start))
         axes.xaxis.set_major_formatter(FuncFormatter(percent))
         axes.grid(axis="x")
         axes.set_title(title)
@@ -163,7 +174,8 @@ def nested_bars(
             )
         axes.set_yticks(rows, [str(row) for row in rows], fontsize=SMALL)
         axes.tick_params(axis="y", length=0)
-        axes.set(xlabel=what, ylabel="layer", xlim=(0, 1.3 * end), ylim=(len(rows) - 0.4, -0.6))
+        both = what if len(found) == 1 else f"{what};\nin numbers: {names[0]}, {names[-1]}"
+        axes.set(xlabel=both, ylabel="layer", xlim=(0, 1.3 * end), ylim=(len(rows) - 0.4, -0.6))
         axes.xaxis.set_major_formatter(FuncFormatter(percent))
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)

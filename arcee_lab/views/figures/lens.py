@@ -23,13 +23,14 @@ def lens_map(
     columns: Sequence[str],
     *,
     what: str = "probability of the strongest token",
+    keep: Sequence[int] = (),
     title: str = "",
     dark: bool = False,
 ) -> Figure:
     """Draws a share and a word per cell; with many columns the words are left out.
 
-    Of many rows some are shown, at even distances, the first and the last among them; the name of
-    the vertical axis then says so.
+    Of many rows some are shown, at even distances, the first and the last among them, and those to
+    keep; the name of the vertical axis then says so.
 
     Args:
         values: `[row, column]`, shares from 0 to 1.
@@ -37,6 +38,7 @@ def lens_map(
         rows: What each row is; the first is drawn at the bottom, as a stream rises.
         columns: What each column is.
         what: What the colours mean.
+        keep: Rows that are shown in any case, such as those that the title names.
         title: The line above.
         dark: For a dark page.
 
@@ -48,7 +50,8 @@ def lens_map(
     if values.shape != shape or [len(row) for row in words] != [shape[1]] * shape[0]:
         raise SettingError(f"values are {values.shape}; expected {shape}, and a word for each.")
     few = len(columns) <= _MOST_COLUMNS
-    shown: list[int] = spread(len(rows), _MOST_ROWS).tolist() if len(rows) else []
+    even = spread(len(rows), _MOST_ROWS).tolist() if len(rows) else []
+    shown = sorted({*even, *keep})
     part = "site" if len(shown) == len(rows) else f"site ({len(shown)} of {len(rows)})"
     return cell_map(
         values[shown],

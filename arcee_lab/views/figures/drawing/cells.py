@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.ticker import MaxNLocator
 
@@ -153,10 +154,10 @@ def cell_map(
         panels[-1].set_xlabel(across)
         if not written:
             panels[-1].set_xlabel(
-                "\n".join(filter(None, (across, _largest(values, rows, names, f"{down}/{across}"))))
+                "\n".join(filter(None, (across, _largest(values, rows, names, (down, across)))))
             )
         if bar and mesh is not None:
-            colour_bar(figure, mesh, list(panels), what)
+            colour_bar(figure, mesh, list(panels), _with_blanks(what, values, shades))
     return figure
 
 
@@ -212,13 +213,13 @@ def label(
 
 
 def colour_bar(
-    figure: Figure, mesh: QuadMesh, axes: list[Axes], what: str, *, ticks: int = 5
+    figure: Figure, mesh: ScalarMappable, axes: list[Axes], what: str, *, ticks: int = 5
 ) -> None:
     """The bar below the panels that says what the colours mean.
 
     Args:
         figure: Where.
-        mesh: What `draw` gave.
+        mesh: What `draw` gave, or another picture of numbers.
         axes: The panels.
         what: What the numbers are.
         ticks: At most so many steps have a number; fewer below half of a figure's width.
@@ -298,14 +299,31 @@ def write(
         )
 
 
-def _largest(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], place: str) -> str:
+def _with_blanks(what: str, values: np.ndarray, shades: Shades) -> str:
+    """What the numbers are, and from which size on a cell has a colour if some have none."""
+    hidden = shades.masked(values).mask & np.isfinite(values) & (values != 0)
+    if shades.kind == "sequential" or not hidden.any():
+        return what
+    least = BLANK * shades.limit if shades.blank is None else shades.blank
+    return f"{what}; blank: closer to 0 than {least:.2g}"
+
+
+def _largest(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], place: tuple[str, str]
+) -> str:
     """The three largest cells in words, for maps without numbers."""
     sizes = np.where(np.isfinite(values), np.abs(values), -1.0)
     order = np.argsort(-sizes, axis=None, kind="stable")[:3]
     limit = strongest_colour(values)
     found = [
-        f"{rows[row]}/{columns[column]} {written_number(float(values[row, column]), limit)}"
+        # A number stays on the line of its cell.
+        f"{_join(rows[int(row)], columns[int(column)])}:\u00a0"
+        + written_number(float(values[row, column]), limit)
         for row, column in zip(*np.unravel_index(order, values.shape), strict=True)
         if sizes[row, column] > 0
     ]
-    return fill(f"largest ({place}): {', '.join(found)}", 52) if found else ""
+    return fill(f"largest ({_join(*place)}): {', '.join(found)}", 52) if found else ""
+
+
+def _join(down: str, across: str) -> str:
+    return "/".join(filter(None, (down, across)))

@@ -15,7 +15,6 @@ from arcee_lab.views.scale import CATEGORIES, colour
 _MOST = 256  # colours of a palette
 _STEPS = 48  # of a scale
 _ALPHAS = 5  # steps of opacity above none
-_INK = 4  # mixtures of ink and paper
 _BAND = 0.18  # opacity of bands around lines
 
 
@@ -63,17 +62,18 @@ def on_any_page(picture: Image.Image) -> Image.Image:
 
 @cache
 def _colours() -> np.ndarray:
-    """What figures are drawn with, and its mixtures with the paper at the edges of strokes."""
+    """What figures are drawn with, and what bands make of the paper."""
     scale = np.linspace(0, 1, _STEPS + 1)[1:]
     shades = [colour(sign * x, 1.0, kind="diverging") for sign in (-1, 1) for x in scale]
     shades += [colour(x, 1.0) for x in scale]
     found = [_rgb(shade.background)[None] for shade in shades if shade]
-    found.append(_rgb(palette.EITHER)[None])
+    # Ink is in a grey, but for the black and white letters on colours. The edges of dots in an SVG
+    # are soft.
+    others = ["#000000", "#ffffff", palette.EITHER]
+    found += [_rgb(one)[None] for one in others]
     for inks in (palette.LIGHT, palette.DARK):
         paper = _rgb(inks["paper"])
-        for name, steps in (("ink", _INK), ("soft", 3)):
-            parts = np.linspace(0, 1, steps + 1)[:, None]
-            found.append(paper + parts * (_rgb(inks[name]) - paper))
+        found += [paper[None], _rgb(inks["soft"])[None]]
         for category in CATEGORIES:
             parts = np.array([_BAND, 2 * _BAND, 1.0])[:, None]
             found.append(paper + parts * (_rgb(category) - paper))

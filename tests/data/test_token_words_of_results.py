@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import arcee_lab as al
-from arcee_lab.lens.token_words import TokenWords
+from arcee_lab.data.token_words import TokenWords
 
 IDS = torch.tensor([[7, 9], [-1, 7]])
 
