@@ -74,11 +74,28 @@ def test_layers_against_each_other():
     from arcee_lab.sparsity.streamed.across_layers import AcrossLayersResult
 
     none = Mean(np.full(2, np.nan), np.full(2, np.nan), np.zeros(2))
-    for r, where in ((0.4, "at the same"), (-0.4, "at different"), (0.05, "at unrelated")):
+    for r, said in (
+        (0.4, "Layers are busy at the same tokens"),
+        (-0.4, "Layers are busy at different tokens"),
+        (0.05, "How busy one layer is says little about another"),
+    ):
         found = AcrossLayersResult(np.array([[1.0, r], [r, 1.0]]), none, 7)
-        assert title(found.figure()) == (
-            f"Layers use many neurons {where} tokens: mean correlation {r:.2f} (N = 7 tokens)"
-        )
+        assert title(found.figure()) == f"{said}: mean correlation {r:.2f} (N = 7 tokens)"
+
+
+def test_a_number_of_the_sample_names_the_sample():
+    """The largest value is of all tokens; the mean share and the cosine are of some windows."""
+    from arcee_lab.sparsity.core.window_means import Mean
+    from arcee_lab.sparsity.streamed.across_layers import AcrossLayersResult
+    from arcee_lab.sparsity.streamed.spikes import SpikesResult
+
+    some = Mean(np.array([0.25, 0.75]), np.full(2, 0.1), np.array([5, 5]))
+    spikes = SpikesResult(np.array([3.0, 9.0]), np.zeros(2), some, 7_000)
+    assert "mean, N = 5 windows" in title(spikes.figure())
+    assert spikes.headline.startswith("N = 7,000 tokens: the largest relu(u)² is 9")
+    layers = AcrossLayersResult(np.eye(2), some, 7_000)
+    assert layers.headline.startswith("N = 5 windows: inputs of neighbouring layers")
+    assert "N = 7,000 tokens" in title(layers.figure())
 
 
 def test_training_that_loses_zeros_says_so():
