@@ -156,11 +156,34 @@ def test_figures_are_deterministic_and_leave_matplotlib_alone():
 
 
 def test_bars_are_the_values():
-    (axes,) = bars(title="Zeros").axes
-    assert [patch.get_width() for patch in axes.patches] == [0.78, 0.94, 0.91]
+    from arcee_lab.views.figures.layers import share_bars
+
+    share, words = np.array([0.2, 0.9]), {"what": "active", "spread": "spread"}
+    figure = share_bars(
+        share, share, share + 0.05, baseline=0.5, baseline_name="half", title="Zeros", **words
+    )
+    (axes,) = figure.axes
+    assert [patch.get_width() for patch in axes.patches] == [0.2, 0.9]
     assert axes.get_title("left") == "Zeros"
+    assert [text.get_text() for text in axes.texts] == ["20.0%", "90.0%"]
+    assert axes.get_xlim() == pytest.approx((0, 1.14 * 0.95))
+
+
+def test_shares_that_are_alike_are_dots_on_an_axis_that_begins_near_the_smallest():
+    (axes,) = bars().axes  # 78 to 94 %, from 68 to 99 %, next to a baseline of 50 %
+    assert not axes.patches
+    dots = next(line for line in axes.lines if line.get_marker() == "o")
+    assert list(dots.get_xdata()) == [0.78, 0.94, 0.91]
     assert [text.get_text() for text in axes.texts] == ["78.0%", "94.0%", "91.0%"]
-    assert axes.get_xlim() == pytest.approx((0, 1.14 * 0.99))
+    left, right = axes.get_xlim()
+    assert 0.4 < left < 0.5
+    assert right > 0.99
+    from arcee_lab.views.figures.layers import share_bars
+
+    same = np.full(3, 0.5)  # no spread at all: the axis still has a width
+    words = {"what": "active", "spread": "spread", "baseline_name": "half"}
+    (axes,) = share_bars(same, same, same, baseline=0.5, **words).axes
+    assert axes.get_xlim()[0] < 0.5 < axes.get_xlim()[1]
 
 
 def test_small_shares_fill_the_axis_and_a_far_baseline_is_named():
