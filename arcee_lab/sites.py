@@ -302,6 +302,17 @@ def head_name(layer: int, head: int) -> str:
     return f"L{layer}/H{head}"
 
 
+def site_label(name: str) -> str:
+    """A hook point as figures write it: "embed", "L3/mid" (residual stream), "L3/mlp.post"."""
+    if name == EMBED.template:
+        return "embed"
+    place, _, point = name.replace("hook_", "").partition(".")
+    if place != "layers":
+        return name.replace("hook_", "")
+    layer, _, point = point.partition(".")
+    return f"L{layer}/{point.removeprefix('resid_')}"
+
+
 def markdown_table() -> str:
     """The legend as a Markdown table, one row per hook point; docs/reference/sites.md holds it."""
     rows = ["| name | shape | what |", "|---|---|---|"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arcee_lab.sites import LAYER, Legend
+from arcee_lab.sites import LAYER, Legend, site_label
 
 LEGEND = Legend(n_layers=4, head="causal")
 
@@ -123,3 +123,16 @@ def test_docs_hold_the_table():
 
     docs = Path(__file__).parent.parent / "docs" / "reference" / "sites.md"
     assert markdown_table() in docs.read_text(encoding="utf-8")
+
+
+def test_labels_of_figures_are_short_and_tell_all_sites_apart():
+    assert [site_label(f"layers.3.hook_resid_{point}") for point in ("pre", "mid", "post")] == [
+        "L3/pre",
+        "L3/mid",
+        "L3/post",
+    ]
+    assert site_label("hook_embed") == "embed"
+    assert site_label("layers.3.mlp.hook_post") == "L3/mlp.post"
+    assert site_label("norm.hook_scale") == "norm.scale"
+    sites = LEGEND.sites()
+    assert len({site_label(name) for name in sites}) == len(sites)

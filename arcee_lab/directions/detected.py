@@ -7,6 +7,7 @@ import numpy as np
 
 from arcee_lab.directions.direction import Check, Direction
 from arcee_lab.results import Result, counted
+from arcee_lab.sites import site_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,9 +119,9 @@ class Detection(Result):
         assert found is not None
         figure = lines(
             [Line(f"{names[column]}, 95%", x, frame[column].to_numpy()) for column in shown],
-            x="site" if len(frame) > 1 else self.sites[0],
+            x="site" if len(frame) > 1 else site_label(self.sites[0]),
             y="AUROC on other documents",
-            title=f"{self.concept!r} is read at {self.best.site} with an AUROC of "
+            title=f"{self.concept!r} is read at {site_label(self.best.site)} with an AUROC of "
             f"{found.value:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, "
             f"N = {found.n:,} tokens)",
             dark=dark,
@@ -136,6 +137,6 @@ class Detection(Result):
                 linewidth=0,
             )
         step = max(1, len(frame) // 12)
-        names_shown = [site.replace("layers.", "").replace("hook_", "") for site in self.sites]
+        names_shown = [site_label(site) for site in self.sites]
         axes.set_xticks(x[::step], names_shown[::step], rotation=90)
         return figure

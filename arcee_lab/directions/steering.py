@@ -144,7 +144,7 @@ class Steering(Result):
             title=f"Strength {self.strengths[self.best]:g} of the direction of "
             f"{self.direction.concept!r} makes {self.target} positive in "
             f"{self.success[self.best]:.0%} of prompts, a random one in "
-            f"{self.control[self.best]:.0%} (N = {self.n:,})",
+            f"{self.control[self.best]:.0%} (N = {self.n:,} prompts)",
             dark=dark,
         )
         (axes,) = figure.axes

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arcee_lab.errors import SettingError
 from arcee_lab.results import Result, counted
+from arcee_lab.sites import site_label
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure
@@ -189,11 +190,3 @@ class LogitLens(Result):
             f"{words}: median rank of {counted(answers, 'answer')} {first:g} at the first site, "
             f"{last:g} at the last"
         )
-
-
-def site_label(name: str) -> str:
-    """A short name of a residual site: "embed", "L3/mid"."""
-    if name == "hook_embed":
-        return "embed"
-    _, layer, point = name.split(".")
-    return f"L{layer}/{point.removeprefix('hook_resid_')}"

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from arcee_lab.errors import FileError, OtherRun, SavedDamaged, SettingError
-from arcee_lab.lens.reading import site_label
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import model_fingerprint
 from arcee_lab.results import Result
 from arcee_lab.runs.json_text import read_json, reason
 from arcee_lab.runs.storage import make_folder, sha256, write_atomic, write_json
+from arcee_lab.sites import site_label
 
 if TYPE_CHECKING:
     from arcee_lab.views.figures.figure import Figure

@@ -157,7 +157,7 @@ def nested_bars(
     rows = np.arange(len(found[0]))
     end = max(float(np.max(found[0], initial=0)), 1e-6)
     with style(dark=dark):
-        figure, (axes,) = new(1.3 + _ROW * max(len(rows), 3))
+        figure, (axes,) = new(1.5 + _ROW * max(len(rows), 3))
         for at, (share, name) in enumerate(zip(found, names, strict=True)):
             # Later bars are also thinner, so that each is seen whatever its colour.
             height = 0.8 - 0.55 * at / max(len(found) - 1, 1)
