@@ -26,7 +26,7 @@ NO_BARS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # debugpy would warn about frozen modules on stderr
-LARGEST = 600 * 1024  # bytes of a notebook with its outputs
+LARGEST = 600_000  # bytes of a notebook with its outputs
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

@@ -5,7 +5,9 @@ import html
 import io
 import itertools
 import re
+from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -58,6 +60,33 @@ def test_an_svg_says_what_the_figure_says():
     figure = scatter(x, x, ["3.14159", "b"], across=told[1], up=told[2], title=told[0])
     shown = [html.unescape(one) for one in re.findall(r"<text[^>]*>(.*?)</text>", svg(figure))]
     assert {*told, "3.14159", "b"} <= set(shown)
+
+
+@pytest.mark.parametrize("figure", [draw, lambda: cells(6, 4)])
+def test_a_small_svg_draws_what_the_renderer_wrote(figure):
+    """Every path, mark, image and text is left, below the same attributes in the same order."""
+
+    def drawn(text):
+        found = []
+
+        def walk(element, above):
+            name = element.tag.rpartition("}")[2]
+            told = {key for key in element.attrib if key != "id"} - {"style", "class"}
+            if name in ("path", "use", "text", "image"):
+                found.append((name, element.text if name == "text" else None, above))
+            for child in element:
+                walk(child, above + tuple(sorted(told)) * (name == "g"))
+
+        walk(ElementTree.fromstring(text), ())
+        return found
+
+    made, buffer = figure(), io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        made.draw_without_rendering()
+        made.savefig(buffer, format="svg")
+    small = svg(made)
+    assert drawn(small) == drawn(buffer.getvalue())
+    assert "<g>" not in small
 
 
 def test_no_ink_is_a_colour_of_data():

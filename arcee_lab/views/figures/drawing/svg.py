@@ -26,6 +26,7 @@ _TAG = re.compile(r"<[^>]*>")
 _BETWEEN = re.compile(r">\s+<")
 _SPACES = re.compile(r"\s*\n\s*")
 _EMPTY = re.compile(r"<g ?/>")
+_GROUP_ENDS = re.compile(r"<g>|<g [^>]*[^/]>|</g>")
 _FLAT = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
 _STYLE = re.compile(r' style="([^"]*)"')
 _PATH = re.compile(r' d="([^"]*)"')
@@ -63,7 +64,20 @@ def _small(text: str) -> str:
     text = _TAG.sub(lambda found: _DIGITS.sub(r"\1", found[0]), _FLAT.sub("", text))
     text = _SPACES.sub(" ", _BETWEEN.sub("><", text)).strip()
     text = _PATH.sub(lambda found: f' d="{_short_path(found[1])}"', text)
-    return _EMPTY.sub("", _EMPTY.sub("", text).replace("<g></g>", ""))
+    return _without_bare_groups(_EMPTY.sub("", text))
+
+
+def _without_bare_groups(text: str) -> str:
+    """Without groups that say nothing: those with neither attributes nor, perhaps, contents."""
+    kept: list[bool] = []
+
+    def end(found: re.Match[str]) -> str:
+        if found[0] != "</g>":
+            kept.append(found[0] != "<g>")
+            return found[0] if kept[-1] else ""
+        return found[0] if kept.pop() else ""
+
+    return _GROUP_ENDS.sub(end, text)
 
 
 def _short_path(path: str) -> str:
