@@ -161,7 +161,8 @@ with lesson.part("labels"):
 
 # %% [markdown]
 # The same neurons on a text they were not chosen on. A cell is filled where the neuron is above its
-# level, the colours of the words are the labels, and F1 on all these texts is on the right.
+# level, the colours of the words are the labels (of a word that has two, the first), and F1 on all
+# these texts is on the right.
 
 # %%
 from arcee_lab.views.figures.raster import raster
@@ -179,14 +180,16 @@ with lesson.part("one neuron per label"):
     truth = {name: others.tokens(tokenizer, name)[number] for name in others.names}
     marks = [next((n for n in truth if truth[n][i]), None) for i in range(len(tokens))]
     rows = [unit.label for unit in units]
-    hit = [bool(above[rows.index(mark), i]) for i, mark in enumerate(marks) if mark in rows]
     # How often the same neurons fire where their label is not: a level that is always passed hits.
-    other = [
-        bool(above[row, i])
-        for row, name in enumerate(rows)
-        for i in range(len(tokens))
-        if not truth[name][i]
-    ]
+    hit, other = (
+        [
+            bool(above[row, i])
+            for row, name in enumerate(rows)
+            for i in range(len(tokens))
+            if bool(truth[name][i]) is labelled
+        ]
+        for labelled in (True, False)
+    )
     display(
         raster(
             (values * above).numpy(),
@@ -194,7 +197,8 @@ with lesson.part("one neuron per label"):
             [f"{unit.label}  {unit.name}" for unit in units],
             notes=[f"F1 {unit.f1:.2f}" for unit in units],
             marks=marks,
-            title=f"At {sum(hit)} of {len(hit)} labelled tokens of another text the neuron of the "
+            blank="not above its level",
+            title=f"At {sum(hit)} of {len(hit)} labels of tokens of another text the neuron of the "
             f"label fires above its level, without its label at {sum(other)} of {len(other)} "
             f"({np.mean(other):.0%})",
         )

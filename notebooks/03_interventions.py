@@ -354,7 +354,7 @@ with lesson.part("ablation, drawn"):
             [
                 Line("ranked by attribution", x, by_rank.mean(-1).numpy()),
                 Line("others, ± SD of 3", x, draws.mean(-1).numpy(), ci_half_width=spread),
-                Line("none off", x, full, dashed=True, of=1),
+                Line("none off", x, full, dashed=True),
             ],
             x="neurons switched off",
             y="log odds of the right verb",
@@ -420,6 +420,7 @@ with lesson.part("steering"):
             curves,
             x=f"times the direction, added at the subject in layer {layer}",
             y="chance of a plural verb",
+            shares="y",
             title=f"{'Steering works' if clear else 'Steering has no effect'}: after singular "
             f"subjects the chance of a plural verb is {two(before.mean())}, with the direction "
             f"{two(after.mean())}, with a random one {two(random_one.mean())} "

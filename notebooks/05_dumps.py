@@ -39,25 +39,29 @@ lesson
 # %% [markdown]
 # ## Labels to keep with the activations
 #
-# A store takes further numbers per token. Here it is the label of each token, out of those that the
-# lesson knows; tokens without one have 0.
+# A store takes further numbers per token. Here it is what the token is, out of the labels that the
+# lesson knows. A token may have several of them, so each combination has a number; 0 is none.
 
 # %%
 labels = lesson.labels("search", n=160)
 texts = list(labels.texts)
-NAMES = ("none", *labels.names)
-
-
-def label_of(number):
-    """The label of each token of a text, as a number."""
-    found = np.zeros(len(lesson.tokens(texts[number])), dtype=int)
-    for place, name in enumerate(labels.names, start=1):
-        found[by_name[name][number]] = place
-    return found.tolist()
-
-
 by_name = {name: labels.tokens(tokenizer, name) for name in labels.names}
-tags = {"label": Tag([label_of(number) for number in range(len(texts))], labels=NAMES)}
+
+
+def labels_of(number):
+    """The labels of each token of a text."""
+    held = [()] * len(lesson.tokens(texts[number]))
+    for name in labels.names:
+        for place in np.arange(len(held))[by_name[name][number]]:
+            held[place] += (name,)
+    return held
+
+
+held = [labels_of(number) for number in range(len(texts))]
+COMBINATIONS = list(dict.fromkeys([(), *(names for text in held for names in text)]))
+NAMES = [" + ".join(names) or "none" for names in COMBINATIONS]
+numbers = [[COMBINATIONS.index(names) for names in text] for text in held]
+tags = {"label": Tag(numbers, labels=tuple(NAMES))}
 labels
 
 # %% [markdown]
@@ -115,7 +119,9 @@ lines(
         Line("every value written out", layers, np.ones(len(neurons)), dashed=True),
     ],
     x="layer",
-    y="bytes over dense",
+    y="share of dense bytes",
+    shares="y",
+    log_y=True,
     title=f"With nothing lost, the neurons of a layer take {neurons['of_dense'].min():.1%} to "
     f"{neurons['of_dense'].max():.1%} of their dense size (N = {plan.n_tokens:,} tokens)",
 )
@@ -136,7 +142,8 @@ with lesson.part("neurons of the labels"):
 
 # %% [markdown]
 # From the store: how often the tokens at which each of them fires have its label, and how often any
-# token has it. First positions are left out, as in all counts of a store.
+# token has it. To fire means to be above 0 here; the search above gave each neuron a level of its
+# own. First positions are left out, as in all counts of a store.
 
 # %%
 with lesson.part("their firings"):
@@ -145,7 +152,11 @@ with lesson.part("their firings"):
     counts = known.attended & ~known.first
     rows = []
     for one in found.labels:
-        unit, has = one.best, known.tags["label"][counts] == NAMES.index(one.label)
+        unit = one.best
+        mine = torch.tensor(
+            [place for place, names in enumerate(COMBINATIONS) if one.label in names]
+        )
+        has = torch.isin(known.tags["label"][counts], mine)
         fires = store.neuron(unit.layer, unit.unit).dense().flatten()[counts] > 0
         when = float(has[fires].float().mean()) if bool(fires.any()) else float("nan")
         rows.append((one.label, unit.name, int(fires.sum()), when, float(has.float().mean())))
@@ -171,7 +182,7 @@ busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3).res
 # ## Train a probe
 #
 # `torch_dataset` gives shuffled batches together with the tags; only what is needed is read. The
-# probe tells the label of a token from the residual stream, trained on every second document and
+# probe tells the labels of a token from the residual stream, trained on every second document and
 # tested on the others.
 
 # %%
@@ -196,7 +207,7 @@ right = (guess == label)[others].float()
 usual = (label[others] == label[others].mode().values).float().mean()
 print(
     lesson.caption(
-        f"From {RESID} the probe tells the label of {{}} of tokens on other documents; the most "
+        f"From {RESID} the probe tells the labels of {{}} of tokens on other documents; the most "
         f"frequent answer alone {usual:.1%}",
         values=right,
         percent=True,

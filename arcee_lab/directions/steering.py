@@ -141,6 +141,7 @@ class Steering(Result):
             curves,
             x="strength (1: the distance between the classes)",
             y="share of prompts",
+            shares="y",
             title=f"Strength {self.strengths[self.best]:g} of the direction of "
             f"{self.direction.concept!r} makes {self.target} positive in "
             f"{self.success[self.best]:.0%} of prompts, a random one in "

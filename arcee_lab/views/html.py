@@ -149,7 +149,9 @@ def heat_table(
             for value, share in zip(row, parts, strict=True)
         )
         body.append(f'<tr><th style="{_HEAD}">{escape(label)}</th>{numbers}</tr>')
-    return _table(f"<tr>{head}</tr>{''.join(body)}", len(cells) - most, "rows")
+    table = _table(f"<tr>{head}</tr>{''.join(body)}", len(cells) - most, "rows")
+    own = "Each column has a scale of its own, from its lowest number to its highest."
+    return f'{table}<p style="font-size:12px">{own}</p>' if by_column and len(cells) else table
 
 
 def bar_list(
@@ -221,7 +223,10 @@ def _paint(value: float, limit: float, kind: Kind) -> str:
 
 def _span(token: str, value: float, place: int, limit: float, kind: Kind) -> str:
     style = f"padding:1px 0;border-radius:2px{_paint(value, limit, kind)}"
-    text = escape(shown(token))
+    whole = escape(shown(token))
+    # The space before a word is not coloured: at the end of a line it would be left behind.
+    text = whole.lstrip(" ") or whole
+    before = whole[: len(whole) - len(text)]
     if limit > 0 and abs(value) >= BOLD * limit:
         text = f"<b>{text}</b>"
-    return f'<span style="{style}" title="{place}: {number(value)}">{text}</span>'
+    return f'{before}<span style="{style}" title="{place}: {number(value)}">{text}</span>'

@@ -53,8 +53,10 @@ def test_thresholds():
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [([0.3, 0.2], "more"), ([-0.3, np.nan], "fewer"), ([0.3, -0.25], "about as many"),
-     ([np.nan], "about as many")],
+    [([0.3, 0.2], "more neurons"), ([-0.3, np.nan], "fewer neurons"),
+     ([0.3, -0.25], "about as many neurons, averaged over layers"),
+     ([0.05, -0.05], "about as many neurons"), ([np.nan], "about as many neurons"),
+     ([0.4, 0.3, -0.2, 0.05], "more neurons in 2 of 4 layers")],
 )  # fmt: skip
 def test_correlations_with_a_number_of_neurons(values, said):
     from arcee_lab.sparsity.core.window_means import as_many
@@ -65,8 +67,8 @@ def test_correlations_with_a_number_of_neurons(values, said):
 def test_many_layers_are_told_by_their_ends():
     from arcee_lab.sparsity.core.window_means import by_layer
 
-    assert by_layer(np.array([0.5, -0.25])) == "+0.50, -0.25"
-    assert by_layer(np.linspace(-0.2, 0.3, 36)) == "-0.20 to +0.30"
+    assert by_layer(np.array([0.5, -0.25])) == "+0.50, −0.25"
+    assert by_layer(np.linspace(-0.2, 0.3, 36)) == "−0.20 to +0.30"
 
 
 def test_layers_against_each_other():
@@ -80,7 +82,14 @@ def test_layers_against_each_other():
         (0.05, "How busy one layer is says little about another"),
     ):
         found = AcrossLayersResult(np.array([[1.0, r], [r, 1.0]]), none, 7)
-        assert title(found.figure()) == f"{said}: mean correlation {r:.2f} (N = 7 tokens)"
+        told = f"{r:.2f}".replace("-", "−")
+        assert title(found.figure()) == f"{said}: correlation {told} (N = 7 tokens)"
+    several = np.array([[1, 0.6, -0.2], [0.6, 1, 0.5], [-0.2, 0.5, 1]])
+    none = Mean(np.full(3, np.nan), np.full(3, np.nan), np.zeros(3))
+    assert title(AcrossLayersResult(several, none, 7).figure()) == (
+        "Most pairs of layers are busy at the same tokens: correlation −0.20 to 0.60, mean 0.30 "
+        "(N = 7 tokens)"
+    )
 
 
 def test_a_number_of_the_sample_names_the_sample():

@@ -122,7 +122,7 @@ def test_views_say_their_numbers_without_styles():
         token_strip([" a", " b", " c", " d", " e"], values, kind="diverging", what="x")
     )
     assert strip.text.endswith(" a b c d e ")
-    assert strip.bold == " c e", "those of half the largest or more"
+    assert strip.bold == "ce", "those of half the largest or more"
     assert "bold from 0.5 on" in strip.text
 
 

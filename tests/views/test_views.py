@@ -66,6 +66,26 @@ def test_token_strip_escapes_colours_and_leaves_zeros_plain():
     assert "white-space:pre-wrap" in html
 
 
+def test_the_space_before_a_word_has_no_colour():
+    """A line may end there, and a stub of colour would be left at its end."""
+    from arcee_lab.views.html import token_strip
+
+    html = token_strip([" dogs", "  ", "x y"], [1.0, 1.0, 1.0], legend=False)
+    assert re.findall(r"(?:^|>)( *)<span[^>]*><b>([^<]*)</b>", html) == [
+        (" ", "dogs"),
+        ("", "  "),
+        ("", "x y"),
+    ]
+
+
+def test_a_table_with_a_scale_per_column_says_so():
+    from arcee_lab.views.html import heat_table
+
+    for by_column in (False, True):
+        html = heat_table([[1.0], [2.0]], ["a", "b"], ["n"], by_column=by_column)
+        assert ("Each column has a scale of its own" in html) is by_column
+
+
 def test_every_background_comes_with_its_text_colour():
     from arcee_lab.views.html import heat_table, token_strip
 

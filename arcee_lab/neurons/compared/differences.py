@@ -183,6 +183,7 @@ class NeuronDiff(Result):
             [Line("", k.numpy(), held.numpy())],
             x="neurons, most changed first",
             y="share of the squared change",
+            shares="y",
             title=f"{counted(half, 'neuron')} of {len(held):,} hold half of the squared change "
             f"from {self.base} to {self.tuned} (N = {self.n_tokens:,} tokens)",
             log_x=True,

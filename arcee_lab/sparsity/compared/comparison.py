@@ -177,6 +177,7 @@ class Comparison(Result):
             curves,
             x="layer",
             y="share",
+            shares="y",
             title=title,
             dark=dark,
         )

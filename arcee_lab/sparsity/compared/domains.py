@@ -134,6 +134,7 @@ class Domains(Result):
             [Line(name, layers, zeros[place]) for place, name in enumerate(self.names)],
             x="layer",
             y="share of exact zeros",
+            shares="y",
             title=title,
             dark=dark,
         )

@@ -106,6 +106,7 @@ class Coverage(Result):
             ],
             x="share of neurons, busiest first",
             y="share of all firing",
+            shares="xy",
             title=f"{self.holding(0.8).sum() / self.rates.size:.1%} of the neurons do 80% of the "
             f"firing (N = {self.tokens:,} tokens)",
             dark=dark,

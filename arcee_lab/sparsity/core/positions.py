@@ -86,6 +86,7 @@ class Positions(Result):
             ],
             x="position in the window",
             y="share of neurons that fire",
+            shares="y",
             title=self._finding,
             log_x=True,
             dark=dark,

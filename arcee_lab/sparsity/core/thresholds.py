@@ -102,6 +102,7 @@ class Thresholds(Result):
             [Line(f"layer {n}", exponents, below[:, n]) for n in range(len(self.counts))],
             x="threshold on relu(u)², as a power of two",
             y="share of activations below",
+            shares="y",
             title=f"{zeros:.1%} of activations are zero, the left end; another "
             f"{small - zeros:.1%} are below {2.0**_SMALL:.2g} (N = {self.tokens:,} tokens)",
             dark=dark,

@@ -91,8 +91,10 @@ class Vocabulary(Result):
             ],
             x="how often the token id occurs",
             y="share of neurons that fire, mean over ids",
-            title=f"Frequent tokens use {as_many(self.spearman)} neurons: rank correlation "
-            f"{ends(self.spearman)} by layer (N = {int(self.tokens.sum()):,} tokens)",
+            shares="y",
+            title=f"Frequent tokens use {as_many(self.spearman)}: rank correlation "
+            f"{ends(self.spearman)} by layer (N = {int((self.tokens >= OFTEN).sum()):,} ids that "
+            f"occur {OFTEN} times or more)",
             log_x=True,
             dark=dark,
         )

@@ -129,22 +129,34 @@ def average(x: np.ndarray) -> float:
 
 
 def ends(x: np.ndarray) -> str:
-    """The least and the largest of what is a number, in words, such as "-0.12 to +0.40"."""
+    """The least and the largest of what is a number, in words, such as "−0.12 to +0.40"."""
     there = np.asarray(x)[np.isfinite(x)]
-    return f"{there.min():+.2f} to {there.max():+.2f}" if len(there) else "not known"
+    return f"{_signed(there.min())} to {_signed(there.max())}" if len(there) else "not known"
 
 
 def by_layer(x: np.ndarray) -> str:
     """Correlations in words: each of up to eight layers, of more the least and the largest."""
-    return ", ".join(f"{value:+.2f}" for value in x) if len(x) <= 8 else ends(x)
+    return ", ".join(map(_signed, x)) if len(x) <= 8 else ends(x)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def as_many(x: np.ndarray) -> str:
-    """What correlations with a number of neurons say together: "more", "fewer" or neither.
+    """What correlations with a number of neurons say together, such as "more neurons".
 
-    Below a tenth in size their mean explains under a hundredth of the variance.
+    Below a tenth in size a correlation explains under a hundredth of the variance. Where layers
+    differ, it is said of how many layers that is true.
+
+    Args:
+        x: A correlation per layer.
     """
-    mean = average(x)
-    if not np.isfinite(mean) or abs(mean) < 0.1:
-        return "about as many"
-    return "more" if mean > 0 else "fewer"
+    there = np.asarray(x)[np.isfinite(x)]
+    mean = average(there)
+    if not len(there) or abs(mean) < 0.1:
+        alike = bool((np.abs(there) < 0.1).all())
+        return f"about as many neurons{'' if alike else ', averaged over layers'}"
+    same = int((there * np.sign(mean) >= 0.1).sum())
+    of = "" if same == len(there) else f" in {same} of {len(there)} layers"
+    return f"{'more' if mean > 0 else 'fewer'} neurons{of}"

@@ -39,7 +39,7 @@ def layers(counts: CoreCounts, *, dark: bool = False) -> "Figure":
 
 def rates(counts: CoreCounts, *, dark: bool = False) -> "Figure":
     """How often neurons fire, layer by layer, on a log axis."""
-    from arcee_lab.views.figures.bands import percent
+    from arcee_lab.views.figures.curves import percent
     from arcee_lab.views.figures.layers import rate_ridges
 
     half = float(counts.rates.flatten().quantile(0.5, interpolation="higher"))

@@ -106,7 +106,7 @@ class CettCurves(Result):
 
     def figure_layers(self, targets: Sequence[float] = TARGETS, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that are not exactly zero, and those that a cut leaves."""
-        from arcee_lab.views.figures.bands import percent
+        from arcee_lab.views.figures.curves import percent
         from arcee_lab.views.figures.layers import nested_bars
 
         left = [1 - self.zeros, *(1 - self.sparsity_at(target) for target in targets)]
@@ -122,7 +122,8 @@ class CettCurves(Result):
 
     def figure_curves(self, *, dark: bool = False) -> "Figure":
         """Active neurons that are left against the error, one line per layer."""
-        from arcee_lab.views.figures.bands import Axis, Band, bands, percent
+        from arcee_lab.views.figures.bands import Axis, Band, bands
+        from arcee_lab.views.figures.curves import percent
 
         lines = [
             Band(f"layer {layer}", error.numpy(), (1 - sparsity).numpy(), dots=False)
@@ -152,7 +153,7 @@ class CettCurves(Result):
     @property
     def headline(self) -> str:
         """The result in one sentence, with its N."""
-        from arcee_lab.views.figures.bands import percent
+        from arcee_lab.views.figures.curves import percent
 
         cuts = ", ".join(
             f"{float(self.sparsity_at(t).mean()):.1%} at {percent(t)}" for t in TARGETS

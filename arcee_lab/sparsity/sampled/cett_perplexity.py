@@ -114,7 +114,7 @@ class CettPerplexity(Result):
     @property
     def headline(self) -> str:
         """The result in one sentence, with its N."""
-        from arcee_lab.views.figures.bands import percent
+        from arcee_lab.views.figures.curves import percent
 
         parts = [
             f"{self.sparsity[trial].mean():.1%} at +{100 * increase:.3g}% of perplexity "
@@ -128,7 +128,7 @@ class CettPerplexity(Result):
 
     def figure(self, *, dark: bool = False) -> "Figure":
         """Neurons left by layer: all that fire, and those left at each allowed increase."""
-        from arcee_lab.views.figures.bands import percent
+        from arcee_lab.views.figures.curves import percent
         from arcee_lab.views.figures.layers import nested_bars
 
         trials = [0, *self.found]
@@ -138,8 +138,8 @@ class CettPerplexity(Result):
             names,
             what="share of neurons left",
             title=f"{1 - self.sparsity[0].mean():.1%} of neurons fire; "
-            f"{1 - self.sparsity[trials[1]].mean():.1%} hold perplexity within "
-            f"{percent(self.increases[0])} (N = {self.curves.n_tokens:,} tokens)",
+            f"{1 - self.sparsity[trials[-1]].mean():.1%} hold perplexity within "
+            f"{percent(self.increases[-1])} (N = {self.curves.n_tokens:,} tokens)",
             dark=dark,
         )
 

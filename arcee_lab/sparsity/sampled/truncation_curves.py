@@ -208,8 +208,8 @@ class TruncationCurves(Result):
             x=Axis("share of neurons kept, all layers", "log", True),
             y=Axis(labels[what], "symlog", limits=(-0.02, None), options={"linthresh": 0.02}),
             title=f"{self.sparsity[0]:.1%} of activations are zero; "
-            f"{best['critical_sparsity']:.1%} can be zero at {KEEP:.0%} of the likelihood "
-            f"(N = {int(self.targets.sum()):,} predicted tokens)",
+            f"{best['critical_sparsity']:.1%} can be zero at {KEEP:.0%} of the likelihood, "
+            f"by {NAMES[str(best['rule'])]} (N = {int(self.targets.sum()):,} predicted tokens)",
             levels=[(allowed, f"{KEEP:.0%} of the likelihood")] if what == "delta_nll" else [],
             height=3.8,
             dark=dark,

@@ -59,18 +59,25 @@ class AcrossLayersResult(Result):
 
     @property
     def _mean_of_pairs(self) -> float:
-        pairs = self.correlation[np.triu_indices(len(self.correlation), 1)]
-        return window_means.average(pairs)
+        return window_means.average(self._pairs)
+
+    @property
+    def _pairs(self) -> np.ndarray:
+        return self.correlation[np.triu_indices(len(self.correlation), 1)]
 
     @property
     def _finding(self) -> str:
         mean = self._mean_of_pairs
         if not np.isfinite(mean):
             return f"One layer alone (N = {self.tokens:,} tokens)"
+        low, high = np.nanmin(self._pairs), np.nanmax(self._pairs)
         found = "How busy one layer is says little about another"
         if abs(mean) >= 0.1:  # less explains under a hundredth of the variance
-            found = f"Layers are busy at {'the same' if mean > 0 else 'different'} tokens"
-        return f"{found}: mean correlation {mean:.2f} (N = {self.tokens:,} tokens)"
+            who = "Layers" if low * high > 0 else "Most pairs of layers"
+            found = f"{who} are busy at {'the same' if mean > 0 else 'different'} tokens"
+        several = f"{low:.2f} to {high:.2f}, mean " if len(self._pairs) > 1 else ""
+        numbers = f"correlation {several}{mean:.2f}".replace("-", "−")
+        return f"{found}: {numbers} (N = {self.tokens:,} tokens)"
 
     def frame(self) -> "pd.DataFrame":
         """One row per pair of layers: layer, other, correlation; cosine where other is the next."""

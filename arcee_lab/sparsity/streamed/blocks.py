@@ -114,6 +114,7 @@ class BlocksResult(Result):
             curves,
             x="neighbouring neurons in a block",
             y="share of blocks that are all zero",
+            shares="y",
             title=self._finding,
             log_x=True,
             dark=dark,

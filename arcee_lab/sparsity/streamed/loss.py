@@ -78,7 +78,8 @@ class LossResult(Result):
             ],
             x="loss of the next token, nats",
             y="share of neurons that fire",
-            title=f"Hard tokens use {window_means.as_many(self.correlation)} neurons: correlation "
+            shares="y",
+            title=f"Hard tokens use {window_means.as_many(self.correlation)}: correlation "
             f"{window_means.ends(self.correlation)} by layer "
             f"(N = {int(self.tokens.sum()):,} tokens)",
             dark=dark,

@@ -156,7 +156,8 @@ class PredictorsResult(Result):
         return lines(
             curves,
             x="budget, as a multiple of the neurons that do fire",
-            y="recall: share of them that it holds",
+            y="recall: share of those that fire which it names",
+            shares="y",
             title=self._finding,
             mark=1.0,
             mark_name="as many as fire",

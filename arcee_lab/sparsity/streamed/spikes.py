@@ -61,7 +61,7 @@ class SpikesResult(Result):
         return pd.DataFrame(
             {
                 "layer": range(len(self.largest)),
-                "largest": self.largest,
+                "largest": self.largest.astype(np.float64),
                 "overflow_tokens": self.overflow,
                 "top_share": self.top.value,
                 "half": self.top.ci_half_width,
@@ -74,10 +74,17 @@ class SpikesResult(Result):
         """The top neuron's share of the output by layer."""
         from arcee_lab.views.figures.curves import Line, lines
 
-        layers = np.arange(len(self.largest))
-        share = window_means.average(self.top.value)
+        top = self.top
+        share = window_means.average(top.value)
         return lines(
-            [Line("mean over tokens, 95%", layers, self.top.value, self.top.ci_half_width)],
+            [
+                Line(
+                    "mean over tokens, 95% interval",
+                    np.arange(len(self.largest)),
+                    top.value,
+                    top.ci_half_width,
+                )
+            ],
             x="layer",
             y="‖top neuron‖ / ‖output‖",
             title=f"The strongest neuron is {share:.0%} as long as its MLP's output "

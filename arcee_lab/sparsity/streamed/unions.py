@@ -146,12 +146,19 @@ class UnionsResult(Result):
                 True,
                 0,
             ),
-            Line("if tokens were alike: 1 - Sᴮ", longest, self.alike(longest).mean(1), None, True),
+            Line(
+                "if neurons were alike: 1 − Sᴮ, S: zeros, B: tokens",
+                longest,
+                self.alike(longest).mean(1),
+                None,
+                True,
+            ),
         ]
         return lines(
             curves,
             x="tokens together",
             y="share of neurons used",
+            shares="y",
             title=f"A token uses {self.rates.mean():.1%} of the neurons, a window "
             f"{self.sequence.value.mean():.1%} (mean over layers, "
             f"N = {counted(int(self.sequence.windows.max()), 'window')})",

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from arcee_lab.views.figures.curves import legend
+from arcee_lab.views.figures.curves import legend, percent
 from arcee_lab.views.figures.drawing.series import Look, looks, others
 from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
 
@@ -117,11 +117,6 @@ def bands(
         if len(lines) > 1:
             legend(figure)
     return figure
-
-
-def percent(value: float, place: object = None) -> str:
-    """0.05 as 5%, with as many digits as small shares need."""
-    return f"{100 * value:.3g}%"
 
 
 def _scale(axes: Axes, axis: Axis, which: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
 from arcee_lab.views.arrays import floats
 from arcee_lab.views.figures.drawing.cells import Shades, cell_map
@@ -41,6 +42,7 @@ def lines(
     title: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    shares: str = "",
     mark: float | int | None = None,
     mark_name: str = "",
     dark: bool = False,
@@ -57,6 +59,7 @@ def lines(
         title: The line above.
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
+        shares: Axes whose numbers are shares and are written as percentages: "y" or "xy".
         mark: Where to put a dotted vertical line.
         mark_name: What the line means.
         dark: For a dark page.
@@ -91,15 +94,29 @@ def lines(
             locator.set_params(integer=True)  # there is no layer 1.5
         if log_y:
             axes.set_yscale("log")
+        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            if name in shares:
+                axis.set_major_formatter(FuncFormatter(percent))
+                axis.set_minor_formatter("")
         axes.grid(linewidth=0.5)
         axes.set_title(title)
         legend(figure)
     return figure
 
 
-def legend(figure: Figure) -> None:
-    """The legend below all axes of a figure, in as many columns as its names leave room for."""
-    handles, names = figure.axes[0].get_legend_handles_labels()
+def percent(value: float, place: object = None) -> str:
+    """0.05 as 5%, with as many digits as small shares need."""
+    return f"{100 * value:.3g}%"
+
+
+def legend(figure: Figure, of: int = 0) -> None:
+    """The legend below all axes of a figure, in as many columns as its names leave room for.
+
+    Args:
+        figure: Where.
+        of: Number of the axes that it is about.
+    """
+    handles, names = figure.axes[of].get_legend_handles_labels()
     if names:
         columns = max(1, min(4, len(names), int(62 / (max(map(len, names)) + 7))))
         figure.legend(

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from arcee_lab.views.arrays import floats
-from arcee_lab.views.figures.bands import percent
-from arcee_lab.views.figures.curves import legend
+from arcee_lab.views.figures.curves import legend, percent
 from arcee_lab.views.figures.figure import SMALL, Figure, ink, new, soft, style
 from arcee_lab.views.scale import CATEGORIES, SEQUENTIAL, colour
 
@@ -59,7 +58,8 @@ def share_bars(
             axes.plot(share, rows, "o", color=CATEGORIES[0], markersize=5, zorder=3)
         else:
             axes.barh(rows, share, height=0.72, color=SEQUENTIAL[2])
-        axes.hlines(rows, low, high, color=ink(dark), linewidth=1.2, label=spread)
+        told = f"{spread}; the number is the {'dot' if alike else 'bar'}"
+        axes.hlines(rows, low, high, color=ink(dark), linewidth=1.2, label=told)
         if near:
             line = {"color": CATEGORIES[1], "linestyle": "--", "linewidth": 1.6}
             axes.axvline(baseline, label=baseline_name, **line)

@@ -21,12 +21,13 @@ def raster(
     groups: Sequence[str] | None = None,
     notes: Sequence[str] | None = None,
     marks: Sequence[str | None] | None = None,
+    blank: str = "exactly zero",
     across: str = "token",
     down: str = "neuron",
     title: str = "",
     dark: bool = False,
 ) -> Figure:
-    """Draws one row per unit and one column per token. Blank means exactly zero.
+    """Draws one row per unit and one column per token; values of exactly zero are blank.
 
     Each row is scaled by its own largest value: the deepest blue is that unit's strongest response
     here. The square root of that share is shown, which spreads the small values of a squared
@@ -39,6 +40,7 @@ def raster(
         groups: One name per row; rows of one name stand together and a line parts the groups.
         notes: Text to the right of each row, such as its firing rate.
         marks: A category per token, or None; marked tokens carry its colour and a legend names it.
+        blank: What a value of zero means.
         across: What the columns are.
         down: What the rows are.
         title: The line above.
@@ -73,7 +75,7 @@ def raster(
         Shades(blank=0.0),
         across=across,
         down=down,
-        what="√ of the value, as a share of the row's largest; blank is exactly zero",
+        what=f"√ of the value, as a share of the row's largest; blank: {blank}",
         numbers=False,
         notes=notes or (),
         finish=finish,
