@@ -196,7 +196,8 @@ class _Read:
             whole = torch.cat([x.to(there.device) for x in pieces], dim=-2)
             out.append(whole.unflatten(-2, (-1, *shape)))
         counted, own, *strongest = out
-        none = (self._asked < 0) | ~there
+        # A logit that is not a number, of weights or a stream that overflowed, has no rank.
+        none = (self._asked < 0) | ~there | own.isnan()
         numbers = counted.long()
         numbers[1] -= numbers[0] + 1  # as large, and not the answer itself
         found = [*numbers.masked_fill_(none, -1), own.float().masked_fill(none, torch.nan)]

@@ -29,7 +29,7 @@ class LogitLens(Result):
         columns: Their columns in the batch.
         there: Whether the sequence has that token; all numbers of others are -1 or NaN.
         answers: Column of the logits of each answer; -1 where there is none.
-        ranks: Number of larger logits; 0 is the strongest.
+        ranks: Number of larger logits; 0 is the strongest, and -1 for a logit that is not a number.
         ties: Number of others with the same logit.
         logits: Logits of the answers, in fp32.
         log_z: Logarithm of the sum of exponentials of all logits; None for `top=0`.
@@ -170,8 +170,11 @@ class LogitLens(Result):
 
     def _finding(self, sequence: int) -> str:
         """That, as a sentence."""
-        site, share = self._settled(sequence)
+        assert self.log_z is not None
         n = counted(int(self.there[sequence].sum()), "token")
+        if bool(self.log_z[-1, sequence, self.there[sequence]].isnan().any()):
+            return f"{self.lens.capitalize()}: logits of the last site are NaN (N = {n})"
+        site, share = self._settled(sequence)
         return (
             f"{self.lens.capitalize()}: from {self.labels[site]} on, {share:.0%} of tokens "
             f"keep the answer of the last site (N = {n})"
@@ -180,9 +183,12 @@ class LogitLens(Result):
     @property
     def headline(self) -> str:
         """Sites, tokens, and the answers' ranks at the first and the last site."""
-        known = self.ranks[-1] >= 0
+        known = (self.answers >= 0) & self.there[..., None]
         n, answers = int(self.there.sum()), int(known.sum())
+        lost = [i for i in range(len(self.sites)) if bool((self.ranks[i][known] < 0).any())]
         words = f"{self.lens} after {counted(len(self.sites), 'site')}, {counted(n, 'token')}"
+        if lost:
+            return f"{words}: logits are NaN from {self.labels[lost[0]]} on, not numbers"
         if not answers:
             return words
         first, last = (float(self.ranks[i][known].double().median()) for i in (0, -1))

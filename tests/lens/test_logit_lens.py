@@ -273,6 +273,23 @@ def test_wrapped_models_are_read(tiny):
     assert torch.equal(al.lens.logit_lens(wrapped, None, batch).ranks, plain.ranks)
 
 
+def test_a_logit_that_is_no_number_has_no_rank(tiny):
+    """Not the first rank, which a count of larger ones would give it."""
+    model = tiny("causal", num_hidden_layers=3)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    found = al.lens.logit_lens(model, None, {"input_ids": torch.tensor([[3, 4, 5]])}, answers=[7])
+    sound = found.labels.index("L1/mid") + 1
+    assert found.ranks.shape[0] > sound
+    for numbers in (found.ranks, found.ties):
+        assert bool((numbers[:sound] >= 0).all())
+        assert bool((numbers[sound:] == -1).all())
+    assert bool(found.logits[sound:].isnan().all())
+    assert found.headline.endswith("logits are NaN from L1/post on, not numbers")
+    assert bool((found.first_site(50) == -1).all())
+    assert "logits of the last site are NaN" in found.figure().title
+
+
 def test_pictures_refuse_what_does_not_fit():
     from arcee_lab.views.figures.lens import lens_divergence, lens_map
 
