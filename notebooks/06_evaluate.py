@@ -219,8 +219,11 @@ with lesson.part("paired changes"):
             list(panels.items()),
             x="change, with its 95% interval",
             differences=True,
-            title=f"What clearly changes one of {len(panels)} tasks when it is off: "
-            f"{', '.join(clear) or 'nothing'} (N up to {LIMIT} documents)",
+            title=f"Switched off, {' and '.join(clear)} clearly change one of {len(panels)} tasks "
+            f"(N up to {LIMIT} documents)"
+            if clear
+            else f"Nothing that was switched off clearly changes one of {len(panels)} tasks "
+            f"(N up to {LIMIT} documents)",
         )
     )
 

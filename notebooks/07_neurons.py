@@ -128,7 +128,7 @@ print(
         n=int(table["tokens"].iloc[0]),
     )
 )
-table.round(4)
+table.map(lambda value: f"{value:.2g}" if isinstance(value, float) else value)
 
 # %% [markdown]
 # ## The explorer

@@ -118,7 +118,10 @@ class Detection(Result):
         found = self.check(AUROC, self.chosen)
         assert found is not None
         figure = lines(
-            [Line(f"{names[column]}, 95%", x, frame[column].to_numpy()) for column in shown],
+            [
+                Line(f"{names[column]}, 95% interval", x, frame[column].to_numpy())
+                for column in shown
+            ],
             x="site" if len(frame) > 1 else site_label(self.sites[0]),
             y="AUROC on other documents",
             title=f"{self.concept!r} is read at {site_label(self.best.site)} with an AUROC of "

@@ -99,7 +99,7 @@ class Probes(Result):
         frame = self.frame()
         layers = frame["layer"].to_numpy(dtype=float)
         curves = [
-            Line("probe, 95%", layers, frame["acc"].to_numpy()),
+            Line("probe, 95% interval", layers, frame["acc"].to_numpy()),
             Line("most common label", layers, np.full(len(layers), self.majority), dashed=True),
         ]
         figure = lines(

@@ -131,19 +131,20 @@ class Steering(Result):
         order = np.argsort(self.strengths)
         x = np.asarray(self.strengths)[order]
         curves = [
-            Line("direction, 95%", x, self.success[order]),
+            Line("direction, 95% interval", x, self.success[order]),
             Line("random direction", x, self.control[order]),
         ]
         if self.whole is not None:
             level = np.full(len(x), self.whole)
             curves.append(Line("whole activations", x, level, dashed=True))
+        target = self.target.replace(" - ", " minus ")
         figure = lines(
             curves,
             x="strength (1: the distance between the classes)",
             y="share of prompts",
             shares="y",
             title=f"Strength {self.strengths[self.best]:g} of the direction of "
-            f"{self.direction.concept!r} makes {self.target} positive in "
+            f"{self.direction.concept!r} makes “{target}” positive in "
             f"{self.success[self.best]:.0%} of prompts, a random one in "
             f"{self.control[self.best]:.0%} (N = {self.n:,} prompts)",
             dark=dark,

@@ -162,7 +162,7 @@ class Sweep(Result):
             panels.append((f"{task}: {name}", curves))
         return quality_panels(
             panels,
-            x="measured fraction of MLP activations above 0",
+            x="share of activations above 0",
             title=self._finding(list(wanted.items())),
             dark=dark,
         )

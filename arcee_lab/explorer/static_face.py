@@ -97,7 +97,7 @@ def _heads(ground: Ground, typed: str) -> bytes:
     found = attention.TAB.questions["attention"].answer(ground, text=typed)
     layers, heads, length = found.body["shape"]
     weights = np.frombuffer(found.buffers[0], np.uint8).reshape(layers, heads, length, length)
-    layer, head, key = _sharpest(weights)
+    sharpest, told = _sharpest(weights, [short(token) for token in found.body["tokens"]])
     with style():
         width = min(WIDTH, 0.6 + heads * max(0.28, 0.9 - 0.04 * heads))
         pitch = (width - 0.6) / heads
@@ -106,9 +106,10 @@ def _heads(ground: Ground, typed: str) -> bytes:
         shown = weights[:, :, -1].max(axis=-1) if small else _tiled(weights)
         step, middle = (1, 0.0) if small else (length + 1, (length - 1) / 2)
         picture = axes.imshow(shown / 255, cmap=sequential(), vmin=0, vmax=1, aspect="equal")
-        corner = step * head - 0.5, step * layer - 0.5
         frame = {"fill": False, "edgecolor": CATEGORIES[1], "linewidth": 2, "clip_on": False}
-        axes.add_patch(Rectangle(corner, max(step - 1, 1), max(step - 1, 1), **frame))
+        for layer, head in sharpest:
+            corner = step * head - 0.5, step * layer - 0.5
+            axes.add_patch(Rectangle(corner, max(step - 1, 1), max(step - 1, 1), **frame))
         what = "largest share of the last token's attention" if small else "share of attention"
         axes.set(xlabel="head" if small else "head; within it, the token looked at", ylabel="layer")
         colour_bar(figure, picture, [axes], what)
@@ -120,19 +121,32 @@ def _heads(ground: Ground, typed: str) -> bytes:
             set_ticks([middle + step * i for i in places], [f"{letter}{i}" for i in places])
         axes.tick_params(length=0, labelsize=SMALL)
         axes.spines[:].set_visible(False)
-        axes.set_title(
-            f"Of {layers * heads} heads, {head_name(layer, head)} looks most at one token from the "
-            f"last one: {weights[layer, head, -1, key] / 255:.0%} at "
-            f"“{short(found.body['tokens'][key])}” (framed; one text)"
-        )
+        axes.set_title(told)
     return png(figure, small=True)
 
 
-def _sharpest(weights: UInt8[np.ndarray, "layer head q_pos k_pos"]) -> tuple[int, int, int]:
-    """The head that looks most at one token from the last one, and which token."""
+def _sharpest(
+    weights: UInt8[np.ndarray, "layer head q_pos k_pos"], tokens: Sequence[str]
+) -> tuple[list[tuple[int, int]], str]:
+    """The heads that look most at one token from the last one, and that as a sentence.
+
+    Shares come in steps of 1/255, so several heads may have the largest.
+    """
     last = weights[:, :, -1]
-    layer, head, key = np.unravel_index(int(last.argmax()), last.shape)
-    return int(layer), int(head), int(key)
+    most = last.max(axis=-1)
+    places = [(int(layer), int(head)) for layer, head in np.argwhere(most == most.max())]
+    share = f"{most.max() / 255:.0%}"
+    if len(places) == 1:
+        (layer, head), key = places[0], int(last[places[0]].argmax())
+        told = (
+            f"Of {most.size} heads, {head_name(layer, head)} looks most at one token from the last "
+            f"one: {share} at “{tokens[key]}”"
+        )
+    else:
+        told = (
+            f"{len(places)} of {most.size} heads look most at one token from the last one: {share}"
+        )
+    return places, f"{told} (framed; one text)"
 
 
 def _tiled(

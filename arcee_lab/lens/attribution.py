@@ -135,6 +135,7 @@ class Attribution(Result):
             f"{float(x):.2f}".replace("-0.00", "0.00")
             for x in (values[row, column], self.logit.nanmean(), mean[0])
         )
+        target = self.target.strip().replace(" - ", " minus ")
         return effect_map(
             values.numpy(),
             rows,
@@ -143,7 +144,7 @@ class Attribution(Result):
             down="layer",
             what="added to the logit",
             title=f"The {kind} of layer {row} adds most in size to the logit of "
-            f"“{self.target.strip()}”: {most} of {logit}, the embedding {embed} "
+            f"“{target}”: {most} of {logit}, the embedding {embed} "
             f"(N = {counted(int(self.there.sum()), 'token')})",
             dark=dark,
         )

@@ -6,10 +6,12 @@ import random
 import re
 import threading
 
+import numpy as np
 import pytest
 from explorers import MESSAGE, Asking, opened
 
 import arcee_lab as al
+from arcee_lab.explorer.static_face import _sharpest
 
 PAGE = {"id": "v-1", "kind": "page", **MESSAGE["page"]}
 TEXT = {"id": "v-1", "kind": "text", "text": "The dogs", "names": [], "at": -1}
@@ -198,6 +200,23 @@ def test_a_flood_of_views_is_bounded(demo):
     assert waiting <= 64
     assert len(refused) >= 35
     assert refused[0]["error"] == "Too many questions wait; ask again."
+
+
+def test_heads_of_one_share_are_told_together():
+    """Shares have 256 steps, and the first of several heads is no finding."""
+    weights = np.zeros((2, 3, 4, 4), dtype=np.uint8)
+    weights[1, 2, 3, 1] = 200
+    words = ["<bos>", "dogs", "near", "it"]
+    places, told = _sharpest(weights, words)
+    assert places == [(1, 2)]
+    assert told == (
+        "Of 6 heads, L1/H2 looks most at one token from the last one: 78% at “dogs” (framed; one "
+        "text)"
+    )
+    weights[0, 1, 3, 2] = 200
+    places, told = _sharpest(weights, words)
+    assert places == [(0, 1), (1, 2)]
+    assert told == ("2 of 6 heads look most at one token from the last one: 78% (framed; one text)")
 
 
 def test_the_static_face(demo):

@@ -54,9 +54,10 @@ def test_thresholds():
 @pytest.mark.parametrize(
     ("values", "said"),
     [([0.3, 0.2], "more neurons"), ([-0.3, np.nan], "fewer neurons"),
-     ([0.3, -0.25], "about as many neurons, averaged over layers"),
+     ([0.3, -0.25], "more neurons in 1 of 2 layers, fewer in 1"),
      ([0.05, -0.05], "about as many neurons"), ([np.nan], "about as many neurons"),
-     ([0.4, 0.3, -0.2, 0.05], "more neurons in 2 of 4 layers")],
+     ([0.4, 0.05], "more neurons in 1 of 2 layers"),
+     ([0.4, 0.3, -0.2, 0.05], "more neurons in 2 of 4 layers, fewer in 1")],
 )  # fmt: skip
 def test_correlations_with_a_number_of_neurons(values, said):
     from arcee_lab.sparsity.core.window_means import as_many
@@ -167,7 +168,7 @@ def test_intervals_show_zero_for_differences_and_ceilings_for_scores():
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["0.500", "0.200"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "score, 95% interval", "ceiling",
+        "score, 95% interval", "best possible",
     ]  # fmt: skip
     (mark,) = [line for line in axes.get_lines() if to_hex(line.get_color()) == CATEGORIES[1]]
     assert mark.get_xdata()[0] == 0.9

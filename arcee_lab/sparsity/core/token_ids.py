@@ -78,15 +78,22 @@ class Vocabulary(Result):
         return pd.DataFrame(columns)
 
     def figure(self, *, dark: bool = False) -> "Figure":
-        """The share of neurons that fire against the id's count: means over octaves of it."""
+        """The share of neurons that fire against the id's count: means over octaves of it.
+
+        The highest octaves share a point until it has five ids.
+        """
         from arcee_lab.views.figures.curves import Line, lines
 
         octave = np.floor(np.log2(self.tokens)).astype(int)
-        there = np.unique(octave)
-        means = np.stack([self.active[octave == place].mean(0) for place in there])
+        starts, counts = np.unique(octave, return_counts=True)
+        # The mean of a few ids is noise: rare octaves, at the top, share a point.
+        while len(starts) > 1 and counts[-1] < OFTEN:
+            starts, counts = starts[:-1], np.append(counts[:-2], counts[-2:].sum())
+        bins = np.searchsorted(starts, octave, side="right") - 1
+        means = np.stack([self.active[bins == place].mean(0) for place in range(len(starts))])
         return lines(
             [
-                Line(f"layer {layer}", 2.0**there, means[:, layer] / self.d_mlp)
+                Line(f"layer {layer}", 2.0**starts, means[:, layer] / self.d_mlp)
                 for layer in range(means.shape[1])
             ],
             x="how often the token id occurs",

@@ -153,10 +153,11 @@ def as_many(x: np.ndarray) -> str:
         x: A correlation per layer.
     """
     there = np.asarray(x)[np.isfinite(x)]
-    mean = average(there)
-    if not len(there) or abs(mean) < 0.1:
-        alike = bool((np.abs(there) < 0.1).all())
-        return f"about as many neurons{'' if alike else ', averaged over layers'}"
-    same = int((there * np.sign(mean) >= 0.1).sum())
-    of = "" if same == len(there) else f" in {same} of {len(there)} layers"
-    return f"{'more' if mean > 0 else 'fewer'} neurons{of}"
+    sides = {"more": int((there >= 0.1).sum()), "fewer": int((there <= -0.1).sum())}
+    most, least = sorted(sides, key=lambda side: -sides[side])
+    if not sides[most]:
+        return "about as many neurons"
+    if sides[most] == len(there):
+        return f"{most} neurons"
+    other = f", {least} in {sides[least]}" if sides[least] else ""
+    return f"{most} neurons in {sides[most]} of {len(there)} layers{other}"

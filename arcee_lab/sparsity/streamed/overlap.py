@@ -112,12 +112,14 @@ class OverlapResult(Result):
             np.where(enough, x, np.nan) for x in (self.jaccard.value, self.jaccard.ci_half_width)
         )
         layers = range(len(value))
+        last = int(np.flatnonzero(np.isfinite(value).any(axis=0)).max(initial=0)) + 1
+        lags, value, half = lags[:last], value[:, :last], half[:, :last]
         curves = [Line(f"layer {layer}", lags, value[layer], half[layer]) for layer in layers]
         curves += [
             Line(
                 "" if layer else "chance, dashed",
                 lags,
-                np.full(LAGS, self.chance[0][layer]),
+                np.full(last, self.chance[0][layer]),
                 None,
                 True,
                 layer,

@@ -87,7 +87,7 @@ class PredictorsResult(Result):
                 for metric in ("recall", "precision")
             )
             if np.isfinite(held):
-                ranked.append(f"{name} {held:.1%}")
+                ranked.append(f"{name}{self._over(column)} {held:.1%}")
             elif np.isfinite(recall):
                 sets.append(f"{name}, a set of its own size: {recall:.1%} and {precision:.1%}")
         size = np.clip(np.ceil(self.active), 1, None)
@@ -100,6 +100,14 @@ class PredictorsResult(Result):
             f"N = {self.tokens:,} tokens, mean over layers: recall and precision {'; '.join(sets)}"
         )
 
+    def _over(self, column: int) -> str:
+        """In which layers a predictor has numbers, in brackets; nothing if it is in all."""
+        there = np.flatnonzero(np.isfinite(self.at_budget.value[:, column]).all(1))
+        if not 0 < len(there) < len(self.at_budget.value):
+            return ""
+        ends = f"layers {there[0]} to {there[-1]}" if len(there) > 1 else f"layer {there[0]}"
+        return f" ({ends})"
+
     @property
     def _finding(self) -> str:
         place = BUDGETS.index(1.0)
@@ -107,9 +115,8 @@ class PredictorsResult(Result):
             window_means.average(self.at_budget.value[:, column, place])
             for column in range(len(self.names))
         ]
-        best = max(
-            zip(held, self.names, strict=True), key=lambda one: (np.isfinite(one[0]), one[0])
-        )
+        names = [f"{name}{self._over(column)}" for column, name in enumerate(self.names)]
+        best = max(zip(held, names, strict=True), key=lambda one: (np.isfinite(one[0]), one[0]))
         hot = self.hot[:, place].mean()
         if not np.isfinite(best[0]) or best[0] < hot:
             return (
@@ -151,11 +158,12 @@ class PredictorsResult(Result):
             found, half = self.at_budget.value[:, place], self.at_budget.ci_half_width[:, place]
             there = np.isfinite(found).all(1)
             if there.any():
-                curves.append(Line(name, budgets, found[there].mean(0), half[there].mean(0)))
-        curves.append(Line("hot", budgets, self.hot.mean(0), None, True))
+                told = f"{name}{self._over(place)}"
+                curves.append(Line(told, budgets, found[there].mean(0), half[there].mean(0)))
+        curves.append(Line("the most frequent", budgets, self.hot.mean(0), None, True))
         return lines(
             curves,
-            x="budget, as a multiple of the neurons that do fire",
+            x="budget, as a multiple of the neurons that fire, rounded up",
             y="recall: share of those that fire which it names",
             shares="y",
             title=self._finding,

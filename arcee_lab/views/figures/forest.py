@@ -80,7 +80,7 @@ def interval_rows(
                 if not math.isnan(row.ceiling):
                     shape = {"markersize": 11, "markeredgewidth": 2, "linestyle": ""}
                     (bar,) = place.plot(row.ceiling, at, "|", color=CATEGORIES[1], **shape)
-                    marks.setdefault("ceiling", bar)
+                    marks.setdefault("best possible", bar)
                 said = number(row.value, aligned=not differences)
                 if differences:
                     said += f" [{number(row.low)}, {number(row.high)}]"
@@ -127,7 +127,7 @@ def found_bars(
     value, low, high = np.array(scores, dtype=float).reshape(-1, 3).T
     with style(dark=dark):
         figure, (axes,) = new(1.4 + _ROW * len(names))
-        interval = {"color": CATEGORIES[0], "linewidth": 2, "alpha": 0.6}
+        interval = {"color": CATEGORIES[0], "linewidth": 2}
         axes.hlines(rows, low, high, label="95% interval", **interval)
         axes.scatter(value, rows, s=24, color=CATEGORIES[0], label="best unit", zorder=3)
         for place, (name, found) in enumerate(controls.items(), start=1):
@@ -143,7 +143,7 @@ def found_bars(
                 )
         axes.set_yticks(rows, names)
         axes.set(xlim=(0, 1.02), xlabel="F1 on the confirmation texts")
-        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_ylim(len(names) - 0.2, -0.6)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_title(title)
         figure.legend(loc="outside lower center", fontsize=SMALL, ncols=3)

@@ -68,9 +68,10 @@ def quality_panels(
                     linewidth=1.4 if len(at) > 1 else 0,
                     elinewidth=0.9,
                     capsize=2,
+                    zorder=4 if len(at) == 1 else 2,
                 )
                 if len(at) == 1:
-                    place.axhline(value[0], color=colour, linewidth=0.8, linestyle=":")
+                    place.axhline(value[0], color=colour, linewidth=1.3, linestyle=":")
             if log_x:
                 place.set_xscale("log")
             place.set_title(heading, fontsize=9)
