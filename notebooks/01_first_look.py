@@ -72,13 +72,15 @@ for layer in range(min(config.num_hidden_layers, 8)):
 position = batch["input_ids"].shape[1] // 2
 post = acts[f"layers.{middle}.mlp.hook_post"][0, position]
 firing = post.nonzero().flatten()
-down = model.base_model.layers[middle].mlp.down_proj.weight
-from_few = (down[:, firing] @ post[firing]).detach().float()
+down = model.base_model.layers[middle].mlp.down_proj
+from_few = (down.weight[:, firing] @ post[firing]).detach().float()
+if down.bias is not None:
+    from_few += down.bias.detach().float()
 mlp_out = acts[f"layers.{middle}.hook_mlp_out"][0, position].float()
-error = float((from_few - mlp_out).abs().max() / mlp_out.abs().max())
+error, largest = (float(x.abs().max()) for x in (from_few - mlp_out, mlp_out))
 token = lesson.tokens(lesson.prompt)[position]
 print(f"{len(firing)} of {len(post)} neurons of layer {middle} fire at {token!r}")
-print(f"they alone give the MLP's output in {model.dtype}:", error < 0.02)
+print(f"they alone give the MLP's output in {model.dtype}:", error <= 0.02 * largest)
 
 # %% [markdown]
 # ## How sparse is it?
@@ -96,30 +98,30 @@ with lesson.part("the zeros"):
 # have learnt nothing fire about one half.
 
 # %%
-most = int(report.zeros.argmax())
-print(
-    lesson.caption(
-        f"Layer {most} has the most exact zeros, {float(report.zeros[most]):.1%}; "
-        f"layer {int(report.zeros.argmin())} the fewest, {float(report.zeros.min()):.1%}",
-        n=report.n_tokens,
-    )
-)
-report.figures["layers"]
+with lesson.part("the zeros by layer"):
+    lesson.needs("the zeros")
+    most, least = int(report.zeros.argmax()), int(report.zeros.argmin())
+    told = f"Layer {most} has the most exact zeros, {float(report.zeros[most]):.1%}"
+    told += f"; layer {least} the fewest, {float(report.zeros[least]):.1%}" if most != least else ""
+    print(lesson.caption(told, n=report.n_tokens))
+    display(report.figures["layers"])
 
 # %% [markdown]
 # Each neuron once, at the share of tokens on which it fires, on a logarithmic axis: neurons on the
 # left are specialists.
 
 # %%
-rates = report.rates.flatten()
-print(
-    lesson.caption(
-        f"{int(((rates > 0) & (rates < 0.01)).sum()):,} of {len(rates):,} neurons fire on fewer "
-        f"than one token in a hundred, and {int((rates == 0).sum()):,} never fired",
-        n=report.n_tokens,
+with lesson.part("the rates of neurons"):
+    lesson.needs("the zeros")
+    rates = report.rates.flatten()
+    print(
+        lesson.caption(
+            f"{int(((rates > 0) & (rates < 0.01)).sum()):,} of {len(rates):,} neurons fire on "
+            f"fewer than one token in a hundred, and {int((rates == 0).sum()):,} never fired",
+            n=report.n_tokens,
+        )
     )
-)
-report.figures["rates"]
+    display(report.figures["rates"])
 
 # %% [markdown]
 # ## What do they fire on?
@@ -129,7 +131,10 @@ report.figures["rates"]
 
 # %%
 with lesson.part("the passage"):
+    lesson.needs("the zeros")
     passage = al.sparsity.read_passage(model, tokenizer, lesson.prompt, report)
+    if not passage.neurons:
+        raise al.errors.SettingError("no neuron that fires rarely over the texts fires here.")
     display(passage.figure())
 
 # %% [markdown]

@@ -56,12 +56,14 @@ lesson
 # list of them acts while the model runs inside the block. A capture records the edited value.
 
 # %%
+post = f"layers.{model.config.num_hidden_layers // 2}.mlp.hook_post"
+units = [0, model.config.intermediate_size // 2]
 edits = [
-    al.Ablate("layers.1.mlp.hook_post", units=[3, 17]),
+    al.Ablate(post, units=units),
     al.Scale("layers.0.self_attn.hook_z", 0.5, heads=[0], positions=-1),
 ]
 batch = lesson.batch(lesson.prompt)
-seen = al.capture(model, "layers.1.mlp.hook_post")
+seen = al.capture(model, post)
 with torch.no_grad(), al.intervene(model, edits), seen as acts:
     changed = model(**batch).logits
 with torch.no_grad():
@@ -70,7 +72,7 @@ with torch.no_grad():
 
 print(*edits, sep="\n")
 print("equal after JSON: ", al.interventions.from_json(al.interventions.to_json(edits)) == edits)
-print("neurons are off:  ", bool((acts["layers.1.mlp.hook_post"][..., [3, 17]] == 0).all()))
+print("neurons are off:  ", bool((acts[post][..., units] == 0).all()))
 print("logits changed:   ", not torch.equal(changed, plain))
 print("nothing is left:  ", torch.equal(plain, again))
 

@@ -33,7 +33,7 @@ model, tokenizer = al.load(MODEL, dtype=DTYPE, device=device)
 lesson = al.lesson.build(model, tokenizer, texts=TEXTS)
 texts = lesson.texts  # the kinds in turn
 layer = model.config.num_hidden_layers // 2 if LAYER is None else LAYER
-TOKENS = min(TOKENS, lesson.n_tokens // 4)
+TOKENS = max(8, min(TOKENS, lesson.n_tokens // 4))
 lesson
 
 # %% [markdown]
@@ -47,13 +47,21 @@ with lesson.part("the zeros"):
     report = al.sparsity.measure(model, tokenizer, texts, batch_size=32, sample_every=1)
     display(report)
 
+
+def draw(name):
+    """A figure of the report."""
+    with lesson.part(name):
+        lesson.needs("the zeros")
+        display(report.figures[name])
+
+
 # %% [markdown]
 # **By layer.** A bar is the share of neurons that fire, all others being exactly zero; the line on
 # it spans from sparse tokens to dense ones. Of weights that have learnt nothing about one half
 # fires, so in ReLU² only what is below that is a property of the model.
 
 # %%
-report.figures["layers"]
+draw("layers")
 
 # %% [markdown]
 # **By token.** Each column is a token of running text, each row is a layer, and the scale says
@@ -61,7 +69,7 @@ report.figures["layers"]
 # ReLU² model takes without any router.
 
 # %%
-report.figures["tokens"]
+draw("tokens")
 
 # %% [markdown]
 # **By neuron.** Each neuron is counted once, at the share of tokens on which it fires; the axis
@@ -70,7 +78,7 @@ report.figures["tokens"]
 # threshold.
 
 # %%
-report.figures["rates"]
+draw("rates")
 
 # %% [markdown]
 # **Coverage.** The curve shows which share of the neurons, the busiest first, does which share of
@@ -78,7 +86,7 @@ report.figures["rates"]
 # fast memory; in ReLU² a neuron outside of it costs exactly nothing whenever it is off.
 
 # %%
-report.figures["coverage"]
+draw("coverage")
 
 # %% [markdown]
 # **Sizes.** Each line is a layer and starts, on the left, at its exact zeros; further right it
@@ -86,7 +94,7 @@ report.figures["coverage"]
 # between zero and the threshold, and ReLU² stretches this axis: halving u quarters the activation.
 
 # %%
-report.figures["thresholds"]
+draw("thresholds")
 
 # %% [markdown]
 # **Concentration.** At each token, `n_eff` is how many neurons would hold its contributions at
@@ -96,10 +104,12 @@ report.figures["thresholds"]
 # ones larger.
 
 # %%
-report.figures["concentration"]
+draw("concentration")
 
 # %%
-report.frames["concentration"].filter(regex="^(?!.*_p[0-9])").round(2)
+with lesson.part("concentration in numbers"):
+    lesson.needs("the zeros")
+    display(report.frames["concentration"].filter(regex="^(?!.*_p[0-9])").round(2))
 
 # %% [markdown]
 # **Spikes.** The height is the length of the strongest neuron's contribution over that of the
@@ -107,10 +117,12 @@ report.frames["concentration"].filter(regex="^(?!.*_p[0-9])").round(2)
 # can hold a token's output, and half precision ends at relu(u) = 255.9: see `overflow_tokens`.
 
 # %%
-report.figures["spikes"]
+draw("spikes")
 
 # %%
-report.frames["spikes"].round(3)
+with lesson.part("spikes in numbers"):
+    lesson.needs("the zeros")
+    display(report.frames["spikes"].round(3))
 
 # %% [markdown]
 # **Over training.** Each line is a layer, on held-out text, from the log of the model's training,
@@ -193,7 +205,7 @@ with lesson.part("critical sparsity"):
 # chance could be reused from token to token, and exact zeros make the set itself well defined.
 
 # %%
-report.figures["overlap"]
+draw("overlap")
 
 # %% [markdown]
 # **Union.** Neurons that at least one of B tokens needs; below it two baselines, neurons that fire
@@ -202,7 +214,7 @@ report.figures["overlap"]
 # limit.
 
 # %%
-report.figures["unions"]
+draw("unions")
 
 # %% [markdown]
 # **Position.** The share of neurons that fire, by place in the window. A slope says that context
@@ -210,7 +222,7 @@ report.figures["unions"]
 # any other, and an exact zero there would count as one here.
 
 # %%
-report.figures["positions"]
+draw("positions")
 
 # %% [markdown]
 # **Frequency.** Token ids are grouped by how often they occur; a point is the mean share of
@@ -218,7 +230,7 @@ report.figures["positions"]
 # exact zeros that is a count, not a norm.
 
 # %%
-report.figures["ids"]
+draw("ids")
 
 # %% [markdown]
 # **Loss.** Tokens are grouped by how hard the next one is to tell; a point is the mean share of
@@ -226,7 +238,7 @@ report.figures["ids"]
 # neurons as a token asks for.
 
 # %%
-report.figures["losses"]
+draw("losses")
 
 # %% [markdown]
 # **Layers.** A cell is the correlation of two layers' active neurons over the tokens: near 1 both
@@ -234,7 +246,7 @@ report.figures["losses"]
 # counts, which need exact zeros.
 
 # %%
-report.figures["neighbours"]
+draw("neighbours")
 
 # %% [markdown]
 # ## Predicting which neurons fire
@@ -244,7 +256,7 @@ report.figures["neighbours"]
 # multiple of those that fire. A miss near zero costs little in ReLU², where a small u is squared.
 
 # %%
-report.figures["predictors"]
+draw("predictors")
 
 # %% [markdown]
 # **With training:** a low-rank probe of one layer, scored on documents it has not seen, next to
@@ -306,22 +318,26 @@ with lesson.part("domains"):
 # can be evaluated by which neurons it turns on or off, before any loss is taken.
 
 # %%
-other, _ = al.load(OTHER or MODEL, dtype=DTYPE, device=device)
-if OTHER is None:
-    for mlp in al.sparsity.mlps(other):
-        scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
-        mlp.up.weight.data.div_(scale).round_().mul_(scale)
-second = al.sparsity.measure(
-    other, tokenizer, texts, batch_size=32, sample_every=1, analyses=["core"],
-    label=OTHER or "up_proj rounded to 4 bits",
-)  # fmt: skip
-comparison = report.compare(second)
-del other
-print(f"{comparison.headline}.")
-comparison.figure()
+with lesson.part("against another model"):
+    lesson.needs("the zeros")
+    other, _ = al.load(OTHER or MODEL, dtype=DTYPE, device=device)
+    if OTHER is None:
+        for mlp in al.sparsity.mlps(other):
+            scale = mlp.up.weight.data.abs().amax(1, keepdim=True) / 7
+            mlp.up.weight.data.div_(scale).round_().mul_(scale)
+    second = al.sparsity.measure(
+        other, tokenizer, texts, batch_size=32, sample_every=1, analyses=["core"],
+        label=OTHER or "up_proj rounded to 4 bits",
+    )  # fmt: skip
+    comparison = report.compare(second)
+    del other
+    print(f"{comparison.headline}.")
+    display(comparison.figure())
 
 # %%
-comparison.frame().filter(regex="layer|js_bits|agreement|same_tokens").round(3)
+with lesson.part("against another model, in numbers"):
+    lesson.needs("against another model")
+    display(comparison.frame().filter(regex="layer|js_bits|agreement|same_tokens").round(3))
 
 # %% [markdown]
 # ## What it would save
@@ -332,10 +348,13 @@ comparison.frame().filter(regex="layer|js_bits|agreement|same_tokens").round(3)
 # ask for less (`two_four`, and `lost`, what that drops of the output's square).
 
 # %%
-report.figures["blocks"]
+draw("blocks")
 
 # %%
-report.frames["blocks"][["layer", "two_four", "lost", "zero_16", "tile", "fullest_tile"]].round(4)
+with lesson.part("blocks in numbers"):
+    lesson.needs("the zeros")
+    names = ["layer", "two_four", "lost", "zero_16", "tile", "fullest_tile"]
+    display(report.frames["blocks"][names].round(4))
 
 # %% [markdown]
 # **Bytes.** How many times fewer a decoding step has to read, if silent rows of `down_proj` are
@@ -343,7 +362,7 @@ report.frames["blocks"][["layer", "two_four", "lost", "zero_16", "tile", "fulles
 # above; it is exact for the first, because in ReLU² skipping a zero changes nothing.
 
 # %%
-report.figures["saving"]
+draw("saving")
 
 # %% [markdown]
 # On a CPU in fp32 the first is real: inside this block `down_proj` reads active rows only, and

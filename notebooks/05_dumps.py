@@ -43,15 +43,18 @@ lesson
 # lesson knows. A token may have several of them, so each combination has a number; 0 is none.
 
 # %%
-labels = lesson.labels("search", n=160)
-texts = list(labels.texts)
-by_name = {name: labels.tokens(tokenizer, name) for name in labels.names}
+with lesson.part("labels"):
+    labels = lesson.labels("search", n=160)
+    display(labels)
+named = lesson.parts["labels"].done
+texts = list(labels.texts) if named else lesson.pieces
+by_name = {name: labels.tokens(tokenizer, name) for name in labels.names} if named else {}
 
 
 def labels_of(number):
     """The labels of each token of a text."""
     held = [()] * len(lesson.tokens(texts[number]))
-    for name in labels.names:
+    for name in by_name:
         for place in np.arange(len(held))[by_name[name][number]]:
             held[place] += (name,)
     return held
@@ -62,7 +65,6 @@ COMBINATIONS = list(dict.fromkeys([(), *(names for text in held for names in tex
 NAMES = [" + ".join(names) or "none" for names in COMBINATIONS]
 numbers = [[COMBINATIONS.index(names) for names in text] for text in held]
 tags = {"label": Tag(numbers, labels=tuple(NAMES))}
-labels
 
 # %% [markdown]
 # ## What will it take?
@@ -75,11 +77,13 @@ RESID = f"layers.{middle}.hook_resid_post"
 config = DumpConfig(
     sites=("layers.*.mlp.hook_post", RESID), batch_size=32, packed=True, shard_tokens=2048
 )
-plan = al.dump.plan(model, tokenizer, texts, config, tags=tags)
-print(
-    f"{plan.n_tokens:,} tokens, {len(plan.sites)} sites, {plan.n_shards} shards: "
-    f"{plan.bytes / 1e6:.1f} MB, where all values written out take {plan.dense_bytes / 1e6:.0f} MB"
-)
+with lesson.part("a plan"):
+    plan = al.dump.plan(model, tokenizer, texts, config, tags=tags)
+    print(
+        f"{plan.n_tokens:,} tokens, {len(plan.sites)} sites, {plan.n_shards} shards: "
+        f"{plan.bytes / 1e6:.1f} MB, where all values written out take "
+        f"{plan.dense_bytes / 1e6:.1f} MB"
+    )
 
 # %% [markdown]
 # ## Write it
@@ -91,6 +95,7 @@ print(
 # %%
 folder = Path(tempfile.mkdtemp()) / "acts"
 with lesson.part("the store"):
+    lesson.needs("a plan")
     store = al.dump.write(model, tokenizer, texts, folder, config, tags=tags)
     sites = store.sites()
     sites.insert(4, "planned bytes", plan.frame()["bytes"].map("{:,}".format))
@@ -105,26 +110,31 @@ with lesson.part("the store"):
 # %%
 from arcee_lab.views.figures.curves import Line, lines
 
-neurons = store.sites()[store.sites()["layout"] == "neuron"]
-layers = np.arange(len(neurons))
-print(
-    lesson.caption(
-        f"On disk the neurons take {neurons['of_dense'].mean():.1%} of their dense size",
-        n=plan.n_tokens,
+with lesson.part("bytes by layer"):
+    lesson.needs("the store")
+    neurons = store.sites()[store.sites()["layout"] == "neuron"]
+    layers = np.arange(len(neurons))
+    print(
+        lesson.caption(
+            f"On disk the neurons take {neurons['of_dense'].mean():.1%} of their dense size",
+            n=plan.n_tokens,
+        )
     )
-)
-lines(
-    [
-        Line("neurons, nothing lost", layers, neurons["of_dense"].to_numpy()),
-        Line("every value written out", layers, np.ones(len(neurons)), dashed=True),
-    ],
-    x="layer",
-    y="share of dense bytes",
-    shares="y",
-    log_y=True,
-    title=f"With nothing lost, the neurons of a layer take {neurons['of_dense'].min():.1%} to "
-    f"{neurons['of_dense'].max():.1%} of their dense size (N = {plan.n_tokens:,} tokens)",
-)
+    display(
+        lines(
+            [
+                Line("neurons, nothing lost", layers, neurons["of_dense"].to_numpy()),
+                Line("every value written out", layers, np.ones(len(neurons)), dashed=True),
+            ],
+            x="layer",
+            y="share of dense bytes",
+            shares="y",
+            log_y=True,
+            title="With nothing lost, the neurons of a layer take "
+            f"{neurons['of_dense'].min():.1%} to {neurons['of_dense'].max():.1%} of "
+            f"their dense size (N = {plan.n_tokens:,} tokens)",
+        )
+    )
 
 # %% [markdown]
 # ## When does a neuron fire?
@@ -135,6 +145,7 @@ lines(
 
 # %%
 with lesson.part("neurons of the labels"):
+    lesson.needs("labels")
     found = al.neurons.find(model, tokenizer, labels, batch_size=32, shuffles=19, untrained=False)
     print(f"{found.headline}.")
     columns = ["label", "unit", "F1", "F1 low", "F1 high", "F1 shuffled", "p", "n"]
@@ -147,7 +158,7 @@ with lesson.part("neurons of the labels"):
 
 # %%
 with lesson.part("their firings"):
-    lesson.needs("neurons of the labels")
+    lesson.needs("the store", "neurons of the labels")
     known = store.token_data()
     counts = known.attended & ~known.first
     rows = []
@@ -173,10 +184,13 @@ with lesson.part("their firings"):
 # Firing rates are read off the files, without the model: the neuron of each layer that fires most.
 
 # %%
-stats = store.stats()
-busiest = stats.frame().sort_values("rate", ascending=False).groupby("layer").head(1)
-print(stats)
-busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3).reset_index(drop=True)
+with lesson.part("statistics of the store"):
+    lesson.needs("the store")
+    stats = store.stats()
+    busiest = stats.frame().sort_values("rate", ascending=False).groupby("layer").head(1)
+    print(stats)
+    columns = ["layer", "unit", "rate", "n_tokens"]
+    display(busiest.sort_values("layer")[columns].round(3).reset_index(drop=True))
 
 # %% [markdown]
 # ## Train a probe
@@ -186,33 +200,35 @@ busiest.sort_values("layer")[["layer", "unit", "rate", "n_tokens"]].round(3).res
 # tested on the others.
 
 # %%
-torch.manual_seed(0)
-probe = torch.nn.Linear(model.config.hidden_size, len(NAMES))
-optimizer = torch.optim.Adam(probe.parameters(), lr=0.01)
-data = store.torch_dataset(RESID, batch_size=128, seed=0)
-for epoch in range(6):
-    data.epoch = epoch
-    for batch in data:
-        mine = batch["documents"] % 2 == 0
-        x, y = batch[RESID][mine].float(), batch["tag.label"][mine].long()
-        loss = torch.nn.functional.cross_entropy(probe(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-known = store.token_data()
-label, others = known.tags["label"], (known.documents % 2 == 1) & ~known.first
-with torch.no_grad():
-    guess = probe(store.tokens(slice(None), RESID).float()).argmax(-1)
-right = (guess == label)[others].float()
-usual = (label[others] == label[others].mode().values).float().mean()
-print(
-    lesson.caption(
-        f"From {RESID} the probe tells the labels of {{}} of tokens on other documents; the most "
-        f"frequent answer alone {usual:.1%}",
-        values=right,
-        percent=True,
+with lesson.part("the probe"):
+    lesson.needs("the store", "labels")
+    torch.manual_seed(0)
+    probe = torch.nn.Linear(model.config.hidden_size, len(NAMES))
+    optimizer = torch.optim.Adam(probe.parameters(), lr=0.01)
+    data = store.torch_dataset(RESID, batch_size=128, seed=0)
+    for epoch in range(6):
+        data.epoch = epoch
+        for batch in data:
+            mine = batch["documents"] % 2 == 0
+            x, y = batch[RESID][mine].float(), batch["tag.label"][mine].long()
+            loss = torch.nn.functional.cross_entropy(probe(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    known = store.token_data()
+    label, others = known.tags["label"], (known.documents % 2 == 1) & ~known.first
+    with torch.no_grad():
+        guess = probe(store.tokens(slice(None), RESID).float()).argmax(-1)
+    right = (guess == label)[others].float()
+    usual = (label[others] == label[others].mode().values).float().mean()
+    print(
+        lesson.caption(
+            f"From {RESID} the probe tells the labels of {{}} of tokens on other documents; the "
+            f"most frequent answer alone {usual:.1%}",
+            values=right,
+            percent=True,
+        )
     )
-)
 
 # %% [markdown]
 # ## Damage is found and repaired
@@ -221,17 +237,21 @@ print(
 # and puts it in place only if it has the very bytes that were lost.
 
 # %%
-path = sorted((folder / "layers.0.mlp.hook_relu").glob("*.safetensors"))[-1]
-content = bytearray(path.read_bytes())
-content[-10] ^= 1
-path.write_bytes(content)
-damage = al.dump.verify(folder)
-damage.frame()[["shard", "site", "why"]]
+with lesson.part("damage"):
+    lesson.needs("the store")
+    path = sorted((folder / "layers.0.mlp.hook_relu").glob("*.safetensors"))[-1]
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+    damage = al.dump.verify(folder)
+    display(damage.frame()[["shard", "site", "why"]])
 
 # %%
-mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=damage)
-print("intact again:", mended.intact)
-store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds the damaged file
+with lesson.part("repair"):
+    lesson.needs("damage")
+    mended = al.dump.repair(folder, model, tokenizer, texts, tags=tags, found=damage)
+    print("intact again:", mended.intact)
+    store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds the damaged file
 
 # %% [markdown]
 # ## For other programs
@@ -240,12 +260,17 @@ store = al.dump.open(folder, tokenizer=tokenizer)  # the open one still holds th
 # `saelens` and `coo` are there too, and each export states what it loses.
 
 # %%
-export = store.export("parquet", folder.parent / "parquet", sites=[0])
-print(f"{export.entries:,} nonzeros; lost: {dict(export.lost) or 'nothing'}")
-nonzeros = pd.read_parquet(next(p for p in export.files if "layers.0" in str(p)))
-print("The neurons of layer 0 that fire most, first positions included, and their largest relu(u):")
-most = nonzeros.groupby("unit")["relu"].agg(["count", "max"]).nlargest(3, "count")
-most.round(3).reset_index()
+with lesson.part("an export"):
+    lesson.needs("the store")
+    export = store.export("parquet", folder.parent / "parquet", sites=[0])
+    print(f"{export.entries:,} nonzeros; lost: {dict(export.lost) or 'nothing'}")
+    nonzeros = pd.read_parquet(next(p for p in export.files if "layers.0" in str(p)))
+    print(
+        "The neurons of layer 0 that fire most, first positions included, and their largest "
+        "relu(u):"
+    )
+    most = nonzeros.groupby("unit")["relu"].agg(["count", "max"]).nlargest(3, "count")
+    display(most.round(3).reset_index())
 
 # %%
 shutil.rmtree(folder.parent)

@@ -98,7 +98,8 @@ with lesson.part("what went wrong"):
 # to find names.
 
 # %%
-SIZES = (32, 96)  # neurons that are switched off
+neurons = lm.model.config.num_hidden_layers * lm.model.config.intermediate_size
+SIZES = tuple(size for size in (32, 96) if size <= neurons // 8) or (max(1, neurons // 8),)
 with lesson.part("marking neurons"):
     if lesson.source == "demo":
         labels = al.neurons.labels.demo("news", n=120)
@@ -138,8 +139,7 @@ with lesson.part("marking neurons"):
 # they fire as often: the same activity is lost, from neurons that do not mark the label as well.
 
 # %%
-with lesson.part("tasks without neurons"):
-    lesson.needs("marking neurons")
+with lesson.part("four tasks"):
     wanted = [f"arcee_demo_{name}" for name in ("ner", "sentiment", "qa", "agreement_1")]
     wanted = [name for name in wanted if name in tasks["tasks"]] or list(tasks["tasks"])[:4]
     few = {**tasks, "tasks": {name: tasks["tasks"][name] for name in wanted}}
@@ -149,6 +149,8 @@ with lesson.part("tasks without neurons"):
         if len(task.dataset[split]) > 2 * LIMIT:
             task.dataset[split] = task.dataset[split].select(range(LIMIT, 2 * LIMIT))
 
+with lesson.part("tasks without neurons"):
+    lesson.needs("marking neurons", "four tasks")
     sites = "layers.*.mlp.hook_post"
     with al.capture(lm.model, {sites: al.reducers.FiringRate()}) as fired, torch.no_grad():
         for start in range(0, min(96, len(labels.texts)), 16):
@@ -174,9 +176,11 @@ with lesson.part("tasks without neurons"):
     rows = [("none", [], al.evals.run(lm, tasks=few, limit=LIMIT, progress=False))]
     for size in SIZES:
         for name, chosen in (
-            ("marking", marking[:size]),
-            ("random", as_active(marking[:size], seed=0)),
+            (f"{size} marking", marking[:size]),
+            (f"random for {size}", as_active(marking[:size], seed=0)),
         ):
+            if not chosen:
+                continue  # hardly any other neuron fires
             off = switched_off(chosen)
             scores = al.evals.run(lm, tasks=few, interventions=off, limit=LIMIT, progress=False)
             rows.append((name, chosen, scores))
@@ -204,7 +208,7 @@ from arcee_lab.views.figures.forest import Row, interval_rows
 
 with lesson.part("paired changes"):
     lesson.needs("tasks without neurons")
-    names = ["clean", *(f"{len(chosen)} {name}" for name, chosen, _ in rows[1:])]
+    names = ["clean", *(name for name, _, _ in rows[1:])]
     compared = al.evals.compare(*(scores for _, _, scores in rows), names=names)
     panels, seen = {}, set()
     for one in compared.differences:
@@ -213,6 +217,7 @@ with lesson.part("paired changes"):
             row = Row(one.run, one.difference, one.low, one.high, clear=one.p_holm < 0.05)
             panels.setdefault(f"{short(one.task)}: {one.metric}", []).append(row)
     print(f"{compared.headline}.")
+    most = max((one.n for one in compared.differences), default=0)
     clear = sorted({row.label for rows in panels.values() for row in rows if row.clear})
     display(
         interval_rows(
@@ -220,10 +225,10 @@ with lesson.part("paired changes"):
             x="change, with its 95% interval",
             differences=True,
             title=f"Switched off, {' and '.join(clear)} clearly change one of {len(panels)} tasks "
-            f"(N up to {LIMIT} documents)"
+            f"(N up to {most} documents)"
             if clear
             else f"Nothing that was switched off clearly changes one of {len(panels)} tasks "
-            f"(N up to {LIMIT} documents)",
+            f"(N up to {most} documents)",
         )
     )
 
@@ -237,7 +242,7 @@ with lesson.part("paired changes"):
 
 # %%
 with lesson.part("the sweep"):
-    lesson.needs("tasks without neurons")
+    lesson.needs("four tasks")
     width = lm.model.config.intermediate_size
     levels = top_k(lm.model, sorted({width, max(1, width // 16), max(1, width // 128), 1})[::-1])
     levels += random_control(lm.model, (0.5, 0.125))

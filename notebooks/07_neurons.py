@@ -40,13 +40,12 @@ lesson
 run = al.neurons.exemplars(model, tokenizer, lesson.texts, batch_size=32)
 print(run.headline)
 rates = torch.cat([run.rates(layer) for layer in run.layers])
-print(
-    lesson.caption(
-        f"Half of the neurons that fire at all do so on fewer than {rates[rates > 0].median():.2%} "
-        "of tokens",
-        n=run.n_tokens,
+told = "No neuron fires"
+if bool((rates > 0).any()):
+    told = (
+        f"Half of the neurons that fire do so on at most {rates[rates > 0].median():.2%} of tokens"
     )
-)
+print(lesson.caption(told, n=run.n_tokens))
 
 # %% [markdown]
 # ## Which neuron carries a concept?
@@ -121,13 +120,10 @@ units = [(layer, unit), *((layer, other) for other in similar)]
 ablated = al.neurons.ablate(model, tokenizer, units, lesson.texts[:80])
 table = ablated.frame()
 change = table["NLL change"]
-print(
-    lesson.caption(
-        f"Without L{layer}/N{unit} the loss changes by {change.iloc[0]:+.4f} nats per token; "
-        f"without similar neurons by {change.iloc[1:].mean():+.4f}",
-        n=int(table["tokens"].iloc[0]),
-    )
-)
+told = f"Without L{layer}/N{unit} the loss changes by {change.iloc[0]:+.4f} nats per token"
+if similar:
+    told += f"; without similar neurons by {change.iloc[1:].mean():+.4f}"
+print(lesson.caption(told, n=int(table["tokens"].iloc[0])))
 table.map(lambda value: f"{value:.2g}" if isinstance(value, float) else value)
 
 # %% [markdown]

@@ -53,13 +53,14 @@ with lesson.part("detectors"):
 # random tokens. The strongest induction heads, on both:
 
 # %%
-K = min(4, config.num_attention_heads)
-marked = looks.top("induction", K)
-scores = {name: looks.scores("induction", name) for name in ("texts", "random repeated")}
-pd.DataFrame(
-    {name: [float(table[at]) for at in marked] for name, table in scores.items()},
-    index=[f"L{layer}/H{head}" for layer, head in marked],
-).round(2)
+with lesson.part("induction heads"):
+    lesson.needs("detectors")
+    K = min(4, config.num_attention_heads)
+    marked = looks.top("induction", K)
+    scores = {name: looks.scores("induction", name) for name in ("texts", "random repeated")}
+    rows = {name: [float(table[at]) for at in marked] for name, table in scores.items()}
+    named = [f"L{layer}/H{head}" for layer, head in marked]
+    display(pd.DataFrame(rows, index=named).round(2))
 
 # %% [markdown]
 # ## What copying needs
@@ -81,13 +82,17 @@ def right_without(heads):
 
 
 with lesson.part("copying"):
+    lesson.needs("induction heads")
     every = [
         divmod(at, config.num_attention_heads)
         for at in range(config.num_hidden_layers * config.num_attention_heads)
     ]
     before = looks.top("offset_1", 1)
     rest = [at for at in every if at >= (min(marked)[0], 0) and at not in {*marked, *before}]
-    K = min(K, len(rest))
+    if not rest:
+        raise al.errors.SettingError("the model has no other heads to compare with.")
+    marked = marked[: min(K, len(rest))]
+    K = len(marked)
     draws = [random.Random(seed).sample(rest, K) for seed in range(12)]
     controls = [float(right_without(group).mean()) for group in draws]
     whole, without = right_without([]), right_without(marked)
@@ -117,14 +122,20 @@ with lesson.part("copying"):
 # The weights say so without any text: its K-composition with every earlier head, next to chance.
 
 # %%
-keys = al.attention.composition(model, "k")
-reader_layer, reader_head = marked[0]
-table = keys.frame()
-table = table[(table["reader_layer"] == reader_layer) & (table["reader_head"] == reader_head)]
-print(
-    f"K-composition of L{reader_layer}/H{reader_head} with earlier heads; chance {keys.chance:.3f}"
-)
-table[["writer_layer", "writer_head", "score"]].head(8).round(3)
+with lesson.part("composition"):
+    lesson.needs("induction heads")
+    reader_layer, reader_head = marked[0]
+    name = f"L{reader_layer}/H{reader_head}"
+    if not reader_layer:
+        raise al.errors.SettingError(
+            f"{name} is of the first layer, before which there is no head."
+        )
+    keys = al.attention.composition(model, "k")
+    table = keys.frame()
+    table = table[(table["reader_layer"] == reader_layer) & (table["reader_head"] == reader_head)]
+    print(f"K-composition of {name} with earlier heads; chance {keys.chance:.3f}")
+    heads = ["writer_layer", "writer_head", "score"]
+    display(table[heads].head(8).round(3).reset_index(drop=True))
 
 # %% [markdown]
 # ## What a head writes

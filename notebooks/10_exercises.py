@@ -82,16 +82,17 @@ def check_fact(answer):
     best = int(before.argmax())
     lost = float(before[best] - next_token([off(answer)])[best])
     word = tokenizer.decode([best]).strip()
-    return lost >= 0.5 * float(
-        before[best]
-    ), f"it takes {lost:.0%} off “{word}” ({before[best]:.0%})"
+    told = f"it takes {lost:.1%} off “{word}” ({before[best]:.1%})"
+    return before[best] > 0.05 and lost >= 0.5 * float(before[best]), told
 
 
 def check_previous(answer):
-    looks = al.attention.detect(model, tokenizer, lesson.texts[:80]).scores("offset_1", "texts")
+    looks = al.attention.detect(model, tokenizer, lesson.pieces[:80], repeats=0)
+    scores, even = looks.scores("offset_1", "texts"), looks.found["texts"]["offset_1"].even
     layer, head = (int(part[1:]) for part in answer.split("/"))
-    score = float(looks[layer, head])
-    return score >= 0.8 * float(looks.nan_to_num().max()), f"mean weight {score:.2f} one token back"
+    score, most = float(scores[layer, head]), float(scores.nan_to_num().max())
+    told = f"mean weight {score:.2f} one token back, where even attention is {even:.2f}"
+    return score >= 0.8 * most and score > 2 * even, told
 
 
 def check_depth(answer):
@@ -106,7 +107,10 @@ def check_copy(answer):
     texts = lesson.copies(40, seed=7)
     whole, without = copied_right([], texts), copied_right(answer, texts)
     few = 1 <= len(answer) <= 4
-    return few and without <= whole / 2, f"{whole:.0%} right with them, {without:.0%} without"
+    return (
+        few and whole > 0.1 and without <= whole / 2,
+        f"{whole:.0%} right with them, {without:.0%} without",
+    )
 
 
 def check(task, answer):
@@ -174,7 +178,8 @@ check(check_fact, fact)
 # %% jupyter={"source_hidden": true} tags=["solution"]
 with lesson.part("the fact"):
     best = int(next_token().argmax())
-    made = al.lens.attribute(model, tokenizer, PROMPT, best, by="neuron").top_neurons(30)
+    made = al.lens.attribute(model, tokenizer, PROMPT, best, by="neuron")
+    made = made.top_neurons(min(30, model.config.num_hidden_layers * run.d_mlp))
     lost = {
         name: float(next_token()[best] - next_token([off(name)])[best]) for name in made["label"]
     }
@@ -193,10 +198,11 @@ previous = None  # such as "L1/H3"
 check(check_previous, previous)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-looks = al.attention.detect(model, tokenizer, lesson.texts[:40])
-layer, head = looks.top("offset_1", 1, source="texts")[0]
-print(f"L{layer}/H{head}")
-check(check_previous, f"L{layer}/H{head}")
+with lesson.part("the head before"):
+    looks = al.attention.detect(model, tokenizer, lesson.pieces[:40], repeats=0)
+    layer, head = looks.top("offset_1", 1, source="texts")[0]
+    print(f"L{layer}/H{head}")
+    check(check_previous, f"L{layer}/H{head}")
 
 # %% [markdown]
 # ## 5. After which layer is the answer there?
@@ -229,8 +235,10 @@ check(check_copy, copying)
 # %% jupyter={"source_hidden": true} tags=["solution"]
 with lesson.part("copying"):
     texts = lesson.copies(40)
-    looks = al.attention.detect(model, tokenizer, list(texts.texts))
-    copying = [f"L{layer}/H{head}" for layer, head in looks.top("induction", 4, source="texts")]
+    looks = al.attention.detect(model, tokenizer, list(texts.texts), repeats=0)
+    heads = min(4, model.config.num_hidden_layers * model.config.num_attention_heads)
+    top = looks.top("induction", heads, source="texts")
+    copying = [f"L{layer}/H{head}" for layer, head in top]
     print(copying)
     print({name: round(copied_right([name], texts), 2) for name in copying}, "right without one")
     check(check_copy, copying)

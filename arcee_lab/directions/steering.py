@@ -23,7 +23,7 @@ from arcee_lab.heads.targets import Given, Target
 from arcee_lab.interventions.arithmetic import Add
 from arcee_lab.interventions.context import intervene
 from arcee_lab.model.anatomy import Anatomy, anatomy_of
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.runs.progress import progress_bar
 
@@ -103,10 +103,11 @@ class Steering(Result):
     def headline(self) -> str:
         """The best strength, in one sentence."""
         at, (low, high) = self.best, self.interval[:, self.best]
+        between = f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else ""
         text = (
             f"{self.direction.concept!r} at {self.direction.site}: strength {self.strengths[at]:g} "
-            f"makes {self.target} positive in {self.success[at]:.3f} ({low:.3f} to {high:.3f}) of "
-            f"{self.n:,} prompts, without it {self.success[0]:.3f}, a random direction "
+            f"makes {self.target} positive in {self.success[at]:.3f}{between} of "
+            f"{counted(self.n, 'prompt')}, without it {self.success[0]:.3f}, a random direction "
             f"{self.control[at]:.3f}"
         )
         if self.whole is not None:
@@ -146,7 +147,7 @@ class Steering(Result):
             title=f"Strength {self.strengths[self.best]:g} of the direction of "
             f"{self.direction.concept!r} makes “{target}” positive in "
             f"{self.success[self.best]:.0%} of prompts, a random one in "
-            f"{self.control[self.best]:.0%} (N = {self.n:,} prompts)",
+            f"{self.control[self.best]:.0%} (N = {counted(self.n, 'prompt')})",
             dark=dark,
         )
         (axes,) = figure.axes

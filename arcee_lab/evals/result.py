@@ -182,8 +182,8 @@ class Evaluation(Result):
         elif rows:
             metric, first = next(iter(panels.items()))
             least, most = (pick(first, key=lambda row: row.value) for pick in (min, max))
-            said = f"{metric} from {number(least.value)} ({least.label}) to {number(most.value)}"
-            said += f" ({most.label})"
+            low, high = (f"{number(row.value)} ({row.label})" for row in (least, most))
+            said = f"{metric} from {low} to {high}" if len(first) > 1 else f"{metric} {high}"
         else:
             said = "no task"
         return f"{self.model}: {said} (N up to {counted(n, 'document')})"

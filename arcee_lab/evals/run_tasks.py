@@ -229,7 +229,7 @@ def _finished_task(
     if not samples:
         raise TaskError(
             f"none of its {size} documents can be scored (document {skipped[0].doc_id}: "
-            f"{skipped[0].reason}); expected one or more. Check its doc_to_target and choices."
+            f"{skipped[0].reason}); expected one or more. {_advice(skipped[0].reason)}"
         )
     results, gone = found["results"][name], len(skipped)
     scores = list(task_scores(name, task, samples, results, *bootstrap, skipped=gone))
@@ -240,6 +240,13 @@ def _finished_task(
     done = FinishedTask(plain(samples), scores, cost, plain(facts), skipped)
     finished.write(name, of, done)
     return done
+
+
+def _advice(reason: str) -> str:
+    """What mends a task of which no document can be scored."""
+    if "context window" in reason:
+        return "Cut its documents, or give a model or max_length with a longer context."
+    return "Check its doc_to_target and choices."
 
 
 def _interruption(result: Evaluation, finished: FinishedTasks | None) -> str:

@@ -118,13 +118,15 @@ class TunedLens(Result):
         """
         from arcee_lab.views.figures.lens import lens_divergence
 
-        plain, tuned = self._means
+        plain, tuned = (f"{mean:.2f}" for mean in self._means)
+        than = "as close to the model as"
+        if tuned != plain:
+            than = f"{'closer' if float(tuned) < float(plain) else 'no closer'} to the model than"
         return lens_divergence(
             {"logit lens": list(self.plain_kl), self.kind: list(self.tuned_kl)},
             [site_label(name) for name in self.sites],
-            title=f"The {self.kind} is {'closer' if tuned < plain else 'no closer'} to the model "
-            f"than the logit lens: KL {tuned:.2f} and {plain:.2f} nats, mean over sites "
-            f"(N = {self.tokens:,} held-out tokens)",
+            title=f"The {self.kind} is {than} the logit lens: KL {tuned} and {plain} nats, mean "
+            f"over sites (N = {self.tokens:,} held-out tokens)",
             dark=dark,
         )
 

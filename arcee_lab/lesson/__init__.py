@@ -6,6 +6,7 @@ material     what a lesson is made of
 of_demo      ... the world of the demo, for models that read its words
 english      ... sentences of our own, and `plain`, which makes material of them
 own_texts    ... the texts of the user
+cutting      texts in pieces that the model reads at once
 pairs        prompts that differ in one word, kept where the tokenizer allows it
 copies       texts that say a string twice
 parts        `Part`: a cell that cannot apply says so in one line

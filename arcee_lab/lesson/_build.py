@@ -7,7 +7,7 @@ from torch import nn
 
 from arcee_lab.errors import WrongType
 from arcee_lab.lesson import of_demo, own_texts, plain
-from arcee_lab.lesson.outline import Lesson
+from arcee_lab.lesson.outline import Lesson, longest_text
 from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.model.fingerprint import tokenizer_fingerprint
 from arcee_lab.runs.arguments import checked
@@ -45,7 +45,9 @@ def build(model: nn.Module, tokenizer: Any, *, texts: Any = None) -> Lesson:
         )
     known = tokenizer_fingerprint(tokenizer) == _demo_tokenizer()
     base = of_demo.material() if known else plain.material()
-    return Lesson(model, tokenizer, base if texts is None else own_texts.material(texts, base))
+    most = longest_text(model)
+    material = base if texts is None else own_texts.material(texts, base, tokenizer, most)
+    return Lesson(model, tokenizer, material)
 
 
 @cache

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arcee_lab.data.limits import default_context
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.lesson.copies import Copies, as_tokens
+from arcee_lab.lesson.cutting import pieces_of
 from arcee_lab.lesson.material import QUESTIONS, SIDES, Material, Source
-from arcee_lab.lesson.own_texts import pieces_of
 from arcee_lab.lesson.pairs import Pairs, usable_pairs
 from arcee_lab.lesson.parts import Part
+from arcee_lab.model.anatomy import anatomy_of
 from arcee_lab.results import Result, counted
 
 if TYPE_CHECKING:
@@ -70,9 +72,10 @@ class Lesson(Result):
     def pieces(self) -> list[str]:
         """The documents, or their sentences where there are fewer than 24 documents.
 
-        For what needs several documents, to read some and to be tested on others.
+        Longer ones than the model reads at once are cut. For what needs several documents, to read
+        some and to be tested on others, and for a batch.
         """
-        return pieces_of(self.texts)
+        return pieces_of(self.texts, self.tokenizer, longest_text(self.model))
 
     @cached_property
     def n_tokens(self) -> int:
@@ -268,6 +271,11 @@ class Lesson(Result):
             [(kind, len(found), _beginning(found[0])) for kind, found in self.domains.items()],
             columns=["kind", "documents", "first"],
         )
+
+
+def longest_text(model: nn.Module) -> int:
+    """Tokens of the longest text that a model reads at once, with one left for BOS or EOS."""
+    return max(2, default_context(anatomy_of(model).model) - 1)
 
 
 def _beginning(text: str) -> str:

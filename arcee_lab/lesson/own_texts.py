@@ -6,29 +6,32 @@ from dataclasses import replace
 from typing import Any
 
 from arcee_lab.errors import SettingError, TextError, WrongType
+from arcee_lab.lesson.cutting import fitting, pieces_of
 from arcee_lab.lesson.material import SIDES, Material
 from arcee_lab.neurons.labels.labelled import Labels, texts_of
 
+# Letters of scripts without capitals are none.
+_CAPITALS = "".join(letter for letter in map(chr, range(0x2C00)) if letter.isupper())
 CONCEPTS = {
     "number": r"\d[\d.,]*",
-    "capital letter": r"\b[^\W\d_a-z]\w*",
+    "capital letter": rf"\b[{_CAPITALS}]\w*",
     "punctuation": r"[.,;:!?()\"“”]",
     "short word": r"\b\w{1,3}\b",
     "long word": r"\b\w{9,}\b",
     "word in -ing": r"\b\w+ing\b",
 }
-_FEW = 24  # fewer texts than these are cut into sentences, which are searched as documents
 _LEAST = 2  # documents with a label on each side
 _PROMPT = 14  # words
-_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
-def material(texts: Any, base: Material) -> Material:
+def material(texts: Any, base: Material, tokenizer: Any, most: int) -> Material:
     """The user's texts in place of the base's.
 
     Args:
         texts: A text, a list of texts, or a mapping from kinds of text to lists of texts.
         base: What the model would have without them.
+        tokenizer: Of the model.
+        most: Tokens that it reads at once.
 
     Raises:
         TextError: No text, or one without a word.
@@ -36,14 +39,14 @@ def material(texts: Any, base: Material) -> Material:
     """
     domains = read(texts)
     every = [text for found in domains.values() for text in found]
-    pieces = pieces_of(every)
+    pieces = pieces_of(every, tokenizer, most)
     return replace(
         base,
         source="yours",
         domains=domains,
         prompt=" ".join(every[0].split()[:_PROMPT]),
         labels=lambda side, n: labels(pieces, side, n),
-        tasks=lambda: _tasks(every, base),
+        tasks=lambda: _tasks(fitting(every, tokenizer, most), base),
         truth=None,
     )
 
@@ -98,13 +101,6 @@ def labels(pieces: list[str], side: str, n: int) -> Labels:
             f"in {_LEAST} of each half of them; give more text."
         )
     return regex(both[SIDES.index(side)][:n], usable)
-
-
-def pieces_of(texts: list[str]) -> list[str]:
-    """Texts, or their sentences where there are few texts."""
-    if len(texts) >= _FEW:
-        return texts
-    return [piece for text in texts for piece in _END.split(text) if piece.strip()]
 
 
 def _tasks(texts: list[str], base: Material) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -169,10 +170,11 @@ class PatchEffects(Result):
         mine, theirs = self._matched(other)
         layers = [_layer(name) for name in self.spots.names]
         groups = [f"layer {layers[i]}" for i in self.spots.site.tolist()]
+        r = _correlation(mine, theirs)
         line = (
-            f"{other.method.capitalize()} and {self.method} agree with "
-            f"r = {_correlation(mine, theirs):.3f} over {spots or counted(len(mine), 'spot')} "
-            f"(N = {self._cases})"
+            f"{other.method.capitalize()} and {self.method} "
+            f"{f'agree with r = {r:.3f}' if isfinite(r) else 'are all alike, which has no r,'} "
+            f"over {spots or counted(len(mine), 'spot')} (N = {self._cases})"
         )
         return scatter(
             theirs.numpy(),

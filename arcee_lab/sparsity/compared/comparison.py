@@ -27,7 +27,7 @@ import numpy as np
 
 from arcee_lab.bootstrap import ratio_interval
 from arcee_lab.errors import SettingError
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.core.counts import Counted
 from arcee_lab.sparsity.core.coverage import HOT
@@ -103,8 +103,9 @@ class Comparison(Result):
         same, n = self.agreement, self.agreement.tokens
         told = "no token in common, so no agreement"
         if n:
-            shares = f"{same.value.mean():.1%}, by chance {average(same.chance):.1%}"
-            told = f"agreement {shares}, at {n:,} tokens in common"
+            chance = average(same.chance)
+            by_chance = f", by chance {chance:.1%}" if np.isfinite(chance) else ""
+            told = f"agreement {same.value.mean():.1%}{by_chance}, at {n:,} tokens in common"
         return (
             f"{self.names[0]} against {self.names[1]}: zeros {zeros[0]:.1%} and {zeros[1]:.1%}, "
             f"N = {self.tokens[0]:,} and {self.tokens[1]:,} tokens; {told}"
@@ -164,9 +165,11 @@ class Comparison(Result):
         title = f"Exact zeros: {one:.1%} in {self.names[0]}, {two:.1%} in {self.names[1]}"
         if same:
             found = self.agreement
+            chance = average(found.chance)
+            by_chance = f"{chance:.0%} by chance" if np.isfinite(chance) else "chance is not known"
             title = (
                 f"{found.value.mean():.0%} of the neurons that fire in either model fire in both, "
-                f"{found.chance.mean():.0%} by chance (mean over layers, N = {same:,} tokens)"
+                f"{by_chance} (mean over layers, N = {counted(same, 'token')})"
             )
             half = (found.high - found.low) / 2
             curves += [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sparsity.core.window_means import as_many, by_layer, ends
 
 if TYPE_CHECKING:
@@ -62,6 +62,17 @@ class Vocabulary(Result):
         return np.array(found)
 
     @property
+    def _finding(self) -> str:
+        often = int((self.tokens >= OFTEN).sum())
+        n = f"N = {counted(often, 'id')} that {'occurs' if often == 1 else 'occur'} {OFTEN} times"
+        if not np.isfinite(self.spearman).any():
+            return f"Too few frequent tokens for a rank correlation ({n} or more)"
+        return (
+            f"Frequent tokens use {as_many(self.spearman)}: rank correlation "
+            f"{ends(self.spearman)} by layer ({n} or more)"
+        )
+
+    @property
     def headline(self) -> str:
         often = int((self.tokens >= OFTEN).sum())
         return (
@@ -99,9 +110,7 @@ class Vocabulary(Result):
             x="how often the token id occurs",
             y="share of neurons that fire, mean over ids",
             shares="y",
-            title=f"Frequent tokens use {as_many(self.spearman)}: rank correlation "
-            f"{ends(self.spearman)} by layer (N = {int((self.tokens >= OFTEN).sum()):,} ids that "
-            f"occur {OFTEN} times or more)",
+            title=self._finding,
             log_x=True,
             dark=dark,
         )

@@ -262,6 +262,11 @@ def probe(
     mass = post[held_out].float() * mlp.write_norms().to(post.device)
     found = {name: at_budgets(score, truth, mass) for name, score in scores.items()}
     some = truth.any(dim=1)
+    if not bool(some.any()):
+        raise TextError(
+            f"No neuron of layer {layer} fires at any of the {len(truth):,} held-out tokens; give "
+            "more text, or another layer."
+        )
     number = (group[held_out][some] // 2).cpu()
     n_groups = int(number.max()) + 1
     sums = [

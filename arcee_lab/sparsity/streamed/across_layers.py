@@ -18,7 +18,7 @@ import torch
 
 from arcee_lab.errors import SettingError
 from arcee_lab.model.anatomy import anatomy_of
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.runs.arguments import checked
 from arcee_lab.sparsity.core import window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
@@ -69,7 +69,10 @@ class AcrossLayersResult(Result):
     def _finding(self) -> str:
         mean = self._mean_of_pairs
         if not np.isfinite(mean):
-            return f"One layer alone (N = {self.tokens:,} tokens)"
+            n = counted(self.tokens, "token")
+            if len(self.correlation) == 1:
+                return f"One layer alone (N = {n})"
+            return f"No two layers whose active neurons vary over tokens (N = {n})"
         low, high = np.nanmin(self._pairs), np.nanmax(self._pairs)
         found = "How busy one layer is says little about another"
         if abs(mean) >= 0.1:  # less explains under a hundredth of the variance

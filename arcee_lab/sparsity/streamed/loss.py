@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from arcee_lab.results import Result
+from arcee_lab.results import Result, counted
 from arcee_lab.sparsity.core import window_means
 from arcee_lab.sparsity.core.counts import CoreCounts
 from arcee_lab.sparsity.core.state import Shape, State
@@ -41,6 +41,16 @@ class LossResult(Result):
     tokens: np.ndarray
     correlation: np.ndarray
     d_mlp: int
+
+    @property
+    def _finding(self) -> str:
+        n = f"N = {counted(int(self.tokens.sum()), 'token')}"
+        if not np.isfinite(self.correlation).any():
+            return f"Active neurons or losses do not vary over these tokens ({n})"
+        return (
+            f"Hard tokens use {window_means.as_many(self.correlation)}: correlation "
+            f"{window_means.ends(self.correlation)} by layer ({n})"
+        )
 
     @property
     def headline(self) -> str:
@@ -79,9 +89,7 @@ class LossResult(Result):
             x="loss of the next token, nats",
             y="share of neurons that fire",
             shares="y",
-            title=f"Hard tokens use {window_means.as_many(self.correlation)}: correlation "
-            f"{window_means.ends(self.correlation)} by layer "
-            f"(N = {int(self.tokens.sum()):,} tokens)",
+            title=self._finding,
             dark=dark,
         )
 
