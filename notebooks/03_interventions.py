@@ -218,10 +218,12 @@ with lesson.part("heads by word"):
 with lesson.part("neurons"):
     lesson.needs("pairs")
     estimate = al.patch_attribution(*run, "layers.*.mlp.hook_post", over="units")
-    rest = estimate.top(len(estimate.spots))[60:]
-    chosen = estimate.top(60) + random.Random(1).sample(rest, 60)
+    every = estimate.top(len(estimate.spots))
+    few = min(60, len(every) // 2)
+    drawn = random.Random(1).sample(every[few:], min(60, len(every) - few))
+    chosen = every[:few] + drawn
     measured = al.patch_sweep(*run, chosen, batch_size=480)
-    spots = f"the {len(chosen) - 60} neurons of largest estimate and 60 drawn from the others"
+    spots = f"the {few} neurons of largest estimate and {len(drawn)} drawn from the others"
     display(measured.figure_against(estimate, spots=spots))
 
 # %% [markdown]

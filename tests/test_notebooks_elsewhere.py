@@ -4,6 +4,8 @@ The parameter cell alone is changed. A part that cannot apply says so in one lin
 so is part of the test, since a notebook that leaves everything out would run anywhere.
 """
 
+import re
+
 import pytest
 from notebook_runs import ROOT, SOURCES, Runner, foreign_checkpoint
 
@@ -61,6 +63,19 @@ def shallow(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return foreign_checkpoint(
+        tmp_path_factory.mktemp("models") / "tiny",
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=96,
+    )
+
+
+@pytest.fixture(scope="module")
 def deep(tmp_path_factory):
     return foreign_checkpoint(
         tmp_path_factory.mktemp("models") / "deep",
@@ -108,6 +123,26 @@ def test_on_own_kinds_of_texts_in_fp32(source, runner, shallow):
     ran = runner.run(source, MODEL=str(shallow), TEXTS=kinds, DTYPE="float32").require()
     own_words = {"labels of plural nouns"} if source.stem == "10_exercises" else set()
     assert names(ran.left_out) <= {"the history of training"} | own_words
+
+
+# What one layer of one head cannot show: heads or neurons to compare with, or an earlier layer.
+TINY_LEAVES_OUT = {
+    "01_first_look": ("the passage",),  # no neuron is rare
+    "02_hooks": ("heads switched off",),
+    "04_activation_sparsity": ("the history of training", "sparse decoding"),
+    "08_attention_and_lenses": ("copying", "composition", "the tuned lens"),
+}
+
+
+@EACH
+def test_on_long_texts_and_one_small_layer(source, runner, tiny):
+    """Documents are longer than what the model reads at once, and no index of a unit is safe."""
+    long = [" ".join(OWN.replace("seven", f"{n}").split()) * 4 for n in range(26)]
+    ran = runner.run(source, MODEL=str(tiny), TEXTS=[f"{n}. {text}" for n, text in enumerate(long)])
+    left = set(TINY_LEAVES_OUT.get(source.stem, ())) | set(OWN_LEAVES_OUT.get(source.stem, ()))
+    assert names(ran.require().left_out) <= left
+    shown = "".join(cell.stdout + str(cell.outputs) for cell in ran.cells)
+    assert not re.findall(r".{60}\bnan\b.{20}", shown)
 
 
 @pytest.mark.slow

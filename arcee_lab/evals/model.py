@@ -82,7 +82,7 @@ class ArceeLab(ChatTemplates):
     rank: int
     max_length: int
     max_gen_toks: int
-    prefix_token_id: int
+    prefix_token_id: int | None
     add_bos_token: bool | None
     cache_hook: Any
 
@@ -315,10 +315,11 @@ class ArceeLab(ChatTemplates):
             self.cost.exact += len(requests)
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
         asked = [cast(tuple[str], request.args)[0] for request in requests]
-        texts = self._encoder().texts(asked)
+        encoder = self._encoder()
+        texts = encoder.texts(asked)
         windows = rolling_windows(
             [texts[text] for text in asked],
-            prefix=self.prefix_token_id,
+            prefix=encoder.start(),
             longest=self.max_length,
         )
         count = sum(map(len, windows))

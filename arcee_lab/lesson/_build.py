@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from arcee_lab.errors import WrongType
+from arcee_lab.data.tokenization import token_ids
+from arcee_lab.errors import TextError, WrongType
 from arcee_lab.lesson import of_demo, own_texts, plain
 from arcee_lab.lesson.outline import Lesson, longest_text
 from arcee_lab.model.anatomy import anatomy_of
@@ -28,7 +29,7 @@ def build(model: nn.Module, tokenizer: Any, *, texts: Any = None) -> Lesson:
             Of files: `list(al.data.read_files(["notes.txt"]))`.
 
     Raises:
-        TextError: Texts without any word.
+        TextError: Texts without any word, or of one token each.
         WrongType: Something that is no text.
 
     Example:
@@ -47,7 +48,12 @@ def build(model: nn.Module, tokenizer: Any, *, texts: Any = None) -> Lesson:
     base = of_demo.material() if known else plain.material()
     most = longest_text(model)
     material = base if texts is None else own_texts.material(texts, base, tokenizer, most)
-    return Lesson(model, tokenizer, material)
+    lesson = Lesson(model, tokenizer, material)
+    if max(map(len, token_ids(tokenizer, lesson.texts))) < 2:
+        raise TextError(
+            "No text has two tokens, and a model says what comes after one; give longer texts."
+        )
+    return lesson
 
 
 @cache

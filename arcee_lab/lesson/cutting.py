@@ -11,7 +11,9 @@ _ENDS = (re.compile(r"(?<=[.!?])\s+|\n+"), re.compile(r"\s+"))
 
 
 def pieces_of(texts: Sequence[str], tokenizer: Any, most: int) -> list[str]:
-    """Texts, or their sentences where there are few texts; each of at most `most` tokens.
+    """Different texts, or sentences where there are few texts; each of at most `most` tokens.
+
+    None comes twice, so that some can be read and others be tests.
 
     Args:
         texts: The texts.
@@ -20,7 +22,7 @@ def pieces_of(texts: Sequence[str], tokenizer: Any, most: int) -> list[str]:
     """
     if len(texts) < FEW:
         texts = [piece for text in texts for piece in _ENDS[0].split(text) if piece.strip()]
-    return fitting(texts, tokenizer, most)
+    return list(dict.fromkeys(fitting(texts, tokenizer, most)))
 
 
 def fitting(texts: Sequence[str], tokenizer: Any, most: int) -> list[str]:

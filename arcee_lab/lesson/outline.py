@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arcee_lab.data.limits import default_context
 from arcee_lab.errors import SettingError, TextError
 from arcee_lab.lesson.copies import Copies, as_tokens
-from arcee_lab.lesson.cutting import pieces_of
+from arcee_lab.lesson.cutting import fitting, pieces_of
 from arcee_lab.lesson.material import QUESTIONS, SIDES, Material, Source
 from arcee_lab.lesson.pairs import Pairs, usable_pairs
 from arcee_lab.lesson.parts import Part
@@ -86,8 +86,8 @@ class Lesson(Result):
 
     @property
     def prompt(self) -> str:
-        """A short text to read closely."""
-        return self.material.prompt
+        """A short text to read closely, cut where the model cannot read all of it at once."""
+        return fitting([self.material.prompt], self.tokenizer, longest_text(self.model))[0]
 
     @property
     def truth(self) -> "Mapping[str, tuple[Document, ...]] | None":

@@ -1,5 +1,7 @@
 """Where lm-eval's `hf` is not the truth: two exceptions to "within 1e-4 of `hf`"."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import ArceeConfig as ReferenceConfig
 from transformers import ArceeForCausalLM as Reference
 
+from arcee_lab.errors import SettingError
 from arcee_lab.evals import ArceeLab
 from arcee_lab.evals.scoring.rolling_windows import rolling_windows
 from arcee_lab.model import ArceeConfig, ArceeForCausalLM
@@ -96,3 +99,19 @@ def test_whole_texts_of_thousands_of_tokens(long):
     # of them, at random, add to sqrt(n) * 2^-21, here below 3e-5.
     assert np.sqrt(sizes).max() * 2.0**-21 < 3e-5
     assert off_mine.max() < 1e-4 < off_theirs.max()
+
+
+def test_without_bos_and_eos_a_text_alone_has_no_beginning(demo):
+    """lm-eval ends in a TypeError; a context is a beginning, so what has one is scored."""
+    model, tokenizer = demo
+    bare = copy.deepcopy(tokenizer)
+    bare.bos_token = bare.eos_token = None
+    ours = ArceeLab(model, bare)
+    ((score, _),) = ours.loglikelihood(choices([("The", [" dogs"])]), disable_tqdm=True)
+    assert np.isfinite(score)
+    for ask in (
+        lambda: ours.loglikelihood(choices([("", ["The dogs"])]), disable_tqdm=True),
+        lambda: ours.loglikelihood_rolling(rolling(["The dogs"]), disable_tqdm=True),
+    ):
+        with pytest.raises(SettingError, match="neither a BOS nor an EOS token"):
+            ask()

@@ -16,6 +16,7 @@ from arcee_lab.errors import (
     TextError,
     WrongType,
 )
+from arcee_lab.evals import ArceeLab
 from arcee_lab.lesson import LogOdds, Part, english, own_texts
 from arcee_lab.lesson.material import Prompts
 from arcee_lab.lesson.pairs import usable_pairs
@@ -278,6 +279,45 @@ def test_english_has_about_forty_sentences_and_no_two_documents_alike():
     ]
     assert len(set(found)) == len(found)
     assert not [text for text in found if "{" in text or re.search(r"\b[Aa] [aeiou]", text)]
+
+
+def test_long_texts_are_cut_to_what_the_model_reads(other):
+    """At the ends of sentences, else of words, else anywhere; nothing is lost but blanks."""
+    from arcee_lab.data.tokenization import token_ids
+    from arcee_lab.lesson.cutting import fitting, pieces_of
+
+    tokenizer = other[1]
+    texts = ["One dog sleeps. " * 30, "dogs " * 80, "x" * 300, "Short.", "今天" * 90]
+    for most in (2, 7, 40):
+        pieces = fitting(texts, tokenizer, most)
+        lengths = [len(ids) for ids in token_ids(tokenizer, pieces)]
+        assert all(n <= most or len(one) == 1 for n, one in zip(lengths, pieces, strict=True))
+        assert "".join("".join(pieces).split()) == "".join("".join(texts).split())
+    assert fitting(texts, tokenizer, 10_000) == texts
+    assert all(one.rstrip().endswith("sleeps.") for one in fitting(texts[:1], tokenizer, 40))
+    assert pieces_of(["One. Two. One."], tokenizer, 40) == ["One.", "Two."]
+    most = other[0].config.max_position_embeddings
+    many = [f"{n}. " + "The dogs near the door sleep. " * most for n in range(30)]
+    mine = al.lesson.build(*other, texts=many)
+    assert len(mine.texts) == 30
+    assert max(map(len, token_ids(tokenizer, mine.pieces))) < most
+    found = al.evals.run(ArceeLab(*other), tasks=mine.tasks(), limit=3, progress=False)
+    assert not any(score.n_skipped for score in found.scores)
+
+
+def test_texts_of_one_token_are_refused(other):
+    with pytest.raises(TextError, match="No text has two tokens"):
+        al.lesson.build(*other, texts=["a", "b"])
+
+
+def test_capitals_are_those_of_scripts_that_have_them():
+    pattern = own_texts.CONCEPTS["capital letter"]
+    for text, found in (
+        ("мама и Папа, été, Élan", ["Папа", "Élan"]),
+        ("今天 שלום x9 A1", ["A1"]),
+        ("Ångström über Ñandú", ["Ångström", "Ñandú"]),
+    ):
+        assert re.findall(pattern, text) == found
 
 
 def test_patterns_label_own_texts():

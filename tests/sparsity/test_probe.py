@@ -1,5 +1,7 @@
 """The trained probe: its numbers from their definitions, and that training is worth it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from slowly import CONTEXT
 
 import arcee_lab as al
 from arcee_lab.demo import documents
+from arcee_lab.errors import TextError
 from arcee_lab.sparsity import coactivation
 from arcee_lab.sparsity.sampled._probe import BUDGETS, at_budgets, probe
 from arcee_lab.sparsity.sampled.sample import draw
@@ -129,3 +132,12 @@ def test_what_it_shows_and_refuses(demo, texts, trained):
         probe(*demo, texts, -1)
     with pytest.raises(ValueError, match="make one window"):
         probe(*demo, ["The dogs sleep ."], 1)
+
+
+def test_a_silent_layer_is_refused(demo, texts):
+    model = copy.deepcopy(demo[0])
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.zero_()
+    for call in (al.sparsity.probe, al.sparsity.coactivation):
+        with pytest.raises(TextError, match="No neuron of layer 1 fires at any of the"):
+            call(model, demo[1], texts, 1, **HOW)

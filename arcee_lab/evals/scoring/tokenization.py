@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from arcee_lab.errors import SettingError
+
 Pair = tuple[list[int], list[int]]
 
 
@@ -13,12 +15,13 @@ class Encoder(NamedTuple):
 
     Attributes:
         tokenizer: Of the model.
-        prefix: The token that stands for an empty context.
+        prefix: The token that stands for an empty context; None if the tokenizer has neither BOS
+            nor EOS, which is an error where one is needed.
         add_bos: Whether BOS is set before a text; None leaves it to the tokenizer.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    prefix: int
+    prefix: int | None
     add_bos: bool | None = None
 
     def texts(self, texts: Iterable[str], *, special: bool | None = None) -> dict[str, list[int]]:
@@ -26,7 +29,7 @@ class Encoder(NamedTuple):
         told = special if special is not None else self.add_bos
         bare: dict[str, Any] = {"add_special_tokens": False}
         options: dict[str, Any] = {} if told is None else {"add_special_tokens": told}
-        bos = cast(str, self.tokenizer.decode(self.prefix))  # one token: one text
+        bos = "" if self.prefix is None else cast(str, self.tokenizer.decode(self.prefix))
         found: dict[str, list[int]] = {}
         distinct = dict.fromkeys(texts)
         has = [text for text in distinct if special is None and bos and text.startswith(bos)]
@@ -39,6 +42,19 @@ class Encoder(NamedTuple):
                 ids = self.tokenizer(given, verbose=False, **chosen)["input_ids"]
                 found.update(zip(given, ids, strict=True))
         return found
+
+    def start(self) -> int:
+        """The token that stands for an empty context.
+
+        Raises:
+            SettingError: The tokenizer has none.
+        """
+        if self.prefix is None:
+            raise SettingError(
+                "The tokenizer has neither a BOS nor an EOS token, so nothing can stand before a "
+                "text without a context; give the id of one with prefix_token_id=."
+            )
+        return self.prefix
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Pair]:
         """Ids of contexts and continuations.
@@ -66,8 +82,9 @@ class Encoder(NamedTuple):
             if empty[index]:
                 ids = bare[continuation]
                 # A text that begins with the prefix itself is not given a second one.
-                start = ids[:1] == [self.prefix]
-                before, after = (ids[:1], ids[1:]) if start else ([self.prefix], ids)
+                prefix = self.start()
+                start = ids[:1] == [prefix]
+                before, after = (ids[:1], ids[1:]) if start else ([prefix], ids)
             else:
                 before = contexts[context]
                 after = wholes[context + continuation][len(before) :]

@@ -286,12 +286,18 @@ def coactivation(
         raise ModelError(
             f"layer {layer} holds NaN; load the model in float32, or check its weights."
         )
+    fires, held_out = (values != 0).cpu(), (torch.cat(groups) % 2 == 1).cpu()
+    if not bool(fires[held_out].any()):
+        raise TextError(
+            f"No neuron of layer {layer} fires at any of the {int(held_out.sum()):,} tokens to try "
+            "experts on; give more text, or another layer."
+        )
     return CoActivationResult(
         model=model_name(model),
         layer=layer,
         neurons=index,
-        fired=(values != 0).cpu(),
-        held_out=(torch.cat(groups) % 2 == 1).cpu(),
+        fired=fires,
+        held_out=held_out,
         seed=seed,
     )
 
