@@ -118,18 +118,19 @@ with lesson.part("copying"):
 
 # %% [markdown]
 # An ablation of one head at a time misses heads whose work another one does as well: compare the
-# second row with the third. Which heads' output do the keys of the strongest induction head read?
-# The weights say so without any text: its K-composition with every earlier head, next to chance.
+# second row with the third. Which heads' output do the keys of the strongest induction head behind
+# the first layer read? The weights say so without any text: its K-composition with every earlier
+# head, next to chance.
 
 # %%
 with lesson.part("composition"):
     lesson.needs("induction heads")
-    reader_layer, reader_head = marked[0]
+    strength = looks.scores("induction").nan_to_num()
+    later = [(i, j) for i in range(1, len(strength)) for j in range(config.num_attention_heads)]
+    if not later:
+        raise al.errors.SettingError("the model has one layer, and no head before another.")
+    reader_layer, reader_head = max(later, key=lambda at: float(strength[at]))
     name = f"L{reader_layer}/H{reader_head}"
-    if not reader_layer:
-        raise al.errors.SettingError(
-            f"{name} is of the first layer, before which there is no head."
-        )
     keys = al.attention.composition(model, "k")
     table = keys.frame()
     table = table[(table["reader_layer"] == reader_layer) & (table["reader_head"] == reader_head)]
