@@ -1,7 +1,7 @@
 """A lesson: what the cells of a notebook ask for, whatever the model is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,8 @@ class Lesson(Result):
     def labels(self, part: str = "search", *, n: int = 120) -> "Labels":
         """Labels of words, for searches: known ones, or patterns in the user's texts.
 
+        Those that hold at every token, or at none, are left out: tokenizers differ.
+
         Args:
             part: "search", or "confirmation", which shares no text with it.
             n: About how many documents.
@@ -106,7 +108,34 @@ class Lesson(Result):
         """
         if n < 1:
             raise SettingError(f"n={n}; expected at least 1 document.")
-        return self.material.labels(_side(part), n)
+        found = self.material.labels(_side(part), n)
+        if self.source == "demo":
+            return found
+        names = [name for name in found.names if name in self._usable_labels(n)]
+        if not names:
+            raise SettingError(
+                f"Each of the labels {', '.join(found.names)} holds at every token of this "
+                "tokenizer or at none; give other texts."
+            )
+        spans, asked = (
+            {name: kept[name] for name in names if name in kept}
+            for kept in (found.spans, found.asked)
+        )
+        return replace(found, spans=spans, asked=asked)
+
+    def _usable_labels(self, n: int) -> set[str]:
+        """Labels that hold at some tokens and not at others, in each half of both parts."""
+        usable: set[str] | None = None
+        for side in SIDES:
+            tokens = self.material.labels(side, n).cut(
+                self.tokenizer, context=longest_text(self.model)
+            )
+            for half in (0, 1):
+                here = (tokens.token_documents % 2 == half)[:, None] & tokens.asked
+                mixed = (tokens.truth & here).any(0) & (~tokens.truth & here).any(0)
+                names = {name for name, good in zip(tokens.names, mixed, strict=True) if good}
+                usable = names if usable is None else usable & names
+        return usable or set()
 
     def pairs(self, question: str = "agreement", *, part: str = "search") -> Pairs:
         """Prompts that differ in one word, as far as the tokenizer allows it.

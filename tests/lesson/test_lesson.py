@@ -310,6 +310,18 @@ def test_texts_of_one_token_are_refused(other):
         al.lesson.build(*other, texts=["a", "b"])
 
 
+def test_labels_that_a_tokenizer_cannot_tell_are_left_out(other):
+    """All tokens are numbers here, or none is: a search for either would be refused."""
+    texts = ["1 2 3 4 5 6, 7 8"] * 30
+    names = al.lesson.build(*other, texts=[f"{text} {n}." for n, text in enumerate(texts)])
+    for part in ("search", "confirmation"):
+        assert names.labels(part).names == ("number", "punctuation", "short word")
+    signs = [f"{chr(0x4E00 + n)} {chr(0x5E00 + n)}" for n in range(60)]
+    every = al.lesson.build(*other, texts=signs)
+    with pytest.raises(SettingError, match="at every token"):
+        every.labels()
+
+
 def test_capitals_are_those_of_scripts_that_have_them():
     pattern = own_texts.CONCEPTS["capital letter"]
     for text, found in (
