@@ -316,7 +316,7 @@ def test_labels_that_a_tokenizer_cannot_tell_are_left_out(other):
     names = al.lesson.build(*other, texts=[f"{text} {n}." for n, text in enumerate(texts)])
     for part in ("search", "confirmation"):
         assert names.labels(part).names == ("number", "punctuation", "short word")
-    signs = [f"{chr(0x4E00 + n)} {chr(0x5E00 + n)}" for n in range(60)]
+    signs = [chr(0x4E00 + n) + chr(0x5E00 + n) for n in range(60)]
     every = al.lesson.build(*other, texts=signs)
     with pytest.raises(SettingError, match="at every token"):
         every.labels()
