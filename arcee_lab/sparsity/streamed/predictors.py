@@ -164,7 +164,7 @@ class PredictorsResult(Result):
         return lines(
             curves,
             x="budget, as a multiple of the neurons that fire, rounded up",
-            y="recall: share of those that fire which it names",
+            y="recall of neurons that fire",
             shares="y",
             title=self._finding,
             mark=1.0,
