@@ -35,7 +35,19 @@ device = DEVICE or ("cuda" if torch.cuda.is_available() else "cpu")
 lm = al.evals.ArceeLab(MODEL, device=device, dtype=DTYPE, batch_size=32)
 lesson = al.lesson.build(lm.model, lm.tokenizer, texts=TEXTS)
 tasks = lesson.tasks()  # loaded once, for all runs below
-print(f"{len(tasks['tasks'])} tasks on {MODEL}")
+
+
+def answered(name):
+    """Whether the model has the head that a task asks."""
+    with lesson.part(name):
+        lm.require_heads([tasks["tasks"][name]])
+    return lesson.parts[name].done
+
+
+kept = [name for name in tasks["tasks"] if answered(name)]
+if len(kept) < len(tasks["tasks"]):
+    tasks = {"tasks": {name: tasks["tasks"][name] for name in kept}, "groups": {}, "group_map": {}}
+print(f"{len(kept)} tasks on {MODEL}")
 lesson
 
 # %% [markdown]
@@ -56,6 +68,8 @@ def first_metrics(evaluation):
 
 
 with lesson.part("a clean run"):
+    if not kept:
+        raise al.errors.SettingError("the model has the head of none of these tasks.")
     clean = al.evals.run(lm, tasks=tasks, limit=LIMIT, progress=False)
     columns = ["metric", "value", "low", "high", "ceiling", "n"]
     display(first_metrics(clean)[columns].round(3).reset_index())
@@ -140,6 +154,7 @@ with lesson.part("marking neurons"):
 
 # %%
 with lesson.part("four tasks"):
+    lesson.needs("a clean run")
     wanted = [f"arcee_demo_{name}" for name in ("ner", "sentiment", "qa", "agreement_1")]
     wanted = [name for name in wanted if name in tasks["tasks"]] or list(tasks["tasks"])[:4]
     few = {**tasks, "tasks": {name: tasks["tasks"][name] for name in wanted}}

@@ -72,6 +72,14 @@ def test_many_layers_are_told_by_their_ends():
     assert by_layer(np.linspace(-0.2, 0.3, 36)) == "−0.20 to +0.30"
 
 
+def test_no_scores_are_no_picture():
+    from arcee_lab.errors import SettingError
+    from arcee_lab.views.figures.forest import interval_rows
+
+    with pytest.raises(SettingError, match="nothing to draw"):
+        interval_rows([])
+
+
 def test_layers_against_each_other():
     from arcee_lab.sparsity.core.window_means import Mean
     from arcee_lab.sparsity.streamed.across_layers import AcrossLayersResult

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.ticker import MaxNLocator
 
+from arcee_lab.errors import SettingError
 from arcee_lab.views.figures.figure import SMALL, WIDTH, Figure, ink, new, style
 from arcee_lab.views.html import number
 from arcee_lab.views.scale import CATEGORIES
@@ -56,7 +57,12 @@ def interval_rows(
             stand next to them.
         title: The line above.
         dark: For a dark page.
+
+    Raises:
+        ValueError: There is no panel.
     """
+    if not panels:
+        raise SettingError("there is nothing to draw; expected one panel or more.")
     heights = [0.55 + _ROW * len(rows) for _, rows in panels]
     with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 0.8 + sum(heights)), layout="constrained")
