@@ -145,6 +145,24 @@ def test_on_long_texts_and_one_small_layer(source, runner, tiny):
     assert not re.findall(r".{60}\bnan\b.{20}", shown)
 
 
+def test_evaluation_without_the_heads_of_some_tasks(runner, tmp_path):
+    """A model of the demo's words has no heads of its own, and its LM is evaluated all the same."""
+    from transformers import ArceeConfig, ArceeForCausalLM
+
+    import arcee_lab as al
+
+    _, tokenizer = al.load("demo")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
+    config = ArceeConfig(vocab_size=len(tokenizer), **sizes, **heads, **tokens)
+    ArceeForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    source = next(one for one in SOURCES if one.stem == "06_evaluate")
+    ran = runner.run(source, MODEL=str(tmp_path)).require()
+    assert names(ran.left_out) == {f"arcee_demo_{name}" for name in ("sentiment", "ner", "qa")}
+
+
 @pytest.mark.slow
 @EACH
 def test_on_a_deep_checkpoint(source, runner, deep):
