@@ -156,7 +156,8 @@ with lesson.part("marking neurons"):
 with lesson.part("four tasks"):
     lesson.needs("a clean run")
     wanted = [f"arcee_demo_{name}" for name in ("ner", "sentiment", "qa", "agreement_1")]
-    wanted = [name for name in wanted if name in tasks["tasks"]] or list(tasks["tasks"])[:4]
+    wanted = [name for name in (*wanted, *kept) if name in kept]
+    wanted = list(dict.fromkeys(wanted))[:4]
     few = {**tasks, "tasks": {name: tasks["tasks"][name] for name in wanted}}
     few |= {"groups": {}, "group_map": {}}
     for task in few["tasks"].values():
@@ -239,11 +240,12 @@ with lesson.part("paired changes"):
             list(panels.items()),
             x="change, with its 95% interval",
             differences=True,
-            title=f"Switched off, {' and '.join(clear)} clearly change one of {len(panels)} tasks "
-            f"(N up to {most} documents)"
-            if clear
-            else f"Nothing that was switched off clearly changes one of {len(panels)} tasks "
-            f"(N up to {most} documents)",
+            title=(
+                f"Switched off, {' and '.join(clear)} neurons clearly change a task"
+                if clear
+                else "No neurons that were switched off clearly change a task"
+            )
+            + f" (N up to {most} documents)",
         )
     )
 
