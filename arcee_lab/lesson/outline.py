@@ -111,7 +111,8 @@ class Lesson(Result):
         found = self.material.labels(_side(part), n)
         if self.source == "demo":
             return found
-        names = [name for name in found.names if name in self._usable_labels(n)]
+        usable = self._usable_labels(n)
+        names = [name for name in found.names if name in usable]
         if not names:
             raise SettingError(
                 f"Each of the labels {', '.join(found.names)} holds at every token of this "
