@@ -123,7 +123,8 @@ def test_on_own_kinds_of_texts_in_fp32(source, runner, shallow):
     kinds = {"harbour": [first, others[0]], "sea": others[1:]}
     ran = runner.run(source, MODEL=str(shallow), TEXTS=kinds, DTYPE="float32").require()
     own_words = {"labels of plural nouns"} if source.stem == "10_exercises" else set()
-    assert names(ran.left_out) <= {"the history of training"} | own_words
+    # Of random weights no neuron is rare.
+    assert names(ran.left_out) <= {"the history of training", "the passage"} | own_words
 
 
 # What one layer of one head cannot show: heads or neurons to compare with, or an earlier layer.
